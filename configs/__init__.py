@@ -1,0 +1,1 @@
+"""YAML files, BERT sizes, and the schema they obey."""

@@ -1,0 +1,252 @@
+"""Every key a configuration may have: type, range, default.
+
+The defaults are MARS on CUHK-PEDES; a YAML file holds what differs. Published names are
+kept, `schedular` included.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from utils.config import Section, apply_overrides, read_mapping, validate
+from utils.errors import UserError
+
+LOSSES = ("cl", "pitm", "mlm", "prd", "mrtd", "mae", "attribute")  # order of a `weights` list
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Weights(Section):
+    """Weight of each loss; 0 leaves it out. Also a list of seven, or RaSa's five."""
+
+    cl: NotNegative = 0.5
+    pitm: NotNegative = 1.0
+    mlm: NotNegative = 1.0
+    prd: NotNegative = 0.5
+    mrtd: NotNegative = 0.5
+    mae: NotNegative = 1.0
+    attribute: NotNegative = 2.0
+
+
+class Bert(Section):
+    """Text and fusion encoder: a BERT JSON file with `fusion_layer`, `encoder_width`, `full_ca`."""
+
+    vocab_size: Count = 30522
+    hidden_size: Count = 768
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 12
+    intermediate_size: Count = 3072
+    max_position_embeddings: Count = 512
+    type_vocab_size: Count = 2
+    hidden_dropout_prob: Part = 0.1
+    attention_probs_dropout_prob: Part = 0.1
+    layer_norm_eps: Positive = 1e-12
+    initializer_range: Positive = 0.02
+    pad_token_id: Whole = 0
+    fusion_layer: Count = 6
+    encoder_width: Count = 768
+    full_ca: bool = False
+    hidden_act: Literal["gelu"] = "gelu"
+    model_type: Literal["bert"] = "bert"
+    position_embedding_type: Literal["absolute"] = "absolute"
+
+    @model_validator(mode="before")
+    @classmethod
+    def drop_notes(cls, values: Any) -> Any:
+        """Keys of Hugging Face files that describe the file and not the network."""
+        notes = ("architectures", "transformers_version", "use_cache", "gradient_checkpointing", "classifier_dropout")
+        return {k: v for k, v in values.items() if k not in notes} if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def fits(self) -> "Bert":
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by {self.num_attention_heads} heads")
+        if self.fusion_layer >= self.num_hidden_layers:
+            raise ValueError(f"fusion_layer must be below num_hidden_layers ({self.num_hidden_layers})")
+        if self.pad_token_id >= self.vocab_size:
+            raise ValueError(f"pad_token_id {self.pad_token_id} lies outside the vocabulary of {self.vocab_size}")
+        return self
+
+
+class Optimizer(Section):
+    opt: Literal["adamW", "adamw"] = "adamW"
+    lr: Positive = 1e-5
+    lr_custm: Positive = 1e-4
+    weight_decay: NotNegative = 0.02
+    betas: Annotated[list[Part], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    eps: Positive = 1e-8
+
+
+class Schedule(Section):
+    """Learning rate. `cosine` moves by epoch as published, `cosine_step` by step."""
+
+    sched: Literal["cosine", "cosine_step"] = "cosine"
+    lr: Positive | None = None
+    epochs: Count = 30
+    min_lr: NotNegative = 1e-6
+    decay_rate: Fraction = 1
+    warmup_lr: NotNegative = 1e-5
+    warmup_epochs: Whole = 1
+    cooldown_epochs: Whole = 0
+
+
+class Config(Section):
+    # data
+    train_file: list[str] = []
+    val_file: str | None = None
+    test_file: str | None = None
+    train_image_root: str | None = None
+    val_image_root: str | None = None
+    test_image_root: str | None = None
+    image_res: int | list[int] = 384
+    max_words: Annotated[int, Field(ge=3)] = 75
+    weak_pos_pair_probability: Fraction = 0.1
+    text_encoder: str = "bert-base-uncased"
+    vocabulary_size: Annotated[int, Field(ge=50)] = 4000
+    workers: Whole = 4
+    # model
+    bert_config: Bert = Bert(full_ca=True)
+    vision_width: Count = 768
+    vision_depth: Count = 12
+    vision_heads: Count = 12
+    patch_size: Count = 16
+    decoder_depth: Count = 4
+    decoder_heads: Count = 8
+    embed_dim: Count = 256
+    # objective
+    weights: Weights = Weights()
+    temp: Positive = 0.07
+    momentum: Fraction = 0.995
+    queue_size: Count = 65536
+    alpha: Fraction = 0.4
+    warm_up: bool = True
+    mask_ratio: Part = 0.75
+    mlm_probability: Fraction = 0.15
+    mrtd_mask_probability: Fraction = 0.3
+    mlm_distill_axis: Literal["vocabulary", "positions"] = "vocabulary"
+    hard_negatives_within: Annotated[int, Field(ge=2)] | None = None
+    # recipe
+    batch_size_train: Count = 8
+    accumulate_steps: Count = 1
+    optimizer: Optimizer = Optimizer()
+    schedular: Schedule = Schedule()
+    clip_grad_norm: Positive | None = None
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
+    max_steps: Count | None = None
+    # evaluation
+    batch_size_test: Count = 64
+    k_test: Whole = 128
+    eval_epoch: Whole = 0
+    model_selection: Literal["val", "test"] = "val"
+
+    @field_validator("train_file", mode="before")
+    @classmethod
+    def one_file_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("image_res", mode="before")
+    @classmethod
+    def side_or_sides(cls, value: Any) -> Any:
+        sides = value if isinstance(value, list) and len(value) == 2 else [value]
+        if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+            raise ValueError(f"a side in pixels or [height, width] is expected, not {value!r}")
+        return value
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def name_weights(cls, value: Any) -> Any:
+        """A list of seven weights, or of RaSa's five (no MAE, no attribute loss), by position."""
+        if not isinstance(value, list):
+            return value
+        if len(value) not in (5, 7):
+            raise ValueError(f"a list of 5 or 7 numbers is expected ({', '.join(LOSSES)}), not {len(value)}")
+        return dict(zip(LOSSES, [*value, 0, 0][:7], strict=True))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self.image_res if isinstance(self.image_res, list) else [self.image_res] * 2
+        return height, width
+
+    @model_validator(mode="after")
+    def fits(self) -> "Config":
+        for name, complaint in self.complaints():
+            raise ValueError(f"`{name}`: {complaint}")
+        return self
+
+    def complaints(self):
+        """Pairs (key, what is wrong) for values that do not fit each other."""
+        patch, bert = self.patch_size, self.bert_config
+        if any(side % patch or not side for side in self.image_size):
+            yield "image_res", f"{self.image_res} is not divisible by patch_size {patch}"
+        for name, heads in (("vision_heads", self.vision_heads), ("decoder_heads", self.decoder_heads)):
+            if self.vision_width % heads:
+                yield name, f"vision_width {self.vision_width} is not divisible by {heads} heads"
+        if bert.encoder_width != self.vision_width:
+            yield "bert_config.encoder_width", f"is {bert.encoder_width}, but vision_width is {self.vision_width}"
+        if self.max_words > bert.max_position_embeddings:
+            yield "max_words", f"is beyond bert_config.max_position_embeddings ({bert.max_position_embeddings})"
+        if self.queue_size < self.batch_size_train:
+            yield "queue_size", f"must hold a batch of {self.batch_size_train}"
+        group = self.hard_negatives_within
+        if group and self.batch_size_train % group:
+            yield "hard_negatives_within", f"must divide batch_size_train ({self.batch_size_train})"
+        if self.weights.mae and int(self.image_size[0] * self.image_size[1] / patch**2 * (1 - self.mask_ratio)) < 1:
+            yield "mask_ratio", "leaves no patch of an image"
+        if not any(self.weights.model_dump().values()):
+            yield "weights", "every weight is 0, so there is nothing to learn"
+
+
+def load_config(path: str | Path | None, overrides: list[str] = ()) -> Config:
+    """Defaults < YAML file < `key.path=value` overrides.
+
+    Raises UserError: one line with file, key and nearest valid name.
+    """
+    values = read_mapping(path, "config") if path else {}
+    return resolve_config(values, f"config {path}" if path else "config", overrides)
+
+
+def resolve_config(values: Mapping[str, Any], where: str, overrides: list[str] = ()) -> Config:
+    """Read what `values` refer to, apply overrides one by one, validate."""
+    values = expand({"bert_config": "configs/config_bert.json", **values}, where)
+    for setting in overrides:
+        values = expand(apply_overrides(values, [setting]), f"--set {setting}")
+    return validate(Config, values, where)
+
+
+def expand(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`bert_config` given as a file and `weights` given as a list, as mappings."""
+    values = dict(values)
+    if isinstance(values.get("bert_config"), str):
+        values["bert_config"] = read_mapping(find_file(values["bert_config"]), f"{where}: bert_config")
+    if isinstance(values.get("weights"), list) and len(values["weights"]) in (5, 7):
+        values["weights"] = Config.name_weights(values["weights"])
+    return values
+
+
+def find_file(name: str) -> Path:
+    """A file named relative to the current folder, else to the repository."""
+    return Path(name) if Path(name).exists() else REPOSITORY / name
+
+
+def require_files(config: Config, keys: tuple[str, ...]) -> None:
+    """Check that the named keys are set and that what they name exists.
+
+    Raises UserError naming the first key at fault.
+    """
+    for key in keys:
+        value = getattr(config, key)
+        if not value:
+            raise UserError(f"config: key `{key}` is not set; give it in the YAML file or as --set {key}=...")
+        for name in value if isinstance(value, list) else [value]:
+            if not Path(name).exists():
+                raise UserError(f"config: {key} {name} does not exist")

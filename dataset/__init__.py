@@ -1,0 +1,1 @@
+"""Annotations, captions, attributes, images, batches, and the synthetic benchmark."""

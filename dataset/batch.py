@@ -1,0 +1,89 @@
+"""What a loader hands to a model: the one place where `dataset/` and `models/` meet.
+
+Letters: B batch, H and W image height and width, T text tokens, C attributes of a caption.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+# Channel statistics of the images that ALBEF's encoders were trained on (RGB, of 0..1).
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def normalise(image: Tensor) -> Tensor:
+    """uint8 RGB [B, 3, H, W] -> float32 with zero mean and unit variance per channel."""
+    mean = image.new_tensor(IMAGE_MEAN, dtype=torch.float32)[:, None, None] * 255
+    std = image.new_tensor(IMAGE_STD, dtype=torch.float32)[:, None, None] * 255
+    return (image.float() - mean) / std
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids of the tokens that are no words."""
+
+    pad: int
+    cls: int
+    sep: int
+    mask: int
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Padded captions. ids [B, T] int64; mask [B, T] True = word (CLS and SEP included)."""
+
+    ids: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> "TextTokens":
+        return TextTokens(*(part.to(device, non_blocking=True) for part in (self.ids, self.mask)))
+
+    def pin_memory(self) -> "TextTokens":
+        return TextTokens(self.ids.pin_memory(), self.mask.pin_memory())
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """B training samples.
+
+    image1, image2: two flips of one image [B, 3, H, W], uint8, or float32 when normalised.
+    caption: feeds MLM and m-RTD. caption2: feeds all else; at times another caption of the
+    same identity, and then `replaced` [B] is 1.
+    attributes: [B, T] int64 over the tokens of caption2: 0 none, 1.. = attribute number.
+    attribute_count: the most attributes that any caption of the batch has.
+    identity: [B] int64, numbered from 0.
+    index: [B] int64, place of the sample in the data set.
+    """
+
+    image1: Tensor
+    image2: Tensor
+    caption: TextTokens
+    caption2: TextTokens
+    attributes: Tensor
+    attribute_count: int
+    identity: Tensor
+    replaced: Tensor
+    index: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.identity.shape[0]
+
+    def pin_memory(self) -> "TrainBatch":
+        """Called by a DataLoader that pins memory."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attribute_count"}
+        return replace(self, **{name: part.pin_memory() for name, part in parts.items()})
+
+    def to(self, device: torch.device) -> "TrainBatch":
+        """Move to `device`; uint8 images are normalised there."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attribute_count"}
+        moved = {
+            name: part.to(device, non_blocking=True) if isinstance(part, Tensor) else part.to(device)
+            for name, part in parts.items()
+        }
+        for name in ("image1", "image2"):
+            if moved[name].dtype == torch.uint8:
+                moved[name] = normalise(moved[name])
+        return replace(self, **moved)

@@ -1,0 +1,1 @@
+"""Encoders, fusion, decoder, losses, and the person search model that wires them."""

@@ -1,0 +1,39 @@
+"""The configured model: the one place that turns a configuration into networks."""
+
+from configs.schema import Config
+from dataset.batch import SpecialTokens
+from models.decoder import DecoderSize
+from models.fusion import FusionSize
+from models.person_search import Objective, PersonSearchModel
+from models.vision import VisionSize
+
+
+def build_model(config: Config, special: SpecialTokens, vocabulary_size: int | None = None) -> PersonSearchModel:
+    """A freshly initialised model; `vocabulary_size` replaces that of `bert_config`."""
+    bert = {name: getattr(config.bert_config, name) for name in FusionSize.__dataclass_fields__}
+    bert["pad_token_id"] = special.pad
+    if vocabulary_size is not None:
+        bert["vocab_size"] = vocabulary_size
+    objective = Objective(
+        weights=config.weights.model_dump(),
+        temp=config.temp,
+        momentum=config.momentum,
+        queue_size=config.queue_size,
+        mask_ratio=config.mask_ratio,
+        mlm_probability=config.mlm_probability,
+        mrtd_mask_probability=config.mrtd_mask_probability,
+        mlm_distill_axis=config.mlm_distill_axis,
+        negatives_within=config.hard_negatives_within,
+    )
+    vision = VisionSize(
+        config.image_size, config.patch_size, config.vision_width, config.vision_depth, config.vision_heads
+    )
+    return PersonSearchModel(
+        vision,
+        FusionSize(**bert),
+        DecoderSize(config.decoder_depth, config.decoder_heads),
+        objective,
+        special,
+        config.embed_dim,
+        config.gradient_checkpointing,
+    )

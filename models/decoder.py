@@ -1,0 +1,124 @@
+"""Text-guided masked autoencoder decoder (MARS section 3.4).
+
+Letters: B batch, L patches, N image tokens (1 + L), K kept patches, T text tokens, D width,
+P patch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from torch.utils.checkpoint import checkpoint
+
+from models.attention import attend
+from models.vision import PatchSubset, take_tokens
+
+
+@dataclass(frozen=True)
+class DecoderSize:
+    depth: int = 4
+    heads: int = 8
+
+
+class DecoderAttention(nn.Module):
+    """Attention without biases on query, key and value."""
+
+    def __init__(self, width: int, source_width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(source_width, width, bias=False)
+        self.to_v = nn.Linear(source_width, width, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def forward(self, states: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
+        """states [B, N, D] ask, source [B, T, W] answers; mask [B, 1, 1, T] True = keep."""
+        parts = (self.to_q(states), self.to_k(source), self.to_v(source))
+        query, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        seen = attend(query, keys, values, mask)
+        return self.to_out[0](seen.transpose(1, 2).flatten(2))
+
+
+class GatedLinear(nn.Module):
+    """GEGLU: D -> 4D, value * GELU(gate)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.l = nn.Linear(width, 8 * width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        value, gate = self.l(states).chunk(2, dim=-1)
+        return value * gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.net = nn.Sequential(GatedLinear(width), nn.Identity(), nn.Linear(4 * width, width))
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.net(states)
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm: self-attention, attention to the caption, feed-forward."""
+
+    def __init__(self, width: int, text_width: int, heads: int):
+        super().__init__()
+        self.attn1 = DecoderAttention(width, width, heads)
+        self.attn2 = DecoderAttention(width, text_width, heads)
+        self.ff = FeedForward(width)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+
+    def forward(self, states: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        normed = self.norm1(states)
+        states = states + self.attn1(normed, normed)
+        states = states + self.attn2(self.norm2(states), text, text_mask)
+        return states + self.ff(self.norm3(states))
+
+
+class VisualDecoder(nn.Module):
+    """The blocks alone; mask token, positions and pixel head belong to the model, as released."""
+
+    def __init__(self, size: DecoderSize, width: int, text_width: int, gradient_checkpointing: bool = False):
+        super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
+        self.blocks = nn.ModuleList(DecoderBlock(width, text_width, size.heads) for _ in range(size.depth))
+
+    def forward(self, tokens: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """tokens [B, N, D] with positions, text [B, T, W], text_mask [B, T] True = word: [B, N, D]."""
+        mask = text_mask[:, None, None]
+        for block in self.blocks:
+            if self.gradient_checkpointing and self.training:
+                tokens = checkpoint(block, tokens, text, mask, use_reentrant=False)
+            else:
+                tokens = block(tokens, text, mask)
+        return tokens
+
+
+def fill_removed(visible: Tensor, keep: PatchSubset, mask_token: Tensor) -> Tensor:
+    """Put kept tokens back at their places and the mask token [1, 1, D] at the others.
+
+    visible [B, 1 + K, D], CLS first -> [B, 1 + L, D].
+    """
+    source = torch.cat([visible[:, 1:], mask_token.to(visible.dtype).expand(visible.shape[0], -1, -1)], dim=1)
+    # each place takes the next kept token, or the mask token that stands last
+    rank = (~keep.removed).cumsum(1) - 1
+    place = torch.where(keep.removed, source.shape[1] - 1, rank)
+    return torch.cat([visible[:, :1], take_tokens(source, place)], dim=1)
+
+
+def patchify(image: Tensor, patch: int) -> Tensor:
+    """Pixels [B, 3, H, W] -> patches [B, L, P * P * 3], row by row, channels last."""
+    batch, channels, height, width = image.shape
+    grid = image.reshape(batch, channels, height // patch, patch, width // patch, patch)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+    """Inverse of `patchify`: [B, L, P * P * 3] -> [B, 3, H, W] for a (rows, columns) grid."""
+    pixels = patches.reshape(patches.shape[0], *grid, patch, patch, -1)
+    return pixels.permute(0, 5, 1, 3, 2, 4).reshape(
+        patches.shape[0], -1, grid[0] * patch, grid[1] * patch
+    )

@@ -1,0 +1,103 @@
+"""Every random draw of a training step, in one place.
+
+Letters: B batch, T text tokens, L patches, V vocabulary.
+
+A step's randomness is a handful of uniform numbers per sample (`StepNoise`), made on the CPU
+from (seed, epoch, place of the sample in the data set): neither the number of processes nor
+the batch changes them. `RandomDraws` turns them into negatives, masked and sampled tokens
+and removed patches. Tests pass their own object with the same four methods.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import softmax
+
+from dataset.batch import SpecialTokens, TextTokens
+from models.losses import IGNORED
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """Uniform numbers in [0, 1).
+
+    negatives [B, 2]: for the negative image of each text, the negative text of each image.
+    mlm, mrtd [B, T, 3]: is a token masked, how, by which word.
+    sampled [B, T]: which word the momentum model's distribution yields.
+    patches [B, L]: which patches are removed.
+    """
+
+    negatives: Tensor
+    mlm: Tensor
+    mrtd: Tensor
+    sampled: Tensor
+    patches: Tensor
+
+    @classmethod
+    def draw(cls, seed: int, epoch: int, samples: list[int], tokens: int, patches: int) -> "StepNoise":
+        """Noise for the samples with these places in the data set.
+
+        `tokens` is the greatest caption length of the run, not of the batch: a sample's
+        numbers depend on (seed, epoch, place) and on nothing else.
+        """
+        words = {"mlm": (tokens, 3), "mrtd": (tokens, 3), "sampled": (tokens,)}
+        shapes = {"negatives": (2,), **words, "patches": (patches,)}
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        rows = [np.random.default_rng((seed, epoch, sample)).random(sum(sizes), np.float32) for sample in samples]
+        parts = torch.from_numpy(np.stack(rows)).split(sizes, dim=1)
+        return cls(**{name: part.reshape(-1, *shapes[name]) for name, part in zip(shapes, parts, strict=True)})
+
+    def to(self, device: torch.device) -> "StepNoise":
+        return StepNoise(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+
+def pick(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Index drawn in proportion to `weights` [..., V] by one uniform number [...]: inverse CDF."""
+    cumulative = weights.cumsum(-1)
+    # a little short of the end, so that rounding never passes the last positive weight
+    target = (uniform * cumulative[..., -1] * (1 - 1e-6)).unsqueeze(-1)
+    index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return index.clamp(max=weights.shape[-1] - 1)
+
+
+@dataclass(frozen=True)
+class RandomDraws:
+    """The draws of one step from its noise."""
+
+    noise: StepNoise
+    special: SpecialTokens
+    vocabulary_size: int
+
+    def hard_negatives(self, image_weights: Tensor, text_weights: Tensor) -> tuple[Tensor, Tensor]:
+        """A negative image for each text and a negative text for each image: two of [B].
+
+        image_weights: rows are texts, columns images; text_weights: rows are images, columns
+        texts; 0 where a pair must not be drawn. A row of zeros yields an arbitrary index.
+        """
+        image_uniform, text_uniform = self.noise.negatives.unbind(1)
+        return pick(image_weights, image_uniform), pick(text_weights, text_uniform)
+
+    def masked_tokens(self, text: TextTokens, purpose: str, probability: float) -> tuple[Tensor, Tensor]:
+        """Mask words for `purpose` "mlm" or "mrtd": (input ids, labels), both [B, T].
+
+        Never [CLS], never padding; 80% become [MASK], 10% a random word, 10% stay. Labels hold
+        the original id, IGNORED where nothing was masked.
+        """
+        noise = getattr(self.noise, purpose)[:, : text.ids.shape[1]]
+        chance, kind, word = noise.unbind(2)
+        masked = (chance < probability) & text.mask & (text.ids != self.special.cls)
+        labels = text.ids.masked_fill(~masked, IGNORED)
+        ids = text.ids.masked_fill(masked & (kind < 0.8), self.special.mask)
+        ids = torch.where(masked & (kind >= 0.9), (word * self.vocabulary_size).long(), ids)
+        return ids, labels
+
+    def sampled_tokens(self, logits: Tensor) -> Tensor:
+        """One word per position from the momentum model's distribution: [B, T, V] -> [B, T]."""
+        return pick(softmax(logits.float(), dim=-1), self.noise.sampled[:, : logits.shape[1]])
+
+    def patch_noise(self) -> Tensor:
+        """[B, L]: the patches of greatest noise are removed."""
+        return self.noise.patches

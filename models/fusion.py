@@ -1,0 +1,318 @@
+"""BERT that reads a caption and, through cross-attention, looks at images.
+
+Letters: R text rows, T text tokens, B images, N image tokens, D width, A heads, V vocabulary.
+
+Most of the work of fusion is the projection of image tokens to keys and values, and it
+depends on the image alone. So images are projected once, into an `ImageMemory`, and any
+number of text rows look at it: the five passes of a training step, or all captions that
+have the image among their candidates when a gallery is re-ranked. Rows that share an
+image stand side by side on the query axis (image tokens are never masked), so keys and
+values are not copied.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from torch.utils.checkpoint import checkpoint
+
+from models.attention import attend
+
+
+@dataclass(frozen=True)
+class FusionSize:
+    """Sizes of the text and fusion encoder (the keys of a BERT JSON file)."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+    fusion_layer: int = 6
+    encoder_width: int = 768
+    full_ca: bool = True
+
+    def looks_at_image(self, layer: int) -> bool:
+        """Whether layer number `layer` has cross-attention."""
+        return self.full_ca or layer >= self.fusion_layer
+
+    @property
+    def first_cross_layer(self) -> int:
+        """The first layer with cross-attention; what lies below depends on the text alone."""
+        return 0 if self.full_ca else self.fusion_layer
+
+
+@dataclass(frozen=True)
+class ImageMemory:
+    """Keys and values of B images, projected once for every layer with cross-attention.
+
+    layers: layer number -> (keys, values), each [B, A, N, D / A].
+    """
+
+    layers: dict[int, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which image each of R text rows looks at.
+
+    aligned: the first `aligned` * B rows are that many stacks of B texts, text i with image i.
+    crossed: image number of each remaining row [R - aligned * B]; None when there are none.
+    """
+
+    aligned: int = 1
+    crossed: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What a layer reads beside its own states."""
+
+    mask: Tensor                                     # [R, 1, 1, T] True = word
+    memory: ImageMemory | None = None
+    pairing: Pairing = field(default_factory=Pairing)
+    cls_only: bool = False
+
+
+def look_at_images(query: Tensor, keys: Tensor, values: Tensor, pairing: Pairing, dropout: float) -> Tensor:
+    """Cross-attention of text queries [R, A, T, d] to the images they are paired with.
+
+    keys and values are [B, A, N, d]; returns [R, A, T, d].
+    """
+    images, stacks = keys.shape[0], pairing.aligned
+    own = query[: stacks * images].unflatten(0, (stacks, images))            # [S, B, A, T, d]
+    own = own.permute(1, 2, 0, 3, 4)                                         # [B, A, S, T, d]
+    seen = attend(own.flatten(2, 3), keys, values, dropout=dropout)
+    seen = seen.unflatten(2, own.shape[2:4]).permute(2, 0, 1, 3, 4).flatten(0, 1)
+    if pairing.crossed is None:
+        return seen
+    crossed = pairing.crossed
+    other = attend(query[stacks * images :], keys[crossed], values[crossed], dropout=dropout)
+    return torch.cat([seen, other])
+
+
+class Projections(nn.Module):
+    """Query, key and value projections; keys and values may come from another width."""
+
+    def __init__(self, width: int, source_width: int):
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(source_width, width)
+        self.value = nn.Linear(source_width, width)
+
+
+class PostNorm(nn.Module):
+    """Dense, dropout, residual, LayerNorm: the end of each BERT sub-layer."""
+
+    def __init__(self, inner: int, size: FusionSize):
+        super().__init__()
+        self.dense = nn.Linear(inner, size.hidden_size)
+        self.LayerNorm = nn.LayerNorm(size.hidden_size, eps=size.layer_norm_eps)
+        self.dropout = nn.Dropout(size.hidden_dropout_prob)
+
+    def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(inner)) + residual)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with BERT's names; `source_width` differs for cross-attention."""
+
+    def __init__(self, size: FusionSize, source_width: int):
+        super().__init__()
+        self.heads = size.num_attention_heads
+        self.dropout = size.attention_probs_dropout_prob
+        self.self = Projections(size.hidden_size, source_width)
+        self.output = PostNorm(size.hidden_size, size)
+
+    def split(self, states: Tensor) -> Tensor:
+        """[R, T, D] -> [R, A, T, D / A]."""
+        return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def project_source(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of `source` [B, N, W]: two of [B, A, N, D / A]."""
+        return self.split(self.self.key(source)), self.split(self.self.value(source))
+
+    def finish(self, seen: Tensor, residual: Tensor) -> Tensor:
+        return self.output(seen.transpose(1, 2).flatten(2), residual)
+
+    def to_text(self, states: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+        """Self-attention: `states` [R, T', D] ask, `source` [R, T, D] answers; mask True = word."""
+        keys, values = self.project_source(source)
+        query, dropout = self.split(self.self.query(states)), self.dropout * self.training
+        seen = attend(query, keys, values, mask, dropout)
+        return self.finish(seen, states)
+
+    def to_images(self, states: Tensor, keys: Tensor, values: Tensor, pairing: Pairing) -> Tensor:
+        """Cross-attention to projected images."""
+        query, dropout = self.split(self.self.query(states)), self.dropout * self.training
+        return self.finish(look_at_images(query, keys, values, pairing, dropout), states)
+
+
+class Intermediate(nn.Module):
+    def __init__(self, size: FusionSize):
+        super().__init__()
+        self.dense = nn.Linear(size.hidden_size, size.intermediate_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return gelu(self.dense(states))
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention when images are given, feed-forward; post-norm."""
+
+    def __init__(self, size: FusionSize, number: int):
+        super().__init__()
+        self.number = number
+        self.attention = Attention(size, size.hidden_size)
+        if size.looks_at_image(number):
+            self.crossattention = Attention(size, size.encoder_width)
+        self.intermediate = Intermediate(size)
+        self.output = PostNorm(size.intermediate_size, size)
+
+    def forward(self, states: Tensor, context: LayerContext) -> Tensor:
+        """[R, T, D] -> [R, T, D], or [R, 1, D] when only CLS is asked for."""
+        asking = states[:, :1] if context.cls_only else states
+        asking = self.attention.to_text(asking, states, context.mask)
+        if context.memory is not None:
+            keys, values = context.memory.layers[self.number]
+            asking = self.crossattention.to_images(asking, keys, values, context.pairing)
+        return self.output(self.intermediate(asking), asking)
+
+
+class Embeddings(nn.Module):
+    def __init__(self, size: FusionSize):
+        super().__init__()
+        # padding_idx: look-ups of the padding row leave no gradient
+        self.word_embeddings = nn.Embedding(size.vocab_size, size.hidden_size, padding_idx=size.pad_token_id)
+        self.position_embeddings = nn.Embedding(size.max_position_embeddings, size.hidden_size)
+        self.token_type_embeddings = nn.Embedding(size.type_vocab_size, size.hidden_size)
+        self.LayerNorm = nn.LayerNorm(size.hidden_size, eps=size.layer_norm_eps)
+        self.dropout = nn.Dropout(size.hidden_dropout_prob)
+        self.register_buffer("position_ids", torch.arange(size.max_position_embeddings)[None])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[R, T] -> [R, T, D]."""
+        positions = self.position_embeddings(self.position_ids[:, : ids.shape[1]])
+        states = self.word_embeddings(ids) + positions + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(states))
+
+
+class Layers(nn.Module):
+    def __init__(self, size: FusionSize):
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(size, number) for number in range(size.num_hidden_layers))
+
+
+class Bert(nn.Module):
+    def __init__(self, size: FusionSize):
+        super().__init__()
+        self.embeddings = Embeddings(size)
+        self.encoder = Layers(size)
+
+
+class HeadTransform(nn.Module):
+    def __init__(self, size: FusionSize):
+        super().__init__()
+        self.dense = nn.Linear(size.hidden_size, size.hidden_size)
+        self.LayerNorm = nn.LayerNorm(size.hidden_size, eps=size.layer_norm_eps)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.LayerNorm(gelu(self.dense(states)))
+
+
+class Predictions(nn.Module):
+    """Vocabulary logits; the decoder is tied to the word embeddings, its bias has two names."""
+
+    def __init__(self, size: FusionSize, word_embeddings: nn.Embedding):
+        super().__init__()
+        self.transform = HeadTransform(size)
+        self.decoder = nn.Linear(size.hidden_size, size.vocab_size)
+        self.decoder.weight = word_embeddings.weight
+        nn.init.zeros_(self.decoder.bias)
+        self.bias = self.decoder.bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.decoder(self.transform(states))
+
+
+class MaskedLanguageHead(nn.Module):
+    def __init__(self, size: FusionSize, word_embeddings: nn.Embedding):
+        super().__init__()
+        self.predictions = Predictions(size, word_embeddings)
+
+
+class TextEncoder(nn.Module):
+    """Text and fusion encoder with its masked-language head, under BERT's parameter names."""
+
+    def __init__(self, size: FusionSize, gradient_checkpointing: bool = False):
+        super().__init__()
+        self.size = size
+        self.gradient_checkpointing = gradient_checkpointing
+        self.bert = Bert(size)
+        self.apply(self.initialise)
+        self.cls = MaskedLanguageHead(size, self.bert.embeddings.word_embeddings)
+        self.cls.predictions.transform.apply(self.initialise)
+
+    def initialise(self, module: nn.Module) -> None:
+        """BERT's normal initialisation; the padding row starts at zero."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.size.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+    def run(self, states: Tensor, layers: range, context: LayerContext) -> Tensor:
+        """Layers `layers` on states [R, T, D]."""
+        for number in layers:
+            layer = self.bert.encoder.layer[number]
+            if self.gradient_checkpointing and self.training:
+                states = checkpoint(layer, states, context, use_reentrant=False)
+            else:
+                states = layer(states, context)
+        return states
+
+    def begin(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The part of a multi-modal pass that does not depend on an image: [R, T] -> [R, T, D].
+
+        ids are token ids, mask is True on words. Embeddings with full cross-attention,
+        else the layers below the first one that looks at images.
+        """
+        context = LayerContext(mask[:, None, None])
+        return self.run(self.bert.embeddings(ids), range(self.size.first_cross_layer), context)
+
+    def read(self, begun: Tensor, mask: Tensor) -> Tensor:
+        """Text-only states [R, T, D]: layers below `fusion_layer`, without cross-attention."""
+        layers = range(self.size.first_cross_layer, self.size.fusion_layer)
+        return self.run(begun, layers, LayerContext(mask[:, None, None]))
+
+    def remember(self, image_tokens: Tensor) -> ImageMemory:
+        """Project image tokens [B, N, W] to the keys and values of every layer."""
+        layers = self.bert.encoder.layer
+        numbers = range(self.size.first_cross_layer, self.size.num_hidden_layers)
+        return ImageMemory({n: layers[n].crossattention.project_source(image_tokens) for n in numbers})
+
+    def fuse(
+        self, begun: Tensor, mask: Tensor, memory: ImageMemory, pairing: Pairing, cls_only: bool = False
+    ) -> Tensor:
+        """Multi-modal states [R, T, D] of texts that look at images; [R, 1, D] with `cls_only`.
+
+        begun comes from `begin`, mask [R, T] is True on words.
+        """
+        last = self.size.num_hidden_layers - 1
+        context = LayerContext(mask[:, None, None], memory, pairing)
+        states = self.run(begun, range(self.size.first_cross_layer, last), context)
+        final = LayerContext(context.mask, memory, pairing, cls_only)
+        return self.run(states, range(last, last + 1), final)
+
+    def vocabulary_logits(self, states: Tensor) -> Tensor:
+        """[..., D] -> [..., V]."""
+        return self.cls.predictions(states)

@@ -1,0 +1,81 @@
+"""What a model would cost, without running it: parameter counts and a memory estimate."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dataset.batch import TextTokens, TrainBatch
+from models.draws import RandomDraws, StepNoise
+from models.person_search import PersonSearchModel
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a training step: parameters, gradients, optimizer states, activations."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.gradients + self.optimizer + self.activations
+
+    def __str__(self) -> str:
+        parts = ("parameters", "gradients", "optimizer", "activations")
+        listed = ", ".join(f"{part} {getattr(self, part) / GIB:.2f}" for part in parts)
+        return f"{self.total / GIB:.2f} GiB ({listed})"
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters by part of the model; shared ones count once, momentum copies apart."""
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        part = "momentum copies" if not parameter.requires_grad else name.split(".")[0]
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    return counts
+
+
+def meta_batch(batch: int, tokens: int, attributes: int, image_size: tuple[int, int]) -> TrainBatch:
+    """A training batch without content."""
+    def integers(*shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.long, device="meta")
+
+    text = TextTokens(integers(batch, tokens), torch.ones(batch, tokens, dtype=torch.bool, device="meta"))
+    image = torch.empty(batch, 3, *image_size, device="meta")
+    numbers = integers(batch, tokens), attributes
+    return TrainBatch(image, image, text, text, *numbers, *(integers(batch) for _ in range(3)))
+
+
+def estimate_memory(
+    model: PersonSearchModel, batch: int, tokens: int, image_size: tuple[int, int], bf16: bool
+) -> Memory:
+    """Memory of a training step at these sizes, from a forward pass without content.
+
+    Activations are what autograd keeps for the backward pass, each storage once; autocast to
+    bf16 is taken as half. Work space of kernels is not counted. The model is left on the
+    meta device, without content.
+    """
+    state = [*model.parameters(), *model.buffers()]
+    trainable = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    fixed = sum(tensor.numel() * tensor.element_size() for tensor in state)
+    model = model.to("meta").train()
+    own = {id(parameter) for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in own:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    noise = StepNoise.draw(0, 0, [0] * batch, tokens, model.grid[0] * model.grid[1]).to(torch.device("meta"))
+    draws = RandomDraws(noise, model.special, model.text_encoder.size.vocab_size)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = model(meta_batch(batch, tokens, 4, image_size), draws, 0.4)
+        sum(found.values())
+    activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return Memory(fixed, trainable, 2 * trainable, activations // (2 if bf16 else 1))

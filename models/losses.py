@@ -1,0 +1,111 @@
+"""The seven losses, as pure functions of tensors.
+
+Letters: B batch, M momentum embeddings (batch and queue), E embedding, T text tokens,
+V vocabulary, R fused rows, C attributes, L patches.
+
+Where a loss is a mean over a varying number of things (masked tokens, rows with a valid
+negative, captions with an attribute), `total` can replace that number by its mean over
+all processes, so that averaging gradients over processes gives the gradient of one
+process with the whole batch.
+"""
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax, one_hot, softmax
+
+LOSS_NAMES = ("cl", "pitm", "mlm", "prd", "mrtd", "mae", "attribute")
+IGNORED = -100  # label of a position that takes no part in a loss
+
+
+def mean_over(values: Tensor, chosen: Tensor, total: Tensor | None = None) -> Tensor:
+    """Mean of `values` where `chosen` is True; 0 when nothing is. `total` replaces the count."""
+    total = chosen.sum() if total is None else total
+    return values.where(chosen, 0).sum() / total.clamp(min=1e-6)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each row of `logits` against a distribution: [B, M] -> [B]."""
+    return -(log_softmax(logits, dim=-1) * targets).sum(-1)
+
+
+def identity_targets(identity: Tensor, known: Tensor) -> Tensor:
+    """[B] against [M] identities: 1 / (number of equal ones) where equal. Rows sum to 1."""
+    same = (identity[:, None] == known[None, :]).float()
+    return same / same.sum(1, keepdim=True)
+
+
+def contrastive_term(
+    online: Tensor, momentum: Tensor, keys: Tensor, same: Tensor, temp: Tensor, alpha: float | Tensor
+) -> Tensor:
+    """One direction of the contrastive loss (RaSa section 3.1): a scalar.
+
+    online, momentum [B, E]: both embeddings of the queries; keys [M, E]: momentum embeddings of
+    batch and queue; same [B, M] from `identity_targets`. Targets mix the momentum model's own
+    distribution (share alpha) with the identities.
+    """
+    soft = softmax(momentum @ keys.T / temp.detach(), dim=-1)
+    targets = alpha * soft + (1 - alpha) * same
+    return soft_cross_entropy(online @ keys.T / temp, targets.detach()).mean()
+
+
+def matching(logits: Tensor, matches: Tensor, valid: Tensor, total: Tensor | None = None) -> Tensor:
+    """p-ITM: cross-entropy of match logits [R, 2] against `matches` [R] (1 = match) over valid rows."""
+    return mean_over(cross_entropy(logits, matches, reduction="none"), valid, total)
+
+
+def replaced_pairs(logits: Tensor, replaced: Tensor) -> Tensor:
+    """PRD: was caption2 [B] exchanged for another of the same identity? logits [B, 2]."""
+    return cross_entropy(logits, replaced)
+
+
+def masked_language(
+    logits: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor,
+    alpha: float | Tensor,
+    axis: str,
+    total: Tensor | None = None,
+) -> Tensor:
+    """MLM with distillation. logits, teacher_logits [B, T, V]; labels [B, T], IGNORED = not masked.
+
+    axis "vocabulary" takes the student's log-softmax for the distilled term over V; "positions"
+    takes it over T, padding included, as the released results were trained.
+    """
+    chosen = labels != IGNORED
+    hard = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    student = log_softmax(logits, dim=1 if axis == "positions" else 2)
+    distilled = -(student * softmax(teacher_logits, dim=-1)).sum(-1)
+    values = (1 - alpha) * hard.view_as(labels) + alpha * distilled
+    return mean_over(values, chosen, total)
+
+
+def token_replaced(logits: Tensor, labels: Tensor, total: Tensor | None = None) -> Tensor:
+    """m-RTD: is each token [B, T] a replaced one (1), the original (0) or IGNORED? logits [B, T, 2]."""
+    values = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return mean_over(values, labels.flatten() != IGNORED, total)
+
+
+def reconstruction(predicted: Tensor, target: Tensor, removed: Tensor) -> Tensor:
+    """MAE: mean squared error of pixel patches [B, L, P*P*3] over removed patches [B, L] (True)."""
+    return mean_over((predicted - target).square().mean(-1), removed)
+
+
+def attribute_weights(attributes: Tensor, count: int) -> Tensor:
+    """Attribute numbers per token [R, T] -> averaging weights [R, C, T]; absent attributes are 0."""
+    chosen = one_hot(attributes, count + 1)[..., 1:].transpose(1, 2).float()
+    return chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
+
+
+def attribute_matching(
+    logits: Tensor, present: Tensor, matches: Tensor, valid: Tensor, total: Tensor | None = None
+) -> Tensor:
+    """AL (MARS section 3.3): does each attribute fit the image?
+
+    logits [R, C, 2] of the attribute vectors; present [R, C] True = the caption has this
+    attribute; matches [R] 1 = image of the same identity; valid [R] False = row without a valid
+    negative. Mean over a caption's attributes, then over the captions that have any.
+    """
+    rows, count = present.shape
+    labels = matches[:, None].expand(rows, count)
+    values = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(rows, count)
+    per_caption = values.where(present, 0).sum(1) / present.sum(1).clamp(min=1)
+    return mean_over(per_caption, valid & present.any(1), total)

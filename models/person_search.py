@@ -1,0 +1,354 @@
+"""The person search model: ALBEF, RaSa and MARS by configuration.
+
+Letters: B batch, N image tokens (1 + L), L patches, T text tokens, D width, E embedding,
+V vocabulary, C attributes of a caption.
+
+A training step, in the order of `forward`: the momentum model follows the online one; both
+embed images and captions; contrastive loss; queues; hard negatives; masked and replaced
+words; one fusion of all rows with the images; pixels. The result is a dict of unweighted
+losses by the names of `losses.LOSS_NAMES`. To add a loss: its function in `losses.py`, a
+method here, its weight in the configuration.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, softmax
+
+from dataset.batch import SpecialTokens, TextTokens, TrainBatch
+from models import losses
+from models.decoder import DecoderSize, VisualDecoder, fill_removed, patchify
+from models.draws import RandomDraws
+from models.fusion import FusionSize, ImageMemory, Pairing, TextEncoder
+from models.momentum import Momentum
+from models.rows import FusionRows
+from models.vision import PatchSubset, VisionSize, VisionTransformer
+from utils.distributed import gather_rows, mean_over_processes
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learned, beside the sizes of the networks.
+
+    weights: loss name -> weight; a loss of weight 0 is not computed and its parts not built.
+    negatives_within: draw hard negatives among groups of so many consecutive samples; None =
+    all samples of the process.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(losses.LOSS_NAMES, 1.0))
+    temp: float = 0.07
+    momentum: float = 0.995
+    queue_size: int = 65536
+    mask_ratio: float = 0.75
+    mlm_probability: float = 0.15
+    mrtd_mask_probability: float = 0.3
+    mlm_distill_axis: str = "vocabulary"
+    negatives_within: int | None = None
+
+    def uses(self, *names: str) -> bool:
+        """Whether any of these losses has a weight."""
+        return any(self.weights.get(name, 0) > 0 for name in names)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A caption on its way through the text encoder.
+
+    begun [B, T, D]: what fusion starts from; states [B, T, D]: text-only states;
+    embedding [B, E], normalised.
+    """
+
+    tokens: TextTokens
+    begun: Tensor
+    states: Tensor
+    embedding: Tensor
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Normalised embeddings [B, E] of a batch: online and momentum, image and text."""
+
+    image: Tensor
+    text: Tensor
+    image_m: Tensor
+    text_m: Tensor
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Hard negatives: image [B] for each text, text [B] for each image; valid [B] False = none exists."""
+
+    image: Tensor
+    text: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Words:
+    """A caption with some words masked or replaced. ids, labels [B, T]; teacher [B, T, V] or None."""
+
+    ids: Tensor
+    labels: Tensor
+    teacher: Tensor | None = None
+
+
+def embed(projection: nn.Linear, tokens: Tensor) -> Tensor:
+    """Normalised float32 projection of CLS: [B, N, D] -> [B, E]."""
+    return normalize(projection(tokens[:, 0]).float(), dim=-1)
+
+
+class PersonSearchModel(Momentum, nn.Module):
+    """Image encoder, text and fusion encoder, momentum copies, queues, heads and decoder."""
+
+    def __init__(
+        self,
+        vision: VisionSize,
+        fusion: FusionSize,
+        decoder: DecoderSize,
+        objective: Objective,
+        special: SpecialTokens,
+        embed_dim: int = 256,
+        gradient_checkpointing: bool = False,
+    ):
+        super().__init__()
+        self.patch_size, self.grid = vision.patch_size, vision.grid
+        self.objective, self.special = objective, special
+        self.visual_encoder = VisionTransformer(vision, gradient_checkpointing)
+        self.text_encoder = TextEncoder(fusion, gradient_checkpointing)
+        self.vision_proj = nn.Linear(vision.width, embed_dim)
+        self.text_proj = nn.Linear(fusion.hidden_size, embed_dim)
+        self.temp = nn.Parameter(torch.tensor(objective.temp))
+        self.itm_head = nn.Linear(fusion.hidden_size, 2)
+        if objective.uses("prd"):
+            self.prd_head = nn.Linear(fusion.hidden_size, 2)
+        if objective.uses("mrtd"):
+            self.mrtd_head = nn.Linear(fusion.hidden_size, 2)
+        if objective.uses("mae"):
+            self.build_decoder(vision, decoder, fusion.hidden_size, gradient_checkpointing)
+        self.build_momentum()
+        self.build_queues(embed_dim, objective.queue_size)
+
+    def build_decoder(
+        self, vision: VisionSize, size: DecoderSize, text_width: int, gradient_checkpointing: bool
+    ) -> None:
+        self.visual_decoder = VisualDecoder(size, vision.width, text_width, gradient_checkpointing)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, vision.width))
+        self.visual_decoder_pos_embed = nn.Parameter(torch.empty(1 + vision.patches, vision.width))
+        self.decoder_pred = nn.Linear(vision.width, vision.patch_size**2 * 3)
+        for tensor in (self.mask_token, self.visual_decoder_pos_embed):
+            nn.init.trunc_normal_(tensor, std=0.02)
+
+    # ---- encoding ----------------------------------------------------------------------
+
+    def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images [B, 3, H, W] -> tokens [B, N, D] and embeddings [B, E]."""
+        tokens = self.visual_encoder(image)
+        return tokens, embed(self.vision_proj, tokens)
+
+    def encode_text(self, text: TextTokens) -> Reading:
+        """A caption read without images."""
+        begun = self.text_encoder.begin(text.ids, text.mask)
+        states = self.text_encoder.read(begun, text.mask)
+        return Reading(text, begun, states, embed(self.text_proj, states))
+
+    def match_scores(self, begun: Tensor, mask: Tensor, memory: ImageMemory, pairing: Pairing) -> Tensor:
+        """ITM match logits [R] of texts (from `text_encoder.begin`) that look at images."""
+        states = self.text_encoder.fuse(begun, mask, memory, pairing, cls_only=True)
+        return self.itm_head(states[:, 0]).float()[:, 1]
+
+    @torch.no_grad()
+    def encode_momentum(self, image: Tensor, text: TextTokens) -> tuple[Tensor, Tensor, Tensor]:
+        """The momentum model's image tokens, image embeddings and text embeddings."""
+        tokens = self.visual_encoder_m(image)
+        begun = self.text_encoder_m.begin(text.ids, text.mask)
+        states = self.text_encoder_m.read(begun, text.mask)
+        return tokens, embed(self.vision_proj_m, tokens), embed(self.text_proj_m, states)
+
+    # ---- a training step ---------------------------------------------------------------
+
+    def forward(
+        self, batch: TrainBatch, draws: RandomDraws, alpha: float, follow: bool = True
+    ) -> dict[str, Tensor]:
+        """Losses by name for a batch on this device, images normalised.
+
+        alpha: share of the momentum model's opinion in soft targets. follow: update the
+        momentum model first (once per optimizer step).
+        """
+        if follow:
+            self.follow(self.objective.momentum)
+        tokens, image = self.encode_image(batch.image1)
+        reading = self.encode_text(batch.caption2)
+        tokens_m, image_m, text_m = self.encode_momentum(batch.image2, batch.caption2)
+        embedded = Embedded(image, reading.embedding, image_m, text_m)
+
+        found: dict[str, Tensor] = {}
+        if self.objective.uses("cl"):
+            found["cl"] = self.contrast(embedded, batch.identity, alpha)
+        self.enqueue(image_m, text_m, batch.identity)
+        if self.objective.uses("pitm", "mlm", "prd", "mrtd", "attribute"):
+            negatives = self.draw_negatives(embedded, batch.identity, draws)
+            words = self.prepare_words(batch.caption, tokens_m, draws)
+            fused = self.fuse_rows(tokens, reading, batch.caption, negatives, words)
+            found |= self.fusion_losses(fused, batch, negatives, words, alpha)
+        if self.objective.uses("mae"):
+            found["mae"] = self.reconstruct(batch.image1, reading, draws)
+        return {name: found[name] for name in losses.LOSS_NAMES if name in found}
+
+    def contrast(self, embedded: Embedded, identity: Tensor, alpha: float) -> Tensor:
+        """Mean of the contrastive loss over i2t, i2i, t2t and t2i (RaSa section 3.1)."""
+        known = torch.cat([gather_rows(identity), self.idx_queue[0]])
+        same = losses.identity_targets(identity, known)
+        keys = [
+            torch.cat([gather_rows(embedded.text_m), self.text_queue.T]),                  # [M, E]
+            torch.cat([gather_rows(embedded.image_m), self.image_queue.T]),
+        ]
+        queries = [(embedded.image, embedded.image_m), (embedded.text, embedded.text_m)]
+        terms = [
+            losses.contrastive_term(online, momentum, key, same, self.temp, alpha)
+            for online, momentum in queries
+            for key in keys
+        ]
+        return torch.stack(terms).mean()
+
+    @torch.no_grad()
+    def draw_negatives(self, embedded: Embedded, identity: Tensor, draws: RandomDraws) -> Negatives:
+        """One hard negative image per text and text per image, likelier the more similar (RaSa, p-ITM)."""
+        allowed = identity[:, None] != identity[None, :]
+        if self.objective.negatives_within is not None:
+            group = torch.arange(len(identity), device=identity.device) // self.objective.negatives_within
+            allowed &= group[:, None] == group[None, :]
+        image_weights = softmax(embedded.text @ embedded.image_m.T / self.temp, dim=1).where(allowed, 0)
+        text_weights = softmax(embedded.image @ embedded.text_m.T / self.temp, dim=1).where(allowed, 0)
+        return Negatives(*draws.hard_negatives(image_weights, text_weights), allowed.any(1))
+
+    @torch.no_grad()
+    def prepare_words(self, caption: TextTokens, tokens_m: Tensor, draws: RandomDraws) -> dict[str, Words]:
+        """Masked words with the momentum model's opinion ("mlm"), and replaced words ("mrtd")."""
+        words: dict[str, Words] = {}
+        if self.objective.uses("mlm", "mrtd"):
+            memory = self.text_encoder_m.remember(tokens_m)
+        if self.objective.uses("mlm"):
+            ids, labels = draws.masked_tokens(caption, "mlm", self.objective.mlm_probability)
+            words["mlm"] = Words(ids, labels, self.momentum_words(ids, caption.mask, memory))
+        if self.objective.uses("mrtd"):
+            ids, _ = draws.masked_tokens(caption, "mrtd", self.objective.mrtd_mask_probability)
+            sampled = draws.sampled_tokens(self.momentum_words(ids, caption.mask, memory))
+            words["mrtd"] = self.label_replaced(caption, sampled)
+        return words
+
+    def momentum_words(self, ids: Tensor, mask: Tensor, memory: ImageMemory) -> Tensor:
+        """Vocabulary logits [B, T, V] of the momentum model for masked captions with their images."""
+        begun = self.text_encoder_m.begin(ids, mask)
+        return self.text_encoder_m.vocabulary_logits(self.text_encoder_m.fuse(begun, mask, memory, Pairing()))
+
+    def label_replaced(self, caption: TextTokens, sampled: Tensor) -> Words:
+        """m-RTD (RaSa section 3.2): keep [CLS], zero the padding; label 1 where a word differs."""
+        ids = sampled.where(caption.mask, self.special.pad)
+        ids = torch.cat([torch.full_like(ids[:, :1], self.special.cls), ids[:, 1:]], dim=1)
+        labels = (ids != caption.ids).long()
+        ignored = (ids == self.special.cls) | (ids == self.special.pad)
+        return Words(ids, labels.masked_fill(ignored, losses.IGNORED))
+
+    def fuse_rows(
+        self, tokens: Tensor, reading: Reading, caption: TextTokens, negatives: Negatives, words: dict[str, Words]
+    ) -> dict[str, Tensor]:
+        """Multi-modal states [B, T, D] of every row that a loss asks for, by name."""
+        rows, mask = FusionRows(), reading.tokens.mask
+        if self.objective.uses("pitm", "prd", "attribute"):
+            rows.add("positive", reading.begun, mask)
+        if self.objective.uses("pitm", "attribute"):
+            rows.add("negative_text", reading.begun[negatives.text], mask[negatives.text])
+            rows.add_crossed("negative_image", reading.begun, mask, negatives.image)
+        if words:
+            ids = torch.cat([part.ids for part in words.values()])
+            begun = self.text_encoder.begin(ids, caption.mask.repeat(len(words), 1))
+            for name, part in zip(words, begun.chunk(len(words)), strict=True):
+                rows.add(name, part, caption.mask)
+        return rows.fuse(self.text_encoder, self.text_encoder.remember(tokens))
+
+    def fusion_losses(
+        self,
+        fused: dict[str, Tensor],
+        batch: TrainBatch,
+        negatives: Negatives,
+        words: dict[str, Words],
+        alpha: float,
+    ) -> dict[str, Tensor]:
+        """The losses on multi-modal states."""
+        found: dict[str, Tensor] = {}
+        if self.objective.uses("pitm", "attribute"):
+            pairs = self.stack_pairs(fused, batch.attributes, batch.attribute_count, negatives)
+        if self.objective.uses("pitm"):
+            logits = self.itm_head(pairs.states[:, 0]).float()
+            found["pitm"] = losses.matching(logits, pairs.matches, pairs.valid, over_all(pairs.valid))
+        if self.objective.uses("attribute"):
+            found["attribute"] = self.match_attributes(pairs)
+        if self.objective.uses("prd"):
+            found["prd"] = losses.replaced_pairs(self.prd_head(fused["positive"][:, 0]).float(), batch.replaced)
+        if self.objective.uses("mlm"):
+            found["mlm"] = self.predict_words(fused["mlm"], words["mlm"], alpha)
+        if self.objective.uses("mrtd"):
+            labels = words["mrtd"].labels
+            logits = self.mrtd_head(fused["mrtd"]).float()
+            found["mrtd"] = losses.token_replaced(logits, labels, over_all(labels != losses.IGNORED))
+        return found
+
+    def stack_pairs(
+        self, fused: dict[str, Tensor], attributes: Tensor, count: int, negatives: Negatives
+    ) -> "Pairs":
+        """Positives, texts with negative images, negative texts with images: 3B rows."""
+        names = ("positive", "negative_image", "negative_text")
+        matches = torch.zeros(3, len(attributes), dtype=torch.long, device=attributes.device)
+        matches[0] = 1
+        return Pairs(
+            states=torch.cat([fused[name] for name in names]),
+            attributes=torch.cat([attributes, attributes, attributes[negatives.text]]),
+            attribute_count=count,
+            matches=matches.flatten(),
+            valid=torch.cat([torch.ones_like(negatives.valid), negatives.valid, negatives.valid]),
+        )
+
+    def match_attributes(self, pairs: "Pairs") -> Tensor:
+        """Attribute loss (MARS section 3.3) on the mean state of each attribute's words."""
+        weights = losses.attribute_weights(pairs.attributes, pairs.attribute_count)        # [3B, C, T]
+        logits = self.itm_head(weights @ pairs.states.float()).float()
+        present = weights.any(-1)
+        total = over_all(pairs.valid & present.any(1))
+        return losses.attribute_matching(logits, present, pairs.matches, pairs.valid, total)
+
+    def predict_words(self, states: Tensor, words: Words, alpha: float) -> Tensor:
+        logits = self.text_encoder.vocabulary_logits(states).float()
+        total = over_all(words.labels != losses.IGNORED)
+        axis = self.objective.mlm_distill_axis
+        return losses.masked_language(logits, words.labels, words.teacher.float(), alpha, axis, total)
+
+    def reconstruct(self, image: Tensor, reading: Reading, draws: RandomDraws) -> Tensor:
+        """Text-guided masked autoencoder (MARS section 3.4): mean squared pixel error on removed patches."""
+        keep = PatchSubset.from_noise(draws.patch_noise(), self.objective.mask_ratio)
+        predicted = self.predict_patches(image, keep, reading)
+        return losses.reconstruction(predicted.float(), patchify(image, self.patch_size), keep.removed)
+
+    def predict_patches(self, image: Tensor, keep: PatchSubset, reading: Reading) -> Tensor:
+        """Pixels [B, L, P*P*3] of all patches, from the kept ones and the caption."""
+        visible = self.visual_encoder(image, keep)
+        tokens = fill_removed(visible, keep, self.mask_token) + self.visual_decoder_pos_embed
+        tokens = self.visual_decoder(tokens, reading.states, reading.tokens.mask)
+        return self.decoder_pred(tokens[:, 1:])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """3B rows of text and image: states [3B, T, D], attributes [3B, T], matches and valid [3B]."""
+
+    states: Tensor
+    attributes: Tensor
+    attribute_count: int
+    matches: Tensor
+    valid: Tensor
+
+
+def over_all(chosen: Tensor) -> Tensor:
+    """How many are chosen, as a mean over processes (see `losses`)."""
+    return mean_over_processes(chosen.sum().float())

@@ -1,0 +1,146 @@
+"""Fits checkpoints to a model: ours and those of ALBEF, RaSa and MARS, by their own names.
+
+Letters: N image tokens (1 + patches), D width.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from models.person_search import PersonSearchModel
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = ("visual_encoder.pos_embed", "visual_encoder_m.pos_embed", "visual_decoder_pos_embed")
+OF_A_RUN = ("idx_queue", "queue_ptr", "image_queue", "text_queue")  # states of a run, not of the networks
+NEEDED_TO_SEARCH = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Names of parameters and buffers: taken as they are, resized, left fresh, not used (with the reason)."""
+
+    loaded: list[str]
+    resized: list[str]
+    fresh: list[str]
+    unused: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.loaded)} tensors loaded, {len(self.resized)} of them resized,"
+            f" {len(self.fresh)} fresh, {len(self.unused)} unused"
+        ]
+        lines += [f"  resized: {name}" for name in self.resized]
+        lines += [f"  fresh:   {line}" for line in shorten(self.fresh)]
+        lines += [f"  unused:  {line}" for line in shorten([f"{k} ({v})" for k, v in self.unused.items()])]
+        return "\n".join(lines)
+
+
+def shorten(names: list[str], most: int = 12) -> list[str]:
+    """The first names, and how many more there are."""
+    return names[:most] + ([f"... and {len(names) - most} more"] if len(names) > most else [])
+
+
+def load_weights(
+    model: PersonSearchModel, weights: Mapping[str, Tensor], where: str, old_grid: tuple[int, int] | None = None
+) -> LoadReport:
+    """Copy what fits by name and shape into `model`; positions are interpolated to its grid.
+
+    Identities in the queue belong to the run that made them and start empty. Momentum
+    parameters that the checkpoint lacks start at the online ones. old_grid: patches along
+    height and width in the checkpoint; None = square.
+
+    Raises UserError when less than half of the model is matched: nothing is copied then.
+    """
+    own = model.state_dict()
+    fitting, resized, unused = {}, [], {}
+    for name, value in weights.items():
+        if name not in own:
+            unused[name] = "no such parameter in this model"
+        elif name in ("idx_queue", "queue_ptr"):
+            unused[name] = "belongs to the run that made it"
+        elif name in POSITIONS and value.shape != own[name].shape:
+            fitting[name] = resize_positions(value, name, own[name], old_grid, model.grid, where)
+            resized.append(name)
+        elif value.shape != own[name].shape:
+            unused[name] = f"shape {list(value.shape)}, here {list(own[name].shape)}"
+        else:
+            fitting[name] = value
+    fresh = [name for name in own if name not in fitting]
+    refuse_strangers(own, fitting, unused, where)
+    model.load_state_dict(fitting, strict=False)
+    if any(name.partition(".")[0].endswith("_m") for name in fresh):
+        model.copy_to_momentum()
+    return LoadReport(list(fitting), resized, fresh, unused)
+
+
+def refuse_strangers(own: Mapping, fitting: Mapping, unused: Mapping[str, str], where: str) -> None:
+    """Raises UserError when less than half of the model's tensors were found."""
+    networks = [name for name in own if name not in OF_A_RUN]
+    matched = sum(name in fitting for name in networks)
+    if 2 * matched < len(networks):
+        example = next((f"; for example {name}: {why}" for name, why in unused.items()), "")
+        raise UserError(
+            f"checkpoint {where} matches only {matched} of {len(networks)} tensors of the configured model"
+            f"{example}; check bert_config, vision_width, vision_depth and the loss weights"
+        )
+
+
+def require_trained(report: LoadReport, where: str) -> None:
+    """Raises UserError when something that search relies on was not in the checkpoint."""
+    missing = [name for name in report.fresh if name.startswith(NEEDED_TO_SEARCH) and not name.endswith("position_ids")]
+    if missing:
+        raise UserError(
+            f"checkpoint {where} lacks {len(missing)} tensors that search needs, such as {missing[0]};"
+            " check that the configuration is the one it was trained with (full_ca, sizes)"
+        )
+
+
+def resize_positions(
+    old: Tensor, name: str, like: Tensor, old_grid: tuple[int, int] | None, grid: tuple[int, int], where: str
+) -> Tensor:
+    """Interpolate position embeddings [(1,) N, D] of patches (bicubic) to `grid`; CLS stays.
+
+    Raises UserError when the number of positions is no grid, or the width differs.
+    """
+    rows = old.reshape(-1, old.shape[-1])
+    if old_grid is None or old_grid[0] * old_grid[1] != rows.shape[0] - 1:
+        side = round((rows.shape[0] - 1) ** 0.5)
+        old_grid = (side, side)
+    if old_grid[0] * old_grid[1] != rows.shape[0] - 1 or rows.shape[1] != like.shape[-1]:
+        raise UserError(
+            f"checkpoint {where}: {name} has shape {list(old.shape)}, which is no grid of width {like.shape[-1]}"
+        )
+    patches = rows[1:].float().T.reshape(1, -1, *old_grid)
+    patches = interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([rows[:1].float(), patches.flatten(2)[0].T]).reshape(like.shape)
+
+
+def load_language_model(model: PersonSearchModel, name: str) -> bool:
+    """Start the text encoder from a pre-trained BERT (folder or hub name); False when it has no weights.
+
+    Cross-attention starts fresh. Raises UserError when the weights do not fit.
+    """
+    import transformers
+
+    try:
+        bert = transformers.AutoModelForMaskedLM.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        logger.warning("no BERT weights in %s (%s): the text encoder starts fresh", name, str(error).splitlines()[0])
+        return False
+    own = model.text_encoder.state_dict()
+    weights = {key: value for key, value in bert.state_dict().items() if key in own}
+    wrong = [key for key, value in weights.items() if value.shape != own[key].shape]
+    if wrong:
+        raise UserError(
+            f"text_encoder {name}: {wrong[0]} has shape {list(weights[wrong[0]].shape)}, bert_config asks for"
+            f" {list(own[wrong[0]].shape)}"
+        )
+    model.text_encoder.load_state_dict(weights, strict=False)
+    model.copy_to_momentum()
+    return True

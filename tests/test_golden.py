@@ -1,0 +1,174 @@
+"""Our model against numbers computed by the published code on tiny random models.
+
+Takes every `*.pt` of the folder GOLDEN_DIR whose name has no `vim`, whatever sizes it states;
+skips, saying so, where the folder is absent.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import golden_folder
+
+from dataset.batch import SpecialTokens, TextTokens, TrainBatch
+from models.decoder import DecoderSize
+from models.fusion import FusionSize, Pairing
+from models.person_search import Objective, PersonSearchModel
+from models.vision import PatchSubset, VisionSize
+
+FILES = sorted(p for p in golden_folder().glob("*.pt") if "vim" not in p.name)
+pytestmark = [
+    pytest.mark.skipif(not FILES, reason=f"golden numbers are not in {golden_folder()} (set GOLDEN_DIR)"),
+    pytest.mark.parametrize("path", FILES or [None], ids=lambda p: p.stem if p else "absent"),
+]
+
+
+class RecordedDraws:
+    """The published step's random draws, in place of ours."""
+
+    def __init__(self, draws: dict[str, torch.Tensor]):
+        self.draws = draws
+
+    def hard_negatives(self, image_weights, text_weights):
+        # what was drawn must be something that we could draw
+        rows = torch.arange(len(image_weights))
+        assert (image_weights[rows, self.draws["image_neg_idx"]] > 0).all()
+        assert (text_weights[rows, self.draws["text_neg_idx"]] > 0).all()
+        return self.draws["image_neg_idx"], self.draws["text_neg_idx"]
+
+    def masked_tokens(self, text, purpose, probability):
+        if purpose == "mlm":
+            return self.draws["mlm_input_ids"], self.draws["mlm_labels"]
+        return self.draws["mrtd_generator_input_ids"], None
+
+    def sampled_tokens(self, logits):
+        return self.draws["mrtd_sampled"]
+
+    def patch_noise(self):
+        return self.draws["mae_noise"]
+
+
+@cache
+def read(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+def build(golden: dict) -> PersonSearchModel:
+    """A model of the stated sizes, with the recorded parameters."""
+    config, bert = golden["config"], golden["bert_config"]
+    sides = config["image_res"]
+    sides = tuple(sides) if isinstance(sides, list | tuple) else (sides, sides)
+    vision = VisionSize(
+        sides, config["patch_size"], config["vision_width"], config["vit_depth"], config["vit_heads"]
+    )
+    fusion = FusionSize(**{name: bert[name] for name in FusionSize.__dataclass_fields__ if name in bert})
+    objective = Objective(
+        weights=golden["loss_weights"],
+        temp=config["temp"],
+        momentum=config["momentum"],
+        queue_size=config["queue_size"],
+        mask_ratio=config["mask_ratio"],
+        mlm_probability=config["mlm_probability"],
+        mrtd_mask_probability=config["mrtd_mask_probability"],
+        mlm_distill_axis=config["mlm_distill_axis"],
+    )
+    decoder = DecoderSize(config["dec_depth"], config["dec_heads"])
+    special = SpecialTokens(pad=0, cls=1, sep=2, mask=3)
+    model = PersonSearchModel(vision, fusion, decoder, objective, special, config["embed_dim"])
+    model.load_state_dict(golden["state_dict"], strict=True)
+    return model
+
+
+def batch_of(golden: dict) -> TrainBatch:
+    inputs = golden["inputs"]
+    attributes = inputs["attribute_masks"].long()
+    return TrainBatch(
+        image1=inputs["image1"],
+        image2=inputs["image2"],
+        caption=TextTokens(inputs["text1_ids"], inputs["text1_mask"].bool()),
+        caption2=TextTokens(inputs["text2_ids"], inputs["text2_mask"].bool()),
+        attributes=attributes,
+        attribute_count=int(attributes.max()),
+        identity=inputs["idx"],
+        replaced=inputs["replace"],
+        index=torch.arange(len(inputs["idx"])),
+    )
+
+
+@cache
+def after_step(path: Path) -> tuple[PersonSearchModel, dict[str, torch.Tensor]]:
+    """The model after one forward and backward pass, and its losses."""
+    golden = read(path)
+    model = build(golden).train()
+    found = model(batch_of(golden), RecordedDraws(golden["draws"]), golden["inputs"]["alpha"])
+    sum(golden["loss_weights"][name] * value for name, value in found.items()).backward()
+    return model, found
+
+
+@torch.no_grad()
+def test_image_tokens(path):
+    golden = read(path)
+    model = build(golden).eval()
+    model.follow(model.objective.momentum)  # the recorded momentum tokens come after its update
+    inputs = golden["inputs"]
+    keep = PatchSubset.from_noise(golden["draws"]["mae_noise"], model.objective.mask_ratio)
+    recorded = golden["image_tokens_masked"]
+    kept = golden["draws"]["mae_noise"].argsort(1)[:, : recorded.shape[1] - 1]
+    in_image_order = kept.argsort(1)[..., None].expand_as(recorded[:, 1:])
+    recorded = torch.cat([recorded[:, :1], recorded[:, 1:].gather(1, in_image_order)], dim=1)
+    torch.testing.assert_close(model.visual_encoder(inputs["image1"]), golden["image_tokens"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        model.visual_encoder_m(inputs["image2"]), golden["image_tokens_momentum"], atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(model.visual_encoder(inputs["image1"], keep), recorded, atol=1e-5, rtol=0)
+
+
+def test_losses(path):
+    expected, (_, found) = read(path)["losses"], after_step(path)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].detach(), value, rtol=1e-5, atol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_gradients(path):
+    expected, (model, _) = read(path)["gradients"], after_step(path)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert set(gradients) == set(expected)
+    for name, gradient in expected.items():
+        error = (gradients[name] - gradient).norm()
+        assert error <= 1e-4 * gradient.norm() + 1e-6, f"{name}: {error} of {gradient.norm()}"
+
+
+def test_queues_and_momentum_after_the_step(path):
+    expected, (model, _) = read(path)["after_step_buffers"], after_step(path)
+    state = model.state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(state[name], value, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@torch.no_grad()
+def test_evaluation(path):
+    golden = read(path)
+    model, recorded = build(golden).eval(), golden["evaluation"]
+    tokens, images = model.encode_image(recorded["images"])
+    reading = model.encode_text(TextTokens(recorded["text_ids"], recorded["text_mask"].bool()))
+    for ours, name in ((images, "image_embed"), (reading.embedding, "text_embed"), (reading.states, "text_tokens"),
+                       (reading.embedding @ images.T, "similarity")):
+        torch.testing.assert_close(ours, recorded[name], atol=1e-5, rtol=0)
+    caption, image = (~recorded["itm_score"].isnan()).nonzero(as_tuple=True)
+    memory = model.text_encoder.remember(tokens)
+    pairing = Pairing(aligned=0, crossed=image)
+    scores = model.match_scores(reading.begun[caption], reading.tokens.mask[caption], memory, pairing)
+    torch.testing.assert_close(scores, recorded["itm_score"][caption, image], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_candidates_are_the_recorded_ones(path):
+    """The product's own two stages score the same pairs with the same numbers."""
+    from evaluation.ranking import best
+
+    recorded = read(path)["evaluation"]
+    _, indices = best(recorded["similarity"], recorded["k"])
+    scored = torch.zeros_like(recorded["similarity"], dtype=torch.bool).scatter(1, indices, True)
+    assert torch.equal(scored, ~recorded["itm_score"].isnan())

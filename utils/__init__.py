@@ -1,0 +1,1 @@
+"""What any training project has: config loading, distributed runs, checkpoint files, logging."""

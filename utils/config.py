@@ -1,0 +1,134 @@
+"""Typed configuration from YAML: defaults < file < command line.
+
+Nothing here knows what is configured: a schema is a pydantic model that forbids unknown keys.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from utils.errors import UserError, nearest
+from utils.files import atomic_write
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """Base of all schemas: unknown keys, silent conversions and changes are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML 1.2, so that `1e-5` is a number.
+
+    Raises UserError naming `where` and the line.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = " ".join(str(error.problem or error.context or "syntax error").split())
+        raise UserError(f"{where}{line}: not valid YAML: {problem}") from None
+    except (YAMLError, ValueError) as error:
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
+    """A YAML or JSON file (JSON is YAML) as a mapping.
+
+    Raises UserError when it is missing, unreadable or no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} does not exist{similar_file(Path(path))}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path} cannot be read: {error}") from None
+    values = parse_yaml(text.replace("\t", "    "), f"{what} {path}")
+    if not isinstance(values, Mapping):
+        raise UserError(f"{what} {path} must hold `key: value` lines, not {type(values).__name__}")
+    return dict(values)
+
+
+def similar_file(path: Path) -> str:
+    """A hint at a file with a similar name beside `path`."""
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return nearest(path.name, names)
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`values` with `key.path=value` settings on top; each value is read as YAML.
+
+    Raises UserError for a setting without `=` or a path through something that has no keys.
+    """
+    result = dict(values)
+    for setting in overrides:
+        path, equals, text = setting.partition("=")
+        if not equals or not path.strip():
+            raise UserError(f"--set {setting}: write it as key.path=value, for example --set optimizer.lr=1e-4")
+        *parents, last = path.strip().split(".")
+        place = result
+        for key in parents:
+            inner = place.get(key)
+            if inner is not None and not isinstance(inner, Mapping):
+                raise UserError(f"--set {setting}: `{key}` is {inner!r} and has no keys below it")
+            place[key] = dict(inner or {})
+            place = place[key]
+        place[last] = parse_yaml(text, f"--set {setting}") if text.strip() else None
+    return result
+
+
+def validate(schema: type[Schema], values: Mapping[str, Any], where: str) -> Schema:
+    """`values` as a typed object.
+
+    Raises UserError: the first problem, with the nearest valid name, and how many more there are.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise UserError(f"{where}: {explain(schema, problems[0])}{more}") from None
+
+
+def explain(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """One pydantic problem in plain words."""
+    location = ".".join(str(part) for part in problem["loc"] if part not in UNION_TAGS)
+    given = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        parent = model_at(schema, problem["loc"][:-1])
+        name = problem["loc"][-1]
+        return f"unknown key `{location}`{nearest(name, parent.model_fields) if parent else ''}"
+    if problem["type"] == "missing":
+        return f"key `{location}` is missing"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if problem["type"] == "value_error":
+        return f"`{location}`: {message}" if location else message
+    return f"`{location}` must be {message}, not {given!r}"
+
+
+UNION_TAGS = ("int", "str", "float", "list[int]", "list[float]", "list[str]")
+
+
+def model_at(schema: type[BaseModel], location: Iterable[str | int]) -> type[BaseModel] | None:
+    """The nested schema that a problem's location points into."""
+    current: Any = schema
+    for key in location:
+        fields = getattr(current, "model_fields", {})
+        if key not in fields:
+            return None
+        annotation = fields[key].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return current
+
+
+def save_yaml(path: str | Path, config: BaseModel) -> None:
+    """Write the resolved configuration, atomically."""
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        YAML(typ="safe", pure=True).dump(config.model_dump(mode="json"), file)

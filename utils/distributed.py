@@ -1,0 +1,193 @@
+"""One code path for a CPU process, a GPU, or many under torchrun or SLURM."""
+
+import os
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import wraps
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among all: `rank` of `world`, `local_rank` on its node."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+
+def read_launch(environment: dict[str, str]) -> Launch:
+    """Place of this process from the variables of torchrun, else of SLURM, else alone."""
+    try:
+        if "RANK" in environment and "WORLD_SIZE" in environment:
+            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+            names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+        else:
+            return Launch()
+        return Launch(*(int(environment.get(name, "0")) for name in names))
+    except ValueError as error:
+        raise UserError(f"RANK, WORLD_SIZE, SLURM_PROCID and the like must be integers: {error}") from None
+
+
+def first_slurm_host(node_list: str) -> str:
+    """First host of a SLURM node list, by `scontrol` when it is there."""
+    try:
+        names = subprocess.run(
+            ["scontrol", "show", "hostnames", node_list], capture_output=True, text=True, check=True
+        ).stdout.split()
+        return names[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        raise UserError(
+            f"cannot resolve SLURM_NODELIST={node_list} with scontrol; set MASTER_ADDR to the first node"
+        ) from None
+
+
+def choose_device(name: str, launch: Launch) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this process.
+
+    Raises UserError for an unknown device or one that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is unknown; use auto, cpu, cuda or cuda:0") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:0")
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {name}: no CUDA device is visible; use --device cpu")
+    index = launch.local_rank if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this node has {torch.cuda.device_count()} CUDA devices")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def process_group(launch: Launch, device: torch.device, dist_url: str = "env://", timeout_minutes: float = 30):
+    """Join the other processes for the time of a `with` block; nothing to do when alone."""
+    if launch.world == 1:
+        yield
+        return
+    if dist_url == "env://" and "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = first_slurm_host(os.environ.get("SLURM_NODELIST", "localhost"))
+        os.environ.setdefault("MASTER_PORT", str(10_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=dist_url,
+            rank=launch.rank,
+            world_size=launch.world,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+    except (ValueError, RuntimeError) as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"process {launch.rank} cannot join the others at {dist_url}: {message}") from None
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@torch.no_grad()
+def gather_rows(rows: Tensor) -> Tensor:
+    """Concatenate equally shaped [B, ...] of all processes in rank order, without gradient."""
+    if world_size() == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def gather_ragged(rows: Tensor) -> Tensor:
+    """Concatenate [n, ...] of all processes, n differing between them, in rank order."""
+    if world_size() == 1:
+        return rows
+    counts = gather_rows(torch.tensor([rows.shape[0]], device=rows.device)).tolist()
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: rows.shape[0]] = rows
+    parts = gather_rows(padded).split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+@torch.no_grad()
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Sum over processes, in place when there are several."""
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+@torch.no_grad()
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Mean over processes, in place when there are several."""
+    return sum_over_processes(value).div_(world_size()) if world_size() > 1 else value
+
+
+def max_over_processes(value: int, device: torch.device) -> int:
+    """The greatest of an integer over processes."""
+    if world_size() == 1:
+        return value
+    holder = torch.tensor(value, device=device)
+    dist.all_reduce(holder, dist.ReduceOp.MAX)
+    return int(holder)
+
+
+def from_main(value: object) -> object:
+    """The main process's picklable `value`, on all processes."""
+    if world_size() == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
+
+
+def on_main(function):
+    """Decorator: run `function` on the main process and return its result on all.
+
+    An exception there is raised on all processes, so that none waits for the others for ever.
+    """
+
+    @wraps(function)
+    def wrapper(*args, **kwargs):
+        outcome: tuple[object, Exception | None] = (None, None)
+        if is_main():
+            try:
+                outcome = (function(*args, **kwargs), None)
+            except Exception as error:
+                outcome = (None, error)
+        result, failure = from_main(outcome)
+        if failure is not None:
+            raise failure
+        return result
+
+    return wrapper

@@ -1,0 +1,71 @@
+"""Messages on the terminal, one JSON line per epoch, TensorBoard."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.files import atomic_write
+
+
+class TqdmHandler(logging.StreamHandler):
+    """Messages that do not tear progress bars apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def set_up_logging(is_main: bool) -> None:
+    """Informative messages from the main process, warnings from all."""
+    handler = TqdmHandler()
+    handler.setFormatter(logging.Formatter("%(message)s" if is_main else "[%(process)d] %(message)s"))
+    logging.basicConfig(level=logging.INFO if is_main else logging.WARNING, handlers=[handler], force=True)
+    for noisy in ("httpx", "urllib3", "matplotlib", "filelock", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Numbers of a nested record by path: {"val": {"r1": 3}} -> {"val/r1": 3}."""
+    flat: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[prefix + key] = value
+    return flat
+
+
+class RunLog:
+    """OUTPUT/log.txt (a JSON object per epoch) and OUTPUT/tensorboard."""
+
+    def __init__(self, output: Path, first_epoch: int = 0):
+        """Records of `first_epoch` and later are dropped: a resumed run writes them again."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.path = output / "log.txt"
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if is_before(line, first_epoch)]
+            with atomic_write(self.path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept))
+        self.writer = SummaryWriter(str(output / "tensorboard"), purge_step=first_epoch)
+
+    def add(self, record: dict[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        for name, value in flatten(record).items():
+            self.writer.add_scalar(name, value, record["epoch"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def is_before(line: str, epoch: int) -> bool:
+    """Whether a log line is a whole record of an earlier epoch."""
+    try:
+        return json.loads(line)["epoch"] < epoch
+    except (ValueError, KeyError, TypeError):
+        return False

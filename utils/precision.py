@@ -1,0 +1,18 @@
+"""Numerical precision of matrix products: fp32, tf32 or bf16 (float32 parameters in all)."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+
+
+def set_precision(precision: str, device: torch.device):
+    """Choose the precision of this process; returns a function that makes an autocast context."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return partial(autocast, precision, device.type)
+
+
+def autocast(precision: str, device_type: str) -> AbstractContextManager:
+    """bf16 autocast, or nothing."""
+    return torch.autocast(device_type, torch.bfloat16) if precision == "bf16" else nullcontext()
