@@ -1,0 +1,84 @@
+"""Command line: `python -m dataset.synthetic ROOT [options]` or `--preview FILE.png [options]`."""
+
+import argparse
+import logging
+import os
+import time
+from pathlib import Path
+
+from dataset.synthetic.generate import generate
+from dataset.synthetic.options import FORMATS, PRESETS, Options, options_from, parse_size
+from dataset.synthetic.preview import write_preview
+from utils.errors import UserError, run_command_line
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options; those left out come from the preset or the defaults of `Options`."""
+    default = Options()
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset.synthetic",
+        description="Draw pedestrians with known attributes and write them in the raw form of CUHK-PEDES.",
+    )
+    add = parser.add_argument
+    add("root", nargs="?", help="folder to make; must be new, empty, or made by this program")
+    add("--preview", metavar="FILE.png", help="only draw a sheet of the first identities, captions and masks")
+    add("--preset", help=f"sizes to start from: {', '.join(PRESETS)}; other options go over it")
+    for split in ("train", "val", "test"):
+        add(
+            f"--{split}",
+            type=int,
+            metavar="N",
+            help=f"{split} identities (default {getattr(default, split)})",
+        )
+    add("--images-per-identity", type=int, metavar="N", help=f"default {default.images_per_identity}")
+    add("--captions-per-image", type=int, metavar="N", help=f"default {default.captions_per_image}")
+    add("--size", metavar="HxW", help=f"height x width in pixels (default {default.height}x{default.width})")
+    add("--seed", type=int, metavar="N", help="other seed, other people (default 0)")
+    add("--difficulty", help="how much light, blur, framing and occlusion vary: easy, normal (default), hard")
+    add(
+        "--occlusion",
+        type=float,
+        metavar="P",
+        help="probability of something in front (default by difficulty)",
+    )
+    add("--image-format", help=f"{' or '.join(FORMATS)} (default {default.image_format})")
+    add("--no-masks", dest="masks", action="store_false", default=None, help="do not write masks/")
+    add("--workers", type=int, default=available_cores(), metavar="N", help="processes (default: all cores)")
+    add("--overwrite", action="store_true", help="replace a finished benchmark of this program")
+    return parser
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. Raises UserError for bad input."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given = vars(build_parser().parse_args(arguments))
+    if given["size"] is not None:
+        given["height"], given["width"] = parse_size(given["size"])
+    options = options_from(given["preset"], given)
+    if given["preview"]:
+        write_preview(given["preview"], options)
+        print(f"wrote {given['preview']}")
+        return
+    if not given["root"]:
+        raise UserError("no folder is named; run `python -m dataset.synthetic ROOT` or add --preview FILE.png")
+    root, start = Path(given["root"]), time.perf_counter()
+    try:
+        made = generate(root, options, given["workers"], given["overwrite"])
+    except KeyboardInterrupt:
+        raise UserError(f"interrupted; run the same command again to begin {root} anew") from None
+    if not made:
+        print(f"{root} is finished already, with the same options; nothing to do")
+        return
+    seconds = time.perf_counter() - start
+    print(f"wrote {options.images} images of {options.identities} identities to {root} in {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,215 @@
+"""Draws all identities, on several processes, and writes the files in an order that is safe to interrupt.
+
+Every identity is drawn from (seed, identity) and every picture from (seed, identity, image)
+alone, so the files do not depend on the number of workers.
+"""
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import random
+import shutil
+import signal
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from dataset.synthetic.camera import encode, encode_mask
+from dataset.synthetic.captions import tokens, write_captions
+from dataset.synthetic.options import VERSION, Options
+from dataset.synthetic.person import ATTRIBUTES, Person, sample_person
+from dataset.synthetic.render import Picture, draw_picture
+from utils.errors import UserError
+from utils.files import atomic_write, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+MARKER = "synthetic.json"
+RAW, LEGEND = "reid_raw.json", "attributes.json"
+FILES_PER_FOLDER = 1000
+CHUNK = 8  # identities per task: small enough to share evenly, large enough to hide the hand-over
+
+
+def person_of(options: Options, identity: int) -> Person:
+    """The person with this number."""
+    return sample_person(random.Random(f"person/{options.seed}/{identity}"))
+
+
+def picture_of(options: Options, identity: int, image: int, person: Person) -> tuple[Picture, list[dict[str, Any]]]:
+    """One picture and its captions."""
+    rng = random.Random(f"picture/{options.seed}/{identity}/{image}")
+    size = (options.height, options.width)
+    picture = draw_picture(person, rng, size, options.nuisance, options.occlusion_share)
+    rng = random.Random(f"captions/{options.seed}/{identity}/{image}")
+    captions = write_captions(person, picture.noticed(), picture.view, picture.moving, options.captions_per_image, rng)
+    return picture, captions
+
+
+def image_name(options: Options, identity: int, image: int) -> str:
+    """Path below imgs/: split / folder of at most 1000 files / identity_image."""
+    split, place = options.split_of(identity)
+    folder = place // max(1, FILES_PER_FOLDER // options.images_per_identity)
+    return f"{split}/{folder:04d}/{identity:06d}_{image:03d}.{options.image_format}"
+
+
+def draw_identity(root: Path, options: Options, identity: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Write the images and masks of one identity; its raw entries and its attribute record."""
+    person = person_of(options, identity)
+    split, _ = options.split_of(identity)
+    entries, images = [], []
+    for image in range(options.images_per_identity):
+        name = image_name(options, identity, image)
+        picture, captions = picture_of(options, identity, image, person)
+        write_bytes(root / "imgs" / name, encode(picture.image, options.image_format, picture.camera.quality))
+        mask = str(PurePosixPath(name).with_suffix(".png"))
+        if options.masks:
+            write_bytes(root / "masks" / mask, encode_mask(picture.label))
+        texts = [caption["text"] for caption in captions]
+        entries.append({
+            "split": split, "captions": texts, "file_path": name,
+            "processed_tokens": [tokens(text) for text in texts], "id": identity,
+        })  # fmt: skip
+        images.append({
+            "file_path": name, "mask": mask if options.masks else None, "view": picture.view,
+            "moving": picture.moving, "occlusion": picture.occlusion,
+            "visible_pixels": picture.visible_pixels(),
+            "captions": [{"mentions": caption["mentions"]} for caption in captions],
+        })  # fmt: skip
+    return entries, {"id": identity, "split": split, "attributes": person.describe(), "images": images}
+
+
+def write_bytes(path: Path, contents: bytes) -> None:
+    """Write one image; raises UserError when the disk does not let it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(contents)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def draw_chunk(root: Path, options: Options, identities: range) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """`draw_identity` for several identities; what a worker is sent."""
+    return [draw_identity(root, options, identity) for identity in identities]
+
+
+def leave_interrupts_to_the_parent() -> None:
+    """Ctrl-C reaches all processes; the parent alone should answer it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def draw_all(root: Path, options: Options, workers: int) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """Results of all identities in order; only a few chunks are in memory at a time."""
+    numbers = range(1, options.identities + 1)
+    chunks = (numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK))
+    if workers == 1:
+        for chunk in chunks:
+            yield from draw_chunk(root, options, chunk)
+        return
+    # Fresh processes: a fork of a program that already runs threads can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=leave_interrupts_to_the_parent)
+    pending: deque = deque()
+    try:
+        for chunk in chunks:
+            pending.append(pool.submit(draw_chunk, root, options, chunk))
+            if len(pending) > 4 * workers:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process ended unexpectedly (out of memory?); run again with fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def generate(root: str | Path, options: Options, workers: int = 1, overwrite: bool = False) -> bool:
+    """Make the benchmark in `root`. False when it was there already, made with the same options.
+
+    The marker file comes first and reid_raw.json last, so a folder without reid_raw.json
+    is an interrupted run and is begun anew.
+
+    Raises UserError when `root` holds anything else, or a finished benchmark of other
+    options and `overwrite` is not set.
+    """
+    root = Path(root)
+    if workers < 1:
+        raise UserError(f"workers is {workers}; choose 1 or more")
+    if not claim(root, options, overwrite):
+        return False
+    with (
+        atomic_write(root / RAW) as raw_path,
+        atomic_write(root / LEGEND) as legend_path,
+        open(raw_path, "w", encoding="utf-8") as raw,
+        open(legend_path, "w", encoding="utf-8") as legend,
+    ):
+        stream(root, options, workers, raw, legend)
+    return True
+
+
+def stream(root: Path, options: Options, workers: int, raw: TextIO, legend: TextIO) -> None:
+    """Write both JSON files, one line per image or identity, as the results come in."""
+    head = {"version": VERSION, "legend": {str(n): name for n, name in enumerate(ATTRIBUTES)}}
+    legend.write(json.dumps(head)[:-1] + ', "identities": [\n')
+    raw.write("[\n")
+    comma = ""
+    with tqdm(total=options.images, unit="image", desc="drawing") as bar:
+        for entries, record in draw_all(root, options, workers):
+            raw.write(comma + ",\n".join(json.dumps(entry) for entry in entries))
+            legend.write(comma + json.dumps(record))
+            comma = ",\n"
+            bar.update(len(entries))
+    raw.write("\n]\n")
+    legend.write("\n]}\n")
+
+
+def claim(root: Path, options: Options, overwrite: bool) -> bool:
+    """Make `root` ready to be filled; False when it is finished with the same options."""
+    marker = {"made_by": "dataset.synthetic", "version": VERSION, "options": options.as_dict()}
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file; name a folder")
+    if root.is_dir() and any(root.iterdir()):
+        found = read_marker(root)
+        if (root / RAW).exists():
+            if found == marker and not overwrite:
+                return False
+            if not overwrite:
+                raise UserError(
+                    f"{root} holds a finished benchmark made with other options; name another folder or add --overwrite"
+                )
+        clear(root)
+    write_json(root / MARKER, marker, indent=2)
+    return True
+
+
+def read_marker(root: Path) -> Any:
+    """The marker of a folder that this program made; UserError for any other folder."""
+    if not (root / MARKER).is_file():
+        raise UserError(f"{root} is not empty and was not made by this program; name a new or an empty folder")
+    marker = read_json(root / MARKER, "marker file")
+    if not isinstance(marker, dict) or marker.get("made_by") != "dataset.synthetic":
+        raise UserError(f"{root / MARKER} was not written by this program; name a new or an empty folder")
+    return marker
+
+
+def clear(root: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else; reid_raw.json first, as it vouches for the rest."""
+    try:
+        for name in (RAW, LEGEND):
+            (root / name).unlink(missing_ok=True)
+            for left in root.glob(f".{name}.*.tmp"):
+                left.unlink()
+        for folder in ("imgs", "masks"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(root / folder)
+    except OSError as error:
+        raise UserError(f"cannot clear the earlier benchmark in {root}: {error}") from error
+    if (root / "processed_data").exists():
+        logger.warning("%s is of the earlier benchmark; prepare it again", root / "processed_data")

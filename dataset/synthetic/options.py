@@ -1,0 +1,115 @@
+"""What is to be made, validated before anything is written."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from utils.errors import UserError, nearest
+
+VERSION = 1  # raise it when the same options no longer give the same files
+NUISANCE = {"easy": 0.4, "normal": 1.0, "hard": 1.7}
+OCCLUSION = {"easy": 0.05, "normal": 0.15, "hard": 0.4}
+FORMATS = ("jpg", "png")
+SPLITS = ("train", "val", "test")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"train": 8, "val": 4, "test": 4, "images_per_identity": 2, "height": 96, "width": 48},
+    "demo": {"train": 1000, "val": 100, "test": 150, "images_per_identity": 4, "height": 128, "width": 64},
+    "full": {"train": 11003, "val": 1000, "test": 1000, "images_per_identity": 3},
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides the contents of the benchmark.
+
+    train, val, test: identities; height, width: pixels; occlusion: probability that
+    something stands in front of the person, None = by difficulty.
+
+    Raises UserError for values that make no sense.
+    """
+
+    train: int = 200
+    val: int = 20
+    test: int = 50
+    images_per_identity: int = 4
+    captions_per_image: int = 2
+    height: int = 192
+    width: int = 96
+    seed: int = 0
+    difficulty: str = "normal"
+    occlusion: float | None = None
+    masks: bool = True
+    image_format: str = "jpg"
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("train", 0, 10**6), ("val", 0, 10**6), ("test", 0, 10**6), ("images_per_identity", 1, 1000),
+            ("captions_per_image", 1, 20), ("height", 32, 1024), ("width", 16, 1024), ("seed", 0, 2**63),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UserError(f"{name.replace('_', ' ')} is {value}; choose a number from {low} to {high}")
+        if self.train + self.val + self.test == 0:
+            raise UserError("no identities are asked for; set train, val or test above 0")
+        if not 0.25 <= self.width / self.height <= 2:
+            raise UserError(
+                f"size {self.height}x{self.width} is no shape for a person; "
+                "give HEIGHTxWIDTH such as 192x96, with a width from a quarter to twice the height"
+            )
+        if self.difficulty not in NUISANCE:
+            hint, known = nearest(self.difficulty, NUISANCE), ", ".join(NUISANCE)
+            raise UserError(f"difficulty '{self.difficulty}' is unknown{hint}; choose from {known}")
+        if self.occlusion is not None and not 0 <= self.occlusion <= 1:
+            raise UserError(f"occlusion is {self.occlusion}; it is a probability, choose from 0 to 1")
+        if self.image_format not in FORMATS:
+            raise UserError(f"image format '{self.image_format}' is unknown; choose from {', '.join(FORMATS)}")
+
+    @property
+    def nuisance(self) -> float:
+        """How strongly light, blur, noise and framing vary; 1 is normal."""
+        return NUISANCE[self.difficulty]
+
+    @property
+    def occlusion_share(self) -> float:
+        """The probability that something stands in front of the person."""
+        return OCCLUSION[self.difficulty] if self.occlusion is None else self.occlusion
+
+    @property
+    def identities(self) -> int:
+        """Identities of all splits together."""
+        return self.train + self.val + self.test
+
+    @property
+    def images(self) -> int:
+        """Images of all splits together."""
+        return self.identities * self.images_per_identity
+
+    def split_of(self, identity: int) -> tuple[str, int]:
+        """Split of an identity (numbered from 1 over all splits) and its place in the split, from 0."""
+        place = identity - 1
+        for split in SPLITS:
+            if place < getattr(self, split):
+                return split, place
+            place -= getattr(self, split)
+        raise ValueError(f"identity {identity} is beyond the {self.identities} identities")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the marker file."""
+        return asdict(self)
+
+
+def options_from(preset: str | None, given: dict[str, Any]) -> Options:
+    """A preset with everything in `given` that is not None put over it."""
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"preset '{preset}' is unknown{nearest(preset, PRESETS)}; choose from {', '.join(PRESETS)}")
+    names = {field.name for field in fields(Options)}
+    chosen = {name: value for name, value in given.items() if name in names and value is not None}
+    return Options(**(PRESETS.get(preset or "", {}) | chosen))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`192x96` -> (192, 96), height first."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"size '{text}' is not understood; give HEIGHTxWIDTH in pixels, such as 192x96")
+    return int(parts[0]), int(parts[1])

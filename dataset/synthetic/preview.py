@@ -1,0 +1,93 @@
+"""A contact sheet: pictures of a few identities with their captions and mask overlays."""
+
+import colorsys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dataset.synthetic.generate import person_of, picture_of
+from dataset.synthetic.options import Options
+from dataset.synthetic.person import ATTRIBUTES
+from utils.errors import UserError
+from utils.files import atomic_write
+
+PAPER, INK = (250, 250, 248), (30, 30, 30)
+
+
+def mask_colours() -> np.ndarray:
+    """One bright colour per attribute [C, 3] uint8; the background is black."""
+    hues = [(k * 0.381966) % 1 for k in range(len(ATTRIBUTES))]
+    colours = [[round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.85, 1.0)] for hue in hues]
+    return np.array([[0, 0, 0], *colours[1:]], np.uint8)
+
+
+def overlay(image: Image.Image, label: np.ndarray) -> Image.Image:
+    """The picture in grey with every attribute of `label` [H, W] in its colour."""
+    grey = np.asarray(image.convert("L"), np.float32)[..., None]
+    colour = mask_colours()[label]
+    mixed = np.where(label[..., None] > 0, 0.35 * grey + 0.65 * colour, 0.6 * grey)
+    return Image.fromarray(mixed.astype(np.uint8), "RGB")
+
+
+def draw_identity_row(options: Options, identity: int, columns: int) -> Image.Image:
+    """Pictures above their overlays, and the captions of the pictures below."""
+    height, width = options.height, options.width
+    person = person_of(options, identity)
+    lines = []
+    row = Image.new("RGB", (columns * width, 2 * height), PAPER)
+    for image in range(columns):
+        picture, captions = picture_of(options, identity, image, person)
+        row.paste(picture.image, (image * width, 0))
+        row.paste(overlay(picture.image, picture.label), (image * width, height))
+        lines += [f"{image + 1}: {caption['text']}" for caption in captions[:1]]
+    return with_text(row, [f"identity {identity}", *lines])
+
+
+def with_text(picture: Image.Image, lines: list[str]) -> Image.Image:
+    """`picture` with wrapped `lines` below it."""
+    font = ImageFont.load_default(10)
+    wrapped = [part for line in lines for part in textwrap.wrap(line, max(24, picture.width // 5))]
+    sheet = Image.new("RGB", (picture.width, picture.height + 12 * len(wrapped) + 10), PAPER)
+    sheet.paste(picture)
+    draw = ImageDraw.Draw(sheet)
+    for k, line in enumerate(wrapped):
+        draw.text((3, picture.height + 3 + 12 * k), line, fill=INK, font=font)
+    return sheet
+
+
+def legend_strip(width: int) -> Image.Image:
+    """The colours of the overlays with their attribute names."""
+    strip = Image.new("RGB", (width, 34), PAPER)
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(10)
+    x, y = 4, 3
+    for number, name in enumerate(ATTRIBUTES[1:], start=1):
+        if x > width - 70:
+            x, y = 4, y + 15
+        draw.rectangle((x, y, x + 10, y + 10), fill=tuple(int(c) for c in mask_colours()[number]))
+        draw.text((x + 13, y), name, fill=INK, font=font)
+        x += 72
+    return strip
+
+
+def write_preview(path: str | Path, options: Options, identities: int = 8, across: int = 4) -> None:
+    """Write the sheet of the first `identities` of the benchmark that `options` would make, as PNG.
+
+    Raises UserError when the name does not end in .png or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"preview {path} is not a .png file; name one that ends in .png")
+    columns = min(options.images_per_identity, 4)
+    rows = [draw_identity_row(options, k, columns) for k in range(1, min(identities, options.identities) + 1)]
+    gap, wide = 8, rows[0].width
+    tall = max(row.height for row in rows)
+    down = -(-len(rows) // across)
+    across = min(across, len(rows))
+    sheet = Image.new("RGB", (across * (wide + gap), down * (tall + gap) + 34), PAPER)
+    for k, row in enumerate(rows):
+        sheet.paste(row, ((k % across) * (wide + gap), (k // across) * (tall + gap)))
+    sheet.paste(legend_strip(sheet.width), (0, sheet.height - 34))
+    with atomic_write(path) as temporary:
+        sheet.save(temporary, "PNG")
