@@ -1,0 +1,140 @@
+"""What training and evaluation read: a list of images with their captions."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataset.csv_rows import read_csv_records
+from dataset.image_files import missing_images, normalise
+from dataset.raw import SPLITS, Problem, Record, read_json_records
+from dataset.validate import check_duplicate_images, check_identity_types
+from utils.errors import UserError, nearest
+
+logger = logging.getLogger(__name__)
+
+CSV_SUFFIXES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image with its captions; `image` is relative to the image root."""
+
+    image: str
+    identity: int | str
+    captions: tuple[str, ...]
+
+
+def load_annotations(path: str | os.PathLike, split: str | None = None) -> list[Entry]:
+    """The entries of a JSON file (processed form) or a CSV file, in file order.
+
+    A JSON file is one split and is used whole, whatever split its entries carry, so that
+    a published `train.json` may serve as validation file. A CSV file with a `split`
+    column gives the rows of `split`, or all rows when `split` is None; one without the
+    column gives all rows. Identities of a CSV file are strings.
+
+    Raises UserError naming the file and the place when it is missing or holds anything
+    invalid, when one image has two identities, or when nothing is left.
+    """
+    path = Path(path)
+    if split is not None and split not in SPLITS:
+        raise UserError(f"split '{split}' is not known{nearest(split, SPLITS)}; use {', '.join(SPLITS)}")
+    suffix = path.suffix.lower()
+    if suffix in CSV_SUFFIXES:
+        records, problems = read_csv_records(path)
+    elif suffix == ".json":
+        records, problems = read_json_records(path, with_split=False)
+    else:
+        raise UserError(f"annotation file {path} must end in .json or .csv")
+    problems += check_identity_types(records) + _conflicting_identities(records)
+    if problems:
+        raise UserError(f"annotation file {path}, {problems[0]}{_and_more(len(problems) - 1)}")
+    if repeated := check_duplicate_images(records):
+        logger.warning("%s: %s%s", path, repeated[0], _and_more(len(repeated) - 1))
+    records = _select(path, records, split)
+    return [Entry(record.image, record.identity, record.captions) for record in records]
+
+
+def _select(path: Path, records: list[Record], split: str | None) -> list[Record]:
+    """The records of `split`. Raises UserError when there are none."""
+    if not records:
+        raise UserError(
+            f"annotation file {path} holds no entries; name another file (prepare a data set that has "
+            "no validation split with --val-identities N)"
+        )
+    if split is None or all(record.split is None for record in records):
+        return records
+    selected = [record for record in records if record.split == split]
+    if not selected:
+        present = ", ".join(sorted({record.split for record in records if record.split}))
+        raise UserError(f"annotation file {path} has no rows of split '{split}', only of {present}")
+    return selected
+
+
+def _conflicting_identities(records: Sequence[Record]) -> list[Problem]:
+    """Images that are listed under two identities."""
+    first: dict[str, Record] = {}
+    problems = []
+    for record in records:
+        if record.image is None or record.identity is None:
+            continue
+        earlier = first.setdefault(normalise(record.image), record)
+        if earlier.identity != record.identity:
+            what = f"identity {record.identity!r}, but {earlier.identity!r} in {earlier.where}"
+            problems.append(Problem("conflicting identities", record.where, what))
+    return problems
+
+
+def _and_more(count: int) -> str:
+    if count <= 0:
+        return ""
+    return f" (and {count} more problem{'s' if count > 1 else ''})"
+
+
+def summarise(entries: Sequence[Entry]) -> dict[str, int | float]:
+    """Counts of identities, images and captions, captions per image and words per caption (means)."""
+    captions = [caption for entry in entries for caption in entry.captions]
+    words = sum(len(caption.split()) for caption in captions)
+    return {
+        "identities": len({entry.identity for entry in entries}),
+        "images": len(entries),
+        "captions": len(captions),
+        "captions_per_image": len(captions) / len(entries) if entries else 0.0,
+        "words_per_caption": words / len(captions) if captions else 0.0,
+    }
+
+
+def check_images(entries: Sequence[Entry], image_root: str | os.PathLike) -> None:
+    """Raise one UserError with the count and the first few of the images that are not files."""
+    if not Path(image_root).is_dir():
+        raise UserError(f"image folder {image_root} does not exist")
+    missing = missing_images((entry.image for entry in entries), image_root)
+    if missing:
+        some = ", ".join(f"{image} ({reason})" for image, reason in list(missing.items())[:3])
+        raise UserError(
+            f"{len(missing)} of {len(entries)} images are missing in {image_root}: "
+            f"{some}{', ...' if len(missing) > 3 else ''}"
+        )
+
+
+def check_disjoint(
+    train: Sequence[Entry], other: Sequence[Entry], names: tuple[str, str] = ("train", "test")
+) -> list[str]:
+    """Warnings when two files share identities or images; `names` are those of the two files.
+
+    The integer 17 of a benchmark and the string "17" of one's own CSV file need not be one
+    person and are not compared.
+    """
+    identities = {entry.identity for entry in train} & {entry.identity for entry in other}
+    images = {normalise(entry.image) for entry in train} & {normalise(entry.image) for entry in other}
+    return _shared("identities", identities, names) + _shared("images", images, names)
+
+
+def _shared(what: str, shared: set, names: tuple[str, str]) -> list[str]:
+    """A warning with the count and the first three, or none."""
+    if not shared:
+        return []
+    some = ", ".join(map(str, sorted(shared, key=lambda value: (str(type(value)), value))[:3]))
+    dots = ", ..." if len(shared) > 3 else ""
+    return [f"{len(shared)} of the {what} of {names[1]} also stand in {names[0]} ({some}{dots})"]

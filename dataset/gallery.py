@@ -1,0 +1,124 @@
+"""Images and captions of an evaluation split, in blocks that do not depend on the processes.
+
+Letters: B images of a block, T text tokens.
+
+A block is always the same images in the same order, whoever works on it, so that results
+are the same for any number of processes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.annotations import Entry
+from dataset.batch import TextTokens, normalise
+from dataset.captions import clean_caption
+from dataset.images import load_image
+from dataset.tokens import CaptionTokenizer, pad_batch
+from utils.errors import UserError
+
+
+def blocks_of(count: int, size: int) -> list[range]:
+    """0..count-1 in runs of `size`, the last one shorter."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Queries: token ids of each caption [CLS] ... [SEP], and what padding looks like."""
+
+    ids: list[list[int]]
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def tokens(self, places: Sequence[int]) -> TextTokens:
+        """The captions at `places`, padded to the longest of them."""
+        return TextTokens(*pad_batch([self.ids[place] for place in places], self.pad))
+
+
+@dataclass(frozen=True)
+class EvaluationSplit:
+    """Gallery images and the captions that search them.
+
+    identities are renumbered so that equal ones have equal numbers: image_identity [G],
+    caption_identity [C], int64. texts: the captions as written.
+    """
+
+    images: list[str]
+    image_root: Path
+    image_identity: Tensor
+    texts: list[str]
+    caption_identity: Tensor
+    identities: list[int | str]
+    captions: Captions
+
+
+def make_split(
+    entries: Sequence[Entry], image_root: str | Path, tokenizer: CaptionTokenizer, max_words: int
+) -> EvaluationSplit:
+    """Every image once as gallery, every caption as query; captions keep `max_words` word pieces.
+
+    Raises UserError when there is no caption.
+    """
+    numbers: dict[int | str, int] = {}
+    image_identity = [numbers.setdefault(entry.identity, len(numbers)) for entry in entries]
+    pairs = [(text, n) for entry, n in zip(entries, image_identity, strict=True) for text in entry.captions]
+    if not pairs:
+        raise UserError("the evaluation split holds no captions")
+    ids = [tokenizer.encode(clean_caption(text, max_words), max_words).ids for text, _ in pairs]
+    return EvaluationSplit(
+        images=[entry.image for entry in entries],
+        image_root=Path(image_root),
+        image_identity=torch.tensor(image_identity),
+        texts=[text for text, _ in pairs],
+        caption_identity=torch.tensor([number for _, number in pairs]),
+        identities=list(numbers),
+        captions=Captions(ids, tokenizer.special.pad),
+    )
+
+
+class ImageBlocks(Dataset[Tensor | UserError]):
+    """Blocks of images by place: uint8 [B, 3, H, W]."""
+
+    def __init__(self, split: EvaluationSplit, blocks: Sequence[Sequence[int]], size: tuple[int, int]):
+        self.split, self.blocks, self.size = split, blocks, size
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, number: int) -> Tensor | UserError:
+        # returned, not raised: a loader would bury the message in a worker's traceback
+        try:
+            paths = (self.split.image_root / self.split.images[place] for place in self.blocks[number])
+            return torch.stack([load_image(path, self.size) for path in paths])
+        except UserError as error:
+            return error
+
+
+def load_blocks(
+    split: EvaluationSplit,
+    blocks: Sequence[Sequence[int]],
+    size: tuple[int, int],
+    device: torch.device,
+    workers: int,
+) -> Iterator[Tensor]:
+    """Normalised images [B, 3, H, W] of each block, on `device`, prepared ahead by workers.
+
+    Raises UserError naming an image that cannot be read.
+    """
+    loader = DataLoader(
+        ImageBlocks(split, blocks, size),
+        batch_size=None,
+        num_workers=min(workers, len(blocks)),
+        pin_memory=device.type == "cuda",
+    )
+    for images in loader:
+        if isinstance(images, UserError):
+            raise images
+        yield normalise(images.to(device, non_blocking=True))

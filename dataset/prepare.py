@@ -1,0 +1,296 @@
+"""Turn a data set as published into train.json, val.json and test.json, or list all that is wrong with it.
+
+    python -m dataset.prepare NAME ROOT [options]
+
+Nothing is written unless everything is fine, and then all three files are.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dataset.annotations import Entry, summarise
+from dataset.csv_rows import read_csv_records
+from dataset.raw import SPLITS, Problem, Record, read_json_records
+from dataset.validate import check_image_files, check_records, warn_records
+from utils.errors import UserError, nearest, run_command_line
+from utils.files import atomic_write
+
+SHOWN_PER_KIND = 20
+REPORT_TITLE = "Annotation report of "
+
+
+@dataclass(frozen=True)
+class Format:
+    """Where a data set keeps its annotations, and the key of the image path in them."""
+
+    name: str
+    file: str
+    image_key: str = "file_path"
+
+
+FORMATS = (
+    Format("CUHK-PEDES", "reid_raw.json"),
+    Format("ICFG-PEDES", "ICFG-PEDES.json"),
+    Format("RSTPReid", "data_captions.json", image_key="img_path"),
+    Format("CSV", "annotations.csv"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check and convert one data set; 0 on success. Raises UserError, after listing the problems."""
+    options = _parse_arguments(arguments)
+    data_format = find_format(options.name)
+    root = Path(options.directory, options.root)
+    source = _find_source(root, data_format)
+    output = root / "processed_data"
+    report = Path(options.directory, options.report) if options.report else None
+    _check_output_folder(output)
+    if report:
+        _check_report_path(report)
+
+    records, problems, warnings = inspect(source, data_format, root / "imgs", options)
+    _show("problem", problems)
+    _show("warning", warnings)
+    if report:
+        _write_report(report, source, problems, warnings)
+    if problems:
+        rest = f"; {report} lists them all" if report else "; --report FILE lists them all"
+        plural = "s" if len(problems) > 1 else ""
+        raise UserError(f"{len(problems)} problem{plural} in {source}, nothing was written{rest}")
+
+    splits = divide(records)
+    if options.val_identities is not None:
+        splits = hold_out_identities(splits, options.val_identities, options.seed)
+    _warn_empty_splits(splits)
+    write_splits(splits, output)
+    print(summary_table(splits))
+    print(f"written: {output}{os.sep}{{{','.join(SPLITS)}}}.json")
+    return 0
+
+
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    names = ", ".join(data_format.name for data_format in FORMATS)
+    parser = argparse.ArgumentParser(
+        prog="data_process",
+        description="Check a data set and write ROOT/processed_data/{train,val,test}.json.",
+    )
+    parser.add_argument("name", metavar="NAME", help=f"{names} (CSV: your own ROOT/annotations.csv)")
+    parser.add_argument("root", metavar="ROOT", help="its folder: the annotation file and imgs/")
+    parser.add_argument("--val-identities", type=int, metavar="N",
+                        help="hold out N training identities when there is no validation split")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=42, help="chooses the held out identities (default: 42)")
+    parser.add_argument("--decode", choices=("quick", "full"), default="quick",
+                        help="full: decode every pixel, and compare the images with each other")  # fmt: skip
+    parser.add_argument("--skip-images", action="store_true", help="do not look at the image files")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
+    parser.add_argument("--report", metavar="FILE", help="write all problems and warnings to FILE")
+    parser.add_argument("--directory", metavar="DIR", default=".",
+                        help="where a relative ROOT and FILE start from (default: here)")  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.skip_images and options.decode == "full":
+        raise UserError("--skip-images and --decode full exclude each other; give one of them")
+    for option in ("val_identities", "workers"):
+        value = getattr(options, option)
+        if value is not None and value < 1:
+            raise UserError(f"--{option.replace('_', '-')} must be at least 1, found {value}")
+    return options
+
+
+def find_format(name: str) -> Format:
+    """The format of a name in any case, hyphens optional. Raises UserError naming the nearest."""
+
+    def plain(text: str) -> str:
+        return "".join(filter(str.isalnum, text)).lower()
+
+    by_name = {data_format.name.lower(): data_format for data_format in FORMATS}
+    for data_format in FORMATS:
+        if plain(name) == plain(data_format.name):
+            return data_format
+    hint = nearest(name.lower(), by_name)
+    for lower, data_format in by_name.items():
+        hint = hint.replace(f"'{lower}'", f"'{data_format.name}'")
+    known = ", ".join(data_format.name for data_format in FORMATS)
+    raise UserError(f"data set '{name}' is not known{hint}; use one of {known}")
+
+
+def _find_source(root: Path, data_format: Format) -> Path:
+    """The annotation file. Raises UserError that says what was found in its place."""
+    if not root.is_dir():
+        raise UserError(f"data set folder {root} does not exist")
+    source = root / data_format.file
+    if source.exists():
+        return source
+    for other in FORMATS:
+        if (root / other.file).exists():
+            raise UserError(f"{source} does not exist, but {other.file} does: is the data set {other.name}?")
+    for nested in sorted(root.glob(f"*/{data_format.file}")):
+        raise UserError(f"{source} does not exist, but {nested} does: give {nested.parent} as ROOT")
+    raise UserError(f"{source} does not exist; put the annotations of {data_format.name} there")
+
+
+def inspect(
+    source: Path, data_format: Format, image_root: Path, options: argparse.Namespace
+) -> tuple[list[Record], list[Problem], list[Problem]]:
+    """(records, problems, warnings) of a whole data set in one pass."""
+    if data_format.file.endswith(".csv"):
+        records, problems = read_csv_records(source, split_required=True)
+    else:
+        records, problems = read_json_records(source, data_format.image_key)
+    if not records and not problems:
+        raise UserError(f"annotation file {source} holds no entries")
+    problems += check_records(records)
+    warnings = warn_records(records)
+    if not options.skip_images:
+        full = options.decode == "full"
+        if image_root.is_dir():
+            found = check_image_files(records, image_root, full, options.workers)
+        else:
+            found = ([Problem("missing image", "", f"image folder {image_root} does not exist")], [])
+        problems += found[0]
+        warnings += found[1]
+    return records, problems, warnings
+
+
+def divide(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Split -> its records in file order; every split is present."""
+    splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
+    for record in records:
+        splits[record.split].append(record)
+    return splits
+
+
+def hold_out_identities(splits: dict[str, list[Record]], count: int, seed: int) -> dict[str, list[Record]]:
+    """Move `count` training identities, chosen by `seed` alone, to the validation split.
+
+    Raises UserError when there is a validation split or too few training identities.
+    """
+    if splits["val"]:
+        raise UserError("the data set has a validation split; leave --val-identities out")
+    identities = sorted({record.identity for record in splits["train"]}, key=lambda i: (str(type(i)), i))
+    if count >= len(identities):
+        raise UserError(f"--val-identities {count} leaves nothing of {len(identities)} training identities")
+    held_out = set(random.Random(seed).sample(identities, count))
+    return {
+        **splits,
+        "train": [record for record in splits["train"] if record.identity not in held_out],
+        "val": [replace(record, split="val") for record in splits["train"] if record.identity in held_out],
+    }
+
+
+def _warn_empty_splits(splits: dict[str, list[Record]]) -> None:
+    advice = {
+        "val": "run again with --val-identities N to hold out N training identities, "
+        "or let training choose its best epoch on test",
+    }
+    for name, records in splits.items():
+        if not records:
+            hint = f"; {advice[name]}" if name in advice else ""
+            print(f"warning: the data set has no {name} split, {name}.json is an empty list{hint}",
+                  file=sys.stderr)  # fmt: skip
+
+
+def write_splits(splits: dict[str, list[Record]], folder: Path) -> None:
+    """Write SPLIT.json for every split; none is replaced before all are on disk.
+
+    Raises UserError when the folder cannot be written.
+    """
+    with contextlib.ExitStack() as moves:
+        for name, records in splits.items():
+            temporary = moves.enter_context(atomic_write(folder / f"{name}.json"))
+            entries = [
+                {
+                    "split": record.split,
+                    "captions": list(record.captions),
+                    "file_path": record.image,
+                    "id": record.identity,
+                }
+                for record in records
+            ]
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(json.dumps(entries, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a full disk must show before the first file is replaced
+
+
+def summary_table(splits: dict[str, list[Record]]) -> str:
+    """One row per split, then all of them."""
+    every = [record for records in splits.values() for record in records]
+    lines = [
+        f"{'split':<6}{'identities':>12}{'images':>9}{'captions':>10}{'captions/image':>16}{'words/caption':>15}"
+    ]
+    for name, records in {**splits, "all": every}.items():
+        row = summarise([Entry(record.image, record.identity, record.captions) for record in records])
+        lines.append(
+            f"{name:<6}{row['identities']:>12}{row['images']:>9}{row['captions']:>10}"
+            f"{row['captions_per_image']:>16.2f}{row['words_per_caption']:>15.1f}"
+        )
+    return "\n".join(lines)
+
+
+def _grouped(name: str, findings: Sequence[Problem], limit: int | None) -> list[str]:
+    """Lines: for each kind a headline with its count, then its findings up to `limit`."""
+    groups: dict[str, list[Problem]] = defaultdict(list)
+    for finding in findings:
+        groups[finding.kind].append(finding)
+    lines = []
+    for kind, members in groups.items():
+        lines.append(f"{name}: {kind} ({len(members)})")
+        lines += [f"  {finding}" for finding in members[:limit]]
+        if limit is not None and len(members) > limit:
+            lines.append(f"  ... and {len(members) - limit} more")
+    return lines
+
+
+def _show(name: str, findings: Sequence[Problem]) -> None:
+    for line in _grouped(name, findings, SHOWN_PER_KIND):
+        print(line, file=sys.stderr)
+
+
+def _check_output_folder(folder: Path) -> None:
+    """Raise UserError, before the long pass, when something stands where the files must go."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; move it away")
+    for name in SPLITS:
+        if (folder / f"{name}.json").is_dir():
+            raise UserError(f"{folder / f'{name}.json'} is a folder; move it away")
+
+
+def _check_report_path(report: Path) -> None:
+    """Raise UserError unless `report` is free or an earlier report, which may be replaced."""
+    if not report.exists():
+        ancestor = next(parent for parent in report.parents if parent.exists())
+        if not ancestor.is_dir():
+            raise UserError(f"report {report} cannot be written: {ancestor} is not a folder")
+        return
+    try:
+        with open(report, "rb") as file:
+            is_report = file.read(len(REPORT_TITLE)) == REPORT_TITLE.encode()
+    except OSError as error:
+        raise UserError(f"report {report} cannot be written: {error.strerror}") from None
+    if not is_report:
+        raise UserError(f"{report} exists and is not a report of this command; name another file")
+
+
+def _write_report(
+    report: Path, source: Path, problems: Sequence[Problem], warnings: Sequence[Problem]
+) -> None:
+    lines = [
+        f"{REPORT_TITLE}{source}",
+        f"{len(problems)} problems, {len(warnings)} warnings",
+        *_grouped("problem", problems, None),
+        *_grouped("warning", warnings, None),
+    ]
+    with atomic_write(report) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Check a data set and write ROOT/processed_data/{train,val,test}.json.
+#   bash shell/data_process.sh NAME ROOT [options]     NAME: CUHK-PEDES, ICFG-PEDES, RSTPReid or CSV
+# MARS_ENV names the virtual environment to use; without it, .venv beside the repository's files.
+set -euo pipefail
+
+caller_directory=$PWD   # a relative ROOT starts here
+repository=$(cd "$(dirname "$0")/.." && pwd)
+source "$repository/shell/common.sh"
+ensure_environment
+cd "$repository"
+exec "$PYTHON" -m dataset.prepare --directory "$caller_directory" "$@"

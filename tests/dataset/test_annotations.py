@@ -1,0 +1,209 @@
+"""Reading of prepared JSON and of CSV, hand-checkable cases."""
+
+import json
+import logging
+
+import pytest
+
+from dataset.annotations import (
+    Entry,
+    check_disjoint,
+    check_images,
+    load_annotations,
+    summarise,
+)
+from utils.errors import UserError
+
+HEADER = "image,identity,caption,split\n"
+
+
+def json_entry(image="a.jpg", identity=1, captions=("a man",), **others):
+    return {"split": "train", "captions": list(captions), "file_path": image, "id": identity, **others}
+
+
+def write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def error_of(path, **options):
+    with pytest.raises(UserError) as caught:
+        load_annotations(path, **options)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+def test_json_is_read_in_file_order(tmp_path):
+    path = write(tmp_path / "train.json", [json_entry("b.jpg", 2, ["x y", "z"]), json_entry("a.jpg", "k")])
+    assert load_annotations(path) == [Entry("b.jpg", 2, ("x y", "z")), Entry("a.jpg", "k", ("a man",))]
+
+
+def test_json_is_never_filtered_by_split(tmp_path):
+    # a published train.json may serve as validation file on purpose
+    path = write(tmp_path / "train.json", [json_entry("a.jpg"), json_entry("b.jpg", split="nonsense")])
+    assert len(load_annotations(path, split="val")) == 2
+
+
+def test_json_accepts_img_path_and_needs_no_split(tmp_path):
+    path = write(tmp_path / "x.json", [{"img_path": "a.jpg", "id": 3, "captions": ["red coat"]}])
+    assert load_annotations(path) == [Entry("a.jpg", 3, ("red coat",))]
+
+
+def test_json_with_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([json_entry()]), encoding="utf-8-sig")
+    assert len(load_annotations(path)) == 1
+
+
+def test_first_problem_is_named_and_the_rest_counted(tmp_path):
+    entries = [json_entry(), json_entry("b.jpg", True), json_entry("c.jpg", 3, []), json_entry("../d.jpg")]
+    message = error_of(write(tmp_path / "x.json", entries))
+    assert "entry 2 (b.jpg): 'id' must be an integer" in message and "2 more problems" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("", "is empty"),
+        ("[{]", "not valid JSON"),
+        ("{}", "must hold a list"),
+        ("[]", "holds no entries"),
+        ("[3]", "must be an object"),
+        ('[{"img_path": "a.jpg", "id": NaN, "captions": ["a"]}]', "NaN"),
+        ('[{"file_path": "a.jpg", "id": 1, "captions": ["\\ud800 man"]}]', "surrogate"),
+        ('[{"file_path": "a\\u0000.jpg", "id": 1, "captions": ["a man"]}]', "NUL"),
+        ("[" * 100_000, "not valid JSON"),
+        ('[{"file_path": "a.jpg", "id": ' + "9" * 5000 + ', "captions": ["a"]}]', "x.json"),
+        ('[{"file_path": "a.jpg", "id": ' + "9" * 30 + ', "captions": ["a"]}]', "64 bits"),
+    ],
+)
+def test_bad_json_is_one_clear_line(tmp_path, content, part):
+    assert part in error_of(write(tmp_path / "x.json", content))
+
+
+def test_bad_files_are_one_clear_line(tmp_path):
+    (tmp_path / "x.json").write_bytes(b'["\xff\xfe"]')
+    assert "not UTF-8" in error_of(tmp_path / "x.json")
+    assert "does not exist" in error_of(tmp_path / "absent.json")
+    assert ".json or .csv" in error_of(write(tmp_path / "x.txt", "[]"))
+    (tmp_path / "folder.json").mkdir()
+    assert "cannot be read" in error_of(tmp_path / "folder.json")
+
+
+def test_identities_that_only_look_alike_are_refused(tmp_path):
+    message = error_of(write(tmp_path / "x.json", [json_entry("a.jpg", 1), json_entry("b.jpg", "1")]))
+    assert "identity is written 1 in entry 1" in message and "'1' in entry 2" in message
+
+
+def test_one_image_with_two_identities_is_refused(tmp_path):
+    message = error_of(write(tmp_path / "x.json", [json_entry("a.jpg", 1), json_entry("./a.jpg", 2)]))
+    assert "identity 2, but 1 in entry 1" in message
+
+
+def test_repeated_image_is_kept_with_a_warning(tmp_path, caplog):
+    path = write(tmp_path / "x.json", [json_entry("a.jpg"), json_entry("a.jpg")])
+    with caplog.at_level(logging.WARNING):
+        assert len(load_annotations(path)) == 2
+    assert "already listed in entry 1" in caplog.text
+
+
+def test_csv_rows_of_one_image_are_merged_in_file_order(tmp_path):
+    rows = 'a.jpg, 7, "a man, tall", train\nb.jpg,8,a girl,train\na.jpg,7,"says ""hi""",train\n'
+    entries = load_annotations(write(tmp_path / "x.csv", HEADER + rows))
+    assert entries == [Entry("a.jpg", "7", ("a man, tall", 'says "hi"')), Entry("b.jpg", "8", ("a girl",))]
+
+
+def test_csv_split_selects_rows(tmp_path):
+    path = write(tmp_path / "x.csv", HEADER + "a.jpg,1,a man,train\nb.jpg,2,a girl,Test\n")
+    assert [entry.image for entry in load_annotations(path, split="test")] == ["b.jpg"]
+    assert len(load_annotations(path)) == 2
+    assert "no rows of split 'val', only of test, train" in error_of(path, split="val")
+    with pytest.raises(UserError, match="did you mean 'train'"):
+        load_annotations(path, split="trian")
+
+
+def test_csv_without_split_column_is_used_whole(tmp_path):
+    path = write(tmp_path / "x.csv", "caption,image,identity\na man,a.jpg,1\n")
+    assert load_annotations(path, split="test") == [Entry("a.jpg", "1", ("a man",))]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_csv_delimiter_is_taken_from_the_header(tmp_path, delimiter):
+    header = delimiter.join(["image", "identity", "caption"])
+    row = delimiter.join(["a.jpg", "1", "a man, tall, in red, with a bag"])
+    path = tmp_path / "x.csv"
+    path.write_bytes(f"\ufeff{header}\r\n{row}\r\n\r\n".encode())
+    assert load_annotations(path) == [Entry("a.jpg", "1", ("a man, tall, in red, with a bag",))]
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("", ["is empty"]),
+        (HEADER, ["holds no entries"]),
+        ("image,identity,captions\na,1,x\n", ["row 1", "no column 'caption' (did you mean 'captions'?)"]),
+        ("image,image,identity,caption\n", ["names 'image' twice"]),
+        (HEADER + "a.jpg,1,a man,train\nb.jpg,2,a man, tall,train\n", ["row 3", "5 cells", "double quotes"]),
+        (HEADER + "a.jpg,1,a man\n", ["row 2", "3 cells"]),
+        (HEADER + "a.jpg,,a man,train\n", ["row 2", "identity is an empty cell"]),
+        (HEADER + ",1,a man,train\n", ["row 2", "image path '' is empty"]),
+        (HEADER + "a.jpg,1, ...,train\n", ["row 2", "no words"]),
+        (HEADER + "a.jpg,1,a man,tran\n", ["row 2", "did you mean 'train'?"]),
+        (HEADER + "C:/a.jpg,1,a man,train\n", ["row 2", "absolute"]),
+        (HEADER + "x\\a.jpg,1,a man,train\n", ["row 2", "write /"]),
+        (HEADER + "a.jpg,1,x,train\na.jpg,2,y,train\n", ["row 3", "identity '2', row 2 (a.jpg) gives '1'"]),
+        (HEADER + "a.jpg,1,x,train\na.jpg,1,y,test\n", ["row 3", "gives split 'test'"]),
+        (HEADER + 'a.jpg,1,"a man,train\n', ["row 2", "double quotes"]),
+        (HEADER + "a.jpg,1,..,train\n\nb.jpg,2,..,train\n", ["row 2", "1 more problem)"]),
+    ],
+)
+def test_bad_csv_names_file_and_row(tmp_path, content, parts):
+    message = error_of(write(tmp_path / "x.csv", content))
+    assert all(part in message for part in parts), message
+
+
+def test_csv_row_numbers_are_those_of_a_spreadsheet(tmp_path):
+    # row 2 spans two lines of the file, row 3 is blank
+    content = HEADER + 'a.jpg,1,"a man\nin red",train\n\nb.jpg,2,?,train\n'
+    assert "row 4" in error_of(write(tmp_path / "x.csv", content))
+
+
+def test_summary_counts_by_hand():
+    entries = [Entry("a", 1, ("one two", "one")), Entry("b", 1, ("one two three",)), Entry("c", 2, ("four",))]
+    assert summarise(entries) == {
+        "identities": 2,
+        "images": 3,
+        "captions": 4,
+        "captions_per_image": pytest.approx(4 / 3),
+        "words_per_caption": pytest.approx(7 / 4),
+    }
+    assert summarise([])["words_per_caption"] == 0.0
+
+
+def test_missing_images_are_counted_and_named(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "A.jpg").touch()
+    (tmp_path / "b.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
+    check_images([Entry("./b.jpg", 1, ()), Entry("x/A.jpg", 1, ())], tmp_path)
+    entries = [Entry(name, 1, ()) for name in ("b.jpg", "x/a.jpg", "y/c.jpg", "folder.jpg", "no.jpg")]
+    with pytest.raises(UserError, match=r"4 of 5 images are missing") as caught:
+        check_images(entries, tmp_path)
+    assert "x/a.jpg (the file is named 'A.jpg')" in str(caught.value)
+    with pytest.raises(UserError, match=r"image folder .* does not exist"):
+        check_images(entries, tmp_path / "absent")
+
+
+def test_shared_identities_and_images_are_warned_about():
+    train = [Entry("a", 1, ()), Entry("b", 2, ())]
+    assert check_disjoint(train, [Entry("c", 3, ())], ("train", "val")) == []
+    warnings = check_disjoint(train, [Entry("a", 2, ())], ("train", "val"))
+    assert warnings == [
+        "1 of the identities of val also stand in train (2)",
+        "1 of the images of val also stand in train (a)",
+    ]
+
+
+def test_identities_of_different_types_are_not_compared():
+    assert check_disjoint([Entry("a", 1, ())], [Entry("b", "1", ())]) == []

@@ -1,0 +1,344 @@
+"""Preparation of data sets with and without planted defects; images are a few pixels large."""
+
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from dataset.image_files import image_fault
+from dataset.prepare import find_format, main
+from utils.errors import UserError
+
+RAW = {
+    "CUHK-PEDES": ("reid_raw.json", "file_path"),
+    "ICFG-PEDES": ("ICFG-PEDES.json", "file_path"),
+    "RSTPReid": ("data_captions.json", "img_path"),
+}
+SPLITS = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+
+
+def picture(seed, kind="JPEG", size=(16, 32)):
+    """The bytes of a small image that differs with `seed`."""
+    image = Image.effect_noise(size, 40 + seed).convert("RGB")
+    image.putpixel((0, 0), (seed % 256, 0, 0))
+    content = io.BytesIO()
+    image.save(content, kind)
+    return content.getvalue()
+
+
+class DataSet:
+    """A clean raw data set: eight identities with two images each; tests spoil parts of it."""
+
+    def __init__(self, root, name):
+        self.root, self.name = root, name
+        self.file, self.key = RAW[name]
+        self.entries = [
+            {
+                "split": split,
+                "captions": [f"A man in a red coat {identity}.", "He walks."],
+                self.key: f"cam{view}/{identity:04d}_{view}.jpg",
+                "id": identity,
+                "processed_tokens": [["a", "man"]],
+            }
+            for identity, split in enumerate(SPLITS)
+            for view in (1, 2)
+        ]
+        for number, entry in enumerate(self.entries):
+            self.put(entry[self.key], picture(number))
+
+    def put(self, image, content):
+        path = self.root / "imgs" / image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def add(self, **fields):
+        """A new clean test entry with its own identity and image, changed by `fields`; None drops a key."""
+        number = len(self.entries)
+        image = f"more/{number}.png"
+        self.put(image, picture(number, "PNG"))
+        entry = {"split": "test", "captions": ["A girl."], self.key: image, "id": 1000 + number}
+        fields = {self.key if key == "image" else key: value for key, value in fields.items()}
+        entry = {key: value for key, value in {**entry, **fields}.items() if value is not None}
+        self.entries.append(entry)
+        return f"entry {number + 1}"
+
+    def run(self, *options):
+        (self.root / self.file).write_text(json.dumps(self.entries), encoding="utf-8")
+        return main([self.name, str(self.root), *options])
+
+    def result(self, split):
+        return json.loads((self.root / "processed_data" / f"{split}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=list(RAW))
+def data(request, tmp_path):
+    return DataSet(tmp_path, request.param)
+
+
+@pytest.fixture
+def cuhk(tmp_path):
+    return DataSet(tmp_path, "CUHK-PEDES")
+
+
+@pytest.mark.parametrize("decode", ["quick", "full"])
+def test_clean_data_is_converted_without_a_false_alarm(data, capsys, decode):
+    assert data.run("--decode", decode) == 0
+    shown = capsys.readouterr()
+    assert "problem" not in shown.err and "warning" not in shown.err
+    assert [len(data.result(split)) for split in ("train", "val", "test")] == [8, 4, 4]
+    assert data.result("train")[0] == {
+        "split": "train",
+        "captions": ["A man in a red coat 0.", "He walks."],
+        "file_path": "cam1/0000_1.jpg",
+        "id": 0,
+    }
+    table = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines() if line}
+    # (7 + 2) / 2 words per caption
+    assert table["train"] == ["4", "8", "16", "2.00", "4.5"]
+    assert table["all"] == ["8", "16", "32", "2.00", "4.5"]
+
+
+def plant_defects(data):
+    """Spoil the data in every way; kind -> places that must be named with it."""
+    places = {
+        "identity in several splits": ["identity 0"],
+        "wrong type": [
+            data.add(id=True), data.add(id=1.5), data.add(captions="A girl."), data.add(captions=[1]),
+            data.add(split=3), data.add(image=7),
+        ],
+        "missing key": [data.add(**{key: None}) for key in ("id", "captions", "split", "image")],
+        "unknown split": [data.add(split="tset")],
+        "no captions": [data.add(captions=[])],
+        "empty caption": [data.add(captions=["A girl.", " \t"]), data.add(captions=["-- ?!"])],
+        "bad image path": [data.add(image="/a.jpg"), data.add(image="../a.jpg"), data.add(image="a\\b.jpg")],
+        "not a number": [data.add(processed_tokens=[float("nan")])],
+        "bad text": [data.add(captions=["\ud800 girl"])],
+        "missing image": [data.add(image="more/none.jpg"), data.add(image="nowhere/none.jpg")],
+        "duplicate image": [
+            data.add(image="cam1/0007_1.jpg", id=7), data.add(image="./cam2/0007_2.jpg", id=7),
+        ],
+        "ambiguous identity": ["identity is written 6"],
+    }  # fmt: skip
+    data.add(id=0)
+    data.add(id="6")
+    unreadable = {"empty.jpg": b"", "text.jpg": b"not an image", "half.jpg": picture(1)[:-40]}
+    unreadable["half.png"] = picture(2, "PNG")[:-40]
+    for image, content in unreadable.items():
+        data.put(image, content)
+    places["unreadable image"] = [data.add(image=image) for image in unreadable]
+    return places
+
+
+def test_every_planted_defect_is_found_in_one_pass(data, capsys):
+    places = plant_defects(data)
+    with pytest.raises(UserError) as caught:
+        data.run()
+    groups = {}
+    for line in capsys.readouterr().err.splitlines():
+        if line.startswith("problem: "):
+            kind, count = line.removeprefix("problem: ").rsplit(" ", 1)
+            groups[kind] = [int(count.strip("()"))]
+        elif line.startswith("  "):
+            groups[kind].append(line.strip())
+    assert groups.keys() == places.keys()
+    for kind, expected in places.items():
+        count, *lines = groups[kind]
+        assert count == len(expected) == len(lines), (kind, lines)
+        for place, line in zip(sorted(expected), sorted(lines), strict=True):
+            assert line.startswith((place + " ", place + ":")), (kind, place, line)
+    total = sum(map(len, places.values()))
+    assert str(caught.value).startswith(f"{total} problems in ")
+    assert not (data.root / "processed_data").exists()
+
+
+def test_failure_leaves_earlier_results_untouched(cuhk):
+    cuhk.run()
+    folder = cuhk.root / "processed_data"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    cuhk.add(captions=[])
+    with pytest.raises(UserError, match="1 problem in"):
+        cuhk.run()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_no_file_is_replaced_when_one_cannot_be_written(cuhk, monkeypatch):
+    cuhk.run()
+    cuhk.add()
+    before = cuhk.result("test")
+
+    synced = []
+
+    def disk_full(descriptor):
+        synced.append(descriptor)
+        if len(synced) > 1:  # the first file still fits
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dataset.prepare.os.fsync", disk_full)
+    with pytest.raises(UserError, match="No space left"):
+        cuhk.run()
+    assert cuhk.result("test") == before
+    assert len(list((cuhk.root / "processed_data").iterdir())) == 3
+
+
+def test_something_in_the_way_of_the_output_is_explained(cuhk):
+    output = cuhk.root / "processed_data"
+    output.write_text("mine")
+    with pytest.raises(UserError, match="is not a folder"):
+        cuhk.run()
+    assert output.read_text() == "mine"
+    output.unlink()
+    (output / "val.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"val\.json is a folder"):
+        cuhk.run()
+
+
+def test_long_groups_are_cut_but_the_report_holds_all(cuhk, capsys, tmp_path):
+    for _ in range(25):
+        cuhk.add(captions=[])
+    report = tmp_path / "report.txt"
+    for _ in range(2):  # a report may replace a report
+        with pytest.raises(UserError, match="lists them all"):
+            cuhk.run("--skip-images", "--report", str(report))
+    shown = capsys.readouterr().err
+    assert "no captions (25)" in shown and "... and 5 more" in shown
+    assert report.read_text(encoding="utf-8").count("empty list of captions") == 25
+
+
+def test_report_never_replaces_another_file(cuhk):
+    with pytest.raises(UserError, match="is not a report"):
+        cuhk.run("--report", str(cuhk.root / cuhk.file))
+    with pytest.raises(UserError, match="is not a folder"):
+        cuhk.run("--report", str(cuhk.root / cuhk.file / "new" / "report.txt"))
+    assert json.loads((cuhk.root / cuhk.file).read_text()) == cuhk.entries
+
+
+def test_skip_images_reads_no_file(cuhk):
+    cuhk.put("cam1/0000_1.jpg", b"")
+    (cuhk.root / "imgs" / "cam1" / "0001_1.jpg").unlink()
+    assert cuhk.run("--skip-images") == 0
+    with pytest.raises(UserError, match="2 problems"):
+        cuhk.run()
+
+
+def drop_validation(data):
+    data.entries = [entry for entry in data.entries if entry["split"] != "val"]
+
+
+def test_missing_validation_split_is_empty_with_advice(cuhk, capsys):
+    drop_validation(cuhk)
+    cuhk.run()
+    assert cuhk.result("val") == [] and "--val-identities N" in capsys.readouterr().err
+
+
+def test_held_out_identities_move_whole_and_depend_on_the_seed_alone(cuhk):
+    drop_validation(cuhk)
+
+    def held_out(seed):
+        cuhk.run("--val-identities", "2", "--seed", str(seed))
+        train, val = ({entry["id"] for entry in cuhk.result(split)} for split in ("train", "val"))
+        assert len(val) == 2 and train | val == {0, 1, 2, 3} and not train & val
+        assert len(cuhk.result("val")) == 4 and {entry["split"] for entry in cuhk.result("val")} == {"val"}
+        return val
+
+    first = [held_out(seed) for seed in range(6)]
+    cuhk.entries.reverse()
+    assert [held_out(seed) for seed in range(6)] == first
+    assert any(chosen != first[0] for chosen in first)
+
+
+def test_holding_out_is_refused_where_it_makes_no_sense(cuhk):
+    with pytest.raises(UserError, match="has a validation split"):
+        cuhk.run("--val-identities", "1")
+    drop_validation(cuhk)
+    with pytest.raises(UserError, match="leaves nothing of 4"):
+        cuhk.run("--val-identities", "4")
+    with pytest.raises(UserError, match="at least 1"):
+        cuhk.run("--val-identities", "0")
+
+
+def test_oddities_are_warnings(cuhk, capsys):
+    twin = (cuhk.root / "imgs" / "cam1" / "0007_1.jpg").read_bytes()
+    cuhk.put("twin.jpg", twin)
+    cuhk.put("cam1/0006_1.jpg", (cuhk.root / "imgs" / "cam2" / "0006_2.jpg").read_bytes())  # same identity
+    cuhk.put("CAM1/0007_1.jpg", picture(99))
+    cuhk.add(image="twin.jpg")
+    cuhk.add(image="CAM1/0007_1.jpg", captions=["A girl.", "A girl."])
+    assert cuhk.run("--decode", "full") == 0
+    shown = capsys.readouterr().err
+    for kind in ("same picture, different identities", "similar image path", "repeated caption"):
+        assert f"warning: {kind} (1)" in shown
+
+
+def test_csv_of_ones_own_is_prepared(tmp_path):
+    (tmp_path / "imgs").mkdir()
+    for number, name in enumerate(("a.jpg", "b.jpg", "c.jpg")):
+        (tmp_path / "imgs" / name).write_bytes(picture(number))
+    rows = ["image,identity,caption,split", "a.jpg,1,a man,train", "a.jpg,1,in red,train"]
+    rows += ["b.jpg,x,a girl,val", "c.jpg,y,a boy,test"]
+    (tmp_path / "annotations.csv").write_text("\n".join(rows), encoding="utf-8")
+    assert main(["csv", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "processed_data" / "train.json").read_text())
+    assert written == [{"split": "train", "captions": ["a man", "in red"], "file_path": "a.jpg", "id": "1"}]
+    (tmp_path / "annotations.csv").write_text("image,identity,caption\na.jpg,1,a man\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no column 'split'"):
+        main(["csv", str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["cuhk-pedes", "CUHK_PEDES", "CuhkPedes"])
+def test_names_in_any_case(name):
+    assert find_format(name).name == "CUHK-PEDES"
+
+
+@pytest.mark.parametrize(
+    ("name", "close"), [("cuhk", "CUHK-PEDES"), ("RSTP-Ried", "RSTPReid"), ("icfg", "ICFG-PEDES")]
+)
+def test_wrong_name_gets_the_nearest(name, close):
+    with pytest.raises(UserError, match=f"did you mean '{close}'"):
+        find_format(name)
+
+
+def test_wrong_folders_are_explained(cuhk):
+    cuhk.run()
+    with pytest.raises(UserError, match="is the data set CUHK-PEDES"):
+        main(["RSTPReid", str(cuhk.root)])
+    with pytest.raises(UserError, match=r"give .* as ROOT"):
+        main(["CUHK-PEDES", str(cuhk.root.parent)])
+    with pytest.raises(UserError, match=r"folder .* does not exist"):
+        main(["CUHK-PEDES", str(cuhk.root / "absent")])
+
+
+def test_relative_root_starts_from_the_given_directory(cuhk, monkeypatch):
+    (cuhk.root / cuhk.file).write_text(json.dumps(cuhk.entries))
+    monkeypatch.chdir("/")
+    assert main(["CUHK-PEDES", cuhk.root.name, "--directory", str(cuhk.root.parent)]) == 0
+    assert len(cuhk.result("test")) == 4
+
+
+def decodes(content):
+    try:
+        Image.open(io.BytesIO(content)).load()
+    except Exception:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
+def test_quick_check_finds_every_truncation_that_decoding_finds(kind):
+    """The quick check against its plain twin, decoding, for cuts everywhere in the file."""
+    content = picture(3, kind, (24, 48))
+    assert image_fault(content) is None
+    for length in [*range(0, len(content) - 16, 7), *range(len(content) - 16, len(content))]:
+        cut = content[:length]
+        assert image_fault(cut) is not None or decodes(cut), length
+        assert (image_fault(cut) is None) == (image_fault(cut, full=True) is None), length
+
+
+def test_thumbnail_does_not_hide_a_truncated_jpeg():
+    # the header carries a whole JPEG, end marker included, after its first segment of 18 bytes
+    thumbnail = b"Exif\0\0" + picture(1)
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    content = picture(2)
+    content = content[:20] + segment + content[20:]
+    assert image_fault(content) is None
+    assert image_fault(content[:-30]) is not None
