@@ -1,0 +1,105 @@
+"""Training curves: every loss, the learning rate and the validation metrics over the epochs."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from evaluation.metrics import METRIC_NAMES, STAGE_NAMES
+from utils.files import atomic_write
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # told apart by colour-blind readers too
+PANELS_IN_A_ROW = 4
+DASHES = {"stage1": "--", "reranked": "-"}
+
+Epochs = Sequence[Mapping[str, Any]]
+Lines = list[tuple[str, list[float], list[float], dict]]  # label, epochs, values, line style
+
+
+def has_curves(epoch: Mapping[str, Any]) -> bool:
+    """True where the record of an epoch holds anything that is drawn."""
+    return bool(epoch.get("train") or epoch.get("val")) or epoch.get("lr") is not None
+
+
+def draw_curves(epochs: Epochs, path: str | os.PathLike, title: str = "") -> None:
+    """Draw the epochs of a log, in ascending order, into a PNG file of one panel per quantity.
+
+    An epoch has `epoch`, and any of `train` (losses by name), `lr` and `val` (metrics in per cent
+    by stage). Raises UserError when the file cannot be written.
+    """
+    panels = [(f"loss: {name}", "loss", lines) for name, lines in _loss_lines(epochs).items()]
+    panels.append(("learning rate", "learning rate", _single_line(epochs, "lr")))
+    panels += [(f"validation: {stage}", "per cent", lines) for stage, lines in _metric_lines(epochs).items()]
+    panels = [panel for panel in panels if panel[2]]
+    rows = math.ceil(len(panels) / PANELS_IN_A_ROW)
+    # A figure of its own, not pyplot: no global state, no window, whatever backend is set.
+    figure = Figure(figsize=(4 * PANELS_IN_A_ROW, 3 * max(rows, 1)), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)
+    figure.suptitle(title, parse_math=False)
+    for number, (name, unit, lines) in enumerate(panels):
+        _draw_panel(figure.add_subplot(rows, PANELS_IN_A_ROW, number + 1), name, unit, lines)
+    with atomic_write(path) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)
+
+
+def _draw_panel(axes: Axes, title: str, unit: str, lines: Lines) -> None:
+    """One quantity over the epochs; a single epoch is a dot."""
+    for label, epochs, values, style in lines:
+        axes.plot(epochs, values, marker="o", markersize=3, linewidth=1.6, label=label, **style)
+    axes.set_title(title, parse_math=False)
+    axes.set(xlabel="epoch", ylabel=unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if unit == "learning rate":
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    if len(lines) > 1:
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}  # never on top of a line
+        axes.legend(frameon=False, fontsize="small", ncols=3 if len(lines) > 4 else 2, **below)
+
+
+def _loss_lines(epochs: Epochs) -> dict[str, Lines]:
+    """The lines of each loss panel: the total first, then the losses in the order of the log."""
+    names = dict.fromkeys(name for epoch in epochs for name in epoch.get("train", {}))
+    ordered = sorted(names, key=lambda name: name != "total")
+    return {name: _single_line([*_pick(epochs, "train")], name) for name in ordered}
+
+
+def _metric_lines(epochs: Epochs) -> dict[str, Lines]:
+    """The lines of each validation panel: the metrics of stage 1 and of the re-ranked result.
+
+    R@1 and mAP of both stages share the first panel: they say what re-ranking brings.
+    """
+    validated = [*_pick(epochs, "val")]
+    lines: dict[str, Lines] = {"R@1 and mAP": []}
+    for stage, stage_name in STAGE_NAMES.items():
+        records = [{"epoch": record["epoch"], **record.get(stage, {})} for record in validated]
+        for color, metric in zip(COLORS, ("r1", "mAP"), strict=False):
+            style = {"color": color, "linestyle": DASHES[stage]}
+            label = f"{METRIC_NAMES[metric]} {stage_name}"
+            lines["R@1 and mAP"] += _single_line(records, metric, label, style)
+        lines[stage_name] = [
+            line
+            for color, (metric, name) in zip(COLORS, METRIC_NAMES.items(), strict=True)
+            for line in _single_line(records, metric, name, {"color": color})
+        ]
+    return lines
+
+
+def _pick(epochs: Epochs, key: str) -> list[dict[str, Any]]:
+    """The records under `key`, with their epoch, of the epochs that have one."""
+    return [{**epoch[key], "epoch": epoch["epoch"]} for epoch in epochs if epoch.get(key)]
+
+
+def _single_line(records: Epochs, name: str, label: str = "", style: dict | None = None) -> Lines:
+    """The line of one value over the records that have it; no line when none has."""
+    points = [(record["epoch"], record[name]) for record in records if record.get(name) is not None]
+    if not points:
+        return []
+    x, y = map(list, zip(*points, strict=True))
+    return [(label, x, y, style or {"color": COLORS[0]})]

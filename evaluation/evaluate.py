@@ -1,0 +1,61 @@
+"""Evaluates a model on a split and leaves metrics and rankings."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from dataset.gallery import EvaluationSplit
+from evaluation.metrics import format_table
+from evaluation.ranking import Setting, StageResult, rank_split, summarise_stages
+from models.person_search import PersonSearchModel
+from utils.distributed import is_main
+from utils.files import atomic_write, write_json
+
+logger = logging.getLogger(__name__)
+
+Metrics = dict[str, dict[str, float | int]]
+
+
+def evaluate(
+    model: PersonSearchModel,
+    split: EvaluationSplit,
+    setting: Setting,
+    output: Path | None = None,
+    with_mean_precision: bool = True,
+) -> Metrics:
+    """Metrics by stage, on all processes; with `output`, metrics.json and rankings.npz are written there.
+
+    with_mean_precision: report mAP and mINP beside R@k.
+    """
+    results = rank_split(model, split, setting)
+    metrics = summarise_stages(results, split)
+    if not with_mean_precision:
+        metrics = {s: {k: v for k, v in m.items() if k not in ("mAP", "mINP")} for s, m in metrics.items()}
+    if is_main():
+        logger.info("%s", format_table(metrics))
+        if output is not None:
+            write_json(output / "metrics.json", metrics, indent=2)
+            write_rankings(output / "rankings.npz", results, split)
+    return metrics
+
+
+def write_rankings(path: Path, results: dict[str, StageResult], split: EvaluationSplit) -> None:
+    """Best K images of each caption by stage, with what is needed to look at them.
+
+    Arrays: captions, caption_identities [C], image_paths, image_identities [G], image_root,
+    STAGE_indices and STAGE_scores [C, K], best first.
+    """
+    names = np.array([str(identity) for identity in split.identities])
+    arrays = {
+        "captions": np.array(split.texts),
+        "caption_identities": names[split.caption_identity.numpy()],
+        "image_paths": np.array(split.images),
+        "image_identities": names[split.image_identity.numpy()],
+        "image_root": np.array(str(split.image_root.resolve())),
+    }
+    for stage, result in results.items():
+        arrays[f"{stage}_indices"] = result.indices.cpu().numpy()
+        arrays[f"{stage}_scores"] = result.scores.cpu().numpy()
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)

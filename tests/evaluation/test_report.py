@@ -1,0 +1,282 @@
+"""The report of an output folder: what is on the page, and what bad files say."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.curves import draw_curves
+from evaluation.report import choose_queries, main, write_report
+from evaluation.results import read_log, read_metrics, read_rankings
+from utils.errors import UserError, run_command_line
+
+CAPTIONS = ["<script>alert(1)</script> & a red coat", "a man in black", "穿红色外套的女人", ""]
+METRICS = {"r1": 77.625, "r5": 90.0, "r10": 94.27, "mAP": 71.41, "mINP": 50.0, "captions": 4, "images": 6}
+
+
+def epoch(number, **more):
+    train = {"cl": 7.0 - number, "pitm": 0.6, "total": 9.0}
+    return {"epoch": number, "steps": 10, "train": train, "lr": 1e-5, "seconds": 90.0, **more}
+
+
+def write_log(folder, *records):
+    (folder / "log.txt").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def rankings_arrays(image_root):
+    """Four captions, six images of three identities; the first two captions are hits."""
+    final = np.array([[0, 1, 2], [2, 4, 3], [0, 4, 1], [5, 2, 3]])
+    return {
+        "captions": np.array(CAPTIONS),
+        "caption_identities": np.array(["a", "b", "c", "nobody"]),
+        "image_paths": np.array([f"camera/{number}.png" for number in range(6)]),
+        "image_identities": np.array(["a", "a", "b", "b", "c", "c"]),
+        "stage1_indices": final[:, ::-1].copy(),
+        "stage1_scores": np.full((4, 3), 0.25, dtype=np.float32),
+        "reranked_indices": final,
+        "reranked_scores": np.full((4, 3), 1.5, dtype=np.float32),
+        "image_root": np.array(str(image_root)),
+    }
+
+
+@pytest.fixture
+def output(tmp_path):
+    """An output folder with all three files."""
+    folder, images = tmp_path / "run<1>", tmp_path / "images"
+    (images / "camera").mkdir(parents=True)
+    folder.mkdir()
+    for number in range(6):
+        Image.new("RGB", (20, 50), (40 * number, 0, 0)).save(images / "camera" / f"{number}.png")
+    write_log(folder, epoch(0), epoch(1, val={"stage1": METRICS, "reranked": METRICS}))
+    (folder / "metrics.json").write_text(json.dumps({"stage1": {**METRICS, "r1": 60}, "reranked": METRICS}))
+    np.savez(folder / "rankings.npz", **rankings_arrays(images))
+    return folder
+
+
+@pytest.fixture
+def evaluated(output):
+    """The same of a run that was evaluated only: no log, so no curves to wait for."""
+    (output / "log.txt").unlink()
+    return output
+
+
+class Page(HTMLParser):
+    """Tags, text and image sources of a page; fails on tags that do not nest."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.open, self.text, self.sources = [], [], "", []
+        self.feed(Path(path).read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes).get("class")))
+        if tag == "img":
+            self.sources.append(dict(attributes)["src"])
+        elif tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_report_has_all_parts(output):
+    folder = write_report(output)
+    assert folder == output / "report"
+    assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "index.html", "rankings.png"]
+    page = Page(folder / "index.html")
+    for text in ("run<1>", "77.62", "60.00", "71.41", "re-ranked", "2 epochs, 0 h 03 min", "4 of 4 captions"):
+        assert text in page.text
+    assert [kind for tag, kind in page.tags if tag == "article"] == ["hit", "hit", "miss", "miss"]
+
+
+def test_the_page_is_self_contained(output):
+    page = Page(write_report(output) / "index.html")
+    # curves; per caption 3 + 3 ranked images; right images 2 + 2 + 2 + none
+    assert len(page.sources) == 1 + 4 * 6 + 6
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    first = base64.b64decode(page.sources[1].partition("base64,")[2])
+    assert first[:2] == b"\xff\xd8" and len(first) < 10_000  # a JPEG thumbnail
+
+
+def test_captions_are_escaped_and_complete(evaluated):
+    page = Page(write_report(evaluated) / "index.html")
+    for caption in CAPTIONS:
+        assert caption in page.text
+    assert "(empty caption)" in page.text
+
+
+def test_each_image_is_marked_by_its_identity(evaluated):
+    text = Page(write_report(evaluated) / "index.html").text
+    first, second, third, last = re.split(r"identity (?=\w+ · first right image: )", text)[1:]
+    assert first.startswith("a · first right image: rank 2 (stage 1), rank 1 (re-ranked)✓ 1.500✓ 1.500✗")
+    assert second.startswith("b · first right image: rank 1 (stage 1), rank 1 (re-ranked)✓ 1.500✗ 1.500✓")
+    assert third.startswith("c · first right image: rank 2 (stage 1), rank 2 (re-ranked)✗ 1.500✓ 1.500✗")
+    assert "nobody · first right image: not among those kept" in "identity " + last
+    assert "Right images" not in last
+
+
+@pytest.mark.parametrize("kept", ["log.txt", "metrics.json", "rankings.npz"])
+def test_any_one_file_is_enough(output, kept):
+    for name in {"log.txt", "metrics.json", "rankings.npz"} - {kept}:
+        (output / name).unlink()
+    folder = write_report(output)
+    heads = {"log.txt": "Training", "metrics.json": "Metrics", "rankings.npz": "Rankings"}
+    page = Page(folder / "index.html")
+    assert [head for head in heads.values() if head in page.text] == [heads[kept]]
+    assert (folder / "curves.png").exists() == (kept == "log.txt")
+    assert (folder / "rankings.png").exists() == (kept == "rankings.npz")
+
+
+def test_an_empty_log_draws_no_curves(output):
+    write_log(output)
+    assert not (write_report(output) / "curves.png").exists()
+
+
+def test_no_captions_and_no_candidates(evaluated):
+    arrays = rankings_arrays(evaluated)
+    stages = ("stage1_indices", "stage1_scores", "reranked_indices", "reranked_scores")
+    np.savez(evaluated / "rankings.npz", **{**arrays, **{name: arrays[name][:, :0] for name in stages}})
+    assert "4 whose first image is wrong" in Page(write_report(evaluated) / "index.html").text
+    rows = (*stages, "captions", "caption_identities")
+    np.savez(evaluated / "rankings.npz", **{**arrays, **{name: arrays[name][:0] for name in rows}})
+    assert "Rankings" not in Page(write_report(evaluated) / "index.html").text
+
+
+def test_a_run_without_reranking(evaluated):
+    arrays = {name: value for name, value in rankings_arrays(evaluated).items() if "reranked" not in name}
+    np.savez(evaluated / "rankings.npz", **arrays)
+    text = Page(write_report(evaluated) / "index.html").text
+    assert "0.250" in text and "1.500" not in text
+
+
+def test_moved_images_are_named_or_found_again(evaluated, tmp_path, caplog):
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    write_report(evaluated)
+    assert "--image_root" in caplog.text
+    caplog.clear()
+    write_report(evaluated, image_root=tmp_path / "elsewhere")
+    assert caplog.text == ""
+
+
+def test_writing_again_gives_the_same_report(output):
+    before = (write_report(output) / "index.html").read_bytes()
+    assert (write_report(output) / "index.html").read_bytes() == before
+
+
+def test_queries_mix_hits_and_misses_in_proportion():
+    hits = np.arange(1000) % 4 != 0  # R@1 75 %
+    chosen = choose_queries(hits, 8)
+    assert len(set(chosen)) == 8 and chosen == sorted(chosen)
+    assert hits[chosen].sum() == 6
+    assert chosen == choose_queries(hits, 8) != choose_queries(hits, 8, seed=1)
+
+
+def test_rare_hits_and_rare_misses_are_shown():
+    rare = np.arange(1000) == 77
+    assert 77 in choose_queries(rare, 8)
+    assert 77 in choose_queries(~rare, 8)
+    assert choose_queries(np.ones(3, bool), 8) == [0, 1, 2]
+    assert choose_queries(np.zeros(0, bool), 8) == []
+
+
+def test_log_epochs_are_ordered_and_the_last_line_of_an_epoch_counts(tmp_path):
+    write_log(tmp_path, epoch(1), epoch(2), epoch(0), epoch(1, lr=3.0))
+    records = read_log(tmp_path / "log.txt")
+    assert [(record["epoch"], record["lr"]) for record in records] == [(0, 1e-5), (1, 3.0), (2, 1e-5)]
+
+
+def test_a_cut_off_last_line_is_left_out(tmp_path, caplog):
+    write_log(tmp_path, epoch(0))
+    with open(tmp_path / "log.txt", "a") as file:
+        file.write('{"epoch": 1, "tra')
+    assert len(read_log(tmp_path / "log.txt")) == 1
+    assert "cut off" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", "{}", '{"epoch": "0"}', '{"epoch": 0, "train": {"cl": ""}}', '{"epoch": 0, "val": 3}'],
+)
+def test_a_damaged_log_line_is_named(tmp_path, line):
+    (tmp_path / "log.txt").write_text(line + "\n" + json.dumps(epoch(1)) + "\n")
+    with pytest.raises(UserError, match=r"line 1 of .*log\.txt"):
+        read_log(tmp_path / "log.txt")
+
+
+def test_diverged_losses_and_missing_values_are_drawn(tmp_path):
+    records = [epoch(0), {"epoch": 1, "train": {"cl": float("nan"), "mae": None}}, {"epoch": 2, "val": None}]
+    write_log(tmp_path, *records)
+    draw_curves(read_log(tmp_path / "log.txt"), tmp_path / "curves.png", "a $broken^ title")
+    assert Image.open(tmp_path / "curves.png").size[0] > 1000
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"stage1": 3}', '{"stage1": {"r1": "x"}}', "{"])
+def test_damaged_metrics_are_refused(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json"):
+        read_metrics(tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"captions": np.array(["one"])},
+        {"image_identities": np.array(["a"])},
+        {"reranked_indices": np.full((4, 3), 6)},
+        {"stage1_indices": np.full((4, 3), -1)},
+        {"stage1_indices": np.zeros((4, 3))},
+        {"stage1_scores": np.zeros((4, 2))},
+        {"captions": np.array([{}] * 4, dtype=object)},
+        {"image_root": None},
+    ],
+)
+def test_damaged_rankings_are_refused_and_nothing_is_written(output, change):
+    arrays = {**rankings_arrays(output), **change}
+    np.savez(output / "rankings.npz", **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(UserError, match=r"rankings\.npz"):
+        write_report(output)
+    assert not (output / "report").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04broken"])
+def test_a_broken_archive_is_refused(tmp_path, content):
+    (tmp_path / "rankings.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"rankings\.npz"):
+        read_rankings(tmp_path / "rankings.npz")
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match=r"none of log\.txt"):
+            write_report(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [{"queries": 0}, {"queries": 10**6}, {"seed": -1}])
+def test_options_out_of_range_are_refused(output, option):
+    with pytest.raises(UserError, match="must be"):
+        write_report(output, **option)
+
+
+def test_the_command_line_prints_the_table(evaluated, capsys):
+    main([str(evaluated), "--queries", "2"])
+    printed = capsys.readouterr().out
+    assert "77.62" in printed and str(evaluated / "report" / "index.html") in printed
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_command_line(lambda: main([str(tmp_path)]))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
