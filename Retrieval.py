@@ -1,0 +1,414 @@
+"""Trains and evaluates text-based person search: the one driver.
+
+    python Retrieval.py --config configs/PS_cuhk_pedes.yaml --output_dir output/cuhk --checkpoint ALBEF.pth
+    python Retrieval.py --config ... --output_dir ... --checkpoint output/cuhk/checkpoint_best.pth --evaluate
+    torchrun --nproc_per_node 4 Retrieval.py ...
+"""
+
+import argparse
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.schema import Config, load_config, require_files
+from dataset.annotations import Entry, check_disjoint, check_images, load_annotations
+from dataset.attributes import cached_attributes, parse_attributes
+from dataset.batch import TrainBatch
+from dataset.captions import clean_caption
+from dataset.gallery import EvaluationSplit
+from dataset.tokens import CaptionTokenizer
+from dataset.training import BatchPlan, TrainLoader, TrainSet
+from evaluation.evaluate import Metrics, evaluate
+from evaluation.loading import FROM_CAPTIONS, evaluation_setting, open_model, open_split, open_tokenizer
+from models.draws import RandomDraws, StepNoise
+from models.inspection import count_parameters, estimate_memory
+from models.person_search import PersonSearchModel
+from models.released import load_language_model, load_weights, require_trained
+from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.config import save_yaml
+from utils.distributed import barrier, choose_device, is_main, on_main, process_group, rank, read_launch, world_size
+from utils.errors import UserError, run_command_line
+from utils.logs import RunLog, set_up_logging
+from utils.optimization import LearningRate, make_optimizer
+from utils.precision import set_precision
+from utils.training import Step, StepRules, run_epoch, wrap
+
+logger = logging.getLogger("Retrieval")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train and evaluate text-based person search.")
+    parser.add_argument("--config", default="configs/PS_cuhk_pedes.yaml", help="YAML file")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE", dest="overrides",
+                        help="settings on top of the YAML file, such as optimizer.lr=1e-4")
+    parser.add_argument("--output_dir", type=Path, default=Path("output/cuhk-pedes"), help="folder of the run")
+    parser.add_argument("--checkpoint", type=Path, help="weights to start from, to evaluate, or to resume")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on with the run of --checkpoint (default: checkpoint_last.pth of --output_dir)")
+    parser.add_argument("--evaluate", action="store_true", help="only evaluate --checkpoint on the test split")
+    parser.add_argument("--eval_mAP", action=argparse.BooleanOptionalAction, default=True,
+                        help="report mAP and mINP beside R@k")
+    parser.add_argument("--text_encoder", help="tokenizer and BERT weights: folder, hub name, or from_captions")
+    parser.add_argument("--dry_run", action="store_true",
+                        help="check configuration, files and checkpoint, print sizes and shapes, and stop")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--dist_url", default="env://", help="where processes meet")
+    return parser.parse_args(arguments)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every part of a run needs."""
+
+    arguments: argparse.Namespace
+    config: Config
+    device: torch.device
+    precision: Any
+    checkpoint: dict[str, Any] | None
+
+    @property
+    def output(self) -> Path:
+        return self.arguments.output_dir
+
+
+# ---- opening ---------------------------------------------------------------------------
+
+
+def open_run(arguments: argparse.Namespace, device: torch.device) -> Run:
+    """Configuration and checkpoint, checked for what was asked."""
+    encoder = [f"text_encoder={arguments.text_encoder}"] if arguments.text_encoder else []
+    config = load_config(arguments.config, [*arguments.overrides, *encoder])
+    refuse_to_overwrite(arguments)
+    path = arguments.checkpoint
+    if arguments.resume and path is None:
+        path = arguments.output_dir / "checkpoint_last.pth"
+    if arguments.evaluate and path is None:
+        raise UserError("--evaluate needs --checkpoint: which weights shall be evaluated?")
+    require_files(config, needed_files(arguments, config))
+    checkpoint = None if path is None else {**read_checkpoint(path), "path": str(path)}
+    return Run(arguments, config, device, set_precision(config.precision, device), checkpoint)
+
+
+def refuse_to_overwrite(arguments: argparse.Namespace) -> None:
+    """Raises UserError when training would replace another run's files."""
+    if arguments.evaluate or arguments.dry_run or arguments.resume:
+        return
+    kept = [name for name in ("checkpoint_last.pth", "log.txt") if (arguments.output_dir / name).exists()]
+    if kept:
+        raise UserError(
+            f"--output_dir {arguments.output_dir} holds a run ({kept[0]}); add --resume to go on with it, or name"
+            " another folder"
+        )
+
+
+def needed_files(arguments: argparse.Namespace, config: Config) -> tuple[str, ...]:
+    """Configuration keys that must name something there."""
+    test = ("test_file", "test_image_root")
+    if arguments.evaluate:
+        return test
+    chosen = config.model_selection
+    return ("train_file", "train_image_root", f"{chosen}_file", f"{chosen}_image_root", *(test if config.test_file else ()))
+
+
+def read_training_entries(config: Config) -> list[list[Entry]]:
+    """The entries of every training file, their images checked to be there."""
+    files = [load_annotations(name, "train") for name in config.train_file]
+    check_images([entry for entries in files for entry in entries], config.train_image_root)
+    return files
+
+
+def training_captions(config: Config) -> list[str]:
+    """Cleaned captions of the training files."""
+    entries = [entry for name in config.train_file for entry in load_annotations(name, "train")]
+    return [clean_caption(caption, config.max_words) for entry in entries for caption in entry.captions]
+
+
+def open_weights(run: Run, model: PersonSearchModel) -> None:
+    """Start the model from its checkpoint, or its text encoder from BERT."""
+    arguments, checkpoint = run.arguments, run.checkpoint
+    if checkpoint is None:
+        if run.config.text_encoder != FROM_CAPTIONS:
+            load_language_model(model, run.config.text_encoder)
+        return
+    if arguments.resume:
+        resume_model(model, checkpoint)
+        return
+    saved = checkpoint.get("config") if isinstance(checkpoint.get("config"), dict) else {}
+    report = load_weights(model, checkpoint["model"], checkpoint["path"], grid_of(saved))
+    logger.info("checkpoint %s: %s", checkpoint["path"], report)
+    if arguments.evaluate:
+        require_trained(report, checkpoint["path"])
+
+
+def grid_of(saved: dict[str, Any]) -> tuple[int, int] | None:
+    """Patches along height and width of the model that a checkpoint's configuration describes."""
+    sides, patch = saved.get("image_res"), saved.get("patch_size", 16)
+    if isinstance(sides, int):
+        sides = [sides, sides]
+    fits = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in sides)
+    return (sides[0] // patch, sides[1] // patch) if fits and isinstance(patch, int) else None
+
+
+def resume_model(model: PersonSearchModel, checkpoint: dict[str, Any]) -> None:
+    """All parameters and queues of an interrupted run; raises UserError when it was another model."""
+    if "optimizer" not in checkpoint or "step" not in checkpoint:
+        raise UserError(
+            f"checkpoint {checkpoint['path']} holds no interrupted run; resume from a checkpoint_last.pth, or leave"
+            " out --resume to start from its weights"
+        )
+    try:
+        model.load_state_dict(checkpoint["model"], strict=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(
+            f"checkpoint {checkpoint['path']} was made with another configuration: {first[:160]}; resume with the"
+            " config.yaml of its run"
+        ) from None
+
+
+# ---- training --------------------------------------------------------------------------
+
+
+def open_training_set(run: Run, tokenizer: CaptionTokenizer, only_some: bool = False) -> TrainSet:
+    """Training samples with the attributes of their captions, parsed once and cached.
+
+    only_some: parse the first captions only and keep nothing (for --dry_run).
+    """
+    config, attributes = run.config, {}
+    files = read_training_entries(config)
+    for name, entries in zip(config.train_file, files, strict=True):
+        captions = [caption for entry in entries for caption in entry.captions]
+        if config.weights.attribute == 0:
+            continue
+        if only_some:
+            captions = captions[:64]
+            attributes |= dict(zip(captions, parse_attributes(captions, config.max_words), strict=True))
+        else:
+            prepare = on_main(cached_attributes)
+            attributes |= prepare(captions, Path(name), run.output, config.max_words)
+    return TrainSet(
+        [entry for entries in files for entry in entries],
+        config.train_image_root,
+        tokenizer,
+        attributes,
+        config.image_size,
+        config.max_words,
+        config.bert_config.max_position_embeddings,
+        config.weak_pos_pair_probability,
+        run.arguments.seed,
+    )
+
+
+def open_loader(run: Run, data: TrainSet) -> TrainLoader:
+    batch, seed = run.config.batch_size_train, run.arguments.seed
+    plan = BatchPlan(len(data), batch, rank(), world_size(), seed)
+    return TrainLoader(data, plan, run.config.workers, run.device.type == "cuda")
+
+
+def warn_of_shared_identities(config: Config) -> None:
+    """People who are in the training and in an evaluation split make results too good."""
+    training = [entry for name in config.train_file for entry in load_annotations(name, "train")]
+    for name in ("val", "test"):
+        if getattr(config, f"{name}_file"):
+            other = load_annotations(getattr(config, f"{name}_file"), name)
+            for warning in check_disjoint(training, other, ("train_file", f"{name}_file")):
+                logger.warning("%s", warning)
+
+
+class Training:
+    """The epoch loop and what it carries from epoch to epoch."""
+
+    def __init__(self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer):
+        config = run.config
+        self.run, self.model, self.tokenizer = run, model, tokenizer
+        self.loader = open_loader(run, open_training_set(run, tokenizer))
+        self.selection = open_split(config, config.model_selection, tokenizer)
+        self.setting = evaluation_setting(config, run.device, run.precision)
+        self.iterations = len(self.loader) // config.accumulate_steps
+        if self.iterations == 0:
+            raise UserError(f"an epoch has {len(self.loader)} batches, fewer than accumulate_steps")
+        self.epochs = config.schedular.epochs + config.schedular.cooldown_epochs
+        self.wrapped = wrap(model, run.device, world_size(), min(config.weights.model_dump().values()) == 0)
+        self.optimizer = make_optimizer(
+            model.named_parameters(),
+            config.optimizer.lr,
+            config.optimizer.lr_custm,
+            ("prd", "mrtd"),
+            config.optimizer.weight_decay,
+            tuple(config.optimizer.betas),
+            config.optimizer.eps,
+        )
+        schedule = config.schedular
+        self.schedule = LearningRate(
+            self.optimizer,
+            schedule.epochs,
+            schedule.min_lr,
+            schedule.warmup_lr,
+            schedule.warmup_epochs,
+            schedule.decay_rate,
+            schedule.sched == "cosine_step",
+        )
+        self.rules = StepRules(
+            config.weights.model_dump(), run.precision, config.accumulate_steps, config.clip_grad_norm, run.arguments.seed
+        )
+        self.step, self.best, self.best_epoch = Step(0, 0, self.iterations, 0), -1.0, -1
+        if run.arguments.resume:
+            self.take_up(run.checkpoint)
+
+    def take_up(self, checkpoint: dict[str, Any]) -> None:
+        """Continue where a checkpoint stopped."""
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            where = (checkpoint[key] for key in ("next_epoch", "next_iteration"))
+            self.step = Step(*where, self.iterations, checkpoint["step"])
+            self.best, self.best_epoch = checkpoint["best"], checkpoint["best_epoch"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"checkpoint {checkpoint['path']} does not hold this run's state: {error}") from None
+
+    @property
+    def finished(self) -> bool:
+        steps = self.run.config.max_steps
+        return self.step.epoch >= self.epochs or (steps is not None and self.step.number >= steps)
+
+    def forward(self, batch: TrainBatch, step: Step, first: bool) -> dict[str, torch.Tensor]:
+        """Losses of a micro-batch; `first` of its step moves the momentum model."""
+        config, encoder = self.run.config, self.model.text_encoder
+        noise = StepNoise.draw(
+            self.run.arguments.seed,
+            step.epoch,
+            batch.index.tolist(),
+            encoder.size.max_position_embeddings,
+            self.model.grid[0] * self.model.grid[1],
+        )
+        draws = RandomDraws(noise.to(self.run.device), self.model.special, encoder.size.vocab_size)
+        warming = config.warm_up and step.epoch == 0
+        alpha = config.alpha * (step.iteration / step.iterations if warming else 1)
+        return self.wrapped(batch.to(self.run.device), draws, alpha, first)
+
+    def train(self) -> None:
+        """All epochs; leaves checkpoints and the log in the output folder."""
+        log = RunLog(self.run.output, self.step.epoch) if is_main() else None
+        while not self.finished:
+            epoch = self.step.epoch
+            batches = self.loader.epoch(epoch, skip=self.step.iteration * self.rules.accumulate)
+            self.step, record = run_epoch(
+                self.wrapped, self.forward, batches, self.optimizer, self.schedule, self.rules, self.step,
+                self.run.config.max_steps,
+            )
+            if self.step.iteration == self.iterations:
+                self.step = Step(epoch + 1, 0, self.iterations, self.step.number)
+            if epoch >= self.run.config.eval_epoch or self.finished:
+                record[self.run.config.model_selection] = self.select(epoch)
+            if log:
+                log.add(record)
+            self.save("checkpoint_last.pth", epoch, {"optimizer": self.optimizer.state_dict()})
+        if log:
+            log.close()
+
+    def select(self, epoch: int) -> Metrics:
+        """Evaluate on the selection split; keep the model when it is the best so far."""
+        metrics = evaluate(self.model, self.selection, self.setting, None, self.run.arguments.eval_mAP)
+        score = list(metrics.values())[-1]["r1"]
+        if score > self.best:
+            self.best, self.best_epoch = score, epoch
+            self.save("checkpoint_best.pth", epoch, {"metrics": {self.run.config.model_selection: metrics}})
+        return metrics
+
+    def save(self, name: str, epoch: int, more: dict[str, Any]) -> None:
+        if is_main():
+            content = {
+                "model": self.model.state_dict(),
+                "config": self.run.config.model_dump(mode="json"),
+                "tokenizer": self.tokenizer.to_json(),
+                "epoch": epoch,
+                "next_epoch": self.step.epoch,
+                "next_iteration": self.step.iteration,
+                "step": self.step.number,
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "lr_scheduler": self.schedule.schedule.state_dict(),
+                **more,
+            }
+            save_checkpoint(self.run.output / name, content)
+        barrier()
+
+
+def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer) -> None:
+    """Train, then evaluate the best checkpoint on the test split."""
+    if is_main():
+        warn_of_shared_identities(run.config)
+        save_yaml(run.output / "config.yaml", run.config)
+        if run.config.text_encoder == FROM_CAPTIONS:
+            tokenizer.save(run.output / "tokenizer")
+    training = Training(run, model, tokenizer)
+    training.train()
+    best = read_checkpoint(run.output / "checkpoint_best.pth")
+    model.load_state_dict(best["model"])
+    name = "test" if run.config.test_file else run.config.model_selection
+    split = training.selection if name == run.config.model_selection else open_split(run.config, name, tokenizer)
+    logger.info("best epoch %d, on the %s split:", best["epoch"], name)
+    finish(run, model, split)
+
+
+# ---- evaluation and dry run ------------------------------------------------------------
+
+
+def finish(run: Run, model: PersonSearchModel, split: EvaluationSplit) -> None:
+    setting = evaluation_setting(run.config, run.device, run.precision)
+    evaluate(model, split, setting, run.output, run.arguments.eval_mAP)
+    if is_main():
+        logger.info("metrics and rankings: %s", run.output)
+
+
+def dry_run(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer) -> None:
+    """Print what a run would be."""
+    counts = count_parameters(model)
+    for part, count in counts.items():
+        print(f"{part:28} {count:>13,} parameters")
+    print(f"{'together':28} {sum(counts.values()):>13,} parameters")
+    if run.arguments.evaluate:
+        split = open_split(run.config, "test", tokenizer)
+        print(f"test split: {len(split.texts)} captions, {len(split.images)} images")
+        return
+    batch = next(open_loader(run, open_training_set(run, tokenizer, only_some=True)).epoch(0))
+    for name in ("image1", "image2", "attributes", "identity", "replaced"):
+        print(f"{name:28} {list(getattr(batch, name).shape)}")
+    for name in ("caption", "caption2"):
+        print(f"{name:28} {list(getattr(batch, name).ids.shape)}")
+    tokens = min(run.config.max_words, run.config.bert_config.max_position_embeddings)
+    memory = estimate_memory(
+        model, run.config.batch_size_train, tokens, run.config.image_size, run.config.precision == "bf16"
+    )
+    print(f"a training step with {tokens} tokens takes about {memory}")
+
+
+def run_retrieval(arguments: argparse.Namespace, device: torch.device) -> None:
+    run = open_run(arguments, device)
+    tokenizer = on_main(lambda: open_tokenizer(run.config, run.checkpoint, lambda: training_captions(run.config)))()
+    torch.manual_seed(arguments.seed)
+    model = open_model(run.config, tokenizer, device)
+    open_weights(run, model)
+    if arguments.dry_run:
+        dry_run(run, model, tokenizer)
+    elif arguments.evaluate:
+        finish(run, model, open_split(run.config, "test", tokenizer))
+    else:
+        train(run, model, tokenizer)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    launch = read_launch(dict(os.environ))
+    set_up_logging(launch.rank == 0)
+    device = choose_device(arguments.device, launch)
+    with process_group(launch, device, arguments.dist_url):
+        run_retrieval(arguments, device)
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,83 @@
+# Sourced by the other scripts: finds or makes the Python environment, and starts the driver.
+#
+#   MARS_ENV   an existing virtual environment to use instead of .venv
+#   PYTHON     the Python (>= 3.10) that makes .venv; default: the newest on the PATH
+#   GPUS       processes to start; default: every visible GPU, or one process without any
+
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+base_python="${PYTHON:-}"
+PYTHON=""
+
+# A path as seen from where the script was called.
+absolute() { case "$1" in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+
+fail() { echo "error: $*" >&2; exit 2; }
+
+find_base_python() {
+    local candidate
+    for candidate in $base_python python3 python3.13 python3.12 python3.11 python3.10 python; do
+        if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+            echo "$candidate"; return
+        fi
+    done
+    return 1
+}
+
+# Makes .venv on first use and installs requirements.txt; later calls install nothing.
+ensure_environment() {
+    local folder="${MARS_ENV:-$repository/.venv}" stamp wanted
+    PYTHON="$(cd "$folder" 2>/dev/null && pwd)/bin/python"
+    stamp="$folder/.requirements-installed"
+    wanted="$(cksum < "$repository/requirements.txt")"
+    if [ -n "${MARS_ENV:-}" ]; then
+        [ -x "$PYTHON" ] || fail "MARS_ENV=$MARS_ENV is not a virtual environment (no bin/python in it)"
+        return
+    fi
+    if [ -x "$PYTHON" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+    local base; base="$(find_base_python)" || fail "Python 3.10 or newer is needed; set PYTHON to one"
+    echo "installing requirements into $folder (once, several gigabytes) ..."
+    "$base" -m venv "$folder" || fail "cannot make a virtual environment in $folder (Debian: apt install python3-venv)"
+    PYTHON="$(cd "$folder" && pwd)/bin/python"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$repository/requirements.txt" \
+        || fail "installing requirements.txt failed; see the messages above"
+    echo "$wanted" > "$stamp"
+}
+
+# Number of processes: GPUS, else the visible GPUs, else 1.
+count_processes() {
+    if [ -n "${GPUS:-}" ]; then echo "$GPUS"; return; fi
+    local found; found="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')" || found=0
+    echo $(( found > 1 ? found : 1 ))
+}
+
+# Runs Retrieval.py with the given arguments, under torchrun when there is more than one process.
+run_retrieval() {
+    cd "$repository" || exit 2
+    local processes; processes="$(count_processes)"
+    if [ "$processes" -gt 1 ]; then
+        exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$processes" Retrieval.py "$@"
+    fi
+    exec "$PYTHON" Retrieval.py "$@"
+}
+
+# train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, OUTPUT, CONFIG
+train() {
+    local name="$1" config="$2"; shift 2
+    local checkpoint="${CHECKPOINT:-}"
+    if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
+    ensure_environment
+    if [ -n "$checkpoint" ]; then set -- --checkpoint "$(absolute "$checkpoint")" "$@"; fi
+    run_retrieval --config "$(absolute "${CONFIG:-$repository/$config}")" \
+        --output_dir "$(absolute "${OUTPUT:-$repository/output/$name}")" "$@"
+}
+
+# evaluate NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, OUTPUT, CONFIG
+evaluate() {
+    local name="$1" config="$2"; shift 2
+    local checkpoint="${CHECKPOINT:-$repository/output/$name/checkpoint_best.pth}"
+    if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
+    ensure_environment
+    run_retrieval --config "$(absolute "${CONFIG:-$repository/$config}")" \
+        --output_dir "$(absolute "${OUTPUT:-$repository/output/$name/evaluation}")" \
+        --checkpoint "$(absolute "$checkpoint")" --evaluate --eval_mAP "$@"
+}

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Trains MARS on ICFG-PEDES, from CHECKPOINT (ALBEF's released weights) when given.
+#   bash shell/icfg_train.sh [CHECKPOINT] [flags of Retrieval.py ...]
+# Environment: CHECKPOINT, OUTPUT (folder of the run), CONFIG, GPUS, MARS_ENV.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+train icfg-pedes configs/PS_icfg_pedes.yaml "$@"
