@@ -132,6 +132,10 @@ class Config(Section):
     mlm_probability: Fraction = 0.15
     mrtd_mask_probability: Fraction = 0.3
     mlm_distill_axis: Literal["vocabulary", "positions"] = "vocabulary"
+    contrastive_terms: Annotated[list[Literal["i2t", "t2i", "i2i", "t2t"]], Field(min_length=1)] = [
+        "i2t", "t2i", "i2i", "t2t"
+    ]
+    contrastive_keys: Literal["momentum", "online"] = "momentum"
     hard_negatives_within: Annotated[int, Field(ge=2)] | None = None
     # recipe
     batch_size_train: Count = 8

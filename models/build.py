@@ -23,6 +23,8 @@ def build_model(config: Config, special: SpecialTokens, vocabulary_size: int | N
         mlm_probability=config.mlm_probability,
         mrtd_mask_probability=config.mrtd_mask_probability,
         mlm_distill_axis=config.mlm_distill_axis,
+        contrastive_terms=tuple(config.contrastive_terms),
+        contrastive_keys=config.contrastive_keys,
         negatives_within=config.hard_negatives_within,
     )
     vision = VisionSize(

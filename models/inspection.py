@@ -64,12 +64,14 @@ def estimate_memory(
     trainable = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     fixed = sum(tensor.numel() * tensor.element_size() for tensor in state)
     model = model.to("meta").train()
-    own = {id(parameter) for parameter in model.parameters()}
+    # autograd keeps parameters too, at times as views: told apart by their storage
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if id(tensor) not in own:
-            kept[tensor.untyped_storage()._cdata] = tensor
+        storage = tensor.untyped_storage()._cdata
+        if storage not in own:
+            kept[storage] = tensor
         return tensor
 
     noise = StepNoise.draw(0, 0, [0] * batch, tokens, model.grid[0] * model.grid[1]).to(torch.device("meta"))

@@ -25,7 +25,8 @@ from models.fusion import FusionSize, ImageMemory, Pairing, TextEncoder
 from models.momentum import Momentum
 from models.rows import FusionRows
 from models.vision import PatchSubset, VisionSize, VisionTransformer
-from utils.distributed import gather_rows, mean_over_processes
+from utils.distributed import gather_rows, gather_with_gradient, mean_over_processes
+from utils.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Objective:
     weights: loss name -> weight; a loss of weight 0 is not computed and its parts not built.
     negatives_within: draw hard negatives among groups of so many consecutive samples; None =
     all samples of the process.
+    contrastive_keys: "momentum" compares with momentum embeddings of batch and queue (ALBEF);
+    "online" with the batch itself, gradient on both sides and identities alone as targets
+    (CLIP): the quicker way to learn from nothing.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(losses.LOSS_NAMES, 1.0))
@@ -45,6 +49,8 @@ class Objective:
     mlm_probability: float = 0.15
     mrtd_mask_probability: float = 0.3
     mlm_distill_axis: str = "vocabulary"
+    contrastive_terms: tuple[str, ...] = losses.CONTRASTIVE_TERMS
+    contrastive_keys: str = "momentum"
     negatives_within: int | None = None
 
     def uses(self, *names: str) -> bool:
@@ -99,6 +105,14 @@ def embed(projection: nn.Linear, tokens: Tensor) -> Tensor:
     return normalize(projection(tokens[:, 0]).float(), dim=-1)
 
 
+def negative_weights(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Softmax of each row [B, B] over its allowed pairs; a row without any is all 0.
+
+    Excluded before the softmax: beside a sure positive, all others may round to 0 at a low temperature.
+    """
+    return softmax(logits.float().masked_fill(~allowed, -torch.inf), dim=1).nan_to_num(0)
+
+
 class PersonSearchModel(Momentum, nn.Module):
     """Image encoder, text and fusion encoder, momentum copies, queues, heads and decoder."""
 
@@ -140,6 +154,11 @@ class PersonSearchModel(Momentum, nn.Module):
         for tensor in (self.mask_token, self.visual_decoder_pos_embed):
             nn.init.trunc_normal_(tensor, std=0.02)
 
+    @property
+    def asks_momentum(self) -> bool:
+        """Whether any loss looks at the momentum model."""
+        return self.objective.contrastive_keys == "momentum" or self.objective.uses("pitm", "mlm", "mrtd", "attribute")
+
     # ---- encoding ----------------------------------------------------------------------
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,15 +199,19 @@ class PersonSearchModel(Momentum, nn.Module):
             self.follow(self.objective.momentum)
         tokens, image = self.encode_image(batch.image1)
         reading = self.encode_text(batch.caption2)
-        tokens_m, image_m, text_m = self.encode_momentum(batch.image2, batch.caption2)
+        tokens_m, image_m, text_m = None, image.detach(), reading.embedding.detach()
+        if self.asks_momentum:
+            tokens_m, image_m, text_m = self.encode_momentum(batch.image2, batch.caption2)
         embedded = Embedded(image, reading.embedding, image_m, text_m)
 
         found: dict[str, Tensor] = {}
         if self.objective.uses("cl"):
-            found["cl"] = self.contrast(embedded, batch.identity, alpha)
+            with full_precision(image):
+                found["cl"] = self.contrast(embedded, batch.identity, alpha)
         self.enqueue(image_m, text_m, batch.identity)
         if self.objective.uses("pitm", "mlm", "prd", "mrtd", "attribute"):
-            negatives = self.draw_negatives(embedded, batch.identity, draws)
+            with full_precision(image):
+                negatives = self.draw_negatives(embedded, batch.identity, draws)
             words = self.prepare_words(batch.caption, tokens_m, draws)
             fused = self.fuse_rows(tokens, reading, batch.caption, negatives, words)
             found |= self.fusion_losses(fused, batch, negatives, words, alpha)
@@ -197,18 +220,22 @@ class PersonSearchModel(Momentum, nn.Module):
         return {name: found[name] for name in losses.LOSS_NAMES if name in found}
 
     def contrast(self, embedded: Embedded, identity: Tensor, alpha: float) -> Tensor:
-        """Mean of the contrastive loss over i2t, i2i, t2t and t2i (RaSa section 3.1)."""
-        known = torch.cat([gather_rows(identity), self.idx_queue[0]])
+        """Mean of the contrastive loss over i2t, t2i (ALBEF), i2i and t2t (RaSa section 3.1)."""
+        known = gather_rows(identity)
+        if self.objective.contrastive_keys == "online":
+            alpha = 0.0
+            keys = {"i": gather_with_gradient(embedded.image), "t": gather_with_gradient(embedded.text)}
+        else:
+            known = torch.cat([known, self.idx_queue[0]])
+            keys = {
+                "i": torch.cat([gather_rows(embedded.image_m), self.image_queue.T]),       # [M, E]
+                "t": torch.cat([gather_rows(embedded.text_m), self.text_queue.T]),
+            }
         same = losses.identity_targets(identity, known)
-        keys = [
-            torch.cat([gather_rows(embedded.text_m), self.text_queue.T]),                  # [M, E]
-            torch.cat([gather_rows(embedded.image_m), self.image_queue.T]),
-        ]
-        queries = [(embedded.image, embedded.image_m), (embedded.text, embedded.text_m)]
+        queries = {"i": (embedded.image, embedded.image_m), "t": (embedded.text, embedded.text_m)}
         terms = [
-            losses.contrastive_term(online, momentum, key, same, self.temp, alpha)
-            for online, momentum in queries
-            for key in keys
+            losses.contrastive_term(*queries[asks], keys[answers], same, self.temp, alpha)
+            for asks, answers in (term.split("2") for term in self.objective.contrastive_terms)
         ]
         return torch.stack(terms).mean()
 
@@ -219,8 +246,8 @@ class PersonSearchModel(Momentum, nn.Module):
         if self.objective.negatives_within is not None:
             group = torch.arange(len(identity), device=identity.device) // self.objective.negatives_within
             allowed &= group[:, None] == group[None, :]
-        image_weights = softmax(embedded.text @ embedded.image_m.T / self.temp, dim=1).where(allowed, 0)
-        text_weights = softmax(embedded.image @ embedded.text_m.T / self.temp, dim=1).where(allowed, 0)
+        image_weights = negative_weights(embedded.text @ embedded.image_m.T / self.temp, allowed)
+        text_weights = negative_weights(embedded.image @ embedded.text_m.T / self.temp, allowed)
         return Negatives(*draws.hard_negatives(image_weights, text_weights), allowed.any(1))
 
     @torch.no_grad()

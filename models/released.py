@@ -64,9 +64,9 @@ def load_weights(
             unused[name] = "no such parameter in this model"
         elif name in ("idx_queue", "queue_ptr"):
             unused[name] = "belongs to the run that made it"
-        elif name in POSITIONS and value.shape != own[name].shape:
+        elif name in POSITIONS:
             fitting[name] = resize_positions(value, name, own[name], old_grid, model.grid, where)
-            resized.append(name)
+            resized += [] if fitting[name] is value else [name]
         elif value.shape != own[name].shape:
             unused[name] = f"shape {list(value.shape)}, here {list(own[name].shape)}"
         else:
@@ -74,9 +74,18 @@ def load_weights(
     fresh = [name for name in own if name not in fitting]
     refuse_strangers(own, fitting, unused, where)
     model.load_state_dict(fitting, strict=False)
-    if any(name.partition(".")[0].endswith("_m") for name in fresh):
-        model.copy_to_momentum()
+    start_momentum(model, fresh)
     return LoadReport(list(fitting), resized, fresh, unused)
+
+
+@torch.no_grad()
+def start_momentum(model: PersonSearchModel, fresh: list[str]) -> None:
+    """Set the momentum parameters among `fresh` to the online ones; the others keep their own past."""
+    state = model.state_dict()
+    for name in fresh:
+        part, _, rest = name.partition(".")
+        if part.endswith("_m"):
+            state[name].copy_(state[f"{part.removesuffix('_m')}.{rest}"])
 
 
 def refuse_strangers(own: Mapping, fitting: Mapping, unused: Mapping[str, str], where: str) -> None:
@@ -106,19 +115,28 @@ def resize_positions(
 ) -> Tensor:
     """Interpolate position embeddings [(1,) N, D] of patches (bicubic) to `grid`; CLS stays.
 
+    `old` itself when the grids are equal; as many patches in another grid are interpolated.
     Raises UserError when the number of positions is no grid, or the width differs.
     """
     rows = old.reshape(-1, old.shape[-1])
-    if old_grid is None or old_grid[0] * old_grid[1] != rows.shape[0] - 1:
-        side = round((rows.shape[0] - 1) ** 0.5)
-        old_grid = (side, side)
-    if old_grid[0] * old_grid[1] != rows.shape[0] - 1 or rows.shape[1] != like.shape[-1]:
+    old_grid = grid_of_positions(rows.shape[0] - 1, old_grid, grid)
+    if old_grid == grid and old.shape == like.shape:
+        return old
+    if old_grid is None or rows.shape[1] != like.shape[-1]:
         raise UserError(
             f"checkpoint {where}: {name} has shape {list(old.shape)}, which is no grid of width {like.shape[-1]}"
         )
     patches = rows[1:].float().T.reshape(1, -1, *old_grid)
     patches = interpolate(patches, size=grid, mode="bicubic", align_corners=False)
     return torch.cat([rows[:1].float(), patches.flatten(2)[0].T]).reshape(like.shape)
+
+
+def grid_of_positions(
+    patches: int, stated: tuple[int, int] | None, here: tuple[int, int]
+) -> tuple[int, int] | None:
+    """The first with so many patches: the grid that the checkpoint states, a square, the grid of this model."""
+    side = round(patches**0.5)
+    return next((grid for grid in (stated, (side, side), here) if grid and grid[0] * grid[1] == patches > 0), None)
 
 
 def load_language_model(model: PersonSearchModel, name: str) -> bool:
@@ -135,6 +153,10 @@ def load_language_model(model: PersonSearchModel, name: str) -> bool:
         return False
     own = model.text_encoder.state_dict()
     weights = {key: value for key, value in bert.state_dict().items() if key in own}
+    lacking = [key for key in own if key not in weights and not key.endswith("position_ids")]
+    lacking = [key for key in lacking if "crossattention" not in key]
+    if lacking:
+        raise UserError(f"text_encoder {name} has no {lacking[0]}; a BERT of at least num_hidden_layers layers fits")
     wrong = [key for key, value in weights.items() if value.shape != own[key].shape]
     if wrong:
         raise UserError(

@@ -5,9 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
+
+
+def pytest_configure() -> None:
+    """One thread: more cost tiny tensors more than they bring, many times so on a busy machine."""
+    torch.set_num_threads(1)
 
 
 def golden_folder() -> Path:
@@ -16,8 +22,8 @@ def golden_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden_dir() -> Path:
-    folder = golden_folder()
-    if not folder.is_dir():
-        pytest.skip(f"golden numbers are not there: {folder} (set GOLDEN_DIR)")
-    return folder
+def benchmark(tmp_path_factory) -> Path:
+    """The tiny synthetic benchmark, made once and read only."""
+    from benchmark_data import make_benchmark
+
+    return make_benchmark(tmp_path_factory.mktemp("benchmark") / "data")

@@ -1,6 +1,7 @@
 """One code path for a CPU process, a GPU, or many under torchrun or SLURM."""
 
 import os
+import re
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import wraps
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from utils.errors import UserError
@@ -32,9 +34,13 @@ def read_launch(environment: dict[str, str]) -> Launch:
             names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
         else:
             return Launch()
-        return Launch(*(int(environment.get(name, "0")) for name in names))
+        launch = Launch(*(int(environment.get(name, "0")) for name in names))
     except ValueError as error:
         raise UserError(f"RANK, WORLD_SIZE, SLURM_PROCID and the like must be integers: {error}") from None
+    if not 0 <= launch.rank < launch.world or launch.local_rank < 0:
+        places = ", ".join(f"{name}={environment.get(name, '0')}" for name in names)
+        raise UserError(f"{places} is no place among processes: 0 <= {names[0]} < {names[1]} is expected")
+    return launch
 
 
 def first_slurm_host(node_list: str) -> str:
@@ -57,17 +63,14 @@ def choose_device(name: str, launch: Launch) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name} is unknown; use auto, cpu, cuda or cuda:0") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:0")
-    if device.type == "cpu":
-        return device
+    if name == "cpu":
+        return torch.device("cpu")
+    cuda = re.fullmatch(r"cuda(:\d+)?", name)
+    if not cuda:
+        raise UserError(f"--device '{name}' is unknown; use auto, cpu, cuda or cuda:0")
     if not torch.cuda.is_available():
         raise UserError(f"--device {name}: no CUDA device is visible; use --device cpu")
-    index = launch.local_rank if device.index is None else device.index
+    index = int(cuda[1][1:]) if cuda[1] else launch.local_rank
     if index >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this node has {torch.cuda.device_count()} CUDA devices")
     torch.cuda.set_device(index)
@@ -80,10 +83,10 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
     if launch.world == 1:
         yield
         return
-    if dist_url == "env://" and "MASTER_ADDR" not in os.environ:
-        os.environ["MASTER_ADDR"] = first_slurm_host(os.environ.get("SLURM_NODELIST", "localhost"))
-        os.environ.setdefault("MASTER_PORT", str(10_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
     try:
+        if dist_url == "env://" and "MASTER_ADDR" not in os.environ:
+            os.environ["MASTER_ADDR"] = first_slurm_host(os.environ.get("SLURM_NODELIST", "localhost"))
+            os.environ.setdefault("MASTER_PORT", str(10_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             init_method=dist_url,
@@ -92,7 +95,7 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
             timeout=timedelta(minutes=timeout_minutes),
         )
     except (ValueError, RuntimeError) as error:
-        message = str(error).splitlines()[0]
+        message = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"process {launch.rank} cannot join the others at {dist_url}: {message}") from None
     try:
         yield
@@ -127,16 +130,11 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def gather_ragged(rows: Tensor) -> Tensor:
-    """Concatenate [n, ...] of all processes, n differing between them, in rank order."""
+def gather_with_gradient(rows: Tensor) -> Tensor:
+    """Like `gather_rows`; gradients flow back to the rows of every process."""
     if world_size() == 1:
         return rows
-    counts = gather_rows(torch.tensor([rows.shape[0]], device=rows.device)).tolist()
-    padded = rows.new_zeros(max(counts), *rows.shape[1:])
-    padded[: rows.shape[0]] = rows
-    parts = gather_rows(padded).split(max(counts))
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    return torch.cat(torch.distributed.nn.functional.all_gather(rows.contiguous()))
 
 
 @torch.no_grad()

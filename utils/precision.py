@@ -16,3 +16,9 @@ def set_precision(precision: str, device: torch.device):
 def autocast(precision: str, device_type: str) -> AbstractContextManager:
     """bf16 autocast, or nothing."""
     return torch.autocast(device_type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def full_precision(tensor: torch.Tensor) -> AbstractContextManager:
+    """Products on the device of `tensor` in their own precision, whatever autocast says around."""
+    kind = tensor.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)

@@ -1,0 +1,101 @@
+"""Models and batches small enough for a test, shared by the tests of `models/`."""
+
+from dataclasses import replace
+
+import torch
+
+from dataset.batch import SpecialTokens, TextTokens, TrainBatch
+from models.decoder import DecoderSize
+from models.draws import RandomDraws, StepNoise
+from models.fusion import FusionSize
+from models.losses import LOSS_NAMES
+from models.person_search import Objective, PersonSearchModel
+from models.vision import VisionSize
+
+SPECIAL = SpecialTokens(pad=0, cls=1, sep=2, mask=3)
+VOCABULARY = 40
+VISION = VisionSize(image_size=(32, 16), patch_size=8, width=16, depth=2, heads=2)  # 4 x 2 patches
+FUSION = FusionSize(
+    vocab_size=VOCABULARY,
+    hidden_size=24,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    intermediate_size=48,
+    max_position_embeddings=20,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    initializer_range=0.2,
+    fusion_layer=2,
+    encoder_width=16,
+)
+DECODER = DecoderSize(depth=2, heads=2)
+
+
+def weights(**changed: float) -> dict[str, float]:
+    """All losses with weight 1, but for those named."""
+    return dict.fromkeys(LOSS_NAMES, 1.0) | changed
+
+
+def only(*names: str) -> dict[str, float]:
+    """Weight 1 for these losses, 0 for the others."""
+    return {name: float(name in names) for name in LOSS_NAMES}
+
+
+def tiny_model(
+    loss_weights: dict[str, float] | None = None,
+    vision: VisionSize = VISION,
+    seed: int = 0,
+    gradient_checkpointing: bool = False,
+    objective: dict | None = None,
+    **fusion,
+) -> PersonSearchModel:
+    """A model whose parameters depend on `seed` alone; further names change sizes of the fusion encoder."""
+    torch.manual_seed(seed)
+    goal = Objective(weights=loss_weights or weights(), queue_size=12, **(objective or {}))
+    size = replace(FUSION, encoder_width=vision.width, **fusion)
+    return PersonSearchModel(vision, size, DECODER, goal, SPECIAL, 8, gradient_checkpointing)
+
+
+def captions(lengths: list[int], seed: int = 0) -> TextTokens:
+    """Random captions of these lengths, [CLS] and [SEP] included, padded to the longest."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    ids = torch.randint(4, VOCABULARY, mask.shape, generator=generator)
+    ids[:, 0] = SPECIAL.cls
+    ids[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = SPECIAL.sep
+    return TextTokens(ids.where(mask, SPECIAL.pad), mask)
+
+
+def tiny_batch(identity: list[int], with_attributes: bool = True, seed: int = 0) -> TrainBatch:
+    """Samples of these identities. Caption 0 has attributes 1 (tokens 1, 2) and 2 (token 3), caption 1 has
+    attribute 1 (token 2), the others have none; caption2 of sample 0 is another text."""
+    size, generator = len(identity), torch.Generator().manual_seed(seed)
+    image = [torch.randn(size, 3, *VISION.image_size, generator=generator) for _ in range(2)]
+    lengths = [5 + i % 3 for i in range(size)]
+    caption, other = captions(lengths, seed), captions([6] * size, seed + 1)
+    caption2 = TextTokens(
+        torch.nn.functional.pad(caption.ids, (0, 1)), torch.nn.functional.pad(caption.mask, (0, 1))
+    )
+    caption2.ids[0, :6], caption2.mask[0, :6] = other.ids[0], other.mask[0]
+    attributes = torch.zeros_like(caption2.ids)
+    if with_attributes:
+        attributes[0, 1:4] = torch.tensor([1, 1, 2])
+        attributes[1:2, 2] = 1
+    replaced = torch.zeros(size, dtype=torch.long)
+    replaced[0] = 1
+    return TrainBatch(
+        image1=image[0],
+        image2=image[1],
+        caption=caption,
+        caption2=caption2,
+        attributes=attributes,
+        attribute_count=int(attributes.max()),
+        identity=torch.tensor(identity),
+        replaced=replaced,
+        index=torch.arange(size),
+    )
+
+
+def tiny_draws(size: int, epoch: int = 0, vision: VisionSize = VISION) -> RandomDraws:
+    """The draws of a batch of samples 0, 1, ..., of at most 12 tokens."""
+    return RandomDraws(StepNoise.draw(0, epoch, list(range(size)), 12, vision.patches), SPECIAL, VOCABULARY)
