@@ -4,6 +4,9 @@
 #   PYTHON     the Python (>= 3.10) that makes .venv; default: the newest on the PATH
 #   GPUS       processes to start; default: every visible GPU, or one process without any
 
+# Threads that wait sleep: on a busy machine spinning ones slow each other down many times.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 base_python="${PYTHON:-}"
 PYTHON=""
@@ -25,8 +28,9 @@ find_base_python() {
 
 # Makes .venv on first use and installs requirements.txt; later calls install nothing.
 ensure_environment() {
-    local folder="${MARS_ENV:-$repository/.venv}" stamp wanted
-    PYTHON="$(cd "$folder" 2>/dev/null && pwd)/bin/python"
+    local folder stamp wanted
+    folder="$(absolute "${MARS_ENV:-$repository/.venv}")"
+    PYTHON="$folder/bin/python"
     stamp="$folder/.requirements-installed"
     wanted="$(cksum < "$repository/requirements.txt")"
     if [ -n "${MARS_ENV:-}" ]; then
@@ -37,7 +41,6 @@ ensure_environment() {
     local base; base="$(find_base_python)" || fail "Python 3.10 or newer is needed; set PYTHON to one"
     echo "installing requirements into $folder (once, several gigabytes) ..."
     "$base" -m venv "$folder" || fail "cannot make a virtual environment in $folder (Debian: apt install python3-venv)"
-    PYTHON="$(cd "$folder" && pwd)/bin/python"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$repository/requirements.txt" \
         || fail "installing requirements.txt failed; see the messages above"
     echo "$wanted" > "$stamp"
@@ -45,7 +48,11 @@ ensure_environment() {
 
 # Number of processes: GPUS, else the visible GPUs, else 1.
 count_processes() {
-    if [ -n "${GPUS:-}" ]; then echo "$GPUS"; return; fi
+    if [ -n "${GPUS:-}" ]; then
+        [[ "$GPUS" =~ ^[1-9][0-9]*$ ]] || fail "GPUS=$GPUS: give the number of processes to start, 1 or more"
+        echo "$GPUS"
+        return
+    fi
     local found; found="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')" || found=0
     echo $(( found > 1 ? found : 1 ))
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes the synthetic benchmark, trains a small model on it, evaluates it, and leaves a report.
-#   bash shell/demo.sh [settings KEY.PATH=VALUE ...]
-# Environment: OUTPUT (default output/demo), DEMO_DATA (options of dataset.synthetic, to shrink or change the
-# benchmark), MARS_ENV. A finished demo is not run again; an interrupted one goes on.
+# Makes the synthetic benchmark, trains a small MARS on it, evaluates it, and leaves a report.
+#   bash shell/demo.sh [KEY.PATH=VALUE ...]      settings on top of configs/demo.yaml
+# Environment: OUTPUT (default output/demo), DEMO_DATA (options of dataset.synthetic, to change the benchmark),
+# MARS_ENV. What is finished is not done again; an interrupted training goes on.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 ensure_environment
@@ -12,17 +12,28 @@ data="$output/data"
 settings=(
     "train_file=[$data/processed_data/train.json]" "train_image_root=$data/imgs"
     "val_file=$data/processed_data/val.json" "val_image_root=$data/imgs"
-    "test_file=$data/processed_data/test.json" "test_image_root=$data/imgs"
 )
+test_split=("test_file=$data/processed_data/test.json" "test_image_root=$data/imgs")
 # bfloat16 is faster where the processor has it, and much slower where it has not
 if ! grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then settings+=("precision=fp32"); fi
 
+# run FOLDER CONFIG [flags...]: a training, begun or taken up again, unless it is finished
+run() {
+    local folder="$1" config="$2"; shift 2
+    if [ -f "$folder/metrics.json" ]; then return; fi
+    if [ -f "$folder/checkpoint_last.pth" ]; then set -- --resume "$@"; fi
+    "$PYTHON" Retrieval.py --config "$config" --output_dir "$folder" "$@"
+}
+
+echo "1/4 benchmark"
 # shellcheck disable=SC2086  (several options)
 "$PYTHON" -m dataset.synthetic "$data" --preset demo ${DEMO_DATA:-}
-[ -f "$data/processed_data/test.json" ] || bash shell/data_process.sh CUHK-PEDES "$data"
-if [ ! -f "$output/metrics.json" ]; then
-    resume=()
-    if [ -f "$output/checkpoint_last.pth" ]; then resume=(--resume); fi
-    "$PYTHON" Retrieval.py --config configs/demo.yaml --output_dir "$output" "${resume[@]}" --set "${settings[@]}" "$@"
-fi
+[ -f "$data/processed_data/test.json" ] || "$PYTHON" -m dataset.prepare CUHK-PEDES "$data"
+echo "2/4 embeddings from nothing"
+run "$output/pretraining" configs/demo_pretrain.yaml --set "${settings[@]}"
+echo "3/4 MARS"
+start=(--checkpoint "$output/pretraining/checkpoint_best.pth")
+if [ -f "$output/checkpoint_last.pth" ]; then start=(); fi
+run "$output" configs/demo.yaml "${start[@]}" --set "${settings[@]}" "${test_split[@]}" "$@"
+echo "4/4 report"
 "$PYTHON" -m evaluation.report "$output"

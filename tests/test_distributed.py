@@ -1,0 +1,66 @@
+"""Several processes compute what one does: real torchrun over gloo, the real driver."""
+
+import json
+import sys
+
+import pytest
+import torch
+from benchmark_data import TINY, data_settings, run
+
+from utils.checkpoint import read_checkpoint
+
+# hard negatives among the same 4 samples, however many processes share the batch of 8
+RUN = ["max_steps=5", "hard_negatives_within=4", "weak_pos_pair_probability=0.5", "mlm_distill_axis=positions"]
+
+
+def train(output, benchmark, processes: int, *settings: str) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    run(
+        sys.executable, *(launcher if processes > 1 else []), "Retrieval.py", "--config", "configs/demo.yaml",
+        "--output_dir", output, "--set", *TINY, *data_settings(benchmark), *RUN, f"batch_size_train={8 // processes}",
+        *settings,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(benchmark, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for processes in (1, 2):
+        train(folder / str(processes), benchmark, processes)
+    return folder
+
+
+def test_two_processes_give_the_same_losses(runs):
+    one, two = (
+        [json.loads(line)["train"] for line in (runs / n / "log.txt").read_text().splitlines()] for n in ("1", "2")
+    )
+    assert len(one) == len(two)
+    for single, double in zip(one, two, strict=True):
+        assert single == pytest.approx(double, rel=1e-5)
+
+
+def test_two_processes_give_the_same_parameters_and_queues(runs):
+    one, two = (read_checkpoint(runs / n / "checkpoint_last.pth")["model"] for n in ("1", "2"))
+    start = read_checkpoint(runs / "1" / "checkpoint_last.pth")
+    assert start["step"] == 5
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_two_processes_give_identical_metrics(runs):
+    one, two = (json.loads((runs / n / "metrics.json").read_text()) for n in ("1", "2"))
+    assert one == two
+
+
+def test_evaluation_of_one_checkpoint_is_identical_for_one_and_two_processes(runs, benchmark, tmp_path):
+    for processes in (1, 2):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        run(
+            sys.executable, *(launcher if processes > 1 else []), "Retrieval.py", "--evaluate", "--config",
+            runs / "1" / "config.yaml", "--checkpoint", runs / "1" / "checkpoint_best.pth", "--output_dir",
+            tmp_path / str(processes),
+        )
+    one, two = ((tmp_path / n / "metrics.json").read_text() for n in ("1", "2"))
+    assert one == two
+    logged = json.loads((runs / "1" / "metrics.json").read_text())
+    assert json.loads(one) == logged
