@@ -32,6 +32,7 @@ from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.config import save_yaml
 from utils.distributed import barrier, choose_device, is_main, on_main, process_group, rank, read_launch, world_size
 from utils.errors import UserError, run_command_line
+from utils.files import require_folder
 from utils.logs import RunLog, set_up_logging
 from utils.optimization import LearningRate, make_optimizer
 from utils.precision import set_precision
@@ -58,7 +59,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--dist_url", default="env://", help="where processes meet")
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
+    if not 0 <= parsed.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to {2**32 - 1}, not {parsed.seed}")
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ def open_run(arguments: argparse.Namespace, device: torch.device) -> Run:
     """Configuration and checkpoint, checked for what was asked."""
     encoder = [f"text_encoder={arguments.text_encoder}"] if arguments.text_encoder else []
     config = load_config(arguments.config, [*arguments.overrides, *encoder])
+    if not arguments.dry_run:
+        require_folder(arguments.output_dir, "--output_dir")
     refuse_to_overwrite(arguments)
     path = arguments.checkpoint
     if arguments.resume and path is None:
@@ -96,13 +102,15 @@ def open_run(arguments: argparse.Namespace, device: torch.device) -> Run:
 
 def refuse_to_overwrite(arguments: argparse.Namespace) -> None:
     """Raises UserError when training would replace another run's files."""
-    if arguments.evaluate or arguments.dry_run or arguments.resume:
+    own, path = arguments.output_dir, arguments.checkpoint
+    same_run = arguments.resume and (path is None or path.resolve().parent == own.resolve())
+    if arguments.evaluate or arguments.dry_run or same_run:
         return
-    kept = [name for name in ("checkpoint_last.pth", "log.txt") if (arguments.output_dir / name).exists()]
+    kept = [name for name in ("checkpoint_last.pth", "log.txt") if (own / name).exists()]
     if kept:
+        advice = "leave out --checkpoint" if arguments.resume else "add --resume"
         raise UserError(
-            f"--output_dir {arguments.output_dir} holds a run ({kept[0]}); add --resume to go on with it, or name"
-            " another folder"
+            f"--output_dir {own} holds a run ({kept[0]}); {advice} to go on with it, or name another folder"
         )
 
 
@@ -112,7 +120,8 @@ def needed_files(arguments: argparse.Namespace, config: Config) -> tuple[str, ..
     if arguments.evaluate:
         return test
     chosen = config.model_selection
-    return ("train_file", "train_image_root", f"{chosen}_file", f"{chosen}_image_root", *(test if config.test_file else ()))
+    used = ("train_file", "train_image_root", f"{chosen}_file", f"{chosen}_image_root")
+    return used + test if config.test_file else used
 
 
 def read_training_entries(config: Config) -> list[list[Entry]]:
@@ -150,8 +159,8 @@ def grid_of(saved: dict[str, Any]) -> tuple[int, int] | None:
     sides, patch = saved.get("image_res"), saved.get("patch_size", 16)
     if isinstance(sides, int):
         sides = [sides, sides]
-    fits = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in sides)
-    return (sides[0] // patch, sides[1] // patch) if fits and isinstance(patch, int) else None
+    fits = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in [*sides, patch])
+    return (sides[0] // patch, sides[1] // patch) if fits and patch > 0 else None
 
 
 def resume_model(model: PersonSearchModel, checkpoint: dict[str, Any]) -> None:
@@ -172,6 +181,14 @@ def resume_model(model: PersonSearchModel, checkpoint: dict[str, Any]) -> None:
 
 
 # ---- training --------------------------------------------------------------------------
+
+
+def open_splits(run: Run, tokenizer: CaptionTokenizer) -> dict[str, EvaluationSplit]:
+    """The splits that a run evaluates on, the one for its final results last."""
+    config, names = run.config, ["test"]
+    if not run.arguments.evaluate:
+        names = list(dict.fromkeys([config.model_selection, *(names if config.test_file else ())]))
+    return {name: open_split(config, name, tokenizer) for name in names}
 
 
 def open_training_set(run: Run, tokenizer: CaptionTokenizer, only_some: bool = False) -> TrainSet:
@@ -206,6 +223,11 @@ def open_training_set(run: Run, tokenizer: CaptionTokenizer, only_some: bool = F
 
 def open_loader(run: Run, data: TrainSet) -> TrainLoader:
     batch, seed = run.config.batch_size_train, run.arguments.seed
+    if batch * world_size() > run.config.queue_size:
+        raise UserError(
+            f"config: queue_size {run.config.queue_size} is smaller than the batch of all processes"
+            f" ({batch} x {world_size()})"
+        )
     plan = BatchPlan(len(data), batch, rank(), world_size(), seed)
     return TrainLoader(data, plan, run.config.workers, run.device.type == "cuda")
 
@@ -223,11 +245,12 @@ def warn_of_shared_identities(config: Config) -> None:
 class Training:
     """The epoch loop and what it carries from epoch to epoch."""
 
-    def __init__(self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer):
+    def __init__(
+        self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit
+    ):
         config = run.config
-        self.run, self.model, self.tokenizer = run, model, tokenizer
+        self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
         self.loader = open_loader(run, open_training_set(run, tokenizer))
-        self.selection = open_split(config, config.model_selection, tokenizer)
         self.setting = evaluation_setting(config, run.device, run.precision)
         self.iterations = len(self.loader) // config.accumulate_steps
         if self.iterations == 0:
@@ -254,21 +277,38 @@ class Training:
             schedule.sched == "cosine_step",
         )
         self.rules = StepRules(
-            config.weights.model_dump(), run.precision, config.accumulate_steps, config.clip_grad_norm, run.arguments.seed
+            config.weights.model_dump(),
+            run.precision,
+            config.accumulate_steps,
+            config.clip_grad_norm,
+            run.arguments.seed,
         )
         self.step, self.best, self.best_epoch = Step(0, 0, self.iterations, 0), -1.0, -1
         if run.arguments.resume:
             self.take_up(run.checkpoint)
 
     def take_up(self, checkpoint: dict[str, Any]) -> None:
-        """Continue where a checkpoint stopped."""
+        """Continue where a checkpoint stopped; the best so far counts where its file is."""
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
-            where = (checkpoint[key] for key in ("next_epoch", "next_iteration"))
-            self.step = Step(*where, self.iterations, checkpoint["step"])
-            self.best, self.best_epoch = checkpoint["best"], checkpoint["best_epoch"]
+            epoch, iteration, number = (int(checkpoint[key]) for key in ("next_epoch", "next_iteration", "step"))
+            best, best_epoch = float(checkpoint["best"]), int(checkpoint["best_epoch"])
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"checkpoint {checkpoint['path']} does not hold this run's state: {error}") from None
+        of_run = checkpoint.get("iterations", self.iterations)
+        if (iteration and of_run != self.iterations) or not 0 <= iteration < self.iterations:
+            raise UserError(
+                f"checkpoint {checkpoint['path']} stopped after step {iteration} of {of_run} in an epoch, which here"
+                f" has {self.iterations}; resume with batch_size_train, accumulate_steps and processes of its run"
+            )
+        self.step = Step(epoch, iteration, self.iterations, number)
+        if on_main((self.run.output / "checkpoint_best.pth").exists)():
+            self.best, self.best_epoch = best, best_epoch
+        elif self.finished:
+            raise UserError(
+                f"the run of checkpoint {checkpoint['path']} is finished, and {self.run.output} does not hold its"
+                " checkpoint_best.pth; name its own folder as --output_dir, or raise schedular.epochs or max_steps"
+            )
 
     @property
     def finished(self) -> bool:
@@ -328,6 +368,7 @@ class Training:
                 "epoch": epoch,
                 "next_epoch": self.step.epoch,
                 "next_iteration": self.step.iteration,
+                "iterations": self.iterations,
                 "step": self.step.number,
                 "best": self.best,
                 "best_epoch": self.best_epoch,
@@ -338,19 +379,23 @@ class Training:
         barrier()
 
 
-def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer) -> None:
-    """Train, then evaluate the best checkpoint on the test split."""
+def train(
+    run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, splits: dict[str, EvaluationSplit]
+) -> None:
+    """Train, then evaluate the best checkpoint on the last of `splits`.
+
+    Everything that is read is checked before anything is written.
+    """
+    training = Training(run, model, tokenizer, splits[run.config.model_selection])
     if is_main():
         warn_of_shared_identities(run.config)
         save_yaml(run.output / "config.yaml", run.config)
         if run.config.text_encoder == FROM_CAPTIONS:
             tokenizer.save(run.output / "tokenizer")
-    training = Training(run, model, tokenizer)
     training.train()
     best = read_checkpoint(run.output / "checkpoint_best.pth")
     model.load_state_dict(best["model"])
-    name = "test" if run.config.test_file else run.config.model_selection
-    split = training.selection if name == run.config.model_selection else open_split(run.config, name, tokenizer)
+    name, split = list(splits.items())[-1]
     logger.info("best epoch %d, on the %s split:", best["epoch"], name)
     finish(run, model, split)
 
@@ -365,15 +410,17 @@ def finish(run: Run, model: PersonSearchModel, split: EvaluationSplit) -> None:
         logger.info("metrics and rankings: %s", run.output)
 
 
-def dry_run(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer) -> None:
+def dry_run(
+    run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, splits: dict[str, EvaluationSplit]
+) -> None:
     """Print what a run would be."""
     counts = count_parameters(model)
     for part, count in counts.items():
         print(f"{part:28} {count:>13,} parameters")
     print(f"{'together':28} {sum(counts.values()):>13,} parameters")
+    for name, split in splits.items():
+        print(f"{name} split: {len(split.texts)} captions, {len(split.images)} images")
     if run.arguments.evaluate:
-        split = open_split(run.config, "test", tokenizer)
-        print(f"test split: {len(split.texts)} captions, {len(split.images)} images")
         return
     batch = next(open_loader(run, open_training_set(run, tokenizer, only_some=True)).epoch(0))
     for name in ("image1", "image2", "attributes", "identity", "replaced"):
@@ -390,15 +437,16 @@ def dry_run(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer) -> 
 def run_retrieval(arguments: argparse.Namespace, device: torch.device) -> None:
     run = open_run(arguments, device)
     tokenizer = on_main(lambda: open_tokenizer(run.config, run.checkpoint, lambda: training_captions(run.config)))()
+    splits = open_splits(run, tokenizer)
     torch.manual_seed(arguments.seed)
     model = open_model(run.config, tokenizer, device)
     open_weights(run, model)
     if arguments.dry_run:
-        dry_run(run, model, tokenizer)
+        dry_run(run, model, tokenizer, splits)
     elif arguments.evaluate:
-        finish(run, model, open_split(run.config, "test", tokenizer))
+        finish(run, model, splits["test"])
     else:
-        train(run, model, tokenizer)
+        train(run, model, tokenizer, splits)
 
 
 def main() -> None:

@@ -108,7 +108,8 @@ def summarise(entries: Sequence[Entry]) -> dict[str, int | float]:
 def check_images(entries: Sequence[Entry], image_root: str | os.PathLike) -> None:
     """Raise one UserError with the count and the first few of the images that are not files."""
     if not Path(image_root).is_dir():
-        raise UserError(f"image folder {image_root} does not exist")
+        found = "is not a folder" if Path(image_root).exists() else "does not exist"
+        raise UserError(f"image folder {image_root} {found}")
     missing = missing_images((entry.image for entry in entries), image_root)
     if missing:
         some = ", ".join(f"{image} ({reason})" for image, reason in list(missing.items())[:3])

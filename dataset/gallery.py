@@ -120,5 +120,5 @@ def load_blocks(
     )
     for images in loader:
         if isinstance(images, UserError):
-            raise images
+            raise UserError(str(images))  # `raise images` would tie this frame, and the workers, to the error
         yield normalise(images.to(device, non_blocking=True))

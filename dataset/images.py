@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from utils.errors import UserError
@@ -23,7 +23,9 @@ def load_image(path: str | os.PathLike, size: tuple[int, int]) -> Tensor:
             resized = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC)
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise UserError(f"image {path} is no image; replace it or remove its annotation") from None
+    except Exception as error:  # broken files make decoders raise nearly any type
         reason = " ".join(str(error).split())
         raise UserError(f"image {path} cannot be read: {reason}; replace it or remove its annotation") from None
     return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1)

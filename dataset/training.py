@@ -205,5 +205,5 @@ class TrainLoader:
         self.plan.epoch, self.plan.skip = number, skip
         for batch in self.loader:
             if isinstance(batch, UserError):
-                raise batch
+                raise UserError(str(batch))  # `raise batch` would tie this frame, and the workers, to the error
             yield batch

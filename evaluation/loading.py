@@ -28,8 +28,12 @@ def open_tokenizer(
     saved = (checkpoint or {}).get("config")
     same = isinstance(saved, Mapping) and saved.get("text_encoder") == config.text_encoder
     if same and isinstance(checkpoint.get("tokenizer"), str):
-        return CaptionTokenizer.from_json(checkpoint["tokenizer"])
+        try:
+            return CaptionTokenizer.from_json(checkpoint["tokenizer"])
+        except UserError as error:
+            raise UserError(f"checkpoint {checkpoint.get('path', '')}: its tokenizer is damaged: {error}") from None
     if config.text_encoder == FROM_CAPTIONS:
+        require_files(config, ("train_file",))
         return CaptionTokenizer.train(captions(), config.vocabulary_size)
     tokenizer = CaptionTokenizer.from_pretrained(config.text_encoder)
     if tokenizer.vocabulary_size > config.bert_config.vocab_size:

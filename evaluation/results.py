@@ -5,7 +5,6 @@ C captions, G gallery images, K ranked images kept per caption. Rows are caption
 
 import json
 import logging
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +71,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a readable rankings file: {error}") from None
+    except Exception as error:  # damaged and foreign files make numpy and zipfile raise nearly any type
+        advice = getattr(error, "strerror", None) or "write it again by evaluating the run"
+        raise UserError(f"{path} is not a readable rankings file: {advice}") from None
 
 
 def _check_shapes(path: Path, rankings: Rankings) -> None:
@@ -120,7 +120,7 @@ def _parse_epoch(line: str) -> dict[str, Any] | None:
     """The record of one line, or None where it is not one."""
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     if not _is_dict(record) or not _is_number(record.get("epoch")):
         return None

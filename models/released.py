@@ -118,14 +118,17 @@ def resize_positions(
     `old` itself when the grids are equal; as many patches in another grid are interpolated.
     Raises UserError when the number of positions is no grid, or the width differs.
     """
+    wrong = UserError(
+        f"checkpoint {where}: {name} has shape {list(old.shape)}, which is no grid of width {like.shape[-1]}"
+    )
+    if old.ndim < 2 or old.shape[-1] != like.shape[-1]:
+        raise wrong
     rows = old.reshape(-1, old.shape[-1])
     old_grid = grid_of_positions(rows.shape[0] - 1, old_grid, grid)
     if old_grid == grid and old.shape == like.shape:
         return old
-    if old_grid is None or rows.shape[1] != like.shape[-1]:
-        raise UserError(
-            f"checkpoint {where}: {name} has shape {list(old.shape)}, which is no grid of width {like.shape[-1]}"
-        )
+    if old_grid is None:
+        raise wrong
     patches = rows[1:].float().T.reshape(1, -1, *old_grid)
     patches = interpolate(patches, size=grid, mode="bicubic", align_corners=False)
     return torch.cat([rows[:1].float(), patches.flatten(2)[0].T]).reshape(like.shape)

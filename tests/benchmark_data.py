@@ -15,6 +15,7 @@ TINY = [
     "bert_config.max_position_embeddings=80", "bert_config.hidden_dropout_prob=0.0",
     "bert_config.attention_probs_dropout_prob=0.0", "text_encoder=from_captions", "workers=0", "precision=fp32",
     "batch_size_train=8", "batch_size_test=5", "k_test=6", "eval_epoch=0", "schedular.epochs=2",
+    "hard_negatives_within=null",
 ]
 
 

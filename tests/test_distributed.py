@@ -22,6 +22,20 @@ def train(output, benchmark, processes: int, *settings: str) -> None:
     )
 
 
+def without_key_bias(name: str, value: torch.Tensor) -> torch.Tensor:
+    """A parameter without the part that moves at random.
+
+    A bias of attention keys shifts all scores of a query alike: its gradient is 0 but for rounding, which Adam
+    blows up to full steps.
+    """
+    if name.endswith("key.bias"):
+        return value[:0]
+    if name.endswith("qkv.bias"):
+        query, _, values = value.chunk(3)
+        return torch.cat([query, values])
+    return value
+
+
 @pytest.fixture(scope="module")
 def runs(benchmark, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
@@ -44,7 +58,8 @@ def test_two_processes_give_the_same_parameters_and_queues(runs):
     start = read_checkpoint(runs / "1" / "checkpoint_last.pth")
     assert start["step"] == 5
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+        ours, theirs = without_key_bias(name, two[name]), without_key_bias(name, value)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_two_processes_give_identical_metrics(runs):

@@ -1,8 +1,7 @@
 """Checkpoint files: written whole or not at all, read without running anything they hold."""
 
 import os
-import pickle
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,10 @@ from utils.files import atomic_write
 def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
     """Write tensors and plain values; the previous file stays until the new one is complete."""
     with atomic_write(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise UserError(f"cannot write {path}: {' '.join(str(error).split())[:200]}") from None
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -26,11 +28,13 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     Raises UserError when the file is missing, damaged, or holds no named tensors.
     """
     if not Path(path).is_file():
-        raise UserError(f"checkpoint {path} does not exist")
+        found = "is a folder; name a file in it" if Path(path).is_dir() else "does not exist"
+        raise UserError(f"checkpoint {path} {found}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError,
-            AttributeError, IndexError, zipfile.BadZipFile) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on files of other programs
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged and foreign files make torch raise nearly any type
         raise UserError(f"checkpoint {path} cannot be read: {reason(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} holds {type(content).__name__}, not named tensors")
@@ -46,4 +50,6 @@ def reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "weights_only" in text or "Weights only" in text or "Unsupported" in text:
         return "it is no checkpoint of tensors and plain values, and nothing else is ever loaded"
-    return (text or type(error).__name__)[:200]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"it is damaged, cut off, or no checkpoint ({(text or type(error).__name__)[:100]})"

@@ -36,6 +36,8 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}{line}: not valid YAML: {problem}") from None
     except (YAMLError, ValueError) as error:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{where}: not valid YAML: nested too deeply") from None
 
 
 def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
@@ -47,11 +49,13 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{what} {path} does not exist{similar_file(Path(path))}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{what} {path} cannot be read: {reason}") from None
     values = parse_yaml(text.replace("\t", "    "), f"{what} {path}")
     if not isinstance(values, Mapping):
-        raise UserError(f"{what} {path} must hold `key: value` lines, not {type(values).__name__}")
+        found = "but is empty" if values is None else f"not a {'list' if isinstance(values, list) else 'single value'}"
+        raise UserError(f"{what} {path} must hold `key: value` lines, {found}")
     return dict(values)
 
 
@@ -99,7 +103,11 @@ def validate(schema: type[Schema], values: Mapping[str, Any], where: str) -> Sch
 def explain(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
     """One pydantic problem in plain words."""
     location = ".".join(str(part) for part in problem["loc"] if part not in UNION_TAGS)
-    given = problem["input"]
+    given = shorten(repr(problem["input"]))
+    if problem["type"] == "invalid_key":
+        return f"key {given} must be a name"
+    if problem["type"] == "model_type":
+        return f"`{location}` must hold keys of its own, not be {given}"
     if problem["type"] == "extra_forbidden":
         parent = model_at(schema, problem["loc"][:-1])
         name = problem["loc"][-1]
@@ -109,7 +117,11 @@ def explain(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if problem["type"] == "value_error":
         return f"`{location}`: {message}" if location else message
-    return f"`{location}` must be {message}, not {given!r}"
+    return f"`{location}` must be {message}, not {given}"
+
+
+def shorten(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 UNION_TAGS = ("int", "str", "float", "list[int]", "list[float]", "list[str]")

@@ -1,6 +1,7 @@
 """The one exception a user is meant to read."""
 
 import difflib
+import gc
 import sys
 from collections.abc import Callable, Iterable
 
@@ -23,5 +24,7 @@ def run_command_line(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        problem = " ".join(str(error).splitlines())
+    gc.collect()  # the frames of `main` are gone now: progress bars they drew are closed, and the line stands alone
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(2)

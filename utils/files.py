@@ -34,6 +34,20 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def require_folder(folder: str | os.PathLike, what: str) -> None:
+    """Check that `folder` is one, or can be made, and can be written; nothing is made yet.
+
+    Raises UserError, so that hours of work do not end in results that cannot be kept.
+    """
+    place = os.path.abspath(folder)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise UserError(f"{what} {folder}: {place} is not a folder; name another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{what} {folder} cannot be written: no permission in {place}")
+
+
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
     """Write `value` as UTF-8 JSON, atomically."""
     with atomic_write(path) as temporary:
@@ -50,6 +64,6 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{what} {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
+        raise UserError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{what} {path} is not valid JSON: {error}") from None

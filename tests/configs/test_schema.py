@@ -1,0 +1,211 @@
+"""What a configuration may hold, and that the published files are read unchanged."""
+
+import re
+
+import pytest
+from benchmark_data import REPOSITORY
+
+from configs.schema import LOSSES, Bert, Config, Weights, load_config, require_files
+from utils.config import save_yaml
+from utils.errors import UserError
+
+YAML_FILES = sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml"))
+
+# every key of the published files, in their spelling
+MARS = """
+train_image_root: 'CUHK-PEDES'
+val_image_root: 'CUHK-PEDES'
+test_image_root: 'CUHK-PEDES'
+train_file: ['CUHK-PEDES/processed_data/train.json']
+val_file: 'CUHK-PEDES/processed_data/val.json'
+test_file: 'CUHK-PEDES/processed_data/test.json'
+bert_config: 'configs/config_bert.json'
+image_res: 384
+batch_size_train: 8
+batch_size_test: 64
+queue_size: 65536
+momentum: 0.995
+vision_width: 768
+embed_dim: 256
+temp: 0.07
+k_test: 128
+alpha: 0.4
+warm_up: True
+max_words: 75
+eval_epoch: 20
+mask_ratio: 0.75
+mlm_probability: 0.15
+mrtd_mask_probability: 0.3
+weak_pos_pair_probability: 0.1
+weights: [0.5, 1, 1, 0.5, 0.5, 1, 2]
+optimizer: {opt: adamW, lr: 1e-5, lr_custm: 1e-4, weight_decay: 0.02}
+schedular: {sched: cosine, lr: 1e-5, epochs: 30, min_lr: 1e-6, decay_rate: 1, warmup_lr: 1e-5, warmup_epochs: 1,
+            cooldown_epochs: 0}
+"""
+
+
+def changed(**values: str) -> str:
+    """MARS's file with keys replaced; None leaves a key out."""
+    kept = [entry for entry in re.split(r"\n(?=\w)", MARS.strip()) if entry.split(":")[0] not in values]
+    return "\n".join([*kept, *(f"{key}: {value}" for key, value in values.items() if value is not None)])
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text: str, *settings: str) -> Config:
+        (tmp_path / "config.yaml").write_text(text)
+        return load_config(tmp_path / "config.yaml", list(settings))
+
+    return load
+
+
+@pytest.mark.parametrize("name", YAML_FILES)
+def test_every_yaml_file_of_the_repository_is_valid(name):
+    config = load_config(REPOSITORY / "configs" / name)
+    assert config.train_file and config.train_image_root
+    assert getattr(config, f"{config.model_selection}_file")
+
+
+@pytest.mark.parametrize("benchmark", ["cuhk_pedes", "icfg_pedes", "rstp_reid"])
+def test_the_benchmark_files_hold_the_published_recipes(benchmark):
+    names = (f"{system}_{benchmark}.yaml" for system in ("PS", "rasa", "albef"))
+    mars, rasa, albef = (load_config(REPOSITORY / "configs" / name) for name in names)
+    assert [config.bert_config.full_ca for config in (mars, rasa, albef)] == [True, False, False]
+    assert mars.weights == Weights(cl=0.5, pitm=1, mlm=1, prd=0.5, mrtd=0.5, mae=1, attribute=2)
+    assert rasa.weights == Weights(cl=0.5, pitm=1, mlm=1, prd=0.5, mrtd=0.5, mae=0, attribute=0)
+    assert [albef.weights.cl > 0, albef.weights.pitm > 0, albef.weights.mlm > 0] == [True] * 3
+    assert albef.weights.prd == albef.weights.mrtd == albef.weights.mae == albef.weights.attribute == 0
+    assert (mars.max_words, mars.batch_size_train) == (75, 8)
+    assert (rasa.max_words, rasa.batch_size_train) == (50, 13)
+    assert mars.mlm_distill_axis == rasa.mlm_distill_axis == "positions"
+
+
+def test_the_defaults_are_the_published_recipe(load):
+    paths = {name: None for name in Config.model_fields if name.endswith(("_file", "_root"))} | {"train_file": []}
+    published = load(MARS, "eval_epoch=0", "schedular.lr=")  # the optimizer's rate is the one in use
+    assert published.model_copy(update=paths) == load_config(None)
+
+
+def test_a_file_of_mars_is_read_unchanged(load):
+    config = load(MARS)
+    assert config.optimizer.model_dump() == {
+        "opt": "adamW", "lr": 1e-5, "lr_custm": 1e-4, "weight_decay": 0.02, "betas": [0.9, 0.999], "eps": 1e-8
+    }
+    assert config.schedular.model_dump() == {
+        "sched": "cosine", "lr": 1e-5, "epochs": 30, "min_lr": 1e-6, "decay_rate": 1, "warmup_lr": 1e-5,
+        "warmup_epochs": 1, "cooldown_epochs": 0,
+    }
+    assert config.train_file == ["CUHK-PEDES/processed_data/train.json"]
+    assert config.test_image_root == "CUHK-PEDES"
+    assert (config.image_size, config.queue_size, config.k_test, config.eval_epoch) == ((384, 384), 65536, 128, 20)
+    assert (config.momentum, config.temp, config.alpha, config.warm_up) == (0.995, 0.07, 0.4, True)
+    assert (config.bert_config.full_ca, config.bert_config.fusion_layer, config.mask_ratio) == (True, 6, 0.75)
+
+
+def test_a_file_of_rasa_has_five_weights_and_no_mask_ratio(load):
+    text = changed(weights="[0.5, 1, 1, 0.5, 0.5]", mask_ratio=None, max_words="50", batch_size_train="13",
+                   bert_config="'configs/config_bert_partial.json'")
+    config = load(text)
+    assert config.weights.model_dump() == dict(zip(LOSSES, [0.5, 1, 1, 0.5, 0.5, 0, 0], strict=True))
+    assert (config.max_words, config.batch_size_train, config.bert_config.full_ca) == (50, 13, False)
+
+
+def test_a_file_of_mamba_tbps_has_its_own_numbers(load):
+    text = changed(mask_ratio="0.5", max_words="90", temp="0.05", batch_size_train="12", image_res="[384, 128]",
+                   schedular="{sched: cosine, lr: 2e-5, epochs: 60, min_lr: 1E-6, decay_rate: 1, warmup_lr: 1e-5, "
+                             "warmup_epochs: 1, cooldown_epochs: 0}")
+    config = load(text)
+    assert (config.mask_ratio, config.max_words, config.temp, config.image_size) == (0.5, 90, 0.05, (384, 128))
+    assert (config.schedular.epochs, config.schedular.lr, config.schedular.min_lr) == (60, 2e-5, 1e-6)
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1E-5", "1.0e-5", "0.00001", "1e-05"])
+def test_every_spelling_of_a_small_number_is_a_number(load, text):
+    assert load(changed(optimizer=f"{{lr: {text}}}")).optimizer.lr == 1e-5
+    assert load(MARS, f"optimizer.lr={text}").optimizer.lr == 1e-5
+
+
+def test_settings_win_over_the_file_which_wins_over_the_defaults(load):
+    assert load_config(None).alpha == 0.4
+    assert load("alpha: 0.3").alpha == 0.3
+    assert load("alpha: 0.3", "alpha=0.2").alpha == 0.2
+    assert load("alpha: 0.3", "alpha=0.2", "alpha=0.1").alpha == 0.1
+
+
+def test_a_setting_of_one_loss_leaves_the_others(load):
+    assert load("weights: {mae: 3}", "weights.cl=9").weights == Weights(mae=3, cl=9)
+
+
+def test_a_list_of_weights_may_be_changed_by_name_afterwards(load):
+    config = load("weights: [1, 2, 3, 4, 5]", "weights.mae=6")
+    assert list(config.weights.model_dump().values()) == [1, 2, 3, 4, 5, 6, 0]
+    config = load(MARS, "weights=[1,2,3,4,5,6,7]", "weights.cl=0")
+    assert list(config.weights.model_dump().values()) == [0, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_list_of_weights_is_in_the_published_order(load):
+    assert load("weights: [1, 2, 3, 4, 5, 6, 7]").weights == Weights(
+        cl=1, pitm=2, mlm=3, prd=4, mrtd=5, mae=6, attribute=7
+    )
+
+
+def test_a_bert_file_may_be_changed_key_by_key(load, tmp_path):
+    (tmp_path / "bert.json").write_text('{"num_hidden_layers": 8,\n\t"hidden_act": "gelu", "architectures": ["x"]}')
+    config = load(f"bert_config: {tmp_path}/bert.json", "bert_config.fusion_layer=3")
+    assert config.bert_config == Bert(num_hidden_layers=8, fusion_layer=3)
+
+
+def test_a_bert_configuration_may_stand_in_the_file(load):
+    assert load("bert_config: {num_hidden_layers: 8}", "bert_config.full_ca=true").bert_config == Bert(
+        num_hidden_layers=8, full_ca=True
+    )
+
+
+def test_without_a_bert_configuration_settings_start_from_the_published_one(load):
+    assert load("alpha: 0.4", "bert_config.fusion_layer=4").bert_config == Bert(full_ca=True, fusion_layer=4)
+
+
+def test_a_bert_file_is_found_from_any_folder(load, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not load("bert_config: configs/config_bert_partial.json").bert_config.full_ca
+
+
+@pytest.mark.parametrize("name", YAML_FILES)
+def test_a_saved_configuration_loads_as_it_was(name, tmp_path):
+    config = load_config(REPOSITORY / "configs" / name, ["optimizer.lr=3.3e-7", "train_file=[a.json, b.csv]"])
+    save_yaml(tmp_path / "config.yaml", config)
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_a_single_training_file_needs_no_list(load):
+    assert load("train_file: a.json").train_file == ["a.json"]
+
+
+@pytest.mark.parametrize(("value", "size"), [("384", (384, 384)), ("[384, 128]", (384, 128))])
+def test_an_image_is_given_by_one_side_or_by_height_and_width(load, value, size):
+    assert load(f"image_res: {value}").image_size == size
+
+
+def test_a_group_of_negatives_is_checked_against_the_batch_only_when_it_is_set(load):
+    assert load("batch_size_train: 9").hard_negatives_within is None
+    assert load("batch_size_train: 9\nhard_negatives_within: 3").hard_negatives_within == 3
+
+
+def test_a_mask_ratio_matters_only_with_the_reconstruction_loss(load):
+    assert load("mask_ratio: 0.999\nweights: {mae: 0}").mask_ratio == 0.999
+    with pytest.raises(UserError, match="mask_ratio"):
+        load("mask_ratio: 0.999")
+
+
+def test_required_files_must_be_set_and_there(load, tmp_path):
+    config = load(f"train_file: [{tmp_path}/config.yaml, {tmp_path}/nothing.json]")
+    with pytest.raises(UserError, match=r"train_file .*nothing\.json does not exist"):
+        require_files(config, ("train_file",))
+    with pytest.raises(UserError, match="`val_file` is not set"):
+        require_files(config, ("val_file",))
+    require_files(load(f"train_file: {tmp_path}/config.yaml"), ("train_file",))
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        load_config(None).alpha = 0.1

@@ -1,0 +1,124 @@
+"""Files are whole or not there."""
+
+import os
+
+import pytest
+
+from utils.errors import UserError
+from utils.files import atomic_write, read_json, require_folder, write_json
+
+
+def test_a_new_file_and_its_folders_appear(tmp_path):
+    with atomic_write(tmp_path / "a" / "b" / "c.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "a" / "b" / "c.txt").read_text() == "new"
+    assert os.listdir(tmp_path / "a" / "b") == ["c.txt"]
+
+
+def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with atomic_write(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_text() == "old"
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
+def test_a_failure_leaves_the_old_file_and_no_temporary(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise error("stop")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_failure_without_an_old_file_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="stop"), atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise ValueError("stop")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(UserError, match="cannot write"), atomic_write(path):
+        pass
+    assert path.read_text() == "old"
+
+
+def test_a_failed_move_leaves_no_temporary(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="cannot write"), atomic_write(tmp_path / "folder") as temporary:
+        temporary.write_text("x")
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_file_cannot_be_written_below_a_file(tmp_path):
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(UserError, match=r"cannot write .*b\.txt"), atomic_write(tmp_path / "a" / "b.txt"):
+        raise AssertionError("the block is not entered")
+
+
+def test_json_is_read_as_it_was_written(tmp_path):
+    value = {"name": "\u00e4\u4f60", "numbers": [1, 2.5, None, True]}
+    write_json(tmp_path / "a.json", value, indent=1)
+    assert read_json(tmp_path / "a.json", "thing") == value
+
+
+def test_what_is_no_json_value_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {1, 2})
+    assert read_json(tmp_path / "a.json", "thing") == 1
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b"9" * 5000, "is not valid JSON"),
+        (b"\xff", "cannot be read"),
+        (None, "does not exist"),
+    ],
+    ids=["cut off", "too deep", "too long a number", "not UTF-8", "missing"],
+)
+def test_unreadable_json_is_told_by_its_role_and_name(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^thing {path} {message}"):
+        read_json(path, "thing")
+
+
+def test_a_folder_that_can_be_made_is_fine_and_is_not_made(tmp_path):
+    require_folder(tmp_path, "output")
+    require_folder(tmp_path / "a" / "b", "output")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_at_or_below_a_file_is_refused(tmp_path):
+    (tmp_path / "a").write_text("x")
+    for folder in (tmp_path / "a", tmp_path / "a" / "b" / "c"):
+        with pytest.raises(UserError, match=f"^output {folder}: {tmp_path / 'a'} is not a folder"):
+            require_folder(folder, "output")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot be written"):
+        require_folder(tmp_path / "a", "output")
+    tmp_path.chmod(0o700)
+
+
+def test_a_folder_without_permission_is_refused_to_everybody(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=f"cannot be written: no permission in {tmp_path}"):
+        require_folder(tmp_path / "a", "output")
