@@ -48,15 +48,16 @@ COMMANDS = [*readme_commands(), *MORE]
 SHORTENED = {"bash shell/test.sh": "bash shell/test.sh tests/evaluation/test_metrics.py"}
 
 
-def shrink_configs(folder: Path) -> None:
-    """The same configurations with tiny networks."""
+def shrink_configs(folder: Path, vocabulary: int) -> None:
+    """The same configurations with tiny networks, for a tokenizer of `vocabulary` word pieces."""
     yaml = YAML(typ="safe", pure=True)
     for path in folder.glob("*.yaml"):
         values = yaml.load(path.read_text())
         bert = values.pop("bert_config", {})
         full = "partial" not in bert if isinstance(bert, str) else bert.get("full_ca", True)
         kept = [setting for setting in SMALLER if setting.partition("=")[0] not in ("k_test", "eval_epoch")]
-        values = apply_overrides(values, [*kept, f"bert_config.full_ca={str(full).lower()}"])
+        kept += [f"bert_config.full_ca={str(full).lower()}", f"bert_config.vocab_size={vocabulary}"]
+        values = apply_overrides(values, kept)
         with open(path, "w") as file:
             yaml.dump(values, file)
 
@@ -82,17 +83,16 @@ def plant_data(root: Path, benchmark: Path) -> None:
     (mine / "annotations.csv").write_text("\n".join(["image,identity,caption,split", *rows]) + "\n")
 
 
-def plant_checkpoints(root: Path, benchmark: Path) -> None:
-    """ALBEF.pth and MARS.pth of tiny size, and the tokenizer they use."""
+def plant_checkpoints(root: Path, benchmark: Path) -> int:
+    """ALBEF.pth and MARS.pth of tiny size, and the tokenizer they use; returns its number of word pieces."""
     entries = json.loads((benchmark / "reid_raw.json").read_text())
     tokenizer = CaptionTokenizer.train([clean_caption(c, 40) for e in entries for c in e["captions"]], 300)
     tokenizer.save(root / "tokenizer")
-    config = load_config(None, [*TINY, f"bert_config.vocab_size={tokenizer.vocabulary_size}"])
+    # square, as the released ones are
+    config = load_config(None, [*TINY, "image_res=32", f"bert_config.vocab_size={tokenizer.vocabulary_size}"])
     for name in ("ALBEF.pth", "MARS.pth"):
         torch.save({"model": build_model(config, tokenizer.special).state_dict()}, root / name)
-    size = f"\n  vocab_size: {tokenizer.vocabulary_size}\n"
-    for path in (root / "configs").glob("*.yaml"):
-        path.write_text(path.read_text().replace("bert_config:\n", f"bert_config:{size}", 1))
+    return tokenizer.vocabulary_size
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,8 @@ def sandbox(benchmark, tmp_path_factory) -> Path:
         REPOSITORY, root,
         ignore=lambda folder, names: everywhere | (on_top if Path(folder) == REPOSITORY else set()),
     )
-    shrink_configs(root / "configs")
     plant_data(root, benchmark)
-    plant_checkpoints(root, benchmark)
+    shrink_configs(root / "configs", plant_checkpoints(root, benchmark))
     return root
 
 
