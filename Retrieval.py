@@ -15,13 +15,11 @@ from typing import Any
 import torch
 
 from configs.schema import Config, load_config, require_files
-from dataset.annotations import Entry, check_disjoint, check_images, load_annotations
-from dataset.attributes import cached_attributes, parse_attributes
 from dataset.batch import TrainBatch
-from dataset.captions import clean_caption
 from dataset.gallery import EvaluationSplit
+from dataset.opening import open_training_set, training_captions, warn_of_shared_identities
 from dataset.tokens import CaptionTokenizer
-from dataset.training import BatchPlan, TrainLoader, TrainSet
+from dataset.training import BatchPlan, TrainLoader
 from evaluation.evaluate import Metrics, evaluate
 from evaluation.loading import FROM_CAPTIONS, evaluation_setting, open_model, open_split, open_tokenizer
 from models.draws import RandomDraws, StepNoise
@@ -124,19 +122,6 @@ def needed_files(arguments: argparse.Namespace, config: Config) -> tuple[str, ..
     return used + test if config.test_file else used
 
 
-def read_training_entries(config: Config) -> list[list[Entry]]:
-    """The entries of every training file, their images checked to be there."""
-    files = [load_annotations(name, "train") for name in config.train_file]
-    check_images([entry for entries in files for entry in entries], config.train_image_root)
-    return files
-
-
-def training_captions(config: Config) -> list[str]:
-    """Cleaned captions of the training files."""
-    entries = [entry for name in config.train_file for entry in load_annotations(name, "train")]
-    return [clean_caption(caption, config.max_words) for entry in entries for caption in entry.captions]
-
-
 def open_weights(run: Run, model: PersonSearchModel) -> None:
     """Start the model from its checkpoint, or its text encoder from BERT."""
     arguments, checkpoint = run.arguments, run.checkpoint
@@ -191,55 +176,17 @@ def open_splits(run: Run, tokenizer: CaptionTokenizer) -> dict[str, EvaluationSp
     return {name: open_split(config, name, tokenizer) for name in names}
 
 
-def open_training_set(run: Run, tokenizer: CaptionTokenizer, only_some: bool = False) -> TrainSet:
-    """Training samples with the attributes of their captions, parsed once and cached.
-
-    only_some: parse the first captions only and keep nothing (for --dry_run).
-    """
-    config, attributes = run.config, {}
-    files = read_training_entries(config)
-    for name, entries in zip(config.train_file, files, strict=True):
-        captions = [caption for entry in entries for caption in entry.captions]
-        if config.weights.attribute == 0:
-            continue
-        if only_some:
-            captions = captions[:64]
-            attributes |= dict(zip(captions, parse_attributes(captions, config.max_words), strict=True))
-        else:
-            prepare = on_main(cached_attributes)
-            attributes |= prepare(captions, Path(name), run.output, config.max_words)
-    return TrainSet(
-        [entry for entries in files for entry in entries],
-        config.train_image_root,
-        tokenizer,
-        attributes,
-        config.image_size,
-        config.max_words,
-        config.bert_config.max_position_embeddings,
-        config.weak_pos_pair_probability,
-        run.arguments.seed,
-    )
-
-
-def open_loader(run: Run, data: TrainSet) -> TrainLoader:
+def open_loader(run: Run, tokenizer: CaptionTokenizer, cache_folder: Path | None) -> TrainLoader:
+    """This process's share of the training batches (`cache_folder` as in `open_training_set`)."""
     batch, seed = run.config.batch_size_train, run.arguments.seed
     if batch * world_size() > run.config.queue_size:
         raise UserError(
             f"config: queue_size {run.config.queue_size} is smaller than the batch of all processes"
             f" ({batch} x {world_size()})"
         )
+    data = open_training_set(run.config, tokenizer, seed, cache_folder)
     plan = BatchPlan(len(data), batch, rank(), world_size(), seed)
     return TrainLoader(data, plan, run.config.workers, run.device.type == "cuda")
-
-
-def warn_of_shared_identities(config: Config) -> None:
-    """People who are in the training and in an evaluation split make results too good."""
-    training = [entry for name in config.train_file for entry in load_annotations(name, "train")]
-    for name in ("val", "test"):
-        if getattr(config, f"{name}_file"):
-            other = load_annotations(getattr(config, f"{name}_file"), name)
-            for warning in check_disjoint(training, other, ("train_file", f"{name}_file")):
-                logger.warning("%s", warning)
 
 
 class Training:
@@ -250,7 +197,7 @@ class Training:
     ):
         config = run.config
         self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
-        self.loader = open_loader(run, open_training_set(run, tokenizer))
+        self.loader = open_loader(run, tokenizer, run.output)
         self.setting = evaluation_setting(config, run.device, run.precision)
         self.iterations = len(self.loader) // config.accumulate_steps
         if self.iterations == 0:
@@ -422,7 +369,7 @@ def dry_run(
         print(f"{name} split: {len(split.texts)} captions, {len(split.images)} images")
     if run.arguments.evaluate:
         return
-    batch = next(open_loader(run, open_training_set(run, tokenizer, only_some=True)).epoch(0))
+    batch = next(open_loader(run, tokenizer, None).epoch(0))
     for name in ("image1", "image2", "attributes", "identity", "replaced"):
         print(f"{name:28} {list(getattr(batch, name).shape)}")
     for name in ("caption", "caption2"):
