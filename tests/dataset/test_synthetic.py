@@ -273,7 +273,7 @@ def test_options_that_make_no_sense_are_refused(given, message):
 
 def test_a_preset_gives_way_to_options():
     options = options_from("demo", {"train": 7, "seed": None})
-    assert (options.train, options.test, options.height, options.seed) == (7, 150, 128, 0)
+    assert (options.train, options.test, options.height, options.seed) == (7, 100, 128, 0)
     with pytest.raises(UserError, match="did you mean 'demo'"):
         options_from("dmo", {})
     assert parse_size("192X96") == (192, 96)
