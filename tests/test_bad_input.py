@@ -536,7 +536,7 @@ CHECKPOINTS = {
     "an empty mapping": (lambda folder, good: saved(folder, {}), "holds no named tensors"),
     "an empty model": (lambda folder, good: saved(folder, {"model": {}}), "holds no named tensors"),
     "damaged tokenizer": (
-        lambda folder, good: saved(folder, {**torch.load(good), "tokenizer": "{"}),
+        lambda folder, good: saved(folder, {**torch.load(good, weights_only=True), "tokenizer": "{"}),
         "wrong.pth: its tokenizer is damaged",
     ),
 }
@@ -567,7 +567,7 @@ def test_a_checkpoint_of_another_width_is_refused(ground, finished, mode):
 
 
 def test_a_senseless_configuration_in_a_checkpoint_is_not_trusted(ground, finished):
-    content = torch.load(finished / "checkpoint_best.pth")
+    content = torch.load(finished / "checkpoint_best.pth", weights_only=True)
     path = saved(ground.folder, {**content, "config": {"image_res": [32, 16], "patch_size": 0}})
     assert ground.retrieve("--evaluate", "--checkpoint", path, settings=("text_encoder=from_captions",)).code == 0
 
@@ -619,7 +619,7 @@ def test_resuming_within_an_epoch_needs_steps_of_the_same_size(ground, run_folde
 )
 def test_a_damaged_state_of_a_run_is_refused_and_the_run_left_alone(ground, run_folder, change):
     last = run_folder / "checkpoint_last.pth"
-    torch.save({**torch.load(last), **change}, last)
+    torch.save({**torch.load(last, weights_only=True), **change}, last)
     ground.refuses("checkpoint_last.pth", arguments=("--resume",), settings=("max_steps=4",))
 
 
@@ -631,11 +631,11 @@ def test_a_finished_run_is_not_resumed_elsewhere_without_its_best_model(ground, 
 
 
 def test_a_run_resumed_in_a_new_folder_chooses_its_best_model_there(ground, finished):
-    content = torch.load(finished / "checkpoint_last.pth")
+    content = torch.load(finished / "checkpoint_last.pth", weights_only=True)
     path = saved(ground.folder, {**content, "best": 100.0})  # can never be exceeded
     ending = ground.retrieve("--resume", "--checkpoint", path, settings=("max_steps=4",))
     assert ending.code == 0, ending.errors
-    assert torch.load(ground.output / "checkpoint_best.pth")["step"] == 4
+    assert torch.load(ground.output / "checkpoint_best.pth", weights_only=True)["step"] == 4
     assert (ground.output / "metrics.json").exists()
 
 
