@@ -35,16 +35,18 @@ def identity_targets(identity: Tensor, known: Tensor) -> Tensor:
 
 
 def contrastive_term(
-    online: Tensor, momentum: Tensor, keys: Tensor, same: Tensor, temp: Tensor, alpha: float | Tensor
+    online: Tensor, momentum: Tensor | None, keys: Tensor, same: Tensor, temp: Tensor, alpha: float | Tensor
 ) -> Tensor:
     """One direction of the contrastive loss (RaSa section 3.1): a scalar.
 
     online, momentum [B, E]: both embeddings of the queries; keys [M, E]: momentum embeddings of
     batch and queue; same [B, M] from `identity_targets`. Targets mix the momentum model's own
-    distribution (share alpha) with the identities.
+    distribution (share alpha; None = no share) with the identities.
     """
-    soft = softmax(momentum @ keys.T / temp.detach(), dim=-1)
-    targets = alpha * soft + (1 - alpha) * same
+    targets = same
+    if momentum is not None:
+        soft = softmax(momentum @ keys.T / temp.detach(), dim=-1)
+        targets = alpha * soft + (1 - alpha) * same
     return soft_cross_entropy(online @ keys.T / temp, targets.detach()).mean()
 
 
@@ -61,18 +63,21 @@ def replaced_pairs(logits: Tensor, replaced: Tensor) -> Tensor:
 def masked_language(
     logits: Tensor,
     labels: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | None,
     alpha: float | Tensor,
     axis: str,
     total: Tensor | None = None,
 ) -> Tensor:
     """MLM with distillation. logits, teacher_logits [B, T, V]; labels [B, T], IGNORED = not masked.
 
+    Without a teacher, the words alone are learned; alpha and axis belong to the distilled term.
     axis "vocabulary" takes the student's log-softmax for the distilled term over V; "positions"
     takes it over T, padding included, as the released results were trained.
     """
     chosen = labels != IGNORED
     hard = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    if teacher_logits is None:
+        return mean_over(hard.view_as(labels), chosen, total)
     student = log_softmax(logits, dim=1 if axis == "positions" else 2)
     distilled = -(student * softmax(teacher_logits, dim=-1)).sum(-1)
     values = (1 - alpha) * hard.view_as(labels) + alpha * distilled

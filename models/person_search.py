@@ -154,10 +154,11 @@ class PersonSearchModel(Momentum, nn.Module):
         for tensor in (self.mask_token, self.visual_decoder_pos_embed):
             nn.init.trunc_normal_(tensor, std=0.02)
 
-    @property
-    def asks_momentum(self) -> bool:
-        """Whether any loss looks at the momentum model."""
-        return self.objective.contrastive_keys == "momentum" or self.objective.uses("pitm", "mlm", "mrtd", "attribute")
+    def asks_momentum(self, alpha: float) -> bool:
+        """Whether a loss looks at the momentum model; MLM does for soft targets alone."""
+        if self.objective.contrastive_keys == "momentum" or self.objective.uses("pitm", "mrtd", "attribute"):
+            return True
+        return alpha > 0 and self.objective.uses("mlm")
 
     # ---- encoding ----------------------------------------------------------------------
 
@@ -200,7 +201,7 @@ class PersonSearchModel(Momentum, nn.Module):
         tokens, image = self.encode_image(batch.image1)
         reading = self.encode_text(batch.caption2)
         tokens_m, image_m, text_m = None, image.detach(), reading.embedding.detach()
-        if self.asks_momentum:
+        if self.asks_momentum(alpha):
             tokens_m, image_m, text_m = self.encode_momentum(batch.image2, batch.caption2)
         embedded = Embedded(image, reading.embedding, image_m, text_m)
 
@@ -212,7 +213,7 @@ class PersonSearchModel(Momentum, nn.Module):
         if self.objective.uses("pitm", "mlm", "prd", "mrtd", "attribute"):
             with full_precision(image):
                 negatives = self.draw_negatives(embedded, batch.identity, draws)
-            words = self.prepare_words(batch.caption, tokens_m, draws)
+            words = self.prepare_words(batch.caption, tokens_m, draws, alpha)
             fused = self.fuse_rows(tokens, reading, batch.caption, negatives, words)
             found |= self.fusion_losses(fused, batch, negatives, words, alpha)
         if self.objective.uses("mae"):
@@ -221,9 +222,9 @@ class PersonSearchModel(Momentum, nn.Module):
 
     def contrast(self, embedded: Embedded, identity: Tensor, alpha: float) -> Tensor:
         """Mean of the contrastive loss over i2t, t2i (ALBEF), i2i and t2t (RaSa section 3.1)."""
-        known = gather_rows(identity)
+        known, soft = gather_rows(identity), alpha > 0
         if self.objective.contrastive_keys == "online":
-            alpha = 0.0
+            soft = False
             keys = {"i": gather_with_gradient(embedded.image), "t": gather_with_gradient(embedded.text)}
         else:
             known = torch.cat([known, self.idx_queue[0]])
@@ -232,7 +233,10 @@ class PersonSearchModel(Momentum, nn.Module):
                 "t": torch.cat([gather_rows(embedded.text_m), self.text_queue.T]),
             }
         same = losses.identity_targets(identity, known)
-        queries = {"i": (embedded.image, embedded.image_m), "t": (embedded.text, embedded.text_m)}
+        queries = {
+            "i": (embedded.image, embedded.image_m if soft else None),
+            "t": (embedded.text, embedded.text_m if soft else None),
+        }
         terms = [
             losses.contrastive_term(*queries[asks], keys[answers], same, self.temp, alpha)
             for asks, answers in (term.split("2") for term in self.objective.contrastive_terms)
@@ -251,14 +255,18 @@ class PersonSearchModel(Momentum, nn.Module):
         return Negatives(*draws.hard_negatives(image_weights, text_weights), allowed.any(1))
 
     @torch.no_grad()
-    def prepare_words(self, caption: TextTokens, tokens_m: Tensor, draws: RandomDraws) -> dict[str, Words]:
+    def prepare_words(
+        self, caption: TextTokens, tokens_m: Tensor | None, draws: RandomDraws, alpha: float
+    ) -> dict[str, Words]:
         """Masked words with the momentum model's opinion ("mlm"), and replaced words ("mrtd")."""
         words: dict[str, Words] = {}
-        if self.objective.uses("mlm", "mrtd"):
+        distils = self.objective.uses("mlm") and alpha > 0
+        if distils or self.objective.uses("mrtd"):
             memory = self.text_encoder_m.remember(tokens_m)
         if self.objective.uses("mlm"):
             ids, labels = draws.masked_tokens(caption, "mlm", self.objective.mlm_probability)
-            words["mlm"] = Words(ids, labels, self.momentum_words(ids, caption.mask, memory))
+            teacher = self.momentum_words(ids, caption.mask, memory) if distils else None
+            words["mlm"] = Words(ids, labels, teacher)
         if self.objective.uses("mrtd"):
             ids, _ = draws.masked_tokens(caption, "mrtd", self.objective.mrtd_mask_probability)
             sampled = draws.sampled_tokens(self.momentum_words(ids, caption.mask, memory))
@@ -346,10 +354,24 @@ class PersonSearchModel(Momentum, nn.Module):
         return losses.attribute_matching(logits, present, pairs.matches, pairs.valid, total)
 
     def predict_words(self, states: Tensor, words: Words, alpha: float) -> Tensor:
+        """MLM; logits of masked words alone, unless the distilled term is normalised over all positions."""
+        labels, teacher, axis = words.labels, words.teacher, self.objective.mlm_distill_axis
+        chosen = labels != losses.IGNORED
+        total = over_all(chosen)
+        if teacher is None or axis == "vocabulary":
+            states, labels = self.masked(states, chosen), self.masked(labels, chosen)
+            teacher = None if teacher is None else self.masked(teacher, chosen)
         logits = self.text_encoder.vocabulary_logits(states).float()
-        total = over_all(words.labels != losses.IGNORED)
-        axis = self.objective.mlm_distill_axis
-        return losses.masked_language(logits, words.labels, words.teacher.float(), alpha, axis, total)
+        return losses.masked_language(logits, labels, None if teacher is None else teacher.float(), alpha, axis, total)
+
+    def masked(self, values: Tensor, chosen: Tensor) -> Tensor:
+        """`values` [B, T, ...] where `chosen` [B, T] is True: [1, M, ...].
+
+        Tensors without content (estimates of memory) give as many as are to be expected.
+        """
+        if chosen.is_meta:
+            return values.flatten(0, 1)[: round(self.objective.mlm_probability * chosen.numel())][None]
+        return values[chosen][None]
 
     def reconstruct(self, image: Tensor, reading: Reading, draws: RandomDraws) -> Tensor:
         """Text-guided masked autoencoder (MARS section 3.4): mean squared pixel error on removed patches."""
