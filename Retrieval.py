@@ -275,7 +275,8 @@ class Training:
         draws = RandomDraws(noise.to(self.run.device), self.model.special, encoder.size.vocab_size)
         warming = config.warm_up and step.epoch == 0
         alpha = config.alpha * (step.iteration / step.iterations if warming else 1)
-        return self.wrapped(batch.to(self.run.device), draws, alpha, first)
+        within = config.negatives_within(step.epoch)
+        return self.wrapped(batch.to(self.run.device), draws, alpha, first, within)
 
     def train(self) -> None:
         """All epochs; leaves checkpoints and the log in the output folder."""

@@ -22,6 +22,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
+Group = Annotated[int, Field(ge=2)] | None  # None = the whole batch of a process
 
 
 class Weights(Section):
@@ -64,6 +65,11 @@ class Bert(Section):
         """Keys of Hugging Face files that describe the file and not the network."""
         notes = ("architectures", "transformers_version", "use_cache", "gradient_checkpointing", "classifier_dropout")
         return {k: v for k, v in values.items() if k not in notes} if isinstance(values, Mapping) else values
+
+    def negatives_within(self, epoch: int) -> int | None:
+        """Samples among which negatives are drawn in an epoch (0-based); None = those of the process."""
+        by_epoch = as_list(self.hard_negatives_within)
+        return by_epoch[min(epoch, len(by_epoch) - 1)]
 
     @model_validator(mode="after")
     def fits(self) -> "Bert":
@@ -136,7 +142,7 @@ class Config(Section):
         "i2t", "t2i", "i2i", "t2t"
     ]
     contrastive_keys: Literal["momentum", "online"] = "momentum"
-    hard_negatives_within: Annotated[int, Field(ge=2)] | None = None
+    hard_negatives_within: Group | Annotated[list[Group], Field(min_length=1)] = None
     # recipe
     batch_size_train: Count = 8
     accumulate_steps: Count = 1
@@ -155,7 +161,7 @@ class Config(Section):
     @field_validator("train_file", mode="before")
     @classmethod
     def one_file_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        return as_list(value) if isinstance(value, str) else value
 
     @field_validator("image_res", mode="before")
     @classmethod
@@ -181,6 +187,11 @@ class Config(Section):
         height, width = self.image_res if isinstance(self.image_res, list) else [self.image_res] * 2
         return height, width
 
+    def negatives_within(self, epoch: int) -> int | None:
+        """Samples among which negatives are drawn in an epoch (0-based); None = those of the process."""
+        by_epoch = as_list(self.hard_negatives_within)
+        return by_epoch[min(epoch, len(by_epoch) - 1)]
+
     @model_validator(mode="after")
     def fits(self) -> "Config":
         for name, complaint in self.complaints():
@@ -201,13 +212,17 @@ class Config(Section):
             yield "max_words", f"is beyond bert_config.max_position_embeddings ({bert.max_position_embeddings})"
         if self.queue_size < self.batch_size_train:
             yield "queue_size", f"must hold a batch of {self.batch_size_train}"
-        group = self.hard_negatives_within
-        if group and self.batch_size_train % group:
+        if any(group and self.batch_size_train % group for group in as_list(self.hard_negatives_within)):
             yield "hard_negatives_within", f"must divide batch_size_train ({self.batch_size_train})"
         if self.weights.mae and int(self.image_size[0] * self.image_size[1] / patch**2 * (1 - self.mask_ratio)) < 1:
             yield "mask_ratio", "leaves no patch of an image"
         if not any(self.weights.model_dump().values()):
             yield "weights", "every weight is 0, so there is nothing to learn"
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list as it is, anything else as a list of one."""
+    return value if isinstance(value, list) else [value]
 
 
 def load_config(path: str | Path | None, overrides: list[str] = ()) -> Config:
@@ -251,6 +266,6 @@ def require_files(config: Config, keys: tuple[str, ...]) -> None:
         value = getattr(config, key)
         if not value:
             raise UserError(f"config: key `{key}` is not set; give it in the YAML file or as --set {key}=...")
-        for name in value if isinstance(value, list) else [value]:
+        for name in as_list(value):
             if not Path(name).exists():
                 raise UserError(f"config: {key} {name} does not exist")

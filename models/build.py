@@ -25,7 +25,6 @@ def build_model(config: Config, special: SpecialTokens, vocabulary_size: int | N
         mlm_distill_axis=config.mlm_distill_axis,
         contrastive_terms=tuple(config.contrastive_terms),
         contrastive_keys=config.contrastive_keys,
-        negatives_within=config.hard_negatives_within,
     )
     vision = VisionSize(
         config.image_size, config.patch_size, config.vision_width, config.vision_depth, config.vision_heads

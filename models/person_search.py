@@ -34,8 +34,6 @@ class Objective:
     """What is learned, beside the sizes of the networks.
 
     weights: loss name -> weight; a loss of weight 0 is not computed and its parts not built.
-    negatives_within: draw hard negatives among groups of so many consecutive samples; None =
-    all samples of the process.
     contrastive_keys: "momentum" compares with momentum embeddings of batch and queue (ALBEF);
     "online" with the batch itself, gradient on both sides and identities alone as targets
     (CLIP): the quicker way to learn from nothing.
@@ -51,7 +49,6 @@ class Objective:
     mlm_distill_axis: str = "vocabulary"
     contrastive_terms: tuple[str, ...] = losses.CONTRASTIVE_TERMS
     contrastive_keys: str = "momentum"
-    negatives_within: int | None = None
 
     def uses(self, *names: str) -> bool:
         """Whether any of these losses has a weight."""
@@ -189,12 +186,18 @@ class PersonSearchModel(Momentum, nn.Module):
     # ---- a training step ---------------------------------------------------------------
 
     def forward(
-        self, batch: TrainBatch, draws: RandomDraws, alpha: float, follow: bool = True
+        self,
+        batch: TrainBatch,
+        draws: RandomDraws,
+        alpha: float,
+        follow: bool = True,
+        negatives_within: int | None = None,
     ) -> dict[str, Tensor]:
         """Losses by name for a batch on this device, images normalised.
 
         alpha: share of the momentum model's opinion in soft targets. follow: update the
-        momentum model first (once per optimizer step).
+        momentum model first (once per optimizer step). negatives_within: draw hard negatives among
+        groups of so many consecutive samples; None = all samples of the process.
         """
         if follow:
             self.follow(self.objective.momentum)
@@ -212,7 +215,7 @@ class PersonSearchModel(Momentum, nn.Module):
         self.enqueue(image_m, text_m, batch.identity)
         if self.objective.uses("pitm", "mlm", "prd", "mrtd", "attribute"):
             with full_precision(image):
-                negatives = self.draw_negatives(embedded, batch.identity, draws)
+                negatives = self.draw_negatives(embedded, batch.identity, draws, negatives_within)
             words = self.prepare_words(batch.caption, tokens_m, draws, alpha)
             fused = self.fuse_rows(tokens, reading, batch.caption, negatives, words)
             found |= self.fusion_losses(fused, batch, negatives, words, alpha)
@@ -244,11 +247,13 @@ class PersonSearchModel(Momentum, nn.Module):
         return torch.stack(terms).mean()
 
     @torch.no_grad()
-    def draw_negatives(self, embedded: Embedded, identity: Tensor, draws: RandomDraws) -> Negatives:
+    def draw_negatives(
+        self, embedded: Embedded, identity: Tensor, draws: RandomDraws, within: int | None
+    ) -> Negatives:
         """One hard negative image per text and text per image, likelier the more similar (RaSa, p-ITM)."""
         allowed = identity[:, None] != identity[None, :]
-        if self.objective.negatives_within is not None:
-            group = torch.arange(len(identity), device=identity.device) // self.objective.negatives_within
+        if within is not None:
+            group = torch.arange(len(identity), device=identity.device) // within
             allowed &= group[:, None] == group[None, :]
         image_weights = negative_weights(embedded.text @ embedded.image_m.T / self.temp, allowed)
         text_weights = negative_weights(embedded.image @ embedded.text_m.T / self.temp, allowed)

@@ -191,6 +191,13 @@ def test_a_group_of_negatives_is_checked_against_the_batch_only_when_it_is_set(l
     assert load("batch_size_train: 9\nhard_negatives_within: 3").hard_negatives_within == 3
 
 
+def test_groups_of_negatives_can_follow_the_epochs(load):
+    one, many = load("hard_negatives_within: 4"), load("hard_negatives_within: [2, 4, null]")
+    assert [one.negatives_within(epoch) for epoch in range(3)] == [4, 4, 4]
+    assert [many.negatives_within(epoch) for epoch in range(5)] == [2, 4, None, None, None]
+    assert load("max_words: 20").negatives_within(7) is None
+
+
 def test_a_mask_ratio_matters_only_with_the_reconstruction_loss(load):
     assert load("mask_ratio: 0.999\nweights: {mae: 0}").mask_ratio == 0.999
     with pytest.raises(UserError, match="mask_ratio"):

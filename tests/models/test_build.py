@@ -44,8 +44,7 @@ def test_sizes_come_from_the_configuration():
     ("key", "value", "field"),
     [("temp", 0.05, "temp"), ("momentum", 0.9, "momentum"), ("mask_ratio", 0.5, "mask_ratio"),
      ("mlm_probability", 0.25, "mlm_probability"), ("mrtd_mask_probability", 0.45, "mrtd_mask_probability"),
-     ("mlm_distill_axis", "positions", "mlm_distill_axis"), ("contrastive_keys", "online", "contrastive_keys"),
-     ("hard_negatives_within", 4, "negatives_within")],
+     ("mlm_distill_axis", "positions", "mlm_distill_axis"), ("contrastive_keys", "online", "contrastive_keys")],
 )
 def test_the_objective_comes_from_the_configuration(key, value, field):
     assert getattr(model_of(**{key: value}).objective, field) == value

@@ -331,12 +331,13 @@ def test_a_batch_of_a_single_sample_gives_finite_losses():
 
 def test_a_sample_without_a_negative_takes_part_with_its_positive_alone():
     # the first group of two holds one identity, the second two
-    model = lived_in(tiny_model(only("pitm"), objective={"negatives_within": 2}))
+    model = lived_in(tiny_model(only("pitm")))
     batch = tiny_batch([5, 5, 6, 7])
     draws = ChosenNegatives(tiny_draws(4).noise, SPECIAL, VOCABULARY, image=(0, 0, 3, 2), text=(0, 0, 3, 2))
     plain = PlainStep(model, batch, draws, 0.4)
     plain.pairs = lambda: [(r, r, 1) for r in range(4)] + [(2, 3, 0), (3, 2, 0), (3, 2, 0), (2, 3, 0)]
-    assert step(model, batch, draws)["pitm"].item() == pytest.approx(plain.pitm().item(), rel=1e-5)
+    found = step(model, batch, draws, negatives_within=2)
+    assert found["pitm"].item() == pytest.approx(plain.pitm().item(), rel=1e-5)
 
 
 def test_without_attributes_the_attribute_loss_is_zero_with_a_zero_gradient():
@@ -367,11 +368,11 @@ def test_word_labels_of_mrtd_by_hand():
 # ---- hard negatives --------------------------------------------------------------------
 
 
-def drawn_weights(model: PersonSearchModel, identities: list[int]) -> tuple[Tensor, Tensor]:
+def drawn_weights(model: PersonSearchModel, identities: list[int], **options) -> tuple[Tensor, Tensor]:
     """(weights of images for each text, of texts for each image) of one step."""
     batch = tiny_batch(identities)
     draws = spying(tiny_draws(batch.size))
-    step(model, batch, draws)
+    step(model, batch, draws, **options)
     return draws.seen[0][0], draws.seen[1][0]
 
 
@@ -388,10 +389,10 @@ def test_negatives_are_of_another_identity_and_likelier_the_more_similar():
 
 
 def test_negatives_stay_within_their_group():
-    model = lived_in(tiny_model(only("pitm"), objective={"negatives_within": 2}))
+    model = lived_in(tiny_model(only("pitm")))
     pairs = [[False, True, False, False], [True, False, False, False],
              [False, False, False, False], [False, False, False, False]]
-    for found in drawn_weights(model, [0, 1, 2, 2]):
+    for found in drawn_weights(model, [0, 1, 2, 2], negatives_within=2):
         assert (found > 0).tolist() == pairs
 
 
@@ -527,13 +528,13 @@ class Exchange:
 
 
 def test_two_processes_average_to_one_with_the_whole_batch(monkeypatch):
-    objective = {"negatives_within": 4, "mlm_probability": 0.4}
+    objective = {"mlm_probability": 0.4}
     batch, draws = tiny_batch([0, 1, 1, 2, 3, 3, 3, 3]), tiny_draws(8, epoch=8)
 
     def run(rows: slice) -> tuple[PersonSearchModel, dict[str, Tensor]]:
         model = lived_in(tiny_model(objective=objective))
         part = RandomDraws(half(draws.noise, rows), SPECIAL, VOCABULARY)
-        found = step(model, half(batch, rows), part)
+        found = step(model, half(batch, rows), part, negatives_within=4)
         sum(found.values()).backward()
         return model, found
 
