@@ -66,11 +66,6 @@ class Bert(Section):
         notes = ("architectures", "transformers_version", "use_cache", "gradient_checkpointing", "classifier_dropout")
         return {k: v for k, v in values.items() if k not in notes} if isinstance(values, Mapping) else values
 
-    def negatives_within(self, epoch: int) -> int | None:
-        """Samples among which negatives are drawn in an epoch (0-based); None = those of the process."""
-        by_epoch = as_list(self.hard_negatives_within)
-        return by_epoch[min(epoch, len(by_epoch) - 1)]
-
     @model_validator(mode="after")
     def fits(self) -> "Bert":
         if self.hidden_size % self.num_attention_heads:

@@ -155,6 +155,10 @@ class PersonSearchModel(Momentum, nn.Module):
         """Whether a loss looks at the momentum model; MLM does for soft targets alone."""
         if self.objective.contrastive_keys == "momentum" or self.objective.uses("pitm", "mrtd", "attribute"):
             return True
+        return self.distils_words(alpha)
+
+    def distils_words(self, alpha: float) -> bool:
+        """Whether MLM learns from the momentum model's opinion."""
         return alpha > 0 and self.objective.uses("mlm")
 
     # ---- encoding ----------------------------------------------------------------------
@@ -265,7 +269,7 @@ class PersonSearchModel(Momentum, nn.Module):
     ) -> dict[str, Words]:
         """Masked words with the momentum model's opinion ("mlm"), and replaced words ("mrtd")."""
         words: dict[str, Words] = {}
-        distils = self.objective.uses("mlm") and alpha > 0
+        distils = self.distils_words(alpha)
         if distils or self.objective.uses("mrtd"):
             memory = self.text_encoder_m.remember(tokens_m)
         if self.objective.uses("mlm"):

@@ -348,6 +348,17 @@ def test_without_attributes_the_attribute_loss_is_zero_with_a_zero_gradient():
     assert all((p.grad == 0).all() for p in model.parameters() if p.grad is not None)
 
 
+def test_without_soft_targets_masked_words_are_learned_without_the_momentum_model():
+    model, batch = lived_in(tiny_model(only("mlm"), objective={"contrastive_keys": "online"})), tiny_batch(IDENTITIES)
+    draws = tiny_draws(batch.size)
+    expected = PlainStep(model, batch, draws, 0.0).mlm().item()
+    with torch.no_grad():
+        for momentum in model.momentum_pairs()[0]:
+            momentum.fill_(torch.nan)
+    assert step(model, batch, draws, alpha=0.0)["mlm"].item() == pytest.approx(expected, rel=1e-5)
+    assert step(model, batch, draws, alpha=0.4)["mlm"].isnan()
+
+
 def test_losses_without_a_masked_word_are_finite():
     model = lived_in(tiny_model(objective={"mlm_probability": 0.0, "mrtd_mask_probability": 0.0}))
     found = step(model, tiny_batch(IDENTITIES))
