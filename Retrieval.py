@@ -272,7 +272,7 @@ class Training:
             encoder.size.max_position_embeddings,
             self.model.grid[0] * self.model.grid[1],
         )
-        draws = RandomDraws(noise.to(self.run.device), self.model.special, encoder.size.vocab_size)
+        draws = RandomDraws(noise, self.model.special, encoder.size.vocab_size).to(self.run.device)
         warming = config.warm_up and step.epoch == 0
         alpha = config.alpha * (step.iteration / step.iterations if warming else 1)
         within = config.negatives_within(step.epoch)
@@ -280,7 +280,7 @@ class Training:
 
     def train(self) -> None:
         """All epochs; leaves checkpoints and the log in the output folder."""
-        log = RunLog(self.run.output, self.step.epoch) if is_main() else None
+        log = RunLog(self.run.output, self.step.epoch, self.step.number) if is_main() else None
         while not self.finished:
             epoch = self.step.epoch
             batches = self.loader.epoch(epoch, skip=self.step.iteration * self.rules.accumulate)

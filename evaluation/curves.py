@@ -1,4 +1,4 @@
-"""Training curves: every loss, the learning rate and the validation metrics over the epochs."""
+"""Training curves: every loss, the learning rate, the gradient norm and the validation metrics over the epochs."""
 
 import math
 import os
@@ -15,26 +15,43 @@ from utils.files import atomic_write
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # told apart by colour-blind readers too
 PANELS_IN_A_ROW = 4
+MOST_DOTS = 20
 DASHES = {"stage1": "--", "reranked": "-"}
 
 Epochs = Sequence[Mapping[str, Any]]
 Lines = list[tuple[str, list[float], list[float], dict]]  # label, epochs, values, line style
 
 
+def as_points(epoch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is drawn of an epoch's losses: a record per portion of its curve, or one without a curve.
+
+    `epoch` of a point is how many epochs were trained by then; the log numbers epochs from 0.
+    """
+    curve = epoch.get("curve")
+    if curve:
+        return [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
+    alone = {name: epoch.get(name) for name in ("lr", "grad_norm")}
+    return [{**epoch.get("train", {}), **alone, "epoch": epoch["epoch"] + 1}]
+
+
 def has_curves(epoch: Mapping[str, Any]) -> bool:
     """True where the record of an epoch holds anything that is drawn."""
-    return bool(epoch.get("train") or epoch.get("val")) or epoch.get("lr") is not None
+    return any(epoch.get(name) for name in ("train", "curve", "val", "test")) or epoch.get("lr") is not None
 
 
 def draw_curves(epochs: Epochs, path: str | os.PathLike, title: str = "") -> None:
     """Draw the epochs of a log, in ascending order, into a PNG file of one panel per quantity.
 
-    An epoch has `epoch`, and any of `train` (losses by name), `lr` and `val` (metrics in per cent
+    An epoch has `epoch`, and any of `train` (losses by name), `lr`, `grad_norm`, `curve` (lists of
+    these by name, one value per portion of the epoch), and `val` or `test` (metrics in per cent
     by stage). Raises UserError when the file cannot be written.
     """
-    panels = [(f"loss: {name}", "loss", lines) for name, lines in _loss_lines(epochs).items()]
-    panels.append(("learning rate", "learning rate", _single_line(epochs, "lr")))
-    panels += [(f"validation: {stage}", "per cent", lines) for stage, lines in _metric_lines(epochs).items()]
+    points = [point for epoch in epochs for point in as_points(epoch)]
+    panels = [(f"loss: {name}", "loss", _single_line(points, name)) for name in _losses(epochs)]
+    panels.append(("learning rate", "learning rate", _single_line(points, "lr")))
+    panels.append(("gradient norm", "norm", _single_line(points, "grad_norm")))
+    for split, title in (("val", "validation"), ("test", "selection on the test split")):
+        panels += [(f"{title}: {stage}", "per cent", lines) for stage, lines in _metric_lines(epochs, split).items()]
     panels = [panel for panel in panels if panel[2]]
     rows = math.ceil(len(panels) / PANELS_IN_A_ROW)
     # A figure of its own, not pyplot: no global state, no window, whatever backend is set.
@@ -48,11 +65,13 @@ def draw_curves(epochs: Epochs, path: str | os.PathLike, title: str = "") -> Non
 
 
 def _draw_panel(axes: Axes, title: str, unit: str, lines: Lines) -> None:
-    """One quantity over the epochs; a single epoch is a dot."""
+    """One quantity over the epochs; few points are dots too, so that a single one is seen."""
     for label, epochs, values, style in lines:
-        axes.plot(epochs, values, marker="o", markersize=3, linewidth=1.6, label=label, **style)
+        marker = "o" if len(epochs) <= MOST_DOTS else None
+        axes.plot(epochs, values, marker=marker, markersize=3, linewidth=1.6, label=label, **style)
     axes.set_title(title, parse_math=False)
-    axes.set(xlabel="epoch", ylabel=unit)
+    axes.set(xlabel="epochs trained", ylabel=unit)
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -63,22 +82,21 @@ def _draw_panel(axes: Axes, title: str, unit: str, lines: Lines) -> None:
         axes.legend(frameon=False, fontsize="small", ncols=3 if len(lines) > 4 else 2, **below)
 
 
-def _loss_lines(epochs: Epochs) -> dict[str, Lines]:
-    """The lines of each loss panel: the total first, then the losses in the order of the log."""
+def _losses(epochs: Epochs) -> list[str]:
+    """Names of the losses: the total first, then in the order of the log."""
     names = dict.fromkeys(name for epoch in epochs for name in epoch.get("train", {}))
-    ordered = sorted(names, key=lambda name: name != "total")
-    return {name: _single_line([*_pick(epochs, "train")], name) for name in ordered}
+    return sorted(names, key=lambda name: name != "total")
 
 
-def _metric_lines(epochs: Epochs) -> dict[str, Lines]:
-    """The lines of each validation panel: the metrics of stage 1 and of the re-ranked result.
+def _metric_lines(epochs: Epochs, split: str) -> dict[str, Lines]:
+    """The lines of each panel of a split: the metrics of stage 1 and of the re-ranked result.
 
     R@1 and mAP of both stages share the first panel: they say what re-ranking brings.
     """
-    validated = [*_pick(epochs, "val")]
+    validated = [{**epoch[split], "epoch": epoch["epoch"] + 1} for epoch in epochs if epoch.get(split)]
     lines: dict[str, Lines] = {"R@1 and mAP": []}
     for stage, stage_name in STAGE_NAMES.items():
-        records = [{"epoch": record["epoch"], **record.get(stage, {})} for record in validated]
+        records = [{**record.get(stage, {}), "epoch": record["epoch"]} for record in validated]
         for color, metric in zip(COLORS, ("r1", "mAP"), strict=False):
             style = {"color": color, "linestyle": DASHES[stage]}
             label = f"{METRIC_NAMES[metric]} {stage_name}"
@@ -89,11 +107,6 @@ def _metric_lines(epochs: Epochs) -> dict[str, Lines]:
             for line in _single_line(records, metric, name, {"color": color})
         ]
     return lines
-
-
-def _pick(epochs: Epochs, key: str) -> list[dict[str, Any]]:
-    """The records under `key`, with their epoch, of the epochs that have one."""
-    return [{**epoch[key], "epoch": epoch["epoch"]} for epoch in epochs if epoch.get(key)]
 
 
 def _single_line(records: Epochs, name: str, label: str = "", style: dict | None = None) -> Lines:

@@ -124,11 +124,10 @@ def _parse_epoch(line: str) -> dict[str, Any] | None:
         return None
     if not _is_dict(record) or not _is_number(record.get("epoch")):
         return None
-    val = record.get("val") or {}
-    losses = record.get("train") or {}
-    stages = [val.get(stage) or {} for stage in STAGE_NAMES] if _is_dict(val) else [None]
-    values = [{"lr": record.get("lr"), "seconds": record.get("seconds")}, losses, *stages]
-    return record if all(_is_flat(value) for value in values) else None
+    splits = [record.get(name) or {} for name in ("val", "test")]
+    stages = [split.get(stage) or {} if _is_dict(split) else None for split in splits for stage in STAGE_NAMES]
+    values = [{name: record.get(name) for name in ("lr", "grad_norm", "seconds")}, record.get("train") or {}, *stages]
+    return record if all(_is_flat(value) for value in values) and _is_curve(record.get("curve")) else None
 
 
 def read_metrics(path: Path) -> dict[str, dict[str, Any]]:
@@ -154,6 +153,15 @@ def _is_dict(value: Any) -> bool:
 def _is_flat(value: Any) -> bool:
     """True for a dict of numbers; None stands for a value that was not measured."""
     return _is_dict(value) and all(entry is None or _is_number(entry) for entry in value.values())
+
+
+def _is_curve(value: Any) -> bool:
+    """True for lists of numbers, all of the length of "epoch"; None stands for an epoch without a curve."""
+    if value is None:
+        return True
+    lists = list(value.values()) if _is_dict(value) else [None]
+    alike = all(isinstance(numbers, list) for numbers in lists) and len({len(numbers) for numbers in lists}) == 1
+    return alike and "epoch" in value and all(_is_number(number) for numbers in lists for number in numbers)
 
 
 def _is_number(value: Any) -> bool:

@@ -9,7 +9,7 @@ and removed patches. Tests pass their own object with the same four methods.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -64,12 +64,31 @@ def pick(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class MaskedTokens:
+    """Captions with masked words. ids, labels [B, T]: what is read; what was there, IGNORED where nothing was masked.
+
+    at_most: no more words than that are masked. Known without a look at the device, which would wait for it.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    at_most: int
+
+
+@dataclass(frozen=True)
 class RandomDraws:
-    """The draws of one step from its noise."""
+    """The draws of one step from its noise.
+
+    host: the same noise in main memory, when `noise` is elsewhere.
+    """
 
     noise: StepNoise
     special: SpecialTokens
     vocabulary_size: int
+    host: StepNoise | None = None
+
+    def to(self, device: torch.device) -> "RandomDraws":
+        return replace(self, noise=self.noise.to(device), host=self.host or self.noise)
 
     def hard_negatives(self, image_weights: Tensor, text_weights: Tensor) -> tuple[Tensor, Tensor]:
         """A negative image for each text and a negative text for each image: two of [B].
@@ -80,19 +99,19 @@ class RandomDraws:
         image_uniform, text_uniform = self.noise.negatives.unbind(1)
         return pick(image_weights, image_uniform), pick(text_weights, text_uniform)
 
-    def masked_tokens(self, text: TextTokens, purpose: str, probability: float) -> tuple[Tensor, Tensor]:
-        """Mask words for `purpose` "mlm" or "mrtd": (input ids, labels), both [B, T].
+    def masked_tokens(self, text: TextTokens, purpose: str, probability: float) -> MaskedTokens:
+        """Mask words for `purpose` "mlm" or "mrtd".
 
-        Never [CLS], never padding; 80% become [MASK], 10% a random word, 10% stay. Labels hold
-        the original id, IGNORED where nothing was masked.
+        Never [CLS], never padding; 80% become [MASK], 10% a random word, 10% stay.
         """
-        noise = getattr(self.noise, purpose)[:, : text.ids.shape[1]]
-        chance, kind, word = noise.unbind(2)
+        length = text.ids.shape[1]
+        chance, kind, word = getattr(self.noise, purpose)[:, :length].unbind(2)
         masked = (chance < probability) & text.mask & (text.ids != self.special.cls)
         labels = text.ids.masked_fill(~masked, IGNORED)
         ids = text.ids.masked_fill(masked & (kind < 0.8), self.special.mask)
         ids = torch.where(masked & (kind >= 0.9), (word * self.vocabulary_size).long(), ids)
-        return ids, labels
+        chances = getattr(self.host or self.noise, purpose)[:, :length, 0].numpy()
+        return MaskedTokens(ids, labels, int(np.count_nonzero(chances <= np.float32(probability))))
 
     def sampled_tokens(self, logits: Tensor) -> Tensor:
         """One word per position from the momentum model's distribution: [B, T, V] -> [B, T]."""

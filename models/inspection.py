@@ -74,8 +74,8 @@ def estimate_memory(
             kept[storage] = tensor
         return tensor
 
-    noise = StepNoise.draw(0, 0, [0] * batch, tokens, model.grid[0] * model.grid[1]).to(torch.device("meta"))
-    draws = RandomDraws(noise, model.special, model.text_encoder.size.vocab_size)
+    noise = StepNoise.draw(0, 0, list(range(batch)), tokens, model.grid[0] * model.grid[1])
+    draws = RandomDraws(noise, model.special, model.text_encoder.size.vocab_size).to(torch.device("meta"))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         found = model(meta_batch(batch, tokens, 4, image_size), draws, 0.4)
         sum(found.values())

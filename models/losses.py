@@ -9,8 +9,9 @@ all processes, so that averaging gradients over processes gives the gradient of 
 process with the whole batch.
 """
 
+import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax, one_hot, softmax
+from torch.nn.functional import cross_entropy, log_softmax, softmax
 
 LOSS_NAMES = ("cl", "pitm", "mlm", "prd", "mrtd", "mae", "attribute")
 CONTRASTIVE_TERMS = ("i2t", "t2i", "i2i", "t2t")  # image or text asks, text or image answers
@@ -97,7 +98,8 @@ def reconstruction(predicted: Tensor, target: Tensor, removed: Tensor) -> Tensor
 
 def attribute_weights(attributes: Tensor, count: int) -> Tensor:
     """Attribute numbers per token [R, T] -> averaging weights [R, C, T]; absent attributes are 0."""
-    chosen = one_hot(attributes, count + 1)[..., 1:].transpose(1, 2).float()
+    numbers = torch.arange(1, count + 1, device=attributes.device)
+    chosen = (attributes[:, None, :] == numbers[:, None]).float()
     return chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
 
 

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize, softmax
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models import losses
 from models.decoder import DecoderSize, VisualDecoder, fill_removed, patchify
-from models.draws import RandomDraws
+from models.draws import MaskedTokens, RandomDraws
 from models.fusion import FusionSize, ImageMemory, Pairing, TextEncoder
 from models.momentum import Momentum
 from models.rows import FusionRows
@@ -90,10 +90,15 @@ class Negatives:
 
 @dataclass(frozen=True)
 class Words:
-    """A caption with some words masked or replaced. ids, labels [B, T]; teacher [B, T, V] or None."""
+    """A caption with some words masked or replaced.
+
+    ids, labels [B, T]; chosen [M]: flat positions of the masked words, and some others up to a
+    number known beforehand; teacher [B, T, V] or None.
+    """
 
     ids: Tensor
     labels: Tensor
+    chosen: Tensor | None = None
     teacher: Tensor | None = None
 
 
@@ -108,6 +113,11 @@ def negative_weights(logits: Tensor, allowed: Tensor) -> Tensor:
     Excluded before the softmax: beside a sure positive, all others may round to 0 at a low temperature.
     """
     return softmax(logits.float().masked_fill(~allowed, -torch.inf), dim=1).nan_to_num(0)
+
+
+def masked_first(drawn: MaskedTokens) -> Tensor:
+    """Flat positions [at_most] of the masked words of captions, then of others."""
+    return (drawn.labels != losses.IGNORED).flatten().byte().argsort(descending=True, stable=True)[: drawn.at_most]
 
 
 class PersonSearchModel(Momentum, nn.Module):
@@ -177,7 +187,15 @@ class PersonSearchModel(Momentum, nn.Module):
     def match_scores(self, begun: Tensor, mask: Tensor, memory: ImageMemory, pairing: Pairing) -> Tensor:
         """ITM match logits [R] of texts (from `text_encoder.begin`) that look at images."""
         states = self.text_encoder.fuse(begun, mask, memory, pairing, cls_only=True)
-        return self.itm_head(states[:, 0]).float()[:, 1]
+        return self.match_logits(states[:, 0])[:, 1]
+
+    def match_logits(self, states: Tensor) -> Tensor:
+        """ITM logits [..., 2] (no match, match) of multi-modal states [..., D], in float32.
+
+        bfloat16 would round scores to steps of 0.01 and make ties of close ones.
+        """
+        with full_precision(states):
+            return self.itm_head(states.float())
 
     @torch.no_grad()
     def encode_momentum(self, image: Tensor, text: TextTokens) -> tuple[Tensor, Tensor, Tensor]:
@@ -273,12 +291,12 @@ class PersonSearchModel(Momentum, nn.Module):
         if distils or self.objective.uses("mrtd"):
             memory = self.text_encoder_m.remember(tokens_m)
         if self.objective.uses("mlm"):
-            ids, labels = draws.masked_tokens(caption, "mlm", self.objective.mlm_probability)
-            teacher = self.momentum_words(ids, caption.mask, memory) if distils else None
-            words["mlm"] = Words(ids, labels, teacher)
+            drawn = draws.masked_tokens(caption, "mlm", self.objective.mlm_probability)
+            teacher = self.momentum_words(drawn.ids, caption.mask, memory) if distils else None
+            words["mlm"] = Words(drawn.ids, drawn.labels, masked_first(drawn), teacher)
         if self.objective.uses("mrtd"):
-            ids, _ = draws.masked_tokens(caption, "mrtd", self.objective.mrtd_mask_probability)
-            sampled = draws.sampled_tokens(self.momentum_words(ids, caption.mask, memory))
+            drawn = draws.masked_tokens(caption, "mrtd", self.objective.mrtd_mask_probability)
+            sampled = draws.sampled_tokens(self.momentum_words(drawn.ids, caption.mask, memory))
             words["mrtd"] = self.label_replaced(caption, sampled)
         return words
 
@@ -325,7 +343,7 @@ class PersonSearchModel(Momentum, nn.Module):
         if self.objective.uses("pitm", "attribute"):
             pairs = self.stack_pairs(fused, batch.attributes, batch.attribute_count, negatives)
         if self.objective.uses("pitm"):
-            logits = self.itm_head(pairs.states[:, 0]).float()
+            logits = self.match_logits(pairs.states[:, 0])
             found["pitm"] = losses.matching(logits, pairs.matches, pairs.valid, over_all(pairs.valid))
         if self.objective.uses("attribute"):
             found["attribute"] = self.match_attributes(pairs)
@@ -357,7 +375,8 @@ class PersonSearchModel(Momentum, nn.Module):
     def match_attributes(self, pairs: "Pairs") -> Tensor:
         """Attribute loss (MARS section 3.3) on the mean state of each attribute's words."""
         weights = losses.attribute_weights(pairs.attributes, pairs.attribute_count)        # [3B, C, T]
-        logits = self.itm_head(weights @ pairs.states.float()).float()
+        with full_precision(weights):
+            logits = self.match_logits(weights @ pairs.states.float())
         present = weights.any(-1)
         total = over_all(pairs.valid & present.any(1))
         return losses.attribute_matching(logits, present, pairs.matches, pairs.valid, total)
@@ -365,22 +384,12 @@ class PersonSearchModel(Momentum, nn.Module):
     def predict_words(self, states: Tensor, words: Words, alpha: float) -> Tensor:
         """MLM; logits of masked words alone, unless the distilled term is normalised over all positions."""
         labels, teacher, axis = words.labels, words.teacher, self.objective.mlm_distill_axis
-        chosen = labels != losses.IGNORED
-        total = over_all(chosen)
+        total = over_all(labels != losses.IGNORED)
         if teacher is None or axis == "vocabulary":
-            states, labels = self.masked(states, chosen), self.masked(labels, chosen)
-            teacher = None if teacher is None else self.masked(teacher, chosen)
+            states, labels = (part.flatten(0, 1)[words.chosen][None] for part in (states, labels))     # [1, M, ...]
+            teacher = None if teacher is None else teacher.flatten(0, 1)[words.chosen][None]
         logits = self.text_encoder.vocabulary_logits(states).float()
         return losses.masked_language(logits, labels, None if teacher is None else teacher.float(), alpha, axis, total)
-
-    def masked(self, values: Tensor, chosen: Tensor) -> Tensor:
-        """`values` [B, T, ...] where `chosen` [B, T] is True: [1, M, ...].
-
-        Tensors without content (estimates of memory) give as many as are to be expected.
-        """
-        if chosen.is_meta:
-            return values.flatten(0, 1)[: round(self.objective.mlm_probability * chosen.numel())][None]
-        return values[chosen][None]
 
     def reconstruct(self, image: Tensor, reading: Reading, draws: RandomDraws) -> Tensor:
         """Text-guided masked autoencoder (MARS section 3.4): mean squared pixel error on removed patches."""

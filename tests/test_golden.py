@@ -13,6 +13,7 @@ from conftest import golden_folder
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
+from models.draws import MaskedTokens
 from models.fusion import FusionSize, Pairing
 from models.person_search import Objective, PersonSearchModel
 from models.vision import PatchSubset, VisionSize
@@ -39,8 +40,8 @@ class RecordedDraws:
 
     def masked_tokens(self, text, purpose, probability):
         if purpose == "mlm":
-            return self.draws["mlm_input_ids"], self.draws["mlm_labels"]
-        return self.draws["mrtd_generator_input_ids"], None
+            return MaskedTokens(self.draws["mlm_input_ids"], self.draws["mlm_labels"], text.ids.numel())
+        return MaskedTokens(self.draws["mrtd_generator_input_ids"], text.ids, text.ids.numel())
 
     def sampled_tokens(self, logits):
         return self.draws["mrtd_sampled"]

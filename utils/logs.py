@@ -39,9 +39,9 @@ def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 class RunLog:
-    """OUTPUT/log.txt (a JSON object per epoch) and OUTPUT/tensorboard."""
+    """OUTPUT/log.txt (a JSON object per epoch) and OUTPUT/tensorboard (by epoch, and by step below it)."""
 
-    def __init__(self, output: Path, first_epoch: int = 0):
+    def __init__(self, output: Path, first_epoch: int = 0, first_step: int = 0):
         """Records of `first_epoch` and later are dropped: a resumed run writes them again."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -50,17 +50,24 @@ class RunLog:
             kept = [line for line in self.path.read_text().splitlines() if is_before(line, first_epoch)]
             with atomic_write(self.path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
-        self.writer = SummaryWriter(str(output / "tensorboard"), purge_step=first_epoch)
+        self.by_epoch = SummaryWriter(str(output / "tensorboard"), purge_step=first_epoch)
+        self.by_step = SummaryWriter(str(output / "tensorboard" / "steps"), purge_step=first_step + 1)
 
     def add(self, record: dict[str, Any]) -> None:
+        """Write an epoch's numbers; its "curve" holds lists by name, "step" among them."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         for name, value in flatten(record).items():
-            self.writer.add_scalar(name, value, record["epoch"])
-        self.writer.flush()
+            self.by_epoch.add_scalar(name, value, record["epoch"])
+        for name, values in record["curve"].items():
+            for step, value in zip(record["curve"]["step"], values, strict=True):
+                self.by_step.add_scalar(f"curve/{name}", value, step)
+        for writer in (self.by_epoch, self.by_step):
+            writer.flush()
 
     def close(self) -> None:
-        self.writer.close()
+        for writer in (self.by_epoch, self.by_step):
+            writer.close()
 
 
 def is_before(line: str, epoch: int) -> bool:

@@ -23,6 +23,7 @@ from utils.errors import UserError
 from utils.optimization import LearningRate, clip_gradients
 
 LOOK_EVERY = 20  # steps between looks at the losses; each look waits for the device
+PORTIONS = 20  # points of the curves of an epoch
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,30 @@ class Sums:
         return dict(zip(self.values, stacked.tolist(), strict=True))
 
 
+class Curves:
+    """Means of the steps' scalars over equal portions of an epoch, for the log."""
+
+    def __init__(self) -> None:
+        self.portions: dict[int, tuple[Step, float, Sums]] = {}  # by number: last step, learning rate, sums
+
+    def add(self, values: Mapping[str, Tensor], step: Step, lr: float) -> None:
+        """The scalars of `step`, which was taken with this learning rate."""
+        number = step.iteration * PORTIONS // step.iterations
+        sums = self.portions[number][-1] if number in self.portions else Sums()
+        sums.add(values)
+        self.portions[number] = step, lr, sums
+
+    def record(self) -> dict[str, list[float]]:
+        """Lists with one value per portion: "epoch" and "step" trained by its end, "lr", and the means by name."""
+        means = [sums.means() for _, _, sums in self.portions.values()]
+        lists: dict[str, list[float]] = {"epoch": [], "step": [], "lr": [], **{name: [] for name in means[0]}}
+        for (step, lr, _), values in zip(self.portions.values(), means, strict=True):
+            epoch = step.epoch + (step.iteration + 1) / step.iterations
+            for name, value in {"epoch": epoch, "step": step.number + 1, "lr": lr, **values}.items():
+                lists[name].append(value)
+        return lists
+
+
 def wrap(model: nn.Module, device: torch.device, world: int, some_unused: bool) -> nn.Module:
     """The model as it is called in training: synchronised between processes when there are several."""
     if world == 1:
@@ -98,7 +123,7 @@ def run_epoch(
     Raises UserError when the loss is no longer finite.
     """
     model.train()
-    sums, began, samples = Sums(), time.perf_counter(), 0
+    sums, curves, began, samples = Sums(), Curves(), time.perf_counter(), 0
     last = start.iterations if stop_after is None else min(
         start.iterations, start.iteration + stop_after - start.number
     )
@@ -111,12 +136,14 @@ def run_epoch(
         values = take_step(model, forward, portion, optimizer, rules, step)
         samples += sum(batch.size for batch in portion)
         sums.add(values)
+        curves.add(values, step, optimizer.param_groups[0]["lr"])
         step = Step(step.epoch, step.iteration + 1, step.iterations, step.number + 1)
         bar.update()
         if step.iteration % LOOK_EVERY == 0 or step.iteration == last:
             look(sums, bar, step)
     bar.close()
-    return step, make_record(step, sums.means(), optimizer, time.perf_counter() - began, samples)
+    record = make_record(step, sums.means(), optimizer, time.perf_counter() - began, samples)
+    return step, {**record, "curve": curves.record()}
 
 
 def take_step(

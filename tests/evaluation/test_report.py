@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.curves import draw_curves
+from evaluation.curves import as_points, draw_curves
 from evaluation.report import choose_queries, main, write_report
 from evaluation.results import read_log, read_metrics, read_rankings
 from utils.errors import UserError, run_command_line
@@ -205,7 +205,20 @@ def test_a_cut_off_last_line_is_left_out(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "[]", "{}", '{"epoch": "0"}', '{"epoch": 0, "train": {"cl": ""}}', '{"epoch": 0, "val": 3}'],
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"epoch": "0"}',
+        '{"epoch": 0, "train": {"cl": ""}}',
+        '{"epoch": 0, "val": 3}',
+        '{"epoch": 0, "test": {"stage1": {"r1": "5"}}}',
+        '{"epoch": 0, "grad_norm": "x"}',
+        '{"epoch": 0, "curve": [1]}',
+        '{"epoch": 0, "curve": {"cl": [1]}}',
+        '{"epoch": 0, "curve": {"epoch": [1], "cl": [1, 2]}}',
+        '{"epoch": 0, "curve": {"epoch": [1], "cl": ["1"]}}',
+    ],
 )
 def test_a_damaged_log_line_is_named(tmp_path, line):
     (tmp_path / "log.txt").write_text(line + "\n" + json.dumps(epoch(1)) + "\n")
@@ -218,6 +231,30 @@ def test_diverged_losses_and_missing_values_are_drawn(tmp_path):
     write_log(tmp_path, *records)
     draw_curves(read_log(tmp_path / "log.txt"), tmp_path / "curves.png", "a $broken^ title")
     assert Image.open(tmp_path / "curves.png").size[0] > 1000
+
+
+def test_the_points_of_an_epoch_stand_where_its_portions_end():
+    curve = {"epoch": [1.5, 2.0], "step": [15, 20], "lr": [0.2, 0.1], "cl": [5.0, 4.0]}
+    assert as_points(epoch(1, curve=curve)) == [
+        {"epoch": 1.5, "step": 15, "lr": 0.2, "cl": 5.0},
+        {"epoch": 2.0, "step": 20, "lr": 0.1, "cl": 4.0},
+    ]
+
+
+def test_an_epoch_without_a_curve_is_one_point_at_its_end():
+    expected = {"epoch": 2, "cl": 6.0, "pitm": 0.6, "total": 9.0, "lr": 1e-5, "grad_norm": 0.5}
+    assert as_points(epoch(1, grad_norm=0.5)) == [expected]
+
+
+def test_curves_and_metrics_of_either_split_make_panels(tmp_path):
+    """Three losses, learning rate and gradient norm, then R@1 and mAP and two stages: two rows of panels."""
+    curve = {"epoch": [0.5, 1.0], "step": [5, 10], "lr": [0.2, 0.1], "grad_norm": [1, 2]}
+    curve |= {"cl": [5.0, 4.0], "pitm": [0.6, 0.5], "total": [9.0, 8.0]}
+    heights = []
+    for record in ({}, {"curve": curve}, {"curve": curve, "test": {"stage1": METRICS, "reranked": METRICS}}):
+        draw_curves([epoch(0, **record)], tmp_path / "curves.png")
+        heights.append(Image.open(tmp_path / "curves.png").size[1])
+    assert heights == [300, 600, 600]  # 4, 5 and 8 panels
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"stage1": 3}', '{"stage1": {"r1": "x"}}', "{"])

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from tiny_model import SPECIAL, VOCABULARY, captions
+from torch import Tensor
 
 from dataset.batch import TextTokens
-from models.draws import RandomDraws, StepNoise, pick
+from models.draws import MaskedTokens, RandomDraws, StepNoise, pick
 from models.losses import IGNORED
 
 
@@ -63,6 +64,10 @@ def test_hard_negatives_follow_their_own_weights():
 # ---- masked and sampled words ----------------------------------------------------------
 
 
+def read(drawn: MaskedTokens) -> tuple[Tensor, Tensor]:
+    return drawn.ids, drawn.labels
+
+
 def crowd(size: int = 4000) -> tuple[RandomDraws, TextTokens]:
     """Many captions of 6 to 12 tokens without special tokens inside."""
     return draws_of(list(range(size))), captions([6 + i % 7 for i in range(size)])
@@ -71,7 +76,7 @@ def crowd(size: int = 4000) -> tuple[RandomDraws, TextTokens]:
 @pytest.mark.parametrize("purpose", ["mlm", "mrtd"])
 def test_masked_tokens_leave_cls_and_padding_alone(purpose):
     draws, text = crowd(200)
-    ids, labels = draws.masked_tokens(text, purpose, probability=1.0)
+    ids, labels = read(draws.masked_tokens(text, purpose, probability=1.0))
     may_change = text.mask & (text.ids != SPECIAL.cls)
     assert torch.equal(labels != IGNORED, may_change)
     assert torch.equal(ids[~may_change], text.ids[~may_change])
@@ -80,7 +85,7 @@ def test_masked_tokens_leave_cls_and_padding_alone(purpose):
 @pytest.mark.parametrize("purpose", ["mlm", "mrtd"])
 def test_labels_hold_the_original_ids(purpose):
     draws, text = crowd(200)
-    ids, labels = draws.masked_tokens(text, purpose, probability=0.5)
+    ids, labels = read(draws.masked_tokens(text, purpose, probability=0.5))
     assert torch.equal(labels[labels != IGNORED], text.ids[labels != IGNORED])
     assert torch.equal(ids[labels == IGNORED], text.ids[labels == IGNORED])
 
@@ -88,7 +93,7 @@ def test_labels_hold_the_original_ids(purpose):
 @pytest.mark.parametrize("probability", [0.15, 0.3])
 def test_the_share_of_masked_words_is_the_probability(probability):
     draws, text = crowd()
-    _, labels = draws.masked_tokens(text, "mlm", probability)
+    labels = draws.masked_tokens(text, "mlm", probability).labels
     words = (text.mask & (text.ids != SPECIAL.cls)).sum()
     # the standard deviation of the share is below 0.003 here
     assert (labels != IGNORED).sum() / words == pytest.approx(probability, abs=0.01)
@@ -96,7 +101,7 @@ def test_the_share_of_masked_words_is_the_probability(probability):
 
 def test_of_masked_words_80_percent_become_mask_10_percent_random_and_10_percent_stay():
     draws, text = crowd()
-    ids, labels = draws.masked_tokens(text, "mlm", 0.5)
+    ids, labels = read(draws.masked_tokens(text, "mlm", 0.5))
     new, old = ids[labels != IGNORED], text.ids[labels != IGNORED]
     hidden, kept = new == SPECIAL.mask, new == old
     # a random word is the mask, or the old word, once in VOCABULARY
@@ -110,7 +115,20 @@ def test_of_masked_words_80_percent_become_mask_10_percent_random_and_10_percent
 
 def test_mlm_and_mrtd_mask_different_words():
     draws, text = crowd(50)
-    assert not torch.equal(draws.masked_tokens(text, "mlm", 0.3)[1], draws.masked_tokens(text, "mrtd", 0.3)[1])
+    mlm, mrtd = (draws.masked_tokens(text, purpose, 0.3) for purpose in ("mlm", "mrtd"))
+    assert not torch.equal(mlm.labels, mrtd.labels)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.15, 1.0])
+def test_the_number_of_masked_words_has_a_close_bound_known_in_main_memory(probability):
+    draws, text = crowd(200)
+    moved = draws.to(torch.device("meta"))
+    on_meta = TextTokens(text.ids.to("meta"), text.mask.to("meta"))
+    drawn = draws.masked_tokens(text, "mlm", probability)
+    count = int((drawn.labels != IGNORED).sum())
+    assert moved.masked_tokens(on_meta, "mlm", probability).at_most == drawn.at_most
+    # [CLS] and padding are counted as if they were words
+    assert count <= drawn.at_most <= 1.2 * count * text.ids.numel() / max(int(text.mask.sum()), 1)
 
 
 def test_sampled_tokens_follow_the_softmax_of_the_logits():
@@ -164,8 +182,7 @@ def test_a_shorter_batch_masks_the_same_words():
     padded = TextTokens(
         torch.nn.functional.pad(text.ids, (0, 4)), torch.nn.functional.pad(text.mask, (0, 4))
     )
-    short, _ = draws_of(samples).masked_tokens(text, "mlm", 0.5)
-    long, _ = draws_of(samples).masked_tokens(padded, "mlm", 0.5)
+    short, long = (draws_of(samples).masked_tokens(each, "mlm", 0.5).ids for each in (text, padded))
     assert torch.equal(long[:, :6], short)
 
 

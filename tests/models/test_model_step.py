@@ -17,6 +17,7 @@ from tiny_model import (
 )
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dataset.batch import TextTokens, TrainBatch
 from models import person_search
@@ -26,6 +27,7 @@ from models.fusion import Pairing
 from models.losses import IGNORED, LOSS_NAMES
 from models.person_search import PersonSearchModel, negative_weights
 from models.vision import PatchSubset
+from utils.optimization import clip_gradients
 
 IDENTITIES = [0, 1, 0, 2]
 STYLES = pytest.mark.parametrize("full_ca", [True, False], ids=["full", "partial"])
@@ -55,7 +57,7 @@ class SpyingDraws(RandomDraws):
 
 
 def spying(draws: RandomDraws) -> SpyingDraws:
-    return SpyingDraws(draws.noise, draws.special, draws.vocabulary_size, ([], []))
+    return SpyingDraws(draws.noise, draws.special, draws.vocabulary_size, seen=([], []))
 
 
 def lived_in(model: PersonSearchModel) -> PersonSearchModel:
@@ -165,7 +167,8 @@ class PlainStep:
         return torch.stack(values).mean()
 
     def mlm(self) -> Tensor:
-        ids, labels = self.draws.masked_tokens(self.batch.caption, "mlm", self.model.objective.mlm_probability)
+        drawn = self.draws.masked_tokens(self.batch.caption, "mlm", self.model.objective.mlm_probability)
+        ids, labels = drawn.ids, drawn.labels
         values = []
         for row in self.rows:
             given = self.words(TextTokens(ids, self.batch.caption.mask), row)
@@ -180,7 +183,7 @@ class PlainStep:
 
     def mrtd(self) -> Tensor:
         caption, noise = self.batch.caption, self.draws.noise.sampled
-        ids, _ = self.draws.masked_tokens(caption, "mrtd", self.model.objective.mrtd_mask_probability)
+        ids = self.draws.masked_tokens(caption, "mrtd", self.model.objective.mrtd_mask_probability).ids
         values = []
         for row in self.rows:
             original, given = (self.words(TextTokens(part, caption.mask), row) for part in (caption.ids, ids))
@@ -472,6 +475,39 @@ def test_match_scores_are_the_match_logit_of_the_fused_cls():
     )
     rows = [plain.fuse(plain.words(batch.caption2, text), image) for text, image in enumerate((3, 3, 0, 1))]
     torch.testing.assert_close(scores, torch.stack([model.itm_head(row[0])[1] for row in rows]), atol=1e-5, rtol=1e-4)
+
+
+def test_match_logits_are_not_rounded_to_bfloat16():
+    model, states = tiny_model(), torch.randn(64, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.match_logits(states.bfloat16())
+    exact = states.bfloat16().double() @ model.itm_head.weight.double().T + model.itm_head.bias.double()
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits.double(), exact, atol=1e-6)
+
+
+class NoQuestions(TorchDispatchMode):
+    """Raises at what makes a device wait: values and shapes that the processor asks it for."""
+
+    ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        indices = args[1] if name.startswith("index") and len(args) > 1 and isinstance(args[1], list | tuple) else ()
+        chosen = [part for part in indices if isinstance(part, Tensor) and part.dtype == torch.bool]
+        assert name not in self.ASKING and not chosen, f"{name} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("axis", ["vocabulary", "positions"])
+def test_a_step_asks_the_device_nothing(axis):
+    model = lived_in(tiny_model(objective={"mlm_distill_axis": axis}))
+    batch, draws = tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES))
+    with NoQuestions():
+        found = model(batch, draws, 0.4, follow=True)
+        sum(found.values()).backward()
+        clip_gradients(model, 1.0)
+    assert all(value.isfinite() for value in found.values())
 
 
 def test_gradient_checkpointing_gives_the_same_losses_and_gradients():

@@ -65,6 +65,22 @@ def test_training_stops_after_so_many_steps_of_the_run():
     assert (step.iteration, step.number) == (4, 12)
 
 
+def test_the_curve_holds_means_over_portions_of_the_epoch():
+    # 40 steps of an epoch: two of each portion; the weight is 0, -1, -2 ... before its steps
+    _, _, record = train([1.0] * 40, weights={"slope": 1.0, "plain": 0.0}, start=Step(3, 0, 40, 120))
+    curve = record["curve"]
+    assert curve["epoch"] == pytest.approx([3 + portion / 20 for portion in range(1, 21)])
+    assert curve["step"] == [120 + 2 * portion for portion in range(1, 21)]
+    assert curve["plain"] == pytest.approx([-(2 * portion + 0.5) for portion in range(20)])
+    assert set(curve) == {"epoch", "step", "lr", "slope", "plain", "total", "grad_norm"}
+    assert record["train"]["plain"] == pytest.approx(sum(curve["plain"]) / 20)
+
+
+def test_an_epoch_of_few_steps_has_a_point_for_each():
+    _, _, record = train([1.0] * 5, stop_after=3)
+    assert record["curve"]["epoch"] == pytest.approx([0.2, 0.4, 0.6])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named():
     with pytest.raises(UserError, match="slope"):
         train([1.0, float("nan")])
