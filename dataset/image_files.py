@@ -13,6 +13,8 @@ from pathlib import Path, PureWindowsPath
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from utils.parallel import available_cores
+
 JPEG_FORMATS = ("JPEG", "MPO")
 START_OF_SCAN = 0xDA
 END_OF_IMAGE = b"\xff\xd9"
@@ -81,7 +83,7 @@ def read_images(
     `full` decodes every pixel and computes digests; otherwise headers, checksums and end
     markers are checked, see `image_fault`.
     """
-    workers = workers or min(16, 4 * (os.cpu_count() or 1))
+    workers = workers or min(16, 4 * available_cores())
 
     def read(image: str) -> tuple[str | None, bytes | None]:
         return _read_image(Path(root, image), full)

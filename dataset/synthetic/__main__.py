@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from dataset.synthetic.generate import generate
 from dataset.synthetic.options import FORMATS, PRESETS, Options, options_from, parse_size
 from dataset.synthetic.preview import write_preview
 from utils.errors import UserError, run_command_line
+from utils.parallel import available_cores
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,13 +46,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=available_cores(), metavar="N", help="processes (default: all cores)")
     add("--overwrite", action="store_true", help="replace a finished benchmark of this program")
     return parser
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def main(arguments: list[str] | None = None) -> None:

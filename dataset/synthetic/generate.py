@@ -7,14 +7,9 @@ alone, so the files do not depend on the number of workers.
 import contextlib
 import json
 import logging
-import multiprocessing
 import random
 import shutil
-import signal
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
@@ -27,6 +22,7 @@ from dataset.synthetic.person import ATTRIBUTES, Person, sample_person
 from dataset.synthetic.render import Picture, draw_picture
 from utils.errors import UserError
 from utils.files import atomic_write, read_json, write_json
+from utils.parallel import map_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -98,36 +94,12 @@ def draw_chunk(root: Path, options: Options, identities: range) -> list[tuple[li
     return [draw_identity(root, options, identity) for identity in identities]
 
 
-def leave_interrupts_to_the_parent() -> None:
-    """Ctrl-C reaches all processes; the parent alone should answer it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def draw_all(root: Path, options: Options, workers: int) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]:
     """Results of all identities in order; only a few chunks are in memory at a time."""
     numbers = range(1, options.identities + 1)
     chunks = (numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK))
-    if workers == 1:
-        for chunk in chunks:
-            yield from draw_chunk(root, options, chunk)
-        return
-    # Fresh processes: a fork of a program that already runs threads can hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=leave_interrupts_to_the_parent)
-    pending: deque = deque()
-    try:
-        for chunk in chunks:
-            pending.append(pool.submit(draw_chunk, root, options, chunk))
-            if len(pending) > 4 * workers:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process ended unexpectedly (out of memory?); run again with fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for drawn in map_in_order(draw_chunk, chunks, workers, (root, options)):
+        yield from drawn
 
 
 def generate(root: str | Path, options: Options, workers: int = 1, overwrite: bool = False) -> bool:
