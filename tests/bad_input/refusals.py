@@ -1,0 +1,100 @@
+"""Calls commands in this process and checks how they refuse bad input."""
+
+import contextlib
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark_data import REPOSITORY, TINY, data_settings
+
+import Retrieval
+from utils.errors import run_command_line
+
+# settings that train without spaCy, 4 batches an epoch
+SMALL = [*TINY, "weights.attribute=0", "hard_negatives_within=", "max_steps=2"]
+DEMO = REPOSITORY / "configs" / "demo.yaml"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended."""
+
+    code: int
+    errors: str
+
+
+def call(main: Callable, *arguments: str | Path) -> Ending:
+    """Run a command's `main` as its script does, in this process."""
+    errors, before = io.StringIO(), sys.argv
+    sys.argv = ["command", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+            run_command_line(main)
+    except SystemExit as end:
+        return Ending(end.code, errors.getvalue())
+    finally:
+        sys.argv = before
+    raise AssertionError("a command ends with an exit code")
+
+
+def check_refusal(ending: Ending, *parts: str, alone: bool = True) -> None:
+    """Exit code 2 and one error line, the last, with all `parts`; `alone` = nothing else was printed."""
+    assert ending.code == 2, ending.errors
+    lines = [line for line in ending.errors.splitlines() if line.strip()]
+    assert "Traceback" not in ending.errors
+    assert [line.startswith("error: ") for line in lines].count(True) == 1, ending.errors
+    assert lines[-1].startswith("error: ")
+    assert len(lines[-1]) < 700
+    for part in parts:
+        assert part in lines[-1]
+    assert len(lines) == 1 or not alone, ending.errors
+
+
+def snapshot(*folders: Path) -> dict[str, str]:
+    """Every file and folder below, with a digest of its content."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A benchmark and a place for outputs; every refusal must leave both as they were."""
+
+    data: Path
+    folder: Path
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output"
+
+    def retrieve(self, *arguments: str | Path, settings: tuple = (), output: Path | None = None) -> Ending:
+        return call(
+            Retrieval.main, "--config", DEMO, "--device", "cpu", "--output_dir", output or self.output, *arguments,
+            "--set", *SMALL, *data_settings(self.data), *settings,
+        )
+
+    def refuses(
+        self, *parts: str, arguments: tuple = (), settings: tuple = (), output: Path | None = None, alone: bool = True
+    ) -> None:
+        before = snapshot(self.data, self.folder)
+        check_refusal(self.retrieve(*arguments, settings=settings, output=output), *parts, alone=alone)
+        assert snapshot(self.data, self.folder) == before
+
+    def write(self, name: str, content: object) -> Path:
+        """A file of bytes or text, or of JSON for anything else."""
+        path = self.folder / name
+        if not isinstance(content, bytes):
+            content = (content if isinstance(content, str) else json.dumps(content)).encode()
+        path.write_bytes(content)
+        return path
+
+
+def entries_of(ground: Ground, split: str = "train") -> list[dict]:
+    return json.loads((ground.data / "processed_data" / f"{split}.json").read_text())

@@ -1,0 +1,160 @@
+"""Wrong checkpoints, runs that cannot be resumed, folders that cannot be written."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+# ---- checkpoints -----------------------------------------------------------------------
+
+
+class Code:
+    """Pickled, it asks for a command to be run when it is read."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def saved(folder: Path, content: object) -> Path:
+    torch.save(content, folder / "wrong.pth")
+    return folder / "wrong.pth"
+
+
+def written(folder: Path, content: bytes) -> Path:
+    (folder / "wrong.pth").write_bytes(content)
+    return folder / "wrong.pth"
+
+
+CHECKPOINTS = {
+    "missing": (lambda folder, good: folder / "nothing.pth", "nothing.pth does not exist"),
+    "a folder": (lambda folder, good: good.parent, "is a folder"),
+    "text": (lambda folder, good: written(folder, b"hello world\n" * 99), "damaged, cut off, or no checkpoint"),
+    "zero bytes": (lambda folder, good: written(folder, b""), "damaged, cut off, or no checkpoint"),
+    "half": (lambda folder, good: written(folder, good.read_bytes()[: good.stat().st_size // 2]), "damaged, cut off"),
+    "no end": (lambda folder, good: written(folder, good.read_bytes()[:-30]), "damaged, cut off"),
+    "a pickle": (lambda folder, good: written(folder, pickle.dumps(Code(folder / "pwned"))), "nothing else is ever"),
+    "code inside": (lambda folder, good: saved(folder, {"model": Code(folder / "pwned")}), "nothing else is ever"),
+    "a list": (lambda folder, good: saved(folder, [torch.zeros(3)]), "holds list, not named tensors"),
+    "a tensor": (lambda folder, good: saved(folder, torch.zeros(3)), "holds Tensor, not named tensors"),
+    "an empty mapping": (lambda folder, good: saved(folder, {}), "holds no named tensors"),
+    "an empty model": (lambda folder, good: saved(folder, {"model": {}}), "holds no named tensors"),
+    "damaged tokenizer": (
+        lambda folder, good: saved(folder, {**torch.load(good, weights_only=True), "tokenizer": "{"}),
+        "wrong.pth: its tokenizer is damaged",
+    ),
+}
+MODES = {"train": (), "evaluate": ("--evaluate",), "resume": ("--resume",)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_a_wrong_checkpoint_is_refused(ground, finished, case, mode):
+    make, *parts = CHECKPOINTS[case]
+    path = make(ground.folder, finished / "checkpoint_last.pth")
+    ground.refuses(*parts, arguments=("--checkpoint", path, *MODES[mode]))
+    assert not (ground.folder / "pwned").exists()  # nothing in a file is ever run
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_tensors_of_strangers_are_refused(ground, mode):
+    path = saved(ground.folder, {"model": {"conv1.weight": torch.zeros(3)}})
+    parts = ("wrong.pth matches only 0 of", "conv1.weight: no such parameter", "check bert_config")
+    ground.refuses(*parts, arguments=("--checkpoint", path, *MODES[mode]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_checkpoint_of_another_width_is_refused(ground, finished, mode):
+    wider = ("vision_width=64", "bert_config.encoder_width=64")
+    checkpoint = finished / "checkpoint_last.pth"
+    ground.refuses(str(checkpoint), arguments=("--checkpoint", checkpoint, *MODES[mode]), settings=wider)
+
+
+def test_a_senseless_configuration_in_a_checkpoint_is_not_trusted(ground, finished):
+    content = torch.load(finished / "checkpoint_best.pth", weights_only=True)
+    path = saved(ground.folder, {**content, "config": {"image_res": [32, 16], "patch_size": 0}})
+    assert ground.retrieve("--evaluate", "--checkpoint", path, settings=("text_encoder=from_captions",)).code == 0
+
+
+# ---- resuming and output folders -------------------------------------------------------
+
+
+def test_training_does_not_start_in_a_folder_that_holds_a_run(ground, run_folder):
+    ground.refuses("holds a run (checkpoint_last.pth); add --resume to go on with it, or name another folder")
+
+
+def test_another_run_is_not_resumed_over_the_one_in_the_folder(ground, run_folder, finished):
+    ground.refuses(
+        "holds a run", "leave out --checkpoint",
+        arguments=("--resume", "--checkpoint", finished / "checkpoint_last.pth"), settings=("max_steps=4",),
+    )
+
+
+def test_resuming_needs_the_state_of_the_optimizer(ground, finished):
+    ground.refuses(
+        "holds no interrupted run; resume from a checkpoint_last.pth",
+        arguments=("--resume", "--checkpoint", finished / "checkpoint_best.pth"),
+    )
+
+
+def test_resuming_with_another_model_is_refused(ground, run_folder):
+    ground.refuses(
+        "was made with another configuration", "resume with the config.yaml of its run",
+        arguments=("--resume",), settings=("embed_dim=8",),
+    )
+
+
+# two of four steps are done: with twice the batch none would be left, with half of it samples would come again
+@pytest.mark.parametrize(("batch", "steps"), [(16, 2), (4, 8)])
+def test_resuming_within_an_epoch_needs_steps_of_the_same_size(ground, run_folder, batch, steps):
+    ground.refuses(
+        f"stopped after step 2 of 4 in an epoch, which here has {steps}", "batch_size_train",
+        arguments=("--resume",), settings=(f"batch_size_train={batch}", "max_steps=4"),
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "x"}, {"next_iteration": -1}, {"next_iteration": 4}, {"optimizer": {}}, {"optimizer": [1]},
+        {"best": None}, {"next_epoch": None},
+    ],
+    ids=str,
+)
+def test_a_damaged_state_of_a_run_is_refused_and_the_run_left_alone(ground, run_folder, change):
+    last = run_folder / "checkpoint_last.pth"
+    torch.save({**torch.load(last, weights_only=True), **change}, last)
+    ground.refuses("checkpoint_last.pth", arguments=("--resume",), settings=("max_steps=4",))
+
+
+def test_a_finished_run_is_not_resumed_elsewhere_without_its_best_model(ground, finished):
+    ground.refuses(
+        "is finished", "does not hold its checkpoint_best.pth",
+        arguments=("--resume", "--checkpoint", finished / "checkpoint_last.pth"),
+    )
+
+
+def test_a_run_resumed_in_a_new_folder_chooses_its_best_model_there(ground, finished):
+    content = torch.load(finished / "checkpoint_last.pth", weights_only=True)
+    path = saved(ground.folder, {**content, "best": 100.0})  # can never be exceeded
+    ending = ground.retrieve("--resume", "--checkpoint", path, settings=("max_steps=4",))
+    assert ending.code == 0, ending.errors
+    assert torch.load(ground.output / "checkpoint_best.pth", weights_only=True)["step"] == 4
+    assert (ground.output / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_an_output_folder_that_cannot_be_is_refused_before_any_work(ground, finished, mode):
+    occupied = ground.write("occupied", "x")
+    arguments = ("--checkpoint", finished / "checkpoint_best.pth", *MODES[mode])
+    for output in (occupied, occupied / "below"):
+        ground.refuses(f"--output_dir {output}", "is not a folder", arguments=arguments, output=output)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+def test_an_output_folder_that_takes_no_files_is_refused(ground):
+    ground.refuses("/proc/output", output=Path("/proc/output"))
