@@ -1,7 +1,7 @@
 # Sourced by the other scripts: finds or makes the Python environment, and starts the driver.
 #
 #   MARS_ENV   an existing virtual environment to use instead of .venv
-#   PYTHON     the Python (>= 3.10) that makes .venv; default: the newest on the PATH
+#   PYTHON     the Python (>= 3.10) that makes .venv; default: python3, else the newest on the PATH
 #   GPUS       processes to start; default: every visible GPU, or one process without any
 
 # Threads that wait sleep: on a busy machine spinning ones slow each other down many times.

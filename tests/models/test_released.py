@@ -6,7 +6,8 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import REPOSITORY, golden_folder
+from benchmark_data import REPOSITORY
+from golden_numbers import golden_folder
 from tiny_model import FUSION, SPECIAL, VISION, only, tiny_model
 from torch.nn.functional import interpolate
 
