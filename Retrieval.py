@@ -29,7 +29,7 @@ from models.released import load_language_model, load_weights, require_trained
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.config import save_yaml
 from utils.distributed import barrier, choose_device, is_main, on_main, process_group, rank, read_launch, world_size
-from utils.errors import UserError, run_command_line
+from utils.errors import CommandParser, UserError, run_command_line
 from utils.files import require_folder
 from utils.logs import RunLog, set_up_logging
 from utils.optimization import LearningRate, make_optimizer
@@ -40,7 +40,7 @@ logger = logging.getLogger("Retrieval")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train and evaluate text-based person search.")
+    parser = CommandParser(description="Train and evaluate text-based person search.")
     parser.add_argument("--config", default="configs/PS_cuhk_pedes.yaml", help="YAML file")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE", dest="overrides",
                         help="settings on top of the YAML file, such as optimizer.lr=1e-4")

@@ -20,7 +20,7 @@ from dataset.annotations import Entry, summarise
 from dataset.csv_rows import read_csv_records
 from dataset.raw import SPLITS, Problem, Record, read_json_records
 from dataset.validate import check_image_files, check_records, warn_records
-from utils.errors import UserError, nearest, run_command_line
+from utils.errors import CommandParser, UserError, nearest, run_command_line
 from utils.files import atomic_write
 
 SHOWN_PER_KIND = 20
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = ", ".join(data_format.name for data_format in FORMATS)
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="data_process",
         description="Check a data set and write ROOT/processed_data/{train,val,test}.json.",
     )

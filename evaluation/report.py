@@ -5,7 +5,6 @@
 Reads log.txt, metrics.json and rankings.npz of the output folder and uses those that are there.
 """
 
-import argparse
 import logging
 import os
 from pathlib import Path
@@ -17,7 +16,7 @@ from evaluation.metrics import STAGE_NAMES, format_table
 from evaluation.page import Query, build_page
 from evaluation.results import Rankings, read_log, read_metrics, read_rankings
 from evaluation.sheet import SheetRow, ranking_sheet
-from utils.errors import UserError, run_command_line
+from utils.errors import CommandParser, UserError, run_command_line
 from utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -161,7 +160,7 @@ def _training_line(log: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.report", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="python -m evaluation.report", description=__doc__.splitlines()[0])
     parser.add_argument("output_dir", help="output folder of a run: log.txt, metrics.json, rankings.npz")
     parser.add_argument("--image_root", help="folder of the images, if it has moved since")
     parser.add_argument("--queries", type=int, default=PAGE_QUERIES, help="captions shown (%(default)s)")

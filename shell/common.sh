@@ -57,12 +57,12 @@ count_processes() {
     echo $(( found > 1 ? found : 1 ))
 }
 
-# Runs Retrieval.py with the given arguments, under torchrun when there is more than one process.
+# Runs Retrieval.py with the given arguments, on several processes when there is more than one GPU.
 run_retrieval() {
     cd "$repository" || exit 2
     local processes; processes="$(count_processes)"
     if [ "$processes" -gt 1 ]; then
-        exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$processes" Retrieval.py "$@"
+        exec "$PYTHON" -m utils.launch "$processes" Retrieval.py "$@"
     fi
     exec "$PYTHON" Retrieval.py "$@"
 }

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, hand_over
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,9 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
         raise UserError(f"process {launch.rank} cannot join the others at {dist_url}: {message}") from None
     try:
         yield
+    except UserError as error:
+        hand_over(str(error))  # before the others find this process gone
+        raise
     finally:
         dist.destroy_process_group()
 

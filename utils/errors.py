@@ -1,9 +1,17 @@
 """The one exception a user is meant to read."""
 
+import argparse
 import difflib
 import gc
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NoReturn
+
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+REPORTS = "ERROR_REPORTS"  # environment variable: the folder that a launcher reads messages from
 
 
 class UserError(Exception):
@@ -20,11 +28,51 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def run_command_line(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit: 0 or its return value, 2 with one line for a `UserError`."""
+    """Run `main` and exit: 0 or its return value; 2 with one line for bad input; 130 when interrupted.
+
+    Bad input is a `UserError`, and a file that the system does not let us use.
+    """
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        problem = " ".join(str(error).splitlines())
+        problem, code = str(error), BAD_INPUT
+    except KeyboardInterrupt:
+        problem, code = "interrupted", INTERRUPTED
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        problem, code = f"cannot use {error.filename}: {error.strerror}", BAD_INPUT
+    except Exception:
+        if not another_process_reported():
+            raise
+        sys.exit(BAD_INPUT)  # this process only lost its peer, which says why
     gc.collect()  # the frames of `main` are gone now: progress bars they drew are closed, and the line stands alone
-    print(f"error: {problem}", file=sys.stderr)
-    sys.exit(2)
+    if not hand_over(problem):
+        print(f"error: {' '.join(problem.splitlines())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def hand_over(problem: str) -> bool:
+    """Leave a problem to the launcher, where there is one: it shows what several processes say once."""
+    folder = os.environ.get(REPORTS)
+    if folder:
+        line = " ".join(problem.splitlines())
+        Path(folder, str(os.getpid())).write_text(line, encoding="utf-8", errors="replace")
+    return bool(folder)
+
+
+def another_process_reported() -> bool:
+    """Whether a process of the same launch has ended with a message."""
+    folder = os.environ.get(REPORTS)
+    return bool(folder) and any(Path(folder).iterdir())
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Arguments of a command; wrong ones are one line, as all bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError, naming the flag that a mistyped one resembles."""
+        unknown = re.match(r"unrecognized arguments: (--?[\w-]+)", message)
+        known = [flag for action in self._actions for flag in action.option_strings]
+        hint = nearest(unknown[1], known) if unknown else ""
+        raise UserError(f"{message}{hint}; see {self.prog} --help")

@@ -8,14 +8,14 @@ from pathlib import Path
 from dataset.synthetic.generate import generate
 from dataset.synthetic.options import FORMATS, PRESETS, Options, options_from, parse_size
 from dataset.synthetic.preview import write_preview
-from utils.errors import UserError, run_command_line
+from utils.errors import CommandParser, UserError, run_command_line
 from utils.parallel import available_cores
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All options; those left out come from the preset or the defaults of `Options`."""
     default = Options()
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m dataset.synthetic",
         description="Draw pedestrians with known attributes and write them in the raw form of CUHK-PEDES.",
     )

@@ -74,11 +74,15 @@ class Ground:
     def output(self) -> Path:
         return self.folder / "output"
 
-    def retrieve(self, *arguments: str | Path, settings: tuple = (), output: Path | None = None) -> Ending:
-        return call(
-            Retrieval.main, "--config", DEMO, "--device", "cpu", "--output_dir", output or self.output, *arguments,
+    def arguments(self, *more: str | Path, settings: tuple = (), output: Path | None = None) -> list[str | Path]:
+        """Those of Retrieval.py for a small run on this ground."""
+        return [
+            "--config", DEMO, "--device", "cpu", "--output_dir", output or self.output, *more,
             "--set", *SMALL, *data_settings(self.data), *settings,
-        )
+        ]  # fmt: skip
+
+    def retrieve(self, *arguments: str | Path, settings: tuple = (), output: Path | None = None) -> Ending:
+        return call(Retrieval.main, *self.arguments(*arguments, settings=settings, output=output))
 
     def refuses(
         self, *parts: str, arguments: tuple = (), settings: tuple = (), output: Path | None = None, alone: bool = True

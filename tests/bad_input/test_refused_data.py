@@ -3,11 +3,13 @@
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from benchmark_data import run
 from PIL import Image
-from refusals import Ground, check_refusal, entries_of, snapshot
+from refusals import Ending, Ground, check_refusal, entries_of, snapshot
 
 # ---- annotations -----------------------------------------------------------------------
 
@@ -104,6 +106,16 @@ def test_training_stops_at_a_broken_image_and_names_it(own_ground, case):
     ending = own_ground.retrieve(settings=("max_steps=4",))  # one epoch: every image is read
     check_refusal(ending, str(path), part, alone=False)
     assert not list(own_ground.output.glob("checkpoint*"))
+
+
+def test_a_broken_image_of_one_process_stops_all_with_its_name(own_ground):
+    path = own_ground.data / "imgs" / entries_of(own_ground)[3]["file_path"]
+    path.write_bytes(b"hello")
+    settings = ("max_steps=4", "batch_size_train=4")
+    done = run(
+        sys.executable, "-m", "utils.launch", "2", "Retrieval.py", *own_ground.arguments(settings=settings), check=False
+    )
+    check_refusal(Ending(done.returncode, done.stderr), str(path), "is no image", alone=False)
 
 
 def test_a_broken_image_leaves_the_checkpoints_of_a_resumed_run_alone(finished, own_ground):
