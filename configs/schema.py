@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from models.losses import LOSS_NAMES
 from utils.config import Section, apply_overrides, read_mapping, validate
 from utils.errors import UserError
 
-LOSSES = ("cl", "pitm", "mlm", "prd", "mrtd", "mae", "attribute")  # order of a `weights` list
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 Count = Annotated[int, Field(ge=1)]
@@ -173,8 +173,8 @@ class Config(Section):
         if not isinstance(value, list):
             return value
         if len(value) not in (5, 7):
-            raise ValueError(f"a list of 5 or 7 numbers is expected ({', '.join(LOSSES)}), not {len(value)}")
-        return dict(zip(LOSSES, [*value, 0, 0][:7], strict=True))
+            raise ValueError(f"a list of 5 or 7 numbers is expected ({', '.join(LOSS_NAMES)}), not {len(value)}")
+        return dict(zip(LOSS_NAMES, [*value, 0, 0][:7], strict=True))
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -4,6 +4,7 @@ Letters: B batch, H and W image height and width, T text tokens, C attributes of
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,10 +14,16 @@ IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+@cache
+def image_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [3, 1, 1] of 0..255; a copy to the device at every step would wait for it."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in (IMAGE_MEAN, IMAGE_STD))
+    return mean, std
+
+
 def normalise(image: Tensor) -> Tensor:
     """uint8 RGB [B, 3, H, W] -> float32 with zero mean and unit variance per channel."""
-    mean = image.new_tensor(IMAGE_MEAN, dtype=torch.float32)[:, None, None] * 255
-    std = image.new_tensor(IMAGE_STD, dtype=torch.float32)[:, None, None] * 255
+    mean, std = image_statistics(image.device)
     return (image.float() - mean) / std
 
 

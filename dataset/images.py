@@ -4,13 +4,25 @@ Letters: H and W image height and width.
 """
 
 import os
+import warnings
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from utils.errors import UserError
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any picture, upright: turned as its EXIF says, 16-bit grey scaled, transparency over white."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def load_image(path: str | os.PathLike, size: tuple[int, int]) -> Tensor:
@@ -19,8 +31,10 @@ def load_image(path: str | os.PathLike, size: tuple[int, int]) -> Tensor:
     Raises UserError naming the file when it is missing or no readable image.
     """
     try:
-        with Image.open(path) as image:
-            resized = image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on large pictures and odd metadata
+            with Image.open(path) as image:
+                resized = as_rgb(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist") from None
     except UnidentifiedImageError:

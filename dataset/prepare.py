@@ -23,7 +23,7 @@ from dataset.validate import check_image_files, check_records, warn_records
 from utils.errors import CommandParser, UserError, nearest, run_command_line
 from utils.files import atomic_write
 
-SHOWN_PER_KIND = 20
+WARNINGS_PER_KIND = 20
 REPORT_TITLE = "Annotation report of "
 
 
@@ -57,14 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_report_path(report)
 
     records, problems, warnings = inspect(source, data_format, root / "imgs", options)
-    _show("problem", problems)
-    _show("warning", warnings)
+    _show("problem", problems, None)
+    _show("warning", warnings, WARNINGS_PER_KIND)
     if report:
         _write_report(report, source, problems, warnings)
     if problems:
-        rest = f"; {report} lists them all" if report else "; --report FILE lists them all"
         plural = "s" if len(problems) > 1 else ""
-        raise UserError(f"{len(problems)} problem{plural} in {source}, nothing was written{rest}")
+        raise UserError(f"{len(problems)} problem{plural} in {source} (listed above), nothing was written")
 
     splits = divide(records)
     if options.val_identities is not None:
@@ -249,8 +248,8 @@ def _grouped(name: str, findings: Sequence[Problem], limit: int | None) -> list[
     return lines
 
 
-def _show(name: str, findings: Sequence[Problem]) -> None:
-    for line in _grouped(name, findings, SHOWN_PER_KIND):
+def _show(name: str, findings: Sequence[Problem], limit: int | None) -> None:
+    for line in _grouped(name, findings, limit):
         print(line, file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ from utils.files import atomic_write
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # told apart by colour-blind readers too
 PANELS_IN_A_ROW = 4
 MOST_DOTS = 20
-DASHES = {"stage1": "--", "reranked": "-"}
+STAGE_STYLES = {"stage1": {"linestyle": "--", "marker": "s"}, "reranked": {"linestyle": "-", "marker": "o"}}
 
 Epochs = Sequence[Mapping[str, Any]]
 Lines = list[tuple[str, list[float], list[float], dict]]  # label, epochs, values, line style
@@ -50,8 +50,8 @@ def draw_curves(epochs: Epochs, path: str | os.PathLike, title: str = "") -> Non
     panels = [(f"loss: {name}", "loss", _single_line(points, name)) for name in _losses(epochs)]
     panels.append(("learning rate", "learning rate", _single_line(points, "lr")))
     panels.append(("gradient norm", "norm", _single_line(points, "grad_norm")))
-    for split, title in (("val", "validation"), ("test", "selection on the test split")):
-        panels += [(f"{title}: {stage}", "per cent", lines) for stage, lines in _metric_lines(epochs, split).items()]
+    for split, name in (("val", "validation"), ("test", "selection on the test split")):
+        panels += [(f"{name}: {stage}", "per cent", lines) for stage, lines in _metric_lines(epochs, split).items()]
     panels = [panel for panel in panels if panel[2]]
     rows = math.ceil(len(panels) / PANELS_IN_A_ROW)
     # A figure of its own, not pyplot: no global state, no window, whatever backend is set.
@@ -67,8 +67,8 @@ def draw_curves(epochs: Epochs, path: str | os.PathLike, title: str = "") -> Non
 def _draw_panel(axes: Axes, title: str, unit: str, lines: Lines) -> None:
     """One quantity over the epochs; few points are dots too, so that a single one is seen."""
     for label, epochs, values, style in lines:
-        marker = "o" if len(epochs) <= MOST_DOTS else None
-        axes.plot(epochs, values, marker=marker, markersize=3, linewidth=1.6, label=label, **style)
+        style = {"marker": "o", **style} if len(epochs) <= MOST_DOTS else {**style, "marker": None}
+        axes.plot(epochs, values, markersize=4, linewidth=1.6, label=label, **style)
     axes.set_title(title, parse_math=False)
     axes.set(xlabel="epochs trained", ylabel=unit)
     axes.set_xlim(left=0)
@@ -98,7 +98,7 @@ def _metric_lines(epochs: Epochs, split: str) -> dict[str, Lines]:
     for stage, stage_name in STAGE_NAMES.items():
         records = [{**record.get(stage, {}), "epoch": record["epoch"]} for record in validated]
         for color, metric in zip(COLORS, ("r1", "mAP"), strict=False):
-            style = {"color": color, "linestyle": DASHES[stage]}
+            style = {"color": color, **STAGE_STYLES[stage]}
             label = f"{METRIC_NAMES[metric]} {stage_name}"
             lines["R@1 and mAP"] += _single_line(records, metric, label, style)
         lines[stage_name] = [

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from dataset.images import as_rgb
 from utils.errors import UserError
 from utils.files import atomic_write
 
@@ -79,7 +81,7 @@ def load_picture(path: str | os.PathLike, size: tuple[int, int]) -> Image.Image 
         with Image.open(path) as image:
             image.draft("RGB", size)  # decodes large JPEG files at a fraction of their size
             image.load()
-            return _shrink(_on_paper(image), size)
+            return _shrink(as_rgb(image), size)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return None
 
@@ -102,16 +104,6 @@ def _shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     scale = min(size[0] / image.width, size[1] / image.height)
     scaled = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(scaled, Image.Resampling.LANCZOS)
-
-
-def _on_paper(image: Image.Image) -> Image.Image:
-    """RGB of any mode: 16-bit grey is scaled, transparency is laid over white."""
-    if image.mode.startswith("I;16"):
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, PAPER), image).convert("RGB")
-    return image.convert("RGB")
 
 
 def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top: int, columns: int) -> None:
@@ -161,9 +153,9 @@ def _draw_mark(draw: ImageDraw.ImageDraw, x: int, y: int, color: tuple[int, int,
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font: the same on every machine, but Latin script only (others show as boxes)."""
-    return ImageFont.load_default(size)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib: on every machine the same, most alphabets, no Chinese."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def _clean(text: str) -> str:

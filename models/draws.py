@@ -51,7 +51,10 @@ class StepNoise:
         return cls(**{name: part.reshape(-1, *shapes[name]) for name, part in zip(shapes, parts, strict=True)})
 
     def to(self, device: torch.device) -> "StepNoise":
-        return StepNoise(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        parts = (getattr(self, f.name) for f in fields(self))
+        if device.type == "cuda":  # from pinned memory, or the copy waits for the device
+            parts = (part.pin_memory() for part in parts)
+        return StepNoise(*(part.to(device, non_blocking=True) for part in parts))
 
 
 def pick(weights: Tensor, uniform: Tensor) -> Tensor:

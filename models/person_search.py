@@ -6,7 +6,7 @@ V vocabulary, C attributes of a caption.
 A training step, in the order of `forward`: the momentum model follows the online one; both
 embed images and captions; contrastive loss; queues; hard negatives; masked and replaced
 words; one fusion of all rows with the images; pixels. The result is a dict of unweighted
-losses by the names of `losses.LOSS_NAMES`. To add a loss: its function in `losses.py`, a
+losses by the names of `losses.LOSS_NAMES`. To add a loss: its function and name in `losses.py`, a
 method here, its weight in the configuration.
 """
 
@@ -243,7 +243,7 @@ class PersonSearchModel(Momentum, nn.Module):
             found |= self.fusion_losses(fused, batch, negatives, words, alpha)
         if self.objective.uses("mae"):
             found["mae"] = self.reconstruct(batch.image1, reading, draws)
-        return {name: found[name] for name in losses.LOSS_NAMES if name in found}
+        return found
 
     def contrast(self, embedded: Embedded, identity: Tensor, alpha: float) -> Tensor:
         """Mean of the contrastive loss over i2t, t2i (ALBEF), i2i and t2t (RaSa section 3.1)."""
@@ -362,13 +362,12 @@ class PersonSearchModel(Momentum, nn.Module):
     ) -> "Pairs":
         """Positives, texts with negative images, negative texts with images: 3B rows."""
         names = ("positive", "negative_image", "negative_text")
-        matches = torch.zeros(3, len(attributes), dtype=torch.long, device=attributes.device)
-        matches[0] = 1
+        places = torch.arange(len(names) * len(attributes), device=attributes.device)
         return Pairs(
             states=torch.cat([fused[name] for name in names]),
             attributes=torch.cat([attributes, attributes, attributes[negatives.text]]),
             attribute_count=count,
-            matches=matches.flatten(),
+            matches=(places < len(attributes)).long(),
             valid=torch.cat([torch.ones_like(negatives.valid), negatives.valid, negatives.valid]),
         )
 

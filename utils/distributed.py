@@ -154,15 +154,6 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return sum_over_processes(value).div_(world_size()) if world_size() > 1 else value
 
 
-def max_over_processes(value: int, device: torch.device) -> int:
-    """The greatest of an integer over processes."""
-    if world_size() == 1:
-        return value
-    holder = torch.tensor(value, device=device)
-    dist.all_reduce(holder, dist.ReduceOp.MAX)
-    return int(holder)
-
-
 def from_main(value: object) -> object:
     """The main process's picklable `value`, on all processes."""
     if world_size() == 1:

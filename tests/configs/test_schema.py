@@ -5,7 +5,8 @@ import re
 import pytest
 from benchmark_data import REPOSITORY
 
-from configs.schema import LOSSES, Bert, Config, Weights, load_config, require_files
+from configs.schema import Bert, Config, Weights, load_config, require_files
+from models.losses import LOSS_NAMES
 from utils.config import save_yaml
 from utils.errors import UserError
 
@@ -106,7 +107,7 @@ def test_a_file_of_rasa_has_five_weights_and_no_mask_ratio(load):
     text = changed(weights="[0.5, 1, 1, 0.5, 0.5]", mask_ratio=None, max_words="50", batch_size_train="13",
                    bert_config="'configs/config_bert_partial.json'")
     config = load(text)
-    assert config.weights.model_dump() == dict(zip(LOSSES, [0.5, 1, 1, 0.5, 0.5, 0, 0], strict=True))
+    assert config.weights.model_dump() == dict(zip(LOSS_NAMES, [0.5, 1, 1, 0.5, 0.5, 0, 0], strict=True))
     assert (config.max_words, config.batch_size_train, config.bert_config.full_ca) == (50, 13, False)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from evaluation.curves import as_points, draw_curves
@@ -224,6 +225,13 @@ def test_a_damaged_log_line_is_named(tmp_path, line):
     (tmp_path / "log.txt").write_text(line + "\n" + json.dumps(epoch(1)) + "\n")
     with pytest.raises(UserError, match=r"line 1 of .*log\.txt"):
         read_log(tmp_path / "log.txt")
+
+
+def test_the_headline_of_the_curves_is_the_title(tmp_path, monkeypatch):
+    headlines = []
+    monkeypatch.setattr(Figure, "suptitle", lambda figure, text, **_: headlines.append(text))
+    draw_curves([epoch(0, val={"stage1": METRICS})], tmp_path / "curves.png", "my run")
+    assert headlines == ["my run"]
 
 
 def test_diverged_losses_and_missing_values_are_drawn(tmp_path):
