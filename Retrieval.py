@@ -8,7 +8,7 @@
 import argparse
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import torch
 from configs.schema import Config, load_config, require_files
 from dataset.batch import TrainBatch
 from dataset.gallery import EvaluationSplit
-from dataset.opening import open_training_set, training_captions, warn_of_shared_identities
+from dataset.opening import FROM_CAPTIONS, fit_vocabulary, open_tokenizer, open_training_set, warn_of_shared_identities
 from dataset.tokens import CaptionTokenizer
 from dataset.training import BatchPlan, TrainLoader
 from evaluation.evaluate import Metrics, evaluate
-from evaluation.loading import FROM_CAPTIONS, evaluation_setting, open_model, open_split, open_tokenizer
+from evaluation.loading import evaluation_setting, open_split
+from models.build import build_model
 from models.draws import RandomDraws, StepNoise
 from models.inspection import count_parameters, estimate_memory
 from models.person_search import PersonSearchModel
@@ -32,11 +33,13 @@ from utils.distributed import barrier, choose_device, is_main, on_main, process_
 from utils.errors import CommandParser, UserError, run_command_line
 from utils.files import require_folder
 from utils.logs import RunLog, set_up_logging
-from utils.optimization import LearningRate, make_optimizer
+from utils.optimization import LearningRate, load_moments, make_optimizer
 from utils.precision import set_precision
 from utils.training import Step, StepRules, run_epoch, wrap
 
 logger = logging.getLogger("Retrieval")
+
+RESULTS = ("metrics.json", "rankings.npz")  # what an evaluation leaves
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -91,25 +94,34 @@ def open_run(arguments: argparse.Namespace, device: torch.device) -> Run:
     path = arguments.checkpoint
     if arguments.resume and path is None:
         path = arguments.output_dir / "checkpoint_last.pth"
+        if not path.exists():
+            raise UserError(f"--resume: {path} does not exist; leave out --resume to begin a run there")
     if arguments.evaluate and path is None:
         raise UserError("--evaluate needs --checkpoint: which weights shall be evaluated?")
     require_files(config, needed_files(arguments, config))
+    if config.schedular.lr not in (None, config.optimizer.lr):
+        logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", config.schedular.lr,
+                       config.optimizer.lr)  # fmt: skip
     checkpoint = None if path is None else {**read_checkpoint(path), "path": str(path)}
     return Run(arguments, config, device, set_precision(config.precision, device), checkpoint)
 
 
 def refuse_to_overwrite(arguments: argparse.Namespace) -> None:
-    """Raises UserError when training would replace another run's files."""
+    """Raises UserError when another run's files would be replaced."""
     own, path = arguments.output_dir, arguments.checkpoint
-    same_run = arguments.resume and (path is None or path.resolve().parent == own.resolve())
-    if arguments.evaluate or arguments.dry_run or same_run:
+    inside = path is None or path.resolve().parent == own.resolve()
+    if arguments.dry_run or (inside and (arguments.evaluate or arguments.resume)):
         return
-    kept = [name for name in ("checkpoint_last.pth", "log.txt") if (own / name).exists()]
-    if kept:
-        advice = "leave out --checkpoint" if arguments.resume else "add --resume"
-        raise UserError(
-            f"--output_dir {own} holds a run ({kept[0]}); {advice} to go on with it, or name another folder"
-        )
+    # an evaluation may replace an earlier one, but not the results of a training
+    files = ("checkpoint_last.pth", "checkpoint_best.pth", "log.txt", *(() if arguments.evaluate else RESULTS))
+    kept = [name for name in files if (own / name).exists()]
+    if not kept:
+        return
+    advice = "name another folder"
+    if (own / "checkpoint_last.pth").exists() and not arguments.evaluate:
+        leave_or_add = "leave out --checkpoint" if arguments.resume else "add --resume"
+        advice = f"{leave_or_add} to go on with it, or {advice}"
+    raise UserError(f"--output_dir {own} holds {kept[0]} of another run; {advice}")
 
 
 def needed_files(arguments: argparse.Namespace, config: Config) -> tuple[str, ...]:
@@ -137,6 +149,7 @@ def open_weights(run: Run, model: PersonSearchModel) -> None:
     logger.info("checkpoint %s: %s", checkpoint["path"], report)
     if arguments.evaluate:
         require_trained(report, checkpoint["path"])
+        warn_of_other_input(run.config, saved, checkpoint["path"])
 
 
 def grid_of(saved: dict[str, Any]) -> tuple[int, int] | None:
@@ -146,6 +159,14 @@ def grid_of(saved: dict[str, Any]) -> tuple[int, int] | None:
         sides = [sides, sides]
     fits = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in [*sides, patch])
     return (sides[0] // patch, sides[1] // patch) if fits and patch > 0 else None
+
+
+def warn_of_other_input(config: Config, saved: dict[str, Any], path: str) -> None:
+    """Images and captions unlike those of training are at times wanted, and always worth knowing."""
+    for key in ("image_res", "max_words"):
+        trained, here = saved.get(key), getattr(config, key)
+        if trained is not None and trained != here:
+            logger.warning("checkpoint %s was trained with %s %s, and is evaluated with %s", path, key, trained, here)
 
 
 def resume_model(model: PersonSearchModel, checkpoint: dict[str, Any]) -> None:
@@ -237,7 +258,7 @@ class Training:
     def take_up(self, checkpoint: dict[str, Any]) -> None:
         """Continue where a checkpoint stopped; the best so far counts where its file is."""
         try:
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            load_moments(self.optimizer, checkpoint["optimizer"])
             epoch, iteration, number = (int(checkpoint[key]) for key in ("next_epoch", "next_iteration", "step"))
             best, best_epoch = float(checkpoint["best"]), int(checkpoint["best_epoch"])
         except (KeyError, ValueError, TypeError) as error:
@@ -335,6 +356,8 @@ def train(
     Everything that is read is checked before anything is written.
     """
     training = Training(run, model, tokenizer, splits[run.config.model_selection])
+    if run.checkpoint:
+        run.checkpoint.clear()  # all of it is in place: a second copy would fill the memory of every process
     if is_main():
         warn_of_shared_identities(run.config)
         save_yaml(run.output / "config.yaml", run.config)
@@ -361,33 +384,37 @@ def finish(run: Run, model: PersonSearchModel, split: EvaluationSplit) -> None:
 def dry_run(
     run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, splits: dict[str, EvaluationSplit]
 ) -> None:
-    """Print what a run would be."""
+    """Print what a run would be, once."""
+    loader = None if run.arguments.evaluate else open_loader(run, tokenizer, None)
+    if not is_main():
+        return
     counts = count_parameters(model)
     for part, count in counts.items():
         print(f"{part:28} {count:>13,} parameters")
     print(f"{'together':28} {sum(counts.values()):>13,} parameters")
     for name, split in splits.items():
         print(f"{name} split: {len(split.texts)} captions, {len(split.images)} images")
-    if run.arguments.evaluate:
+    if loader is None:
         return
-    batch = next(open_loader(run, tokenizer, None).epoch(0))
+    batch = next(loader.epoch(0))
     for name in ("image1", "image2", "attributes", "identity", "replaced"):
         print(f"{name:28} {list(getattr(batch, name).shape)}")
     for name in ("caption", "caption2"):
         print(f"{name:28} {list(getattr(batch, name).ids.shape)}")
-    tokens = min(run.config.max_words, run.config.bert_config.max_position_embeddings)
+    tokens = loader.data.longest_caption()
     memory = estimate_memory(
         model, run.config.batch_size_train, tokens, run.config.image_size, run.config.precision == "bf16"
     )
-    print(f"a training step with {tokens} tokens takes about {memory}")
+    print(f"a training step with captions of {tokens} tokens, the longest there are, takes about {memory}")
 
 
 def run_retrieval(arguments: argparse.Namespace, device: torch.device) -> None:
     run = open_run(arguments, device)
-    tokenizer = on_main(lambda: open_tokenizer(run.config, run.checkpoint, lambda: training_captions(run.config)))()
+    tokenizer = on_main(open_tokenizer)(run.config, run.checkpoint)
+    run = replace(run, config=fit_vocabulary(run.config, tokenizer))
     splits = open_splits(run, tokenizer)
     torch.manual_seed(arguments.seed)
-    model = open_model(run.config, tokenizer, device)
+    model = build_model(run.config, tokenizer.special).to(device)
     open_weights(run, model)
     if arguments.dry_run:
         dry_run(run, model, tokenizer, splits)

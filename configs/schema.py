@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from models.losses import LOSS_NAMES
 from utils.config import Section, apply_overrides, read_mapping, validate
 from utils.errors import UserError
+from utils.files import similar_file
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -156,7 +157,10 @@ class Config(Section):
     @field_validator("train_file", mode="before")
     @classmethod
     def one_file_is_a_list(cls, value: Any) -> Any:
-        return as_list(value) if isinstance(value, str) else value
+        files = as_list(value)
+        if not all(isinstance(file, str) for file in files):
+            raise ValueError(f"a file or a list of files is expected, not {value!r}")
+        return files
 
     @field_validator("image_res", mode="before")
     @classmethod
@@ -263,4 +267,4 @@ def require_files(config: Config, keys: tuple[str, ...]) -> None:
             raise UserError(f"config: key `{key}` is not set; give it in the YAML file or as --set {key}=...")
         for name in as_list(value):
             if not Path(name).exists():
-                raise UserError(f"config: {key} {name} does not exist")
+                raise UserError(f"config: {key} {name} does not exist{similar_file(Path(name))}")

@@ -1,15 +1,20 @@
 """Opens the training data that a configuration names."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from configs.schema import Config
+from configs.schema import Config, require_files
 from dataset.annotations import Entry, check_disjoint, check_images, load_annotations
 from dataset.attributes import cached_attributes, parse_attributes
 from dataset.captions import clean_caption
 from dataset.tokens import CaptionTokenizer
 from dataset.training import TrainSet
 from utils.distributed import on_main
+from utils.errors import UserError
+
+FROM_CAPTIONS = "from_captions"
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +26,38 @@ def read_training_entries(config: Config) -> list[list[Entry]]:
     return files
 
 
-def training_captions(config: Config) -> list[str]:
-    """Cleaned captions of the training files."""
-    entries = [entry for name in config.train_file for entry in load_annotations(name, "train")]
-    return [clean_caption(caption, config.max_words) for entry in entries for caption in entry.captions]
+def open_tokenizer(config: Config, checkpoint: Mapping[str, Any] | None = None) -> CaptionTokenizer:
+    """The tokenizer of the checkpoint's run, else the configured one, which may learn from the captions.
+
+    Raises UserError when there is none, or it has more words than the text encoder.
+    """
+    saved = (checkpoint or {}).get("config")
+    same = isinstance(saved, Mapping) and saved.get("text_encoder") == config.text_encoder
+    if same and isinstance(checkpoint.get("tokenizer"), str):
+        try:
+            return CaptionTokenizer.from_json(checkpoint["tokenizer"])
+        except UserError as error:
+            raise UserError(f"checkpoint {checkpoint.get('path', '')}: its tokenizer is damaged: {error}") from None
+    if config.text_encoder == FROM_CAPTIONS:
+        require_files(config, ("train_file",))
+        entries = [entry for name in config.train_file for entry in load_annotations(name, "train")]
+        captions = [clean_caption(caption, config.max_words) for entry in entries for caption in entry.captions]
+        return CaptionTokenizer.train(captions, config.vocabulary_size)
+    tokenizer = CaptionTokenizer.from_pretrained(config.text_encoder)
+    if tokenizer.vocabulary_size > config.bert_config.vocab_size:
+        raise UserError(
+            f"text_encoder {config.text_encoder} has {tokenizer.vocabulary_size} word pieces, more than"
+            f" bert_config.vocab_size ({config.bert_config.vocab_size})"
+        )
+    return tokenizer
+
+
+def fit_vocabulary(config: Config, tokenizer: CaptionTokenizer) -> Config:
+    """The configuration with a text encoder as large as a vocabulary learned from captions."""
+    if config.text_encoder != FROM_CAPTIONS:
+        return config
+    bert = config.bert_config.model_copy(update={"vocab_size": tokenizer.vocabulary_size})
+    return config.model_copy(update={"bert_config": bert})
 
 
 def open_training_set(
@@ -38,6 +71,7 @@ def open_training_set(
     """
     attributes = {}
     files = read_training_entries(config)
+    warn_of_merged_identities(config.train_file, files)
     for name, entries in zip(config.train_file, files, strict=True):
         captions = [caption for entry in entries for caption in entry.captions]
         if config.weights.attribute == 0:
@@ -59,6 +93,20 @@ def open_training_set(
         config.weak_pos_pair_probability,
         seed,
     )
+
+
+def warn_of_merged_identities(names: Sequence[str], files: Sequence[Sequence[Entry]]) -> None:
+    """Equal identities of two training files are one person, which files of different origin do not mean."""
+    known: dict[int | str, str] = {}
+    for name, entries in zip(names, files, strict=True):
+        identities = {entry.identity for entry in entries}
+        merged = [identity for identity in identities if identity in known]
+        if merged:
+            logger.warning(
+                "train_file: %d identities of %s are in %s too, such as %r: they count as the same people",
+                len(merged), name, known[merged[0]], merged[0],
+            )  # fmt: skip
+        known |= dict.fromkeys(identities, name)
 
 
 def warn_of_shared_identities(config: Config) -> None:

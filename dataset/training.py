@@ -130,6 +130,10 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         except UserError as error:
             return error
 
+    def longest_caption(self) -> int:
+        """The most tokens that a caption has."""
+        return max(len(self.encode(caption).ids) for caption in self.spans)
+
     def encode(self, caption: str) -> Encoded:
         return self.tokenizer.encode(caption, self.max_tokens)
 
@@ -187,7 +191,7 @@ class TrainLoader:
     """
 
     def __init__(self, data: TrainSet, plan: BatchPlan, workers: int, pin_memory: bool):
-        self.plan = plan
+        self.data, self.plan = data, plan
         self.loader = DataLoader(
             data,
             batch_size=None,

@@ -8,12 +8,10 @@ from models.person_search import Objective, PersonSearchModel
 from models.vision import VisionSize
 
 
-def build_model(config: Config, special: SpecialTokens, vocabulary_size: int | None = None) -> PersonSearchModel:
-    """A freshly initialised model; `vocabulary_size` replaces that of `bert_config`."""
+def build_model(config: Config, special: SpecialTokens) -> PersonSearchModel:
+    """A freshly initialised model."""
     bert = {name: getattr(config.bert_config, name) for name in FusionSize.__dataclass_fields__}
     bert["pad_token_id"] = special.pad
-    if vocabulary_size is not None:
-        bert["vocab_size"] = vocabulary_size
     objective = Objective(
         weights=config.weights.model_dump(),
         temp=config.temp,

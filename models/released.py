@@ -17,7 +17,8 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 POSITIONS = ("visual_encoder.pos_embed", "visual_encoder_m.pos_embed", "visual_decoder_pos_embed")
-OF_A_RUN = ("idx_queue", "queue_ptr", "image_queue", "text_queue")  # states of a run, not of the networks
+COUNTERS = ("idx_queue", "queue_ptr")  # mean nothing outside the run that made them
+OF_A_RUN = (*COUNTERS, "image_queue", "text_queue")  # states of a run, not of the networks
 NEEDED_TO_SEARCH = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")
 
 
@@ -31,13 +32,15 @@ class LoadReport:
     unused: dict[str, str]
 
     def __str__(self) -> str:
+        fresh = [name for name in self.fresh if name not in COUNTERS]
+        unused = [f"{name} ({why})" for name, why in self.unused.items() if name not in COUNTERS]
         lines = [
             f"{len(self.loaded)} tensors loaded, {len(self.resized)} of them resized,"
-            f" {len(self.fresh)} fresh, {len(self.unused)} unused"
+            f" {len(fresh)} fresh, {len(unused)} unused"
         ]
         lines += [f"  resized: {name}" for name in self.resized]
-        lines += [f"  fresh:   {line}" for line in shorten(self.fresh)]
-        lines += [f"  unused:  {line}" for line in shorten([f"{k} ({v})" for k, v in self.unused.items()])]
+        lines += [f"  fresh:   {line}" for line in shorten(fresh)]
+        lines += [f"  unused:  {line}" for line in shorten(unused)]
         return "\n".join(lines)
 
 
@@ -62,7 +65,7 @@ def load_weights(
     for name, value in weights.items():
         if name not in own:
             unused[name] = "no such parameter in this model"
-        elif name in ("idx_queue", "queue_ptr"):
+        elif name in COUNTERS:
             unused[name] = "belongs to the run that made it"
         elif name in POSITIONS:
             fitting[name] = resize_positions(value, name, own[name], old_grid, model.grid, where)
@@ -101,8 +104,16 @@ def refuse_strangers(own: Mapping, fitting: Mapping, unused: Mapping[str, str], 
 
 
 def require_trained(report: LoadReport, where: str) -> None:
-    """Raises UserError when something that search relies on was not in the checkpoint."""
-    missing = [name for name in report.fresh if name.startswith(NEEDED_TO_SEARCH) and not name.endswith("position_ids")]
+    """Raises UserError when what search relies on was not in the checkpoint, or more than the model has."""
+    missing, unused = (
+        [name for name in names if name.startswith(NEEDED_TO_SEARCH) and not name.endswith("position_ids")]
+        for names in (report.fresh, report.unused)
+    )
+    if unused:
+        raise UserError(
+            f"checkpoint {where} holds {len(unused)} tensors that the configured model does not have, such as"
+            f" {unused[0]}; evaluate it with the configuration it was trained with (full_ca, sizes)"
+        )
     if missing:
         raise UserError(
             f"checkpoint {where} lacks {len(missing)} tensors that search needs, such as {missing[0]};"
@@ -154,6 +165,9 @@ def load_language_model(model: PersonSearchModel, name: str) -> bool:
     except (OSError, ValueError) as error:
         logger.warning("no BERT weights in %s (%s): the text encoder starts fresh", name, str(error).splitlines()[0])
         return False
+    except Exception as error:  # damaged files make safetensors and torch raise nearly any type
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"text_encoder {name}: its weights cannot be read ({reason}); download them again") from None
     own = model.text_encoder.state_dict()
     weights = {key: value for key, value in bert.state_dict().items() if key in own}
     lacking = [key for key in own if key not in weights and not key.endswith("position_ids")]

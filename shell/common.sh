@@ -3,6 +3,9 @@
 #   MARS_ENV   an existing virtual environment to use instead of .venv
 #   PYTHON     the Python (>= 3.10) that makes .venv; default: python3, else the newest on the PATH
 #   GPUS       processes to start; default: every visible GPU, or one process without any
+#
+# Relative paths in arguments and variables of a script are seen from where it is called; those in configurations
+# and flags (--set, --config, ...) from the repository.
 
 # Threads that wait sleep: on a busy machine spinning ones slow each other down many times.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
@@ -80,11 +83,18 @@ train() {
 
 # evaluate NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, OUTPUT, CONFIG
 evaluate() {
-    local name="$1" config="$2"; shift 2
-    local checkpoint="${CHECKPOINT:-$repository/output/$name/checkpoint_best.pth}"
+    local name="$1" config="$repository/$2"; shift 2
+    local run checkpoint results beside
+    run="$(absolute "${OUTPUT:-$repository/output/$name}")"
+    checkpoint="${CHECKPOINT:-$run/checkpoint_best.pth}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
+    checkpoint="$(absolute "$checkpoint")"
+    # a run keeps its own results; the settings it was trained with are those to evaluate it with
+    results="$run"
+    if [ -z "${OUTPUT:-}" ] || [ -e "$run/log.txt" ]; then results="$run/evaluation"; fi
+    beside="$(dirname "$checkpoint")/config.yaml"
+    if [ -f "$beside" ]; then config="$beside"; fi
     ensure_environment
-    run_retrieval --config "$(absolute "${CONFIG:-$repository/$config}")" \
-        --output_dir "$(absolute "${OUTPUT:-$repository/output/$name/evaluation}")" \
-        --checkpoint "$(absolute "$checkpoint")" --evaluate --eval_mAP "$@"
+    run_retrieval --config "$(absolute "${CONFIG:-$config}")" --output_dir "$results" \
+        --checkpoint "$checkpoint" --evaluate --eval_mAP "$@"
 }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, similar_file
 
 
 def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     Raises UserError when the file is missing, damaged, or holds no named tensors.
     """
     if not Path(path).is_file():
-        found = "is a folder; name a file in it" if Path(path).is_dir() else "does not exist"
+        found = "is a folder; name a file in it" if Path(path).is_dir() else f"does not exist{similar_file(Path(path))}"
         raise UserError(f"checkpoint {path} {found}")
     try:
         with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from utils.errors import UserError, nearest
-from utils.files import atomic_write
+from utils.files import atomic_write, similar_file
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -57,12 +57,6 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
         found = "but is empty" if values is None else f"not a {'list' if isinstance(values, list) else 'single value'}"
         raise UserError(f"{what} {path} must hold `key: value` lines, {found}")
     return dict(values)
-
-
-def similar_file(path: Path) -> str:
-    """A hint at a file with a similar name beside `path`."""
-    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    return nearest(path.name, names)
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -18,23 +18,29 @@ from utils.errors import UserError, hand_over
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among all: `rank` of `world`, `local_rank` on its node."""
+    """This process among all: `rank` of `world`, `local_rank` on its node; `by_slurm` = started by srun."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    by_slurm: bool = False
 
 
 def read_launch(environment: dict[str, str]) -> Launch:
-    """Place of this process from the variables of torchrun, else of SLURM, else alone."""
+    """Place of this process from the variables of torchrun, else of SLURM, else alone.
+
+    A batch script itself has SLURM's variables too, but none of a step: it runs alone.
+    """
+    script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
     try:
-        if "RANK" in environment and "WORLD_SIZE" in environment:
+        by_torchrun = "RANK" in environment and "WORLD_SIZE" in environment
+        if by_torchrun:
             names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment and not script:
             names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
         else:
             return Launch()
-        launch = Launch(*(int(environment.get(name, "0")) for name in names))
+        launch = Launch(*(int(environment.get(name, "0")) for name in names), by_slurm=not by_torchrun)
     except ValueError as error:
         raise UserError(f"RANK, WORLD_SIZE, SLURM_PROCID and the like must be integers: {error}") from None
     if not 0 <= launch.rank < launch.world or launch.local_rank < 0:
@@ -71,6 +77,8 @@ def choose_device(name: str, launch: Launch) -> torch.device:
     if not torch.cuda.is_available():
         raise UserError(f"--device {name}: no CUDA device is visible; use --device cpu")
     index = int(cuda[1][1:]) if cuda[1] else launch.local_rank
+    if launch.by_slurm and torch.cuda.device_count() == 1:
+        index = 0  # each task sees its own device alone (srun --gpus-per-task=1)
     if index >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this node has {torch.cuda.device_count()} CUDA devices")
     torch.cuda.set_device(index)

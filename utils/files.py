@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from utils.errors import UserError, nearest
 
 
 @contextlib.contextmanager
@@ -46,6 +46,12 @@ def require_folder(folder: str | os.PathLike, what: str) -> None:
         raise UserError(f"{what} {folder}: {place} is not a folder; name another")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{what} {folder} cannot be written: no permission in {place}")
+
+
+def similar_file(path: Path) -> str:
+    """A hint at a file with a similar name beside `path`."""
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return nearest(path.name, names)
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:

@@ -19,12 +19,13 @@ class TqdmHandler(logging.StreamHandler):
 
 
 def set_up_logging(is_main: bool) -> None:
-    """Informative messages from the main process, warnings from all."""
+    """Messages from the main process, errors from all: the others would repeat what it says."""
     handler = TqdmHandler()
     handler.setFormatter(logging.Formatter("%(message)s" if is_main else "[%(process)d] %(message)s"))
-    logging.basicConfig(level=logging.INFO if is_main else logging.WARNING, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, handlers=[handler], force=True)
     for noisy in ("httpx", "urllib3", "matplotlib", "filelock", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # without a network it tells of every attempt
 
 
 def flatten(record: dict[str, Any], prefix: str = "") -> dict[str, float]:

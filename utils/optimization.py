@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from timm.scheduler import CosineLRScheduler
@@ -38,6 +39,17 @@ def make_optimizer(
         for (special, decays), members in groups.items()
     ]
     return AdamW(settings, betas=betas, eps=eps)
+
+
+def load_moments(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Take up what an interrupted run's optimizer has gathered; rates and decay are those configured now.
+
+    Raises ValueError, KeyError or TypeError when the state is of another model.
+    """
+    configured = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, configured, strict=True):
+        group.update(settings)
 
 
 class LearningRate:

@@ -1,5 +1,6 @@
 """Wrong checkpoints, runs that cannot be resumed, folders that cannot be written."""
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -84,12 +85,62 @@ def test_a_senseless_configuration_in_a_checkpoint_is_not_trusted(ground, finish
 
 
 def test_training_does_not_start_in_a_folder_that_holds_a_run(ground, run_folder):
-    ground.refuses("holds a run (checkpoint_last.pth); add --resume to go on with it, or name another folder")
+    ground.refuses("holds checkpoint_last.pth of another run; add --resume to go on with it, or name another folder")
+
+
+@pytest.mark.parametrize("kept", ["checkpoint_best.pth", "metrics.json", "rankings.npz"])
+def test_training_replaces_nothing_of_another_run(ground, run_folder, kept):
+    for path in run_folder.iterdir():
+        if path.name != kept and path.is_file():
+            path.unlink()
+    ground.refuses(f"holds {kept} of another run; name another folder")
+
+
+def test_evaluation_does_not_replace_the_results_of_another_run(ground, run_folder, finished):
+    path = finished / "checkpoint_best.pth"
+    ground.refuses("checkpoint_last.pth of another run", arguments=("--evaluate", "--checkpoint", path))
+
+
+def test_evaluation_may_replace_results_of_its_own_run_and_of_evaluations(ground, run_folder, finished):
+    for output, checkpoint in ((run_folder, run_folder), (ground.folder / "results", finished)):
+        for candidates in (0, 2):
+            arguments = ("--evaluate", "--checkpoint", checkpoint / "checkpoint_best.pth")
+            ending = ground.retrieve(*arguments, settings=(f"k_test={candidates}",), output=output)
+            assert ending.code == 0, ending.errors
+            assert len(json.loads((output / "metrics.json").read_text())) == (2 if candidates else 1)
+
+
+def test_resuming_without_a_run_says_how_to_begin_one(ground):
+    ground.refuses("checkpoint_last.pth does not exist; leave out --resume", arguments=("--resume",))
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated"),
+    [
+        ((), ("bert_config.full_ca=false",)),
+        (("vision_depth=2",), ("vision_depth=1",)),
+        (("bert_config.num_hidden_layers=3",), ("bert_config.num_hidden_layers=2",)),
+    ],
+)
+def test_a_checkpoint_of_a_larger_model_is_not_evaluated(ground, trained, evaluated):
+    ending = ground.retrieve(settings=trained)
+    assert ending.code == 0, ending.errors
+    arguments = ("--evaluate", "--checkpoint", ground.output / "checkpoint_best.pth")
+    part = "tensors that the configured model does not have"
+    ground.refuses(part, arguments=arguments, settings=evaluated, output=ground.folder / "results", alone=False)
+
+
+def test_evaluation_at_another_size_than_training_is_said(ground, finished):
+    arguments = ("--evaluate", "--checkpoint", finished / "checkpoint_best.pth")
+    ending = ground.retrieve(*arguments, settings=("image_res=[64,32]", "max_words=20"))
+    assert ending.code == 0
+    assert "was trained with image_res [32, 16], and is evaluated with [64, 32]" in ending.errors
+    assert "was trained with max_words 40, and is evaluated with 20" in ending.errors
 
 
 def test_another_run_is_not_resumed_over_the_one_in_the_folder(ground, run_folder, finished):
     ground.refuses(
-        "holds a run", "leave out --checkpoint",
+        "of another run", "leave out --checkpoint",
         arguments=("--resume", "--checkpoint", finished / "checkpoint_last.pth"), settings=("max_steps=4",),
     )
 

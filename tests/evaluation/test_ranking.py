@@ -43,9 +43,10 @@ def split(tmp_path):
 
 
 def tiny_model(tokenizer, full_ca: bool):
-    config = load_config(None, [*SIZES, f"bert_config.full_ca={str(full_ca).lower()}"])
+    sizes = [*SIZES, f"bert_config.vocab_size={tokenizer.vocabulary_size}"]
+    config = load_config(None, [*sizes, f"bert_config.full_ca={str(full_ca).lower()}"])
     torch.manual_seed(1)
-    model = build_model(config, tokenizer.special, tokenizer.vocabulary_size).eval()
+    model = build_model(config, tokenizer.special).eval()
     for parameter in model.parameters():  # far from the symmetric start, so that scores differ
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model

@@ -76,9 +76,9 @@ def test_cross_attention_starts_where_bert_config_says(full_ca, first):
     assert [hasattr(layer, "crossattention") for layer in layers] == [n >= first for n in range(4)]
 
 
-def test_the_tokenizer_decides_on_vocabulary_and_padding():
+def test_the_tokenizer_decides_on_padding():
     special = SpecialTokens(pad=5, cls=1, sep=2, mask=3)
-    model = build_model(resolve_config(TINY, "test"), special, vocabulary_size=33)
+    model = build_model(resolve_config(TINY, "test", ["bert_config.vocab_size=33"]), special)
     words = model.text_encoder.bert.embeddings.word_embeddings
     assert (words.num_embeddings, words.padding_idx) == (33, 5)
     assert model.special == special

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.optimization import LearningRate, clip_gradients, make_optimizer
+from utils.optimization import LearningRate, clip_gradients, load_moments, make_optimizer
 
 EPOCHS, LOW, WARM = 30, 1e-6, 1e-7
 
@@ -78,3 +78,17 @@ def test_gradients_are_scaled_to_the_greatest_norm_and_the_norm_before_is_told()
     layer.weight.grad = torch.full((1, 1), 4.0)
     clip_gradients(layer, None)
     assert float(layer.weight.grad) == pytest.approx(4.0)
+
+
+def test_a_resumed_optimizer_keeps_its_moments_and_takes_the_settings_of_now():
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    settings = [("weight", weight)], 0.1, 0.1, ()
+    old = make_optimizer(*settings, 0.02, (0.9, 0.999), 1e-8)
+    weight.grad = torch.full((2, 2), 3.0)
+    old.step()
+    new = make_optimizer(*settings, 0.5, (0.8, 0.99), 1e-6)
+    load_moments(new, old.state_dict())
+    (group,) = new.param_groups
+    assert (group["weight_decay"], group["betas"], group["eps"]) == (0.5, (0.8, 0.99), 1e-6)
+    assert torch.equal(new.state[weight]["exp_avg"], old.state[weight]["exp_avg"])
+    assert new.state[weight]["step"] == 1
