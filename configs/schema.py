@@ -4,7 +4,7 @@ The defaults are MARS on CUHK-PEDES; a YAML file holds what differs. Published n
 kept, `schedular` included.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,6 +79,8 @@ class Bert(Section):
 
 
 class Optimizer(Section):
+    """AdamW; `lr_custm` is the rate of the PRD and m-RTD heads."""
+
     opt: Literal["adamW", "adamw"] = "adamW"
     lr: Positive = 1e-5
     lr_custm: Positive = 1e-4
@@ -88,7 +90,11 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """Learning rate. `cosine` moves by epoch as published, `cosine_step` by step."""
+    """Learning rate. `cosine` moves by epoch as published, `cosine_step` by step.
+
+    `lr` and `decay_rate` are in published files and change nothing: the rate is the optimizer's, and
+    decay belongs to cycles after the first, which there is none of.
+    """
 
     sched: Literal["cosine", "cosine_step"] = "cosine"
     lr: Positive | None = None
@@ -101,6 +107,8 @@ class Schedule(Section):
 
 
 class Config(Section):
+    """A whole run: data, model, objective, recipe, evaluation."""
+
     # data
     train_file: list[str] = []
     val_file: str | None = None
@@ -225,20 +233,70 @@ def as_list(value: Any) -> list[Any]:
 
 
 def load_config(path: str | Path | None, overrides: list[str] = ()) -> Config:
-    """Defaults < YAML file < `key.path=value` overrides.
+    """Defaults < file named by `base` < YAML file < `key.path=value` overrides.
 
     Raises UserError: one line with file, key and nearest valid name.
     """
-    values = read_mapping(path, "config") if path else {}
+    values = read_layers(Path(path)) if path else {}
     return resolve_config(values, f"config {path}" if path else "config", overrides)
+
+
+def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file on top of the one it names as its `base` (relative to its own folder), section by section.
+
+    Raises UserError when a base is missing, or rests on itself.
+    """
+    values, where = read_mapping(path, "config"), f"config {path}"
+    values = expand(values, where)
+    if "base" not in values:
+        return values
+    base = values.pop("base")
+    if not isinstance(base, str):
+        raise UserError(f"{where}: `base` must be the name of a YAML file, not {base!r}")
+    if path.resolve() in above:
+        raise UserError(f"{where}: `base` {base} leads back to this file")
+    return merge(read_layers(path.parent / base, (*above, path.resolve())), values)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` on top of `below`; sections are merged, all other values replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        sections = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if sections else value
+    return merged
 
 
 def resolve_config(values: Mapping[str, Any], where: str, overrides: list[str] = ()) -> Config:
     """Read what `values` refer to, apply overrides one by one, validate."""
     values = expand({"bert_config": "configs/config_bert.json", **values}, where)
+    settings = override(values, overrides)
+    try:
+        return validate(Config, settings, where)
+    except UserError:
+        guilty = to_blame(values, overrides)
+        if guilty is None:
+            raise
+    return validate(Config, settings, f"--set {guilty}")
+
+
+def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`values` with the settings on top, one after the other."""
+    values = dict(values)
     for setting in overrides:
         values = expand(apply_overrides(values, [setting]), f"--set {setting}")
-    return validate(Config, values, where)
+    return values
+
+
+def to_blame(values: Mapping[str, Any], overrides: Sequence[str]) -> str | None:
+    """The first setting without which the configuration is right; None when the file is to blame, or several."""
+    for place, setting in enumerate(overrides):
+        try:
+            validate(Config, override(values, [*overrides[:place], *overrides[place + 1 :]]), "")
+        except UserError:
+            continue
+        return setting
+    return None
 
 
 def expand(values: Mapping[str, Any], where: str) -> dict[str, Any]:

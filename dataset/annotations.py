@@ -59,10 +59,8 @@ def load_annotations(path: str | os.PathLike, split: str | None = None) -> list[
 def _select(path: Path, records: list[Record], split: str | None) -> list[Record]:
     """The records of `split`. Raises UserError when there are none."""
     if not records:
-        raise UserError(
-            f"annotation file {path} holds no entries; name another file (prepare a data set that has "
-            "no validation split with --val-identities N)"
-        )
+        advice = " (prepare a data set that has no validation split with --val-identities N)" if split == "val" else ""
+        raise UserError(f"annotation file {path} holds no entries; name another file{advice}")
     if split is None or all(record.split is None for record in records):
         return records
     selected = [record for record in records if record.split == split]

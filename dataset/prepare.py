@@ -187,7 +187,7 @@ def hold_out_identities(splits: dict[str, list[Record]], count: int, seed: int) 
 def _warn_empty_splits(splits: dict[str, list[Record]]) -> None:
     advice = {
         "val": "run again with --val-identities N to hold out N training identities, "
-        "or let training choose its best epoch on test",
+        "or let training choose its best epoch on the test split (model_selection: test)",
     }
     for name, records in splits.items():
         if not records:

@@ -5,10 +5,23 @@
 # MARS_ENV. What is finished is not done again; an interrupted training goes on.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
+for argument in "$@"; do
+    case "$argument" in
+        -h | --help) sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        *=*) ;;
+        *) fail "$argument is no setting; write KEY.PATH=VALUE, such as optimizer.lr=1e-4" ;;
+    esac
+done
 ensure_environment
 output="$(absolute "${OUTPUT:-$repository/output/demo}")"
 cd "$repository"
 data="$output/data"
+if [ $# -gt 0 ]; then  # wrong settings are told now, not after minutes
+    "$PYTHON" -c 'import sys
+from configs.schema import load_config
+from utils.errors import run_command_line
+run_command_line(lambda: load_config("configs/demo.yaml", sys.argv[1:]) and 0)' "$@"
+fi
 settings=(
     "train_file=[$data/processed_data/train.json]" "train_image_root=$data/imgs"
     "val_file=$data/processed_data/val.json" "val_image_root=$data/imgs"
@@ -20,7 +33,10 @@ if ! grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then settings+=(
 # run FOLDER CONFIG [flags...]: a training, begun or taken up again, unless it is finished
 run() {
     local folder="$1" config="$2"; shift 2
-    if [ -f "$folder/metrics.json" ]; then return; fi
+    if [ -f "$folder/metrics.json" ]; then
+        echo "finished before, with the settings of $folder/config.yaml; to train anew, name another OUTPUT"
+        return
+    fi
     if [ -f "$folder/checkpoint_last.pth" ]; then set -- --resume "$@"; fi
     "$PYTHON" Retrieval.py --config "$config" --output_dir "$folder" "$@"
 }

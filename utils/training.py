@@ -99,7 +99,7 @@ def wrap(model: nn.Module, device: torch.device, world: int, some_unused: bool) 
     return DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         find_unused_parameters=some_unused,
         gradient_as_bucket_view=True,
     )

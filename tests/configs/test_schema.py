@@ -217,3 +217,45 @@ def test_required_files_must_be_set_and_there(load, tmp_path):
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         load_config(None).alpha = 0.1
+
+
+# ---- files that rest on others -----------------------------------------------------------
+
+
+def test_a_file_changes_what_its_base_says(load, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "low.yaml").write_text("k_test: 3\nalpha: 0.1\noptimizer: {lr: 1e-3, eps: 1e-7}\n")
+    (tmp_path / "middle.yaml").write_text(
+        "base: folder/low.yaml\nalpha: 0.2\nweights: [1, 1, 1, 1, 1]\nbert_config: configs/config_bert.json\n"
+    )
+    (tmp_path / "top.yaml").write_text(
+        "base: middle.yaml\noptimizer: {lr: 1e-4}\nweights: {mae: 0.5}\nbert_config: {fusion_layer: 3}\n"
+    )
+    config = load_config(tmp_path / "top.yaml", ["momentum=0.9"])
+    assert (config.k_test, config.alpha, config.momentum) == (3, 0.2, 0.9)
+    assert (config.optimizer.lr, config.optimizer.eps) == (1e-4, 1e-7)
+    assert list(config.weights.model_dump().values()) == [1, 1, 1, 1, 1, 0.5, 0]
+    assert (config.bert_config.fusion_layer, config.bert_config.full_ca) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("base: nothing.yaml", "nothing.yaml does not exist"),
+        ("base: a.yaml", "leads back to this file"),
+        ("base: [b.yaml]", "must be the name of a YAML file"),
+    ],
+)
+def test_a_base_that_cannot_be_is_refused(tmp_path, content, message):
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_wrong_setting_is_blamed_and_not_the_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("k_test: 3\n")
+    with pytest.raises(UserError, match=r"^--set optimizer\.l=1: unknown key"):
+        load_config(tmp_path / "a.yaml", ["alpha=0.3", "optimizer.l=1", "momentum=0.9"])
+    (tmp_path / "a.yaml").write_text("k_tset: 3\n")
+    with pytest.raises(UserError, match=r"^config .*a\.yaml: unknown key"):
+        load_config(tmp_path / "a.yaml", ["alpha=0.3"])
