@@ -43,6 +43,7 @@ RESULTS = ("metrics.json", "rankings.npz")  # what an evaluation leaves
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line. Raises UserError for wrong flags."""
     parser = CommandParser(description="Train and evaluate text-based person search.")
     parser.add_argument("--config", default="configs/PS_cuhk_pedes.yaml", help="YAML file")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE", dest="overrides",
@@ -329,6 +330,7 @@ class Training:
         return metrics
 
     def save(self, name: str, epoch: int, more: dict[str, Any]) -> None:
+        """Write a checkpoint under the released names, with all that another program needs to use it."""
         if is_main():
             content = {
                 "model": self.model.state_dict(),
@@ -375,6 +377,7 @@ def train(
 
 
 def finish(run: Run, model: PersonSearchModel, split: EvaluationSplit) -> None:
+    """Evaluate and leave metrics.json and rankings.npz in the output folder."""
     setting = evaluation_setting(run.config, run.device, run.precision)
     evaluate(model, split, setting, run.output, run.arguments.eval_mAP)
     if is_main():
@@ -409,6 +412,7 @@ def dry_run(
 
 
 def run_retrieval(arguments: argparse.Namespace, device: torch.device) -> None:
+    """What was asked for, on a process that has joined the others."""
     run = open_run(arguments, device)
     tokenizer = on_main(open_tokenizer)(run.config, run.checkpoint)
     run = replace(run, config=fit_vocabulary(run.config, tokenizer))

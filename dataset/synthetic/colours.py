@@ -97,8 +97,3 @@ def contrasting(rng: random.Random, colour: str, gap: float = 75.0) -> str:
     """A palette name at least `gap` brighter or darker than `colour`, for stripes, dots and logos."""
     own = luminance(PALETTE[colour])
     return rng.choice([name for name, rgb in PALETTE.items() if abs(luminance(rgb) - own) >= gap])
-
-
-def nearest_colour(rgb: tuple[float, float, float]) -> str:
-    """The palette name closest to `rgb` in Euclidean distance."""
-    return min(PALETTE, key=lambda name: sum((a - b) ** 2 for a, b in zip(PALETTE[name], rgb, strict=True)))

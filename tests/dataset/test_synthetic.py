@@ -9,13 +9,18 @@ import pytest
 from PIL import Image
 
 from dataset.synthetic.__main__ import main
-from dataset.synthetic.colours import PALETTE, nearest_colour
+from dataset.synthetic.colours import PALETTE
 from dataset.synthetic.generate import generate, image_name, person_of, picture_of
 from dataset.synthetic.options import Options, options_from, parse_size
 from dataset.synthetic.person import ATTRIBUTES, NUMBER
 from utils.errors import UserError
 
 SMALL = Options(train=6, val=2, test=3, images_per_identity=2, height=96, width=48, seed=3)
+
+
+def nearest_colour(rgb: tuple[float, float, float]) -> str:
+    """The palette name closest to `rgb` in Euclidean distance."""
+    return min(PALETTE, key=lambda name: sum((a - b) ** 2 for a, b in zip(PALETTE[name], rgb, strict=True)))
 
 
 def digest(root: Path) -> dict[str, str]:
