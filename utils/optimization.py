@@ -38,7 +38,7 @@ def make_optimizer(
         }
         for (special, decays), members in groups.items()
     ]
-    return AdamW(settings, betas=betas, eps=eps)
+    return AdamW(settings, betas=betas, eps=eps, fused=True)
 
 
 def load_moments(optimizer: Optimizer, state: dict[str, Any]) -> None:

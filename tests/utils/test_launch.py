@@ -29,7 +29,8 @@ def launch(tmp_path, body: str) -> subprocess.CompletedProcess:
 
 
 def test_processes_get_the_arguments_and_end_with_zero(tmp_path):
-    done = launch(tmp_path, "print(rank, sys.argv[1:], os.environ['WORLD_SIZE'])")
+    # one write each, so that the lines of two processes cannot mix
+    done = launch(tmp_path, "os.write(1, f\"{rank} {sys.argv[1:]} {os.environ['WORLD_SIZE']}\\n\".encode())")
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split("\n")) == ["", "0 ['--flag', 'value'] 2", "1 ['--flag', 'value'] 2"]
     assert done.stderr == ""
