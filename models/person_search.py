@@ -107,6 +107,16 @@ def embed(projection: nn.Linear, tokens: Tensor) -> Tensor:
     return normalize(projection(tokens[:, 0]).float(), dim=-1)
 
 
+@torch.no_grad()
+def balanced(head: nn.Linear) -> nn.Linear:
+    """Start the two logits of a head as opposites, which gradients of cross-entropy keep them.
+
+    Ranking takes the match logit alone; what both logits share would be noise in it that nothing trains away.
+    """
+    head.weight[0], head.bias[0] = -head.weight[1], -head.bias[1]
+    return head
+
+
 def negative_weights(logits: Tensor, allowed: Tensor) -> Tensor:
     """Softmax of each row [B, B] over its allowed pairs; a row without any is all 0.
 
@@ -141,7 +151,7 @@ class PersonSearchModel(Momentum, nn.Module):
         self.vision_proj = nn.Linear(vision.width, embed_dim)
         self.text_proj = nn.Linear(fusion.hidden_size, embed_dim)
         self.temp = nn.Parameter(torch.tensor(objective.temp))
-        self.itm_head = nn.Linear(fusion.hidden_size, 2)
+        self.itm_head = balanced(nn.Linear(fusion.hidden_size, 2))
         if objective.uses("prd"):
             self.prd_head = nn.Linear(fusion.hidden_size, 2)
         if objective.uses("mrtd"):

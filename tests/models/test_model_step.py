@@ -27,7 +27,7 @@ from models.fusion import Pairing
 from models.losses import IGNORED, LOSS_NAMES
 from models.person_search import PersonSearchModel, negative_weights
 from models.vision import PatchSubset
-from utils.optimization import clip_gradients
+from utils.optimization import clip_gradients, make_optimizer
 
 IDENTITIES = [0, 1, 0, 2]
 STYLES = pytest.mark.parametrize("full_ca", [True, False], ids=["full", "partial"])
@@ -475,6 +475,19 @@ def test_match_scores_are_the_match_logit_of_the_fused_cls():
     )
     rows = [plain.fuse(plain.words(batch.caption2, text), image) for text, image in enumerate((3, 3, 0, 1))]
     torch.testing.assert_close(scores, torch.stack([model.itm_head(row[0])[1] for row in rows]), atol=1e-5, rtol=1e-4)
+
+
+def test_the_two_logits_of_matching_stay_opposite_in_training():
+    model = tiny_model()
+    optimizer = make_optimizer(model.named_parameters(), 1e-2, 1e-2, (), 0.1, (0.9, 0.999), 1e-8)
+    for _ in range(3):
+        sum(step(model, tiny_batch(IDENTITIES)).values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    weight, bias = model.itm_head.weight, model.itm_head.bias
+    torch.testing.assert_close(weight[0], -weight[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(bias[0], -bias[1], atol=1e-5, rtol=1e-4)
+    assert weight.abs().max() > 0.01
 
 
 def test_match_logits_are_not_rounded_to_bfloat16():
