@@ -13,7 +13,7 @@ SPLITS = ("train", "val", "test")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"train": 8, "val": 4, "test": 4, "images_per_identity": 2, "height": 96, "width": 48},
-    "demo": {"train": 2000, "val": 50, "test": 100, "images_per_identity": 4, "height": 128, "width": 64},
+    "demo": {"train": 1700, "val": 50, "test": 100, "images_per_identity": 4, "height": 128, "width": 64},
     "full": {"train": 11003, "val": 1000, "test": 1000, "images_per_identity": 3},
 }
 
