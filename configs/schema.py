@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from models.losses import LOSS_NAMES
 from utils.config import Section, apply_overrides, read_mapping, validate
 from utils.errors import UserError
 from utils.files import similar_file
@@ -27,7 +26,7 @@ Group = Annotated[int, Field(ge=2)] | None  # None = the whole batch of a proces
 
 
 class Weights(Section):
-    """Weight of each loss; 0 leaves it out. Also a list of seven, or RaSa's five."""
+    """Weight of each loss; 0 leaves it out. Also a list of seven in this order, or RaSa's five."""
 
     cl: NotNegative = 0.5
     pitm: NotNegative = 1.0
@@ -184,9 +183,10 @@ class Config(Section):
         """A list of seven weights, or of RaSa's five (no MAE, no attribute loss), by position."""
         if not isinstance(value, list):
             return value
+        names = tuple(Weights.model_fields)
         if len(value) not in (5, 7):
-            raise ValueError(f"a list of 5 or 7 numbers is expected ({', '.join(LOSS_NAMES)}), not {len(value)}")
-        return dict(zip(LOSS_NAMES, [*value, 0, 0][:7], strict=True))
+            raise ValueError(f"a list of 5 or 7 numbers is expected ({', '.join(names)}), not {len(value)}")
+        return dict(zip(names, [*value, 0, 0][:7], strict=True))
 
     @property
     def image_size(self) -> tuple[int, int]:

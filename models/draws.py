@@ -59,7 +59,7 @@ class StepNoise:
 
 def pick(weights: Tensor, uniform: Tensor) -> Tensor:
     """Index drawn in proportion to `weights` [..., V] by one uniform number [...]: inverse CDF."""
-    cumulative = weights.double().cumsum(-1)  # rounding of a long sum must not decide which word it is
+    cumulative = weights.cumsum(-1, dtype=torch.float64)  # rounding of a long sum must not decide which word it is
     # a little short of the end, so that rounding never passes the last positive weight
     target = (uniform * cumulative[..., -1] * (1 - 1e-6)).unsqueeze(-1)
     index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)

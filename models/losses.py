@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
-LOSS_NAMES = ("cl", "pitm", "mlm", "prd", "mrtd", "mae", "attribute")  # in the order of a `weights` list
+LOSS_NAMES = ("cl", "pitm", "mlm", "prd", "mrtd", "mae", "attribute")
 CONTRASTIVE_TERMS = ("i2t", "t2i", "i2i", "t2t")  # image or text asks, text or image answers
 IGNORED = -100  # label of a position that takes no part in a loss
 

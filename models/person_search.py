@@ -6,7 +6,7 @@ V vocabulary, C attributes of a caption.
 A training step, in the order of `forward`: the momentum model follows the online one; both
 embed images and captions; contrastive loss; queues; hard negatives; masked and replaced
 words; one fusion of all rows with the images; pixels. The result is a dict of unweighted
-losses by the names of `losses.LOSS_NAMES`. To add a loss: its function and name in `losses.py`, a
+losses by the names of the weights. To add a loss: its function and name in `losses.py`, a
 method here, its weight in the configuration.
 """
 

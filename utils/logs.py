@@ -60,8 +60,9 @@ class RunLog:
             file.write(json.dumps(record) + "\n")
         for name, value in flatten(record).items():
             self.by_epoch.add_scalar(name, value, record["epoch"])
-        for name, values in record["curve"].items():
-            for step, value in zip(record["curve"]["step"], values, strict=True):
+        steps = record["curve"]["step"]
+        for name in record["curve"].keys() - {"step"}:
+            for step, value in zip(steps, record["curve"][name], strict=True):
                 self.by_step.add_scalar(f"curve/{name}", value, step)
         for writer in (self.by_epoch, self.by_step):
             writer.flush()

@@ -103,6 +103,10 @@ def test_a_file_of_mars_is_read_unchanged(load):
     assert (config.bert_config.full_ca, config.bert_config.fusion_layer, config.mask_ratio) == (True, 6, 0.75)
 
 
+def test_every_loss_of_the_model_has_a_weight():
+    assert tuple(Weights.model_fields) == LOSS_NAMES
+
+
 def test_a_file_of_rasa_has_five_weights_and_no_mask_ratio(load):
     text = changed(weights="[0.5, 1, 1, 0.5, 0.5]", mask_ratio=None, max_words="50", batch_size_train="13",
                    bert_config="'configs/config_bert_partial.json'")

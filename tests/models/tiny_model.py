@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
@@ -14,6 +15,7 @@ from models.vision import VisionSize
 
 SPECIAL = SpecialTokens(pad=0, cls=1, sep=2, mask=3)
 VOCABULARY = 40
+IDENTITIES = [0, 1, 0, 2]
 VISION = VisionSize(image_size=(32, 16), patch_size=8, width=16, depth=2, heads=2)  # 4 x 2 patches
 FUSION = FusionSize(
     vocab_size=VOCABULARY,
@@ -99,3 +101,19 @@ def tiny_batch(identity: list[int], with_attributes: bool = True, seed: int = 0)
 def tiny_draws(size: int, epoch: int = 0, vision: VisionSize = VISION) -> RandomDraws:
     """The draws of a batch of samples 0, 1, ..., of at most 12 tokens."""
     return RandomDraws(StepNoise.draw(0, epoch, list(range(size)), 12, vision.patches), SPECIAL, VOCABULARY)
+
+
+def lived_in(model: PersonSearchModel) -> PersonSearchModel:
+    """Momentum parameters apart from the online ones, and a queue that is partly filled."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for momentum in model.momentum_pairs()[0]:
+            momentum += 0.1 * torch.randn_like(momentum)
+    model.idx_queue[0, :5] = torch.tensor([0, 9, 1, 1, 8])
+    model.queue_ptr[:] = 10  # a batch of four wraps around
+    return model.train()
+
+
+def step(model: PersonSearchModel, batch: TrainBatch, draws: RandomDraws | None = None, **options) -> dict[str, Tensor]:
+    options = {"alpha": 0.4, "follow": False} | options
+    return model(batch, draws or tiny_draws(batch.size), **options)

@@ -1,0 +1,176 @@
+"""How a step is computed: precision, device, memory, processes. Its values are those of test_model_step.py."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from tiny_model import (
+    IDENTITIES,
+    SPECIAL,
+    VOCABULARY,
+    lived_in,
+    step,
+    tiny_batch,
+    tiny_draws,
+    tiny_model,
+)
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dataset.batch import TextTokens, TrainBatch
+from models import person_search
+from models.draws import RandomDraws, StepNoise
+from models.person_search import PersonSearchModel
+from utils.optimization import clip_gradients, make_optimizer
+
+
+def test_the_two_logits_of_matching_stay_opposite_in_training():
+    model = tiny_model()
+    optimizer = make_optimizer(model.named_parameters(), 1e-2, 1e-2, (), 0.1, (0.9, 0.999), 1e-8)
+    for _ in range(3):
+        sum(step(model, tiny_batch(IDENTITIES)).values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    weight, bias = model.itm_head.weight, model.itm_head.bias
+    torch.testing.assert_close(weight[0], -weight[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(bias[0], -bias[1], atol=1e-5, rtol=1e-4)
+    assert weight.abs().max() > 0.01
+
+
+def test_match_logits_are_not_rounded_to_bfloat16():
+    model, states = tiny_model(), torch.randn(64, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.match_logits(states.bfloat16())
+    exact = states.bfloat16().double() @ model.itm_head.weight.double().T + model.itm_head.bias.double()
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits.double(), exact, atol=1e-6)
+
+
+class NoQuestions(TorchDispatchMode):
+    """Raises at what makes a device wait: values and shapes that the processor asks it for."""
+
+    # lift_fresh: a tensor made of numbers in main memory, which must be copied
+    ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero", "lift_fresh")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        indices = args[1] if name.startswith("index") and len(args) > 1 and isinstance(args[1], list | tuple) else ()
+        chosen = [part for part in indices if isinstance(part, Tensor) and part.dtype == torch.bool]
+        assert name not in self.ASKING and not chosen, f"{name} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("axis", ["vocabulary", "positions"])
+def test_a_step_asks_the_device_nothing(axis):
+    model = lived_in(tiny_model(objective={"mlm_distill_axis": axis}))
+    batch, draws = tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES))
+    pixels = [(50 * image).clamp(0, 255).byte() for image in (batch.image1, batch.image2)]
+    batch = replace(batch, image1=pixels[0], image2=pixels[1])
+    device = torch.device("cpu")
+    batch.to(device)  # what is copied once and then kept
+    with NoQuestions():
+        found = model(batch.to(device), draws.to(device), 0.4, follow=True)
+        sum(found.values()).backward()
+        clip_gradients(model, 1.0)
+    assert all(value.isfinite() for value in found.values())
+
+
+def test_gradient_checkpointing_gives_the_same_losses_and_gradients():
+    found = []
+    for checkpointing in (False, True):
+        model = lived_in(tiny_model(gradient_checkpointing=checkpointing))
+        losses = step(model, tiny_batch(IDENTITIES))
+        sum(losses.values()).backward()
+        found.append([*losses.values(), *(p.grad for p in model.parameters() if p.requires_grad)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_losses_are_close_to_those_of_float32():
+    expected = step(lived_in(tiny_model()), tiny_batch(IDENTITIES))
+    model = lived_in(tiny_model())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = step(model, tiny_batch(IDENTITIES))
+        total = sum(found.values())
+    total.backward()
+    for name, value in found.items():
+        assert value.dtype == torch.float32, name
+        assert value.item() == pytest.approx(expected[name].item(), rel=0.05, abs=0.02), name
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+# ---- several processes -----------------------------------------------------------------
+
+
+def half(value, rows: slice):
+    """Rows of a batch, or of its noise."""
+    if isinstance(value, TrainBatch):
+        parts = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "attribute_count"}
+        return replace(value, **{name: half(part, rows) for name, part in parts.items()})
+    if isinstance(value, TextTokens):
+        return TextTokens(value.ids[rows], value.mask[rows])
+    if isinstance(value, StepNoise):
+        return StepNoise(*(getattr(value, f.name)[rows] for f in fields(value)))
+    return value[rows]
+
+
+class Exchange:
+    """Plays two processes one after the other: a first round records what each would send, and a second
+    one answers with all of it."""
+
+    def __init__(self):
+        self.sent: dict[int, list[Tensor]] = {0: [], 1: []}
+        self.process, self.answering, self.calls = 0, False, 0
+
+    def begin(self, process: int, answering: bool) -> None:
+        self.process, self.answering, self.calls = process, answering, 0
+
+    def both(self, value: Tensor) -> list[Tensor]:
+        self.calls += 1
+        if not self.answering:
+            self.sent[self.process].append(value.detach().clone())
+            return [value, value]
+        assert torch.equal(self.sent[self.process][self.calls - 1], value)
+        return [self.sent[process][self.calls - 1] for process in (0, 1)]
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        return torch.cat(self.both(rows.detach()))
+
+    def mean_over_processes(self, value: Tensor) -> Tensor:
+        return torch.stack(self.both(value)).mean()
+
+
+def test_two_processes_average_to_one_with_the_whole_batch(monkeypatch):
+    objective = {"mlm_probability": 0.4}
+    batch, draws = tiny_batch([0, 1, 1, 2, 3, 3, 3, 3]), tiny_draws(8, epoch=8)
+
+    def run(rows: slice) -> tuple[PersonSearchModel, dict[str, Tensor]]:
+        model = lived_in(tiny_model(objective=objective))
+        part = RandomDraws(half(draws.noise, rows), SPECIAL, VOCABULARY)
+        found = step(model, half(batch, rows), part, negatives_within=4)
+        sum(found.values()).backward()
+        return model, found
+
+    whole, expected = run(slice(0, 8))
+    exchange, processes = Exchange(), []
+    monkeypatch.setattr(person_search, "gather_rows", exchange.gather_rows)
+    monkeypatch.setattr(person_search, "mean_over_processes", exchange.mean_over_processes)
+    monkeypatch.setattr("models.momentum.gather_rows", exchange.gather_rows)
+    for answering in (False, True):
+        for process in (0, 1):
+            exchange.begin(process, answering)
+            processes.append(run(slice(4 * process, 4 * process + 4)))
+    (one, first), (two, second) = processes[2:]
+    # what is counted differs between the processes, so that a mean of means would be wrong
+    counts = [[int(value) for value in exchange.sent[process] if value.ndim == 0] for process in (0, 1)]
+    assert all(left != right for left, right in zip(*counts, strict=True)), counts
+    for name, value in expected.items():
+        torch.testing.assert_close((first[name] + second[name]) / 2, value, atol=1e-5, rtol=1e-4)
+    gradients = zip(whole.named_parameters(), one.parameters(), two.parameters(), strict=True)
+    for (name, parameter), left, right in gradients:
+        if parameter.requires_grad:
+            average = (left.grad + right.grad) / 2
+            torch.testing.assert_close(average, parameter.grad, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    for buffer in ("image_queue", "text_queue", "idx_queue", "queue_ptr"):
+        for model in (one, two):
+            torch.testing.assert_close(getattr(model, buffer), getattr(whole, buffer), atol=1e-6, rtol=0)
