@@ -140,7 +140,9 @@ class TrainSet(Dataset[TrainBatch | UserError]):
     def make_batch(self, request: BatchRequest) -> TrainBatch:
         samples = [self.samples[place] for place in request.own]
         views, second = zip(*(self.draw(request.epoch, place) for place in request.own), strict=True)
-        texts = [self.encode(caption) for caption in second]
+        first = [self.samples[place].caption for place in request.everyone]
+        encoded = {caption: self.encode(caption) for caption in dict.fromkeys((*first, *second))}
+        texts = [encoded[caption] for caption in second]
         attributes = [
             attribute_ids(self.spans[caption], text.offsets, len(text.ids))
             for caption, text in zip(second, texts, strict=True)
@@ -149,7 +151,7 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         return TrainBatch(
             image1=torch.stack([view[0] for view in views]),
             image2=torch.stack([view[1] for view in views]),
-            caption=self.first_captions(request),
+            caption=self.first_captions([encoded[caption].ids for caption in first], request.rows),
             caption2=self.pad([text.ids for text in texts]),
             attributes=numbers,
             attribute_count=max(map(max, attributes)),
@@ -170,15 +172,13 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         first, second = (image.flip(-1) if flip else image for flip in flips)
         return (first, second), caption
 
-    def first_captions(self, request: BatchRequest) -> TextTokens:
-        """The samples' own captions, padded to the longest of all processes.
+    def first_captions(self, everyone: Sequence[Sequence[int]], own: slice) -> TextTokens:
+        """The `own` of the ids of everyone's captions, padded to the longest of all processes.
 
         The published distillation of MLM normalises over token positions, padding included: a
         length of each process's own would make the loss depend on how a batch is spread.
         """
-        rows = [self.encode(self.samples[place].caption).ids for place in request.everyone]
-        length = max(map(len, rows))
-        return self.pad(rows[request.rows], length)
+        return self.pad(everyone[own], max(map(len, everyone)))
 
     def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> TextTokens:
         return TextTokens(*pad_batch(rows, self.tokenizer.special.pad, length))

@@ -51,3 +51,13 @@ def test_a_large_picture_brings_no_remark(tmp_path, recwarn):
     Image.new("1", (11_000, 11_000)).save(tmp_path / "a.png")
     assert loaded(tmp_path / "a.png").shape == (8, 4, 3)
     assert not recwarn.list
+
+
+def test_planes_are_pillows_own_pixels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 23, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        plain = np.asarray(image.resize((50, 40), Image.Resampling.BICUBIC))
+    found = load_image(tmp_path / "a.jpg", (40, 50))
+    assert found.is_contiguous()  # batches are stacked several times faster than from pixel order
+    assert (found.permute(1, 2, 0).numpy() == plain).all()

@@ -244,6 +244,15 @@ def test_first_captions_are_padded_to_the_longest_of_all_processes(root):
     assert (batch.caption.ids[~batch.caption.mask] == TOKENIZER.special.pad).all()
 
 
+def test_a_caption_is_cut_into_word_pieces_once_per_batch(root, monkeypatch):
+    data, cut = make_set(root), []
+    encode = data.encode
+    monkeypatch.setattr(data, "encode", lambda caption: cut.append(caption) or encode(caption))
+    data[BatchRequest(0, (0, 1, 0, 5), slice(0, 2))]
+    assert {CAPTIONS[place] for place in (0, 1, 5)} <= set(cut)
+    assert len(cut) == len(set(cut))
+
+
 def test_captions_keep_no_more_word_pieces_than_the_model_has_positions(root):
     batch = make_set(root, tokens=6)[BatchRequest(0, tuple(range(8)), slice(0, 8))]
     for text in (batch.caption, batch.caption2):
