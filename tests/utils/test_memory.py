@@ -1,0 +1,39 @@
+"""Freed memory stays with the process."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, torch
+from utils.memory import keep_freed_memory
+{prepare}
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.empty(2**26).fill_(1)   # 256 MiB, beyond what the C library keeps by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_large_tensors_reuse_the_pages_of_freed_ones():
+    counts = []
+    for prepare in ("", "assert keep_freed_memory()"):
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT.format(prepare=prepare)], capture_output=True, text=True, check=True
+        )
+        counts.append(int(done.stdout))
+    without, kept = counts
+    assert kept < without / 10
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    from utils import memory
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert memory.keep_freed_memory() is False
