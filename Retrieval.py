@@ -22,7 +22,7 @@ from dataset.tokens import CaptionTokenizer
 from dataset.training import BatchPlan, TrainLoader
 from evaluation.evaluate import Metrics, evaluate
 from evaluation.loading import evaluation_setting, open_split
-from models.build import build_model
+from models.build import build_model, compile_layers
 from models.draws import RandomDraws, StepNoise
 from models.inspection import count_parameters, estimate_memory
 from models.person_search import PersonSearchModel
@@ -33,6 +33,7 @@ from utils.distributed import barrier, choose_device, is_main, on_main, process_
 from utils.errors import CommandParser, UserError, run_command_line
 from utils.files import require_folder
 from utils.logs import RunLog, set_up_logging
+from utils.memory import keep_freed_memory
 from utils.optimization import LearningRate, load_moments, make_optimizer
 from utils.precision import set_precision
 from utils.training import Step, StepRules, run_epoch, wrap
@@ -225,6 +226,8 @@ class Training:
         if self.iterations == 0:
             raise UserError(f"an epoch has {len(self.loader)} batches, fewer than accumulate_steps")
         self.epochs = config.schedular.epochs + config.schedular.cooldown_epochs
+        if config.compile:
+            compile_layers(model)
         self.wrapped = wrap(model, run.device, world_size(), min(config.weights.model_dump().values()) == 0)
         self.optimizer = make_optimizer(
             model.named_parameters(),
@@ -433,6 +436,8 @@ def main() -> None:
     launch = read_launch(dict(os.environ))
     set_up_logging(launch.rank == 0)
     device = choose_device(arguments.device, launch)
+    if device.type == "cpu":
+        keep_freed_memory()
     with process_group(launch, device, arguments.dist_url):
         run_retrieval(arguments, device)
 

@@ -154,10 +154,12 @@ class Config(Section):
     clip_grad_norm: Positive | None = None
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
+    compile: bool = False
     max_steps: Count | None = None
     # evaluation
     batch_size_test: Count = 64
     k_test: Whole = 128
+    evaluation_memory: NotNegative = 4
     eval_epoch: Whole = 0
     model_selection: Literal["val", "test"] = "val"
 

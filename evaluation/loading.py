@@ -10,6 +10,8 @@ from dataset.gallery import EvaluationSplit, make_split
 from dataset.tokens import CaptionTokenizer
 from evaluation.ranking import Setting
 
+GIB = 2**30
+
 
 def open_split(config: Config, name: str, tokenizer: CaptionTokenizer) -> EvaluationSplit:
     """The `val` or `test` split as gallery and queries.
@@ -31,4 +33,5 @@ def evaluation_setting(config: Config, device: torch.device, precision: Callable
         batch_size=config.batch_size_test,
         candidates=config.k_test,
         workers=config.workers,
+        memory=int(config.evaluation_memory * GIB),
     )

@@ -1,12 +1,14 @@
 """The two stages of text-to-image search over a gallery.
 
 Letters: C captions, G gallery images, K candidates of a caption, P right images of the caption
-that has most, E embedding, T text tokens, D width. Rows are captions.
+that has most, R captions that look at an image, S words of them, B images of a block, N image tokens,
+E embedding, T text tokens, D width. Rows are captions.
 
 Stage 1 ranks the gallery by cosine similarity. Stage 2 goes image by image: an image is
-encoded and projected once, and all captions that have it among their K candidates look at
-it together. Both are split over processes by blocks that do not depend on their number,
-and neither ever holds a captions x images matrix.
+projected once, and all captions that have it among their K candidates look at it together.
+Both are split over processes by blocks that do not depend on their number, and neither ever
+holds a captions x images matrix. Image tokens and begun captions are kept as far as memory
+is granted; what does not fit is computed again when it is needed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +19,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset.batch import TextTokens
 from dataset.gallery import Captions, EvaluationSplit, blocks_of, load_blocks
 from evaluation.metrics import count_ahead, rerank_ranks, summarise
-from models.fusion import Pairing
+from models.fusion import Packing
+from models.linear import prepare_weights
 from models.person_search import PersonSearchModel
 from utils.distributed import is_main, rank, sum_over_processes, world_size
+from utils.precision import product_type
 
-SIMILARITIES_AT_ONCE = 2**24  # caption rows are taken few enough to keep a block of them below this
-TOKENS_AT_ONCE = 4096         # text tokens that look at one image together
+SIMILARITIES_AT_ONCE = 2**25  # caption rows are taken few enough to keep a block of them below this
+TOKENS_AT_ONCE = 768          # words that look at one image together: few enough for a cache to hold their attention
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Setting:
     batch_size: int
     candidates: int
     workers: int = 0
+    memory: int = 2**32  # bytes, for what re-ranking would else compute again
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,14 @@ def rank_split(model: PersonSearchModel, split: EvaluationSplit, setting: Settin
     Without candidates (K = 0) there is only stage 1.
     """
     model.eval()
-    images = embed_images(model, split, setting)
+    tokens = KeptTokens(room_for_images(model, split.captions, setting))
+    images = embed_images(model, split, setting, tokens)
     captions = embed_captions(model, split.captions, setting)
     right = right_images(split).to(setting.device)
     keep = min(setting.candidates or 10, len(images))
     results = {"stage1": search(captions, images, right, keep)}
     if setting.candidates:
-        results["reranked"] = rerank(model, split, setting, results["stage1"], right)
+        results["reranked"] = rerank(model, split, setting, results["stage1"], right, tokens)
     return results
 
 
@@ -101,14 +106,36 @@ def assemble(parts: list[tuple[range, Tensor]], count: int, like: Tensor) -> Ten
     return sum_over_processes(whole)
 
 
-def embed_images(model: PersonSearchModel, split: EvaluationSplit, setting: Setting) -> Tensor:
-    """Embeddings of the gallery [G, E], float32."""
+class KeptTokens:
+    """Image tokens [B, N, D] of the blocks that this process encoded, as many as fit into `room` bytes."""
+
+    def __init__(self, room: int):
+        self.room = room
+        self.blocks: dict[range, Tensor] = {}
+
+    def offer(self, block: range, tokens: Tensor) -> None:
+        """Keep a block when there is room for it."""
+        if tokens.nbytes <= self.room:
+            self.blocks[block] = tokens
+            self.room -= tokens.nbytes
+
+
+def encode_images(model: PersonSearchModel, images: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+    """Tokens [B, N, D], in the type that products turn them into, and embeddings [B, E], float32."""
+    with setting.precision():
+        tokens, embeddings = model.encode_image(images)
+    return tokens.to(kept_type(setting)), embeddings.float()
+
+
+def embed_images(model: PersonSearchModel, split: EvaluationSplit, setting: Setting, kept: KeptTokens) -> Tensor:
+    """Embeddings of the gallery [G, E], float32; image tokens are offered to `kept`."""
     own = own_blocks(blocks_of(len(split.images), setting.batch_size))
     loaded = load_blocks(split, own, setting.image_size, setting.device, setting.workers)
     parts = []
     for block, images in zip(progress(own, "gallery"), loaded, strict=True):
-        with setting.precision():
-            parts.append((block, model.encode_image(images)[1].float()))
+        tokens, embeddings = encode_images(model, images, setting)
+        kept.offer(block, tokens)
+        parts.append((block, embeddings))
     return assemble(parts, len(split.images), torch.empty(0, model.vision_proj.out_features, device=setting.device))
 
 
@@ -127,13 +154,15 @@ def search(captions: Tensor, images: Tensor, right: Tensor, keep: int) -> StageR
     """Stage 1: captions [C, E] against images [G, E]; right [C, P] from `right_images`.
 
     Each block of captions is compared with the whole gallery; blocks shrink as the gallery
-    grows. Equal similarities keep gallery order.
+    grows. Equal similarities keep gallery order. All blocks use one buffer: to get and clear new
+    memory for each takes half as long as the product itself.
     """
     rows = max(1, min(1024, SIMILARITIES_AT_ONCE // max(1, len(images))))
+    buffer = captions.new_empty(min(rows, len(captions)), len(images))
     parts: dict[str, list[tuple[range, Tensor]]] = {"indices": [], "scores": [], "ranks": []}
     for block in progress(own_blocks(blocks_of(len(captions), rows)), "stage 1"):
         here = slice(block.start, block.stop)
-        similarity = captions[here] @ images.T
+        similarity = torch.mm(captions[here], images.T, out=buffer[: len(block)])
         scores, indices = best(similarity, keep)
         right_scores = similarity.gather(1, right[here].clamp(min=0))
         ranks = count_ahead(similarity, 0, right_scores, right[here]) + 1
@@ -151,11 +180,11 @@ def best(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """The `keep` best of each row, scores and indices [C, keep], ties in order of index.
 
     `topk` breaks ties as it likes: within the chosen the order is restored, and rows where a
-    tie crosses the border are sorted in full.
+    tie crosses the border (the best one left out equals the worst one kept) are sorted in full.
     """
-    values, indices = scores.topk(keep, dim=1)
-    indices = indices.sort(dim=1).values
-    crossing = ((scores >= values[:, -1:]).sum(1) > keep).nonzero().squeeze(1)
+    values, indices = scores.topk(min(keep + 1, scores.shape[1]), dim=1)
+    crossing = (values[:, keep - 1 : keep] == values[:, keep:]).any(1).nonzero().squeeze(1)
+    indices = indices[:, :keep].sort(dim=1).values
     if len(crossing):
         indices[crossing] = scores[crossing].argsort(dim=1, descending=True, stable=True)[:, :keep]
     values = scores.gather(1, indices)
@@ -164,33 +193,51 @@ def best(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
 
 
 def rerank(
-    model: PersonSearchModel, split: EvaluationSplit, setting: Setting, stage1: StageResult, right: Tensor
+    model: PersonSearchModel,
+    split: EvaluationSplit,
+    setting: Setting,
+    stage1: StageResult,
+    right: Tensor,
+    tokens: KeptTokens,
 ) -> StageResult:
     """Stage 2: re-order each caption's candidates by ITM score; the rest stays behind them."""
     candidates = stage1.indices
-    itm = score_candidates(model, split, setting, candidates)
+    itm = score_candidates(model, split, setting, candidates, tokens)
     order = itm.argsort(dim=1, descending=True, stable=True)
     ranks = rerank_ranks(candidates, itm, right, stage1.ranks)
     return StageResult(candidates.gather(1, order), itm.gather(1, order), ranks)
 
 
 def score_candidates(
-    model: PersonSearchModel, split: EvaluationSplit, setting: Setting, candidates: Tensor
+    model: PersonSearchModel, split: EvaluationSplit, setting: Setting, candidates: Tensor, tokens: KeptTokens
 ) -> Tensor:
-    """ITM scores [C, K] of candidates [C, K], image by image."""
-    texts = BegunTexts(model, split.captions, setting)
+    """ITM scores [C, K] of candidates [C, K], image by image; tokens are those of stage 1."""
     askers = captions_by_image(candidates, len(split.images))
-    asked = [place for place, who in enumerate(askers) if len(who)]
-    own = [[asked[i] for i in block] for block in own_blocks(blocks_of(len(asked), setting.batch_size))]
-    loaded = load_blocks(split, own, setting.image_size, setting.device, setting.workers)
     scores = torch.zeros(candidates.shape, device=setting.device).flatten()
-    for block, images in zip(progress(own, "re-ranking"), loaded, strict=True):
-        with setting.precision():
-            tokens, _ = model.encode_image(images)
-            for place, image_tokens in zip(block, tokens, strict=True):
-                slots = askers[place].to(setting.device)
-                scores[slots] = ask_image(model, texts, image_tokens, askers[place] // candidates.shape[1])
+    with prepare_weights(model.text_encoder.bert, setting.precision):
+        texts = BegunTexts(model, split.captions, setting)
+        for place, image_tokens in asked_images(model, split, setting, askers, tokens):
+            who = askers[place]
+            scores[who.to(setting.device)] = ask_image(model, texts, image_tokens, who // candidates.shape[1])
     return sum_over_processes(scores).view(candidates.shape)
+
+
+def asked_images(
+    model: PersonSearchModel, split: EvaluationSplit, setting: Setting, askers: Sequence[Tensor], tokens: KeptTokens
+) -> Iterator[tuple[int, Tensor]]:
+    """This process's share of the images that any caption asks for: place and tokens [N, D].
+
+    Blocks are those of stage 1, whole, so that tokens are the same to the last bit whether they were
+    kept or are encoded again.
+    """
+    blocks = own_blocks(blocks_of(len(split.images), setting.batch_size))
+    blocks = [block for block in blocks if any(len(askers[place]) for place in block)]
+    missing = [block for block in blocks if block not in tokens.blocks]
+    loaded = load_blocks(split, missing, setting.image_size, setting.device, setting.workers)
+    for block in progress(blocks, "re-ranking"):
+        kept = tokens.blocks.pop(block, None)
+        here = encode_images(model, next(loaded), setting)[0] if kept is None else kept
+        yield from ((place, one) for place, one in zip(block, here, strict=True) if len(askers[place]))
 
 
 def captions_by_image(candidates: Tensor, images: int) -> tuple[Tensor, ...]:
@@ -203,45 +250,80 @@ def captions_by_image(candidates: Tensor, images: int) -> tuple[Tensor, ...]:
 def ask_image(model: PersonSearchModel, texts: "BegunTexts", tokens: Tensor, captions: Tensor) -> Tensor:
     """ITM scores [R] of one image's tokens [N, D] for the captions [R] with these numbers.
 
-    Captions of similar length look at the image together, so that little is padded.
+    Captions of similar length look at the image together, so that self-attention pads little.
     """
-    memory = model.text_encoder.remember(tokens[None])
     order = texts.lengths[captions].argsort(stable=True)
     scores = torch.empty(len(captions), device=tokens.device)
-    for portion in portions(texts.lengths[captions[order]].tolist()):
-        who = order[portion]
-        begun, mask = texts.gather(captions[who])
-        pairing = Pairing(aligned=len(who))
-        scores[who.to(tokens.device)] = model.match_scores(begun, mask, memory, pairing)
+    with texts.setting.precision():
+        memory = model.text_encoder.remember(tokens[None])
+        for portion in portions(texts.lengths[captions[order]].tolist()):
+            who = order[portion]
+            packing = Packing.of(texts.lengths[captions[who]]).to(tokens.device)
+            states = model.text_encoder.fuse_packed(texts.begun(captions[who]), packing, memory)
+            scores[who.to(tokens.device)] = model.match_logits(states)[:, 1]
     return scores
 
 
 def portions(lengths: list[int]) -> Iterator[slice]:
-    """Runs of ascending lengths whose padded size stays within TOKENS_AT_ONCE."""
-    start = 0
-    for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or lengths[end] * (end + 1 - start) > TOKENS_AT_ONCE:
+    """Runs of lengths that hold at most TOKENS_AT_ONCE together (a single one may be longer)."""
+    start = words = 0
+    for end, length in enumerate(lengths):
+        if end > start and words + length > TOKENS_AT_ONCE:
             yield slice(start, end)
-            start = end
+            start, words = end, 0
+        words += length
+    if lengths:
+        yield slice(start, len(lengths))
+
+
+def kept_type(setting: Setting) -> torch.dtype:
+    """Type of what is kept: products turn their operands into it anyway."""
+    with setting.precision():
+        return product_type(setting.device)
+
+
+def bytes_per_word(model: PersonSearchModel, setting: Setting) -> int:
+    """Memory that a word of a begun caption takes."""
+    return model.text_encoder.size.hidden_size * kept_type(setting).itemsize
+
+
+def room_for_images(model: PersonSearchModel, captions: Captions, setting: Setting) -> int:
+    """Bytes that captions leave to image tokens: a byte of theirs saves more time."""
+    if not setting.candidates:
+        return 0
+    return max(0, setting.memory - sum(map(len, captions.ids)) * bytes_per_word(model, setting))
 
 
 class BegunTexts:
-    """What fusion starts from, for all captions, packed without padding."""
+    """What fusion starts from, packed without padding: kept for as many captions as fit into memory.
+
+    lengths [C]: tokens of each caption, on the CPU.
+    """
 
     def __init__(self, model: PersonSearchModel, captions: Captions, setting: Setting):
+        self.model, self.captions, self.setting = model, captions, setting
         self.lengths = torch.tensor([len(ids) for ids in captions.ids])
         self.ends = self.lengths.cumsum(0)
-        packed = []
-        for block in progress(blocks_of(len(captions), setting.batch_size), "reading"):
-            text: TextTokens = captions.tokens(block).to(setting.device)
-            with setting.precision():
-                packed.append(model.text_encoder.begin(text.ids, text.mask)[text.mask])
-        self.states = torch.cat(packed)
+        self.kept = int((self.ends <= setting.memory // bytes_per_word(model, setting)).sum())
+        shape = int(self.lengths[: self.kept].sum()), model.text_encoder.size.hidden_size
+        self.states = torch.empty(shape, dtype=kept_type(setting), device=setting.device)
+        for block in progress(blocks_of(self.kept, setting.batch_size), "reading"):
+            self.states[self.places(block)] = self.read(block)
 
-    def gather(self, captions: Tensor) -> tuple[Tensor, Tensor]:
-        """States [R, T, D] and mask [R, T] (True = word) of the captions [R] with these numbers."""
-        lengths = self.lengths[captions]
-        position = torch.arange(int(lengths.max()))
-        mask = position < lengths[:, None]
-        place = (self.ends[captions] - lengths)[:, None] + position.minimum(lengths[:, None] - 1)
-        return self.states[place.to(self.states.device)], mask.to(self.states.device)
+    def read(self, captions: Sequence[int]) -> Tensor:
+        """Words [S, D] of captions, in the type that products turn them into."""
+        text = self.captions.tokens(captions).to(self.setting.device)
+        with self.setting.precision():
+            begun = self.model.text_encoder.begin(text.ids, text.mask)
+            return begun[text.mask].to(self.states.dtype)
+
+    def places(self, captions: Sequence[int]) -> Tensor:
+        """Rows of `states` [S] that hold the words of captions."""
+        ranges = [torch.arange(self.ends[c] - self.lengths[c], self.ends[c]) for c in captions]
+        return torch.cat(ranges).to(self.setting.device)
+
+    def begun(self, captions: Tensor) -> Tensor:
+        """Words [S, D] of the captions [R] with these numbers."""
+        if (captions >= self.kept).any():
+            return self.read(captions.tolist())
+        return self.states.index_select(0, self.places(captions.tolist()))

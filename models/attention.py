@@ -3,10 +3,15 @@
 Letters: B batch, A heads, T asking tokens, N answering tokens, d width of a head.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention, softmax
+
+from models.recompute import bytes_of, recomputed
+from utils.precision import full_precision
 
 
 def attend(
@@ -14,14 +19,21 @@ def attend(
 ) -> Tensor:
     """Scaled dot-product attention: query [B, A, T, d], keys and values [B, A, N, d] -> [B, A, T, d].
 
-    mask broadcasts to [B, A, T, N], True = attend. Fused where it is the fastest way: torch's
-    fused kernel for bfloat16 on a CPU takes several times as long backward as plain products.
+    mask broadcasts to [B, A, T, N], True = attend. Fused, but on a CPU with bfloat16, where torch's fused
+    kernel takes twice as long as plain products forward and up to ten times backward, or with dropout,
+    for which it has no fused kernel.
     """
-    plain = query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.is_grad_enabled()
-    if not plain:
+    if query.device.type != "cpu" or (query.dtype != torch.bfloat16 and dropout == 0):
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
-    scores = (query * query.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    weights = softmax(scores.float(), dim=-1).to(values.dtype)
-    return drop(weights, dropout) @ values
+    product = partial(attend_plainly, mask=mask, dropout=dropout)
+    kept = bytes_of(*query.shape[:3], keys.shape[2], like=query)
+    return recomputed(product, query, keys, values, kept=kept, random=dropout > 0)
+
+
+def attend_plainly(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """`attend` by plain products."""
+    with full_precision(query):  # autocast would copy the scores to float32 and back; softmax sums in float32 anyway
+        scores = (query * query.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+        if mask is not None:
+            scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+        return drop(softmax(scores, dim=-1), dropout) @ values

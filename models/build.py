@@ -2,10 +2,10 @@
 
 from configs.schema import Config
 from dataset.batch import SpecialTokens
-from models.decoder import DecoderSize
-from models.fusion import FusionSize
+from models.decoder import DecoderBlock, DecoderSize
+from models.fusion import FusionSize, Layer
 from models.person_search import Objective, PersonSearchModel
-from models.vision import VisionSize
+from models.vision import Block, VisionSize
 
 
 def build_model(config: Config, special: SpecialTokens) -> PersonSearchModel:
@@ -36,3 +36,13 @@ def build_model(config: Config, special: SpecialTokens) -> PersonSearchModel:
         config.embed_dim,
         config.gradient_checkpointing,
     )
+
+
+def compile_layers(model: PersonSearchModel) -> None:
+    """Let torch.compile write kernels for the layers of all encoders, on first use and for any caption length.
+
+    Layers of one kind share them; parameter names stay as they are.
+    """
+    for module in model.modules():
+        if isinstance(module, Block | Layer | DecoderBlock):
+            module.compile(dynamic=True)

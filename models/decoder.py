@@ -12,6 +12,8 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import attend
+from models.linear import Linear
+from models.recompute import bytes_of, recomputed
 from models.vision import PatchSubset, take_tokens
 
 
@@ -27,10 +29,10 @@ class DecoderAttention(nn.Module):
     def __init__(self, width: int, source_width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(source_width, width, bias=False)
-        self.to_v = nn.Linear(source_width, width, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.to_q = Linear(width, width, bias=False)
+        self.to_k = Linear(source_width, width, bias=False)
+        self.to_v = Linear(source_width, width, bias=False)
+        self.to_out = nn.ModuleList([Linear(width, width)])
 
     def forward(self, states: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
         """states [B, N, D] ask, source [B, T, W] answers; mask [B, 1, 1, T] True = keep."""
@@ -41,24 +43,30 @@ class DecoderAttention(nn.Module):
 
 
 class GatedLinear(nn.Module):
-    """GEGLU: D -> 4D, value * GELU(gate)."""
+    """The first half of GEGLU: D -> 8D, a value and a gate of 4D each."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.l = nn.Linear(width, 8 * width)
+        self.l = Linear(width, 8 * width)
 
     def forward(self, states: Tensor) -> Tensor:
-        value, gate = self.l(states).chunk(2, dim=-1)
-        return value * gelu(gate)
+        return self.l(states)
 
 
 class FeedForward(nn.Module):
+    """GEGLU: value * GELU(gate), 4D -> D."""
+
     def __init__(self, width: int):
         super().__init__()
-        self.net = nn.Sequential(GatedLinear(width), nn.Identity(), nn.Linear(4 * width, width))
+        self.net = nn.Sequential(GatedLinear(width), nn.Identity(), Linear(4 * width, width))
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.net(states)
+        both = self.net[0](states)
+        return recomputed(self.gate, both, kept=bytes_of(*both.shape, like=both))
+
+    def gate(self, both: Tensor) -> Tensor:
+        value, gate = both.chunk(2, dim=-1)
+        return self.net[2](value * gelu(gate))
 
 
 class DecoderBlock(nn.Module):

@@ -1,16 +1,18 @@
 """BERT that reads a caption and, through cross-attention, looks at images.
 
-Letters: R text rows, T text tokens, B images, N image tokens, D width, A heads, V vocabulary.
+Letters: R text rows, T text tokens, S words of all rows together, B images, N image tokens,
+D width, A heads, V vocabulary.
 
 Most of the work of fusion is the projection of image tokens to keys and values, and it
 depends on the image alone. So images are projected once, into an `ImageMemory`, and any
 number of text rows look at it: the five passes of a training step, or all captions that
 have the image among their candidates when a gallery is re-ranked. Rows that share an
 image stand side by side on the query axis (image tokens are never masked), so keys and
-values are not copied.
+values are not copied; rows that all share one image need no padding either (`Packing`).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import attend
+from models.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,38 @@ class Pairing:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """R texts that look at one image, word after word in a single row [1, S, D] without padding.
+
+    Only self-attention must take them apart. mask [R, T] True = word; places [R, T]: where each word
+    stands in the row (padding: where the last word does); words [S]: which of R * T are no padding.
+    """
+
+    mask: Tensor
+    places: Tensor
+    words: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor) -> "Packing":
+        """Texts of these lengths [R], one after the other."""
+        position = torch.arange(int(lengths.max()), device=lengths.device)
+        mask, starts = position < lengths[:, None], lengths.cumsum(0) - lengths
+        places = starts[:, None] + position.minimum(lengths[:, None] - 1)
+        return cls(mask, places, mask.flatten().nonzero().squeeze(1))
+
+    def to(self, device: torch.device) -> "Packing":
+        return Packing(*(part.to(device, non_blocking=True) for part in (self.mask, self.places, self.words)))
+
+    def apart(self, row: Tensor) -> Tensor:
+        """[1, S, D] -> [R, T, D]."""
+        return row[0].index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
+
+    def together(self, texts: Tensor) -> Tensor:
+        """[R, T, D] -> [1, S, D]."""
+        return texts.flatten(0, 1).index_select(0, self.words)[None]
+
+
+@dataclass(frozen=True)
 class LayerContext:
     """What a layer reads beside its own states."""
 
@@ -80,6 +115,18 @@ class LayerContext:
     memory: ImageMemory | None = None
     pairing: Pairing = field(default_factory=Pairing)
     cls_only: bool = False
+    packing: Packing | None = None
+    image: tuple[Tensor, Tensor] | None = None       # this layer's keys and values of the memory
+
+    def at(self, number: int) -> "LayerContext":
+        """What layer `number` reads. The same for all layers but for tensors, so that one compiled layer serves all."""
+        return self if self.memory is None else replace(self, memory=None, image=self.memory.layers[number])
+
+    def asking(self, states: Tensor) -> Tensor:
+        """The states that a layer is to renew: all, or CLS of each text ([R, 1, D]; packed [1, R, D])."""
+        if not self.cls_only:
+            return states
+        return states[:, :1] if self.packing is None else states[:, self.packing.places[:, 0]]
 
 
 def look_at_images(query: Tensor, keys: Tensor, values: Tensor, pairing: Pairing, dropout: float) -> Tensor:
@@ -104,9 +151,9 @@ class Projections(nn.Module):
 
     def __init__(self, width: int, source_width: int):
         super().__init__()
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(source_width, width)
-        self.value = nn.Linear(source_width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(source_width, width)
+        self.value = Linear(source_width, width)
 
 
 class PostNorm(nn.Module):
@@ -114,7 +161,7 @@ class PostNorm(nn.Module):
 
     def __init__(self, inner: int, size: FusionSize):
         super().__init__()
-        self.dense = nn.Linear(inner, size.hidden_size)
+        self.dense = Linear(inner, size.hidden_size)
         self.LayerNorm = nn.LayerNorm(size.hidden_size, eps=size.layer_norm_eps)
         self.dropout = nn.Dropout(size.hidden_dropout_prob)
 
@@ -143,12 +190,16 @@ class Attention(nn.Module):
     def finish(self, seen: Tensor, residual: Tensor) -> Tensor:
         return self.output(seen.transpose(1, 2).flatten(2), residual)
 
-    def to_text(self, states: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-        """Self-attention: `states` [R, T', D] ask, `source` [R, T, D] answers; mask True = word."""
-        keys, values = self.project_source(source)
-        query, dropout = self.split(self.self.query(states)), self.dropout * self.training
-        seen = attend(query, keys, values, mask, dropout)
-        return self.finish(seen, states)
+    def to_text(self, states: Tensor, source: Tensor, context: LayerContext) -> Tensor:
+        """Self-attention: `states` [R, T', D] ask, `source` [R, T, D] answers."""
+        query, keys, values = self.self.query(states), self.self.key(source), self.self.value(source)
+        packing, dropout = context.packing, self.dropout * self.training
+        if packing is None:
+            return self.finish(attend(*map(self.split, (query, keys, values)), context.mask, dropout), states)
+        query = query.transpose(0, 1) if context.cls_only else packing.apart(query)
+        parts = (query, packing.apart(keys), packing.apart(values))
+        seen = attend(*map(self.split, parts), context.mask, dropout).transpose(1, 2).flatten(2)   # [R, T', D]
+        return self.output(seen.transpose(0, 1) if context.cls_only else packing.together(seen), states)
 
     def to_images(self, states: Tensor, keys: Tensor, values: Tensor, pairing: Pairing) -> Tensor:
         """Cross-attention to projected images."""
@@ -159,7 +210,7 @@ class Attention(nn.Module):
 class Intermediate(nn.Module):
     def __init__(self, size: FusionSize):
         super().__init__()
-        self.dense = nn.Linear(size.hidden_size, size.intermediate_size)
+        self.dense = Linear(size.hidden_size, size.intermediate_size)
 
     def forward(self, states: Tensor) -> Tensor:
         return gelu(self.dense(states))
@@ -170,7 +221,6 @@ class Layer(nn.Module):
 
     def __init__(self, size: FusionSize, number: int):
         super().__init__()
-        self.number = number
         self.attention = Attention(size, size.hidden_size)
         if size.looks_at_image(number):
             self.crossattention = Attention(size, size.encoder_width)
@@ -179,11 +229,16 @@ class Layer(nn.Module):
 
     def forward(self, states: Tensor, context: LayerContext) -> Tensor:
         """[R, T, D] -> [R, T, D], or [R, 1, D] when only CLS is asked for."""
-        asking = states[:, :1] if context.cls_only else states
-        asking = self.attention.to_text(asking, states, context.mask)
-        if context.memory is not None:
-            keys, values = context.memory.layers[self.number]
-            asking = self.crossattention.to_images(asking, keys, values, context.pairing)
+        return self.after_text(self.attend_to_text(states, context), context)
+
+    def attend_to_text(self, states: Tensor, context: LayerContext) -> Tensor:
+        """Self-attention, the part that does not depend on an image."""
+        return self.attention.to_text(context.asking(states), states, context)
+
+    def after_text(self, asking: Tensor, context: LayerContext) -> Tensor:
+        """What follows self-attention."""
+        if context.image is not None:
+            asking = self.crossattention.to_images(asking, *context.image, context.pairing)
         return self.output(self.intermediate(asking), asking)
 
 
@@ -221,7 +276,7 @@ class Bert(nn.Module):
 class HeadTransform(nn.Module):
     def __init__(self, size: FusionSize):
         super().__init__()
-        self.dense = nn.Linear(size.hidden_size, size.hidden_size)
+        self.dense = Linear(size.hidden_size, size.hidden_size)
         self.LayerNorm = nn.LayerNorm(size.hidden_size, eps=size.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -234,7 +289,7 @@ class Predictions(nn.Module):
     def __init__(self, size: FusionSize, word_embeddings: nn.Embedding):
         super().__init__()
         self.transform = HeadTransform(size)
-        self.decoder = nn.Linear(size.hidden_size, size.vocab_size)
+        self.decoder = Linear(size.hidden_size, size.vocab_size)
         self.decoder.weight = word_embeddings.weight
         nn.init.zeros_(self.decoder.bias)
         self.bias = self.decoder.bias
@@ -270,35 +325,45 @@ class TextEncoder(nn.Module):
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx])
 
-    def run(self, states: Tensor, layers: range, context: LayerContext) -> Tensor:
-        """Layers `layers` on states [R, T, D]."""
+    def run(self, states: Tensor, layers: range, context: LayerContext, begun: bool = False) -> Tensor:
+        """Layers `layers` on states [R, T, D]; begun: the first one's self-attention is done."""
         for number in layers:
             layer = self.bert.encoder.layer[number]
-            if self.gradient_checkpointing and self.training:
-                states = checkpoint(layer, states, context, use_reentrant=False)
-            else:
-                states = layer(states, context)
+            part = layer.after_text if begun and number == layers.start else layer
+            states = self.call(part, states, context.at(number))
         return states
 
-    def begin(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The part of a multi-modal pass that does not depend on an image: [R, T] -> [R, T, D].
+    def call(self, part: Callable[..., Tensor], states: Tensor, context: LayerContext) -> Tensor:
+        """A layer or part of one; with gradient checkpointing, its inner results are not kept."""
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(part, states, context, use_reentrant=False)
+        return part(states, context)
 
-        ids are token ids, mask is True on words. Embeddings with full cross-attention,
-        else the layers below the first one that looks at images.
+    def begin(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """What text-only and multi-modal passes have in common: [R, T] -> [R, T, D].
+
+        ids are token ids, mask is True on words. The layers below the first one that looks at
+        images; when that is layer 0, its self-attention.
         """
         context = LayerContext(mask[:, None, None])
-        return self.run(self.bert.embeddings(ids), range(self.size.first_cross_layer), context)
+        states = self.run(self.bert.embeddings(ids), range(self.size.first_cross_layer), context)
+        return self.call(self.bert.encoder.layer[0].attend_to_text, states, context) if self.size.full_ca else states
+
+    def go_on(self, begun: Tensor, end: int, context: LayerContext) -> Tensor:
+        """From where `begin` stopped through the layers below `end`."""
+        return self.run(begun, range(self.size.first_cross_layer, end), context, begun=self.size.full_ca)
 
     def read(self, begun: Tensor, mask: Tensor) -> Tensor:
         """Text-only states [R, T, D]: layers below `fusion_layer`, without cross-attention."""
-        layers = range(self.size.first_cross_layer, self.size.fusion_layer)
-        return self.run(begun, layers, LayerContext(mask[:, None, None]))
+        return self.go_on(begun, self.size.fusion_layer, LayerContext(mask[:, None, None]))
 
     def remember(self, image_tokens: Tensor) -> ImageMemory:
         """Project image tokens [B, N, W] to the keys and values of every layer."""
         layers = self.bert.encoder.layer
         numbers = range(self.size.first_cross_layer, self.size.num_hidden_layers)
-        return ImageMemory({n: layers[n].crossattention.project_source(image_tokens) for n in numbers})
+        projected = {n: layers[n].crossattention.project_source(image_tokens) for n in numbers}
+        # heads lie between tokens: every product with them would copy them into order first
+        return ImageMemory({n: (keys.contiguous(), values.contiguous()) for n, (keys, values) in projected.items()})
 
     def fuse(
         self, begun: Tensor, mask: Tensor, memory: ImageMemory, pairing: Pairing, cls_only: bool = False
@@ -307,11 +372,18 @@ class TextEncoder(nn.Module):
 
         begun comes from `begin`, mask [R, T] is True on words.
         """
+        return self.finish(begun, LayerContext(mask[:, None, None], memory, pairing), cls_only)
+
+    def fuse_packed(self, begun: Tensor, packing: Packing, memory: ImageMemory) -> Tensor:
+        """Multi-modal CLS states [R, D] of texts, packed as begun [S, D], that look at one image."""
+        context = LayerContext(packing.mask[:, None, None], memory, packing=packing)
+        return self.finish(begun[None], context, cls_only=True)[0]
+
+    def finish(self, begun: Tensor, context: LayerContext, cls_only: bool) -> Tensor:
+        """All layers from where `begin` stopped; the last one renews CLS alone with `cls_only`."""
         last = self.size.num_hidden_layers - 1
-        context = LayerContext(mask[:, None, None], memory, pairing)
-        states = self.run(begun, range(self.size.first_cross_layer, last), context)
-        final = LayerContext(context.mask, memory, pairing, cls_only)
-        return self.run(states, range(last, last + 1), final)
+        states = self.go_on(begun, last, context)
+        return self.run(states, range(last, last + 1), replace(context, cls_only=cls_only))
 
     def vocabulary_logits(self, states: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""

@@ -22,6 +22,7 @@ from models import losses
 from models.decoder import DecoderSize, VisualDecoder, fill_removed, patchify
 from models.draws import MaskedTokens, RandomDraws
 from models.fusion import FusionSize, ImageMemory, Pairing, TextEncoder
+from models.linear import Linear
 from models.momentum import Momentum
 from models.rows import FusionRows
 from models.vision import PatchSubset, VisionSize, VisionTransformer
@@ -167,7 +168,7 @@ class PersonSearchModel(Momentum, nn.Module):
         self.visual_decoder = VisualDecoder(size, vision.width, text_width, gradient_checkpointing)
         self.mask_token = nn.Parameter(torch.empty(1, 1, vision.width))
         self.visual_decoder_pos_embed = nn.Parameter(torch.empty(1 + vision.patches, vision.width))
-        self.decoder_pred = nn.Linear(vision.width, vision.patch_size**2 * 3)
+        self.decoder_pred = Linear(vision.width, vision.patch_size**2 * 3)
         for tensor in (self.mask_token, self.visual_decoder_pos_embed):
             nn.init.trunc_normal_(tensor, std=0.02)
 
@@ -263,9 +264,10 @@ class PersonSearchModel(Momentum, nn.Module):
             keys = {"i": gather_with_gradient(embedded.image), "t": gather_with_gradient(embedded.text)}
         else:
             known = torch.cat([known, self.idx_queue[0]])
+            # beside each other as the queue lies in memory, [E, M]; to turn it around takes longer than the products
             keys = {
-                "i": torch.cat([gather_rows(embedded.image_m), self.image_queue.T]),       # [M, E]
-                "t": torch.cat([gather_rows(embedded.text_m), self.text_queue.T]),
+                "i": torch.cat([gather_rows(embedded.image_m).T, self.image_queue], dim=1).T,
+                "t": torch.cat([gather_rows(embedded.text_m).T, self.text_queue], dim=1).T,
             }
         same = losses.identity_targets(identity, known)
         queries = {
@@ -296,24 +298,34 @@ class PersonSearchModel(Momentum, nn.Module):
         self, caption: TextTokens, tokens_m: Tensor | None, draws: RandomDraws, alpha: float
     ) -> dict[str, Words]:
         """Masked words with the momentum model's opinion ("mlm"), and replaced words ("mrtd")."""
+        chances = {"mlm": self.objective.mlm_probability, "mrtd": self.objective.mrtd_mask_probability}
+        used = [name for name in chances if self.objective.uses(name)]
+        drawn = {name: draws.masked_tokens(caption, name, chances[name]) for name in used}
+        asked = [name for name in drawn if name == "mrtd" or self.distils_words(alpha)]
+        opinions = self.momentum_words({name: drawn[name].ids for name in asked}, caption.mask, tokens_m)
         words: dict[str, Words] = {}
-        distils = self.distils_words(alpha)
-        if distils or self.objective.uses("mrtd"):
-            memory = self.text_encoder_m.remember(tokens_m)
-        if self.objective.uses("mlm"):
-            drawn = draws.masked_tokens(caption, "mlm", self.objective.mlm_probability)
-            teacher = self.momentum_words(drawn.ids, caption.mask, memory) if distils else None
-            words["mlm"] = Words(drawn.ids, drawn.labels, masked_first(drawn), teacher)
-        if self.objective.uses("mrtd"):
-            drawn = draws.masked_tokens(caption, "mrtd", self.objective.mrtd_mask_probability)
-            sampled = draws.sampled_tokens(self.momentum_words(drawn.ids, caption.mask, memory))
-            words["mrtd"] = self.label_replaced(caption, sampled)
+        if "mlm" in drawn:
+            masked = drawn["mlm"]
+            words["mlm"] = Words(masked.ids, masked.labels, masked_first(masked), opinions.get("mlm"))
+        if "mrtd" in drawn:
+            words["mrtd"] = self.label_replaced(caption, draws.sampled_tokens(opinions["mrtd"]))
         return words
 
-    def momentum_words(self, ids: Tensor, mask: Tensor, memory: ImageMemory) -> Tensor:
-        """Vocabulary logits [B, T, V] of the momentum model for masked captions with their images."""
-        begun = self.text_encoder_m.begin(ids, mask)
-        return self.text_encoder_m.vocabulary_logits(self.text_encoder_m.fuse(begun, mask, memory, Pairing()))
+    def momentum_words(self, ids: dict[str, Tensor], mask: Tensor, tokens_m: Tensor | None) -> dict[str, Tensor]:
+        """The momentum model's vocabulary logits [B, T, V] for masked captions ids [B, T] by name, in one pass."""
+        if not ids:
+            return {}
+        rows = FusionRows()
+        for name, begun in self.begin_together(self.text_encoder_m, ids, mask).items():
+            rows.add(name, begun, mask)
+        fused = rows.fuse(self.text_encoder_m, self.text_encoder_m.remember(tokens_m))
+        return {name: self.text_encoder_m.vocabulary_logits(states) for name, states in fused.items()}
+
+    @staticmethod
+    def begin_together(encoder: TextEncoder, ids: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+        """Start the fusion of texts with ids [B, T] by name and one mask [B, T], in one pass: [B, T, D] by name."""
+        begun = encoder.begin(torch.cat(list(ids.values())), mask.repeat(len(ids), 1))
+        return dict(zip(ids, begun.chunk(len(ids)), strict=True))
 
     def label_replaced(self, caption: TextTokens, sampled: Tensor) -> Words:
         """m-RTD (RaSa section 3.2): keep [CLS], zero the padding; label 1 where a word differs."""
@@ -334,10 +346,9 @@ class PersonSearchModel(Momentum, nn.Module):
             rows.add("negative_text", reading.begun[negatives.text], mask[negatives.text])
             rows.add_crossed("negative_image", reading.begun, mask, negatives.image)
         if words:
-            ids = torch.cat([part.ids for part in words.values()])
-            begun = self.text_encoder.begin(ids, caption.mask.repeat(len(words), 1))
-            for name, part in zip(words, begun.chunk(len(words)), strict=True):
-                rows.add(name, part, caption.mask)
+            ids = {name: part.ids for name, part in words.items()}
+            for name, begun in self.begin_together(self.text_encoder, ids, caption.mask).items():
+                rows.add(name, begun, caption.mask)
         return rows.fuse(self.text_encoder, self.text_encoder.remember(tokens))
 
     def fusion_losses(

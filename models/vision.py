@@ -6,11 +6,14 @@ Letters: B batch, L patches, N image tokens (1 + L), K kept patches, D width, P 
 from dataclasses import dataclass
 
 import torch
-from timm.layers import Mlp, PatchEmbed
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import attend
+from models.linear import Linear
+from models.recompute import bytes_of, recomputed
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,29 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
         query, keys, values = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(attend(query, keys, values).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """D -> 4D, GELU, 4D -> D."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.fc1(tokens)
+        return recomputed(self.narrow, hidden, kept=bytes_of(*hidden.shape, like=hidden))
+
+    def narrow(self, hidden: Tensor) -> Tensor:
+        return self.fc2(gelu(hidden))
 
 
 class Block(nn.Module):
@@ -83,7 +102,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = SelfAttention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, 4 * width)
+        self.mlp = Mlp(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attn(self.norm1(tokens))

@@ -22,3 +22,9 @@ def full_precision(tensor: torch.Tensor) -> AbstractContextManager:
     """Products on the device of `tensor` in their own precision, whatever autocast says around."""
     kind = tensor.device.type
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def product_type(device: torch.device) -> torch.dtype:
+    """What autocast, if it is on, makes of the float32 operands of matrix products."""
+    kind = device.type
+    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else torch.float32

@@ -1,6 +1,6 @@
 """Both stages of the search against a plain twin: one pair of caption and image at a time."""
 
-import contextlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,9 +13,24 @@ from dataset.batch import normalise
 from dataset.gallery import blocks_of, make_split
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
-from evaluation.ranking import Setting, best, portions, rank_split, right_images, search, summarise_stages
+from evaluation.ranking import (
+    BegunTexts,
+    KeptTokens,
+    Setting,
+    best,
+    embed_images,
+    portions,
+    rank_split,
+    right_images,
+    room_for_images,
+    score_candidates,
+    search,
+    summarise_stages,
+)
 from models.build import build_model
 from models.fusion import Pairing
+from models.person_search import PersonSearchModel
+from utils.precision import autocast
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "brown"]
 SIZES = [
@@ -52,8 +67,9 @@ def tiny_model(tokenizer, full_ca: bool):
     return model
 
 
-def setting(candidates: int, batch_size: int = 4) -> Setting:
-    return Setting(torch.device("cpu"), contextlib.nullcontext, (32, 16), batch_size, candidates)
+def setting(candidates: int, batch_size: int = 4, memory: int = 2**30, precision: str = "fp32") -> Setting:
+    in_precision = partial(autocast, precision, "cpu")
+    return Setting(torch.device("cpu"), in_precision, (32, 16), batch_size, candidates, memory=memory)
 
 
 @torch.no_grad()
@@ -118,6 +134,93 @@ def test_results_do_not_depend_on_the_block_size(split):
         torch.testing.assert_close(one[stage].scores, all_[stage].scores, atol=1e-5, rtol=0)
 
 
+# ---- what is kept in memory ------------------------------------------------------------
+
+TOKEN_BYTES = 9 * 32 * 4  # of an image: CLS and 8 patches, width 32, float32
+
+
+def text_bytes(split) -> int:
+    return sum(map(len, split.captions.ids)) * 32 * 4
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The sizes of the blocks of images that models encode, in order."""
+    blocks, encode = [], PersonSearchModel.encode_image
+    monkeypatch.setattr(
+        PersonSearchModel, "encode_image", lambda self, images: blocks.append(len(images)) or encode(self, images)
+    )
+    return blocks
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("full_ca", [True, False])
+def test_results_are_the_same_whatever_is_kept(split, full_ca, precision):
+    split, tokenizer = split
+    model = tiny_model(tokenizer, full_ca)
+    everything = rank_split(model, split, setting(5, precision=precision))
+    texts_and_two_blocks = text_bytes(split) + 8 * TOKEN_BYTES
+    for memory in (0, text_bytes(split) // 2, text_bytes(split), texts_and_two_blocks):
+        found = rank_split(model, split, setting(5, memory=memory, precision=precision))
+        for stage in everything:
+            assert torch.equal(found[stage].indices, everything[stage].indices)
+            torch.testing.assert_close(found[stage].scores, everything[stage].scores, atol=1e-5, rtol=0)
+
+
+def test_images_encoded_again_give_the_same_scores_to_the_last_bit(split, monkeypatch):
+    split, tokenizer = split
+    model = tiny_model(tokenizer, True)
+    found = []
+    for room in (2**30, 0):
+        monkeypatch.setattr("evaluation.ranking.room_for_images", lambda *_, room=room: room)
+        found.append(rank_split(model, split, setting(5))["reranked"])
+    assert torch.equal(found[0].scores, found[1].scores)
+
+
+def test_images_are_encoded_once_when_they_fit_and_else_again_by_blocks(split, encoded):
+    split, tokenizer = split
+    model = tiny_model(tokenizer, True)
+    for room, expected in (
+        (13 * TOKEN_BYTES, [4, 4, 4, 1]),
+        (13 * TOKEN_BYTES - 1, [4, 4, 4, 1, 1]),             # the last block of one image does not fit
+        (9 * TOKEN_BYTES, [4, 4, 4, 1, 4]),                  # nor does the third, but the last one does
+        (0, [4, 4, 4, 1, 4, 4, 4, 1]),
+    ):
+        encoded.clear()
+        rank_split(model, split, setting(40, memory=text_bytes(split) + room))
+        assert encoded == expected
+
+
+def test_blocks_that_nobody_asks_for_are_not_encoded_again(split, encoded):
+    split, tokenizer = split
+    model = tiny_model(tokenizer, True)
+    asked = torch.zeros(len(split.captions), 1, dtype=torch.long)
+    score_candidates(model, split, setting(1), asked, KeptTokens(0))
+    assert encoded == [4]
+
+
+def test_no_more_is_kept_than_memory_allows(split):
+    split, tokenizer = split
+    model = tiny_model(tokenizer, True)
+    for memory in (0, 1000, text_bytes(split) - 1, text_bytes(split), text_bytes(split) + 5 * TOKEN_BYTES, 10**9):
+        limited = setting(5, memory=memory)
+        kept = KeptTokens(room_for_images(model, split.captions, limited))
+        embed_images(model, split, limited, kept)
+        texts = BegunTexts(model, split.captions, limited)
+        images = sum(tokens.nbytes for tokens in kept.blocks.values())
+        assert texts.states.nbytes + images <= memory
+        assert texts.states.nbytes == min(memory, text_bytes(split)) or texts.kept < len(split.captions)
+
+
+def test_tokens_are_let_go_as_soon_as_they_are_used(split):
+    split, tokenizer = split
+    model, all_kept = tiny_model(tokenizer, True), KeptTokens(2**30)
+    embed_images(model, split, setting(5), all_kept)
+    everyone = torch.arange(13).expand(len(split.captions), -1)
+    score_candidates(model, split, setting(13), everyone, all_kept)
+    assert all_kept.blocks == {}
+
+
 def test_without_candidates_there_is_only_stage_one(split):
     split, tokenizer = split
     assert set(rank_split(tiny_model(tokenizer, True), split, setting(0))) == {"stage1"}
@@ -159,5 +262,6 @@ def test_blocks_cover_everything_once():
 
 def test_portions_hold_as_many_captions_as_fit(monkeypatch):
     monkeypatch.setattr("evaluation.ranking.TOKENS_AT_ONCE", 12)
-    # padded sizes: 3 captions to 4 tokens = 12; then 5 + 5 = 10; one of 20 is alone
+    # 2 + 3 + 4 = 9, and 5 more are too many; 5 + 5 = 10; one of 20 is alone
     assert [(p.start, p.stop) for p in portions([2, 3, 4, 5, 5, 20])] == [(0, 3), (3, 5), (5, 6)]
+    assert list(portions([])) == []

@@ -10,7 +10,7 @@ from torch.nn.functional import gelu, layer_norm, linear
 
 from dataset.batch import TextTokens
 from models.attention import attend
-from models.fusion import Pairing, TextEncoder
+from models.fusion import Packing, Pairing, TextEncoder
 from models.rows import FusionRows
 
 IMAGES, TOKENS, WIDTH = 3, 5, FUSION.encoder_width
@@ -177,11 +177,34 @@ def test_partial_fusion_goes_on_from_the_text_only_states():
 
 
 @torch.no_grad()
-def test_full_fusion_begins_with_the_embeddings():
+def test_full_fusion_begins_with_the_self_attention_of_the_first_layer():
     network, text = encoder(full_ca=True), captions(LENGTHS)
-    begun = network.begin(text.ids, text.mask)
-    assert torch.equal(begun, network.bert.embeddings(text.ids))
-    assert not torch.allclose(network.read(begun, text.mask), begun)
+    plain, embedded = PlainBert(network), network.bert.embeddings(text.ids)
+    expected = [
+        plain.attention("bert.encoder.layer.0.attention", states[mask], states[mask])
+        for states, mask in zip(embedded, text.mask, strict=True)
+    ]
+    assert_rows_are(network.begin(text.ids, text.mask), text, expected)
+
+
+@STYLES
+@pytest.mark.parametrize("lengths", [LENGTHS, [4, 4], [6]])
+@torch.no_grad()
+def test_packed_texts_of_one_image_are_each_text_with_it_alone(full_ca, lengths):
+    network, text, image = encoder(full_ca), captions(lengths), image_tokens()[0]
+    begun, memory = network.begin(text.ids, text.mask)[text.mask], network.remember(image[None])
+    states = network.fuse_packed(begun, Packing.of(torch.tensor(lengths)), memory)
+    plain = PlainBert(network)
+    expected = [plain.with_image(words_of(text, row), image)[0] for row in range(len(lengths))]
+    torch.testing.assert_close(states, torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_packing_takes_texts_apart_and_puts_them_together():
+    packing, row = Packing.of(torch.tensor([2, 3, 1])), torch.arange(6.0)[None, :, None]
+    apart = packing.apart(row)
+    assert apart[packing.mask].flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert apart[:, 0, 0].tolist() == [0, 2, 5]
+    assert torch.equal(packing.together(apart), row)
 
 
 def test_cross_attention_exists_where_the_configuration_says():
