@@ -28,7 +28,9 @@ from utils.distributed import is_main, rank, sum_over_processes, world_size
 from utils.precision import product_type
 
 SIMILARITIES_AT_ONCE = 2**25  # caption rows are taken few enough to keep a block of them below this
-TOKENS_AT_ONCE = 768          # words that look at one image together: few enough for a cache to hold their attention
+# Words that look at one image together: on a CPU few enough for its cache to hold their attention, on a GPU
+# enough to keep it busy.
+WORDS_AT_ONCE = {"cpu": 768, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,7 @@ def ask_image(model: PersonSearchModel, texts: "BegunTexts", tokens: Tensor, cap
     scores = torch.empty(len(captions), device=tokens.device)
     with texts.setting.precision():
         memory = model.text_encoder.remember(tokens[None])
-        for portion in portions(texts.lengths[captions[order]].tolist()):
+        for portion in portions(texts.lengths[captions[order]].tolist(), WORDS_AT_ONCE[tokens.device.type]):
             who = order[portion]
             packing = Packing.of(texts.lengths[captions[who]]).to(tokens.device)
             states = model.text_encoder.fuse_packed(texts.begun(captions[who]), packing, memory)
@@ -264,11 +266,11 @@ def ask_image(model: PersonSearchModel, texts: "BegunTexts", tokens: Tensor, cap
     return scores
 
 
-def portions(lengths: list[int]) -> Iterator[slice]:
-    """Runs of lengths that hold at most TOKENS_AT_ONCE together (a single one may be longer)."""
+def portions(lengths: list[int], most: int) -> Iterator[slice]:
+    """Runs of lengths that are at most `most` together (a single one may be more)."""
     start = words = 0
     for end, length in enumerate(lengths):
-        if end > start and words + length > TOKENS_AT_ONCE:
+        if end > start and words + length > most:
             yield slice(start, end)
             start, words = end, 0
         words += length

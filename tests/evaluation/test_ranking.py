@@ -260,8 +260,7 @@ def test_blocks_cover_everything_once():
     assert blocks_of(0, 3) == []
 
 
-def test_portions_hold_as_many_captions_as_fit(monkeypatch):
-    monkeypatch.setattr("evaluation.ranking.TOKENS_AT_ONCE", 12)
+def test_portions_hold_as_many_captions_as_fit():
     # 2 + 3 + 4 = 9, and 5 more are too many; 5 + 5 = 10; one of 20 is alone
-    assert [(p.start, p.stop) for p in portions([2, 3, 4, 5, 5, 20])] == [(0, 3), (3, 5), (5, 6)]
-    assert list(portions([])) == []
+    assert [(p.start, p.stop) for p in portions([2, 3, 4, 5, 5, 20], 12)] == [(0, 3), (3, 5), (5, 6)]
+    assert list(portions([], 12)) == []
