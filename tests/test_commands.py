@@ -25,12 +25,14 @@ from utils.config import apply_overrides
 
 RAW_FORMS = {"CUHK-PEDES": "reid_raw.json", "ICFG-PEDES": "ICFG-PEDES.json", "RSTPReid": "data_captions.json"}
 SMALLER = [*TINY, "text_encoder=tokenizer", "schedular.epochs=1", "max_steps=2", "batch_size_train=2"]
+EVERY_BENCHMARK = ("attributes", "evaluation_scale", "loader", "rerank", "step_profile", "train_step")
 EVERY_CONFIG = sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml"))
 
 # Scripts that the README names as "likewise", and every configuration through the driver.
 MORE = [
     "bash shell/icfg_train.sh ALBEF.pth", "bash shell/rstp_train.sh ALBEF.pth", "bash shell/icfg-eval.sh",
     "bash shell/rstp-eval.sh MARS.pth",
+    *(f"python -m benchmarks.{name} --help" for name in EVERY_BENCHMARK),
     *(f"CONFIG=configs/{name} OUTPUT=output/each-{name} bash shell/cuhk_train.sh" for name in EVERY_CONFIG),
 ]
 

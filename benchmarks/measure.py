@@ -1,0 +1,107 @@
+"""What all benchmarks share: arguments, the machine, times side by side, peak memory, matrix products.
+
+The machine may be busy with other work: figures to quote are ratios of times taken in turn.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.linear import product
+from utils.parallel import available_cores
+
+MIB = 2**20
+GIGA = 1e9
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with `--quick`, which every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="reduced size, below a minute")
+    return parser
+
+
+def parse_arguments(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """`--quick`, and `--repeats` for what is measured several times."""
+    parser = make_parser(description)
+    parser.add_argument("--repeats", type=int, default=3, help="measurements in turn; the medians count")
+    parsed = parser.parse_args(arguments)
+    if parsed.repeats < 1:
+        parser.error(f"--repeats must be 1 or more, not {parsed.repeats}")
+    return parsed
+
+
+def describe_machine() -> str:
+    """Processor, cores that may be used, versions."""
+    model = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        model = names[0] if names else model
+    return (
+        f"{model}, {available_cores()} cores, {torch.get_num_threads()} threads; "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    gc.collect()
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def in_turn(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each function, A B C A B C ..., so that other load on the machine meets all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            times[name].append(seconds_of(function))
+    return times
+
+
+def ratio_of(slow: list[float], fast: list[float]) -> float:
+    """How many times faster: the median over pairs of measurements taken next to each other."""
+    return statistics.median(one / other for one, other in zip(slow, fast, strict=True))
+
+
+def peak_memory_of(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """Result of `function(*arguments)`, run in a fresh process, and the most memory it held in MiB (Linux).
+
+    The function must be importable, and its result picklable. What importing takes counts too.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_with_peak, function, arguments).result()
+
+
+def _with_peak(function: Callable[..., Any], arguments: tuple) -> tuple[Any, float]:
+    result = function(*arguments)
+    status = Path("/proc/self/status").read_text()  # getrusage would count what the parent held at the fork
+    kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return result, kib * 1024 / MIB
+
+
+def matmul_peak(dtype: torch.dtype, size: int = 2048, repeats: int = 10) -> float:
+    """GFLOP/s of a square matrix product on this machine: the best of several, by torch and by oneDNN."""
+    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+    ways = (torch.matmul, lambda one, other: product(one, other, None))
+    times = [seconds_of(lambda way=way: way(left, right)) for way in ways for _ in range(repeats)]
+    return 2 * size**3 / min(times) / GIGA
+
+
+def show(times: Mapping[str, list[float]], unit: str, per: float = 1.0) -> None:
+    """A line per name: median, least and greatest of its seconds, divided by `per`."""
+    for name, values in times.items():
+        low, middle, high = (f(values) / per for f in (min, statistics.median, max))
+        print(f"{name:34} {middle:10.4f} s per {unit}   ({low:.4f} to {high:.4f})")

@@ -1,0 +1,146 @@
+"""A training step against the published way to compute it (`benchmarks.plain_step`).
+
+    python -m benchmarks.train_step [--quick]
+
+Full size: ViT-B/16 at 384 x 384, BERT-base with full cross-attention, captions of 18 to 48 tokens, batches of 4
+and 8; forward, backward, AdamW. Every measurement is made in a process of its own, after steps to warm up. The
+plain step needs more memory for a batch of 8 than small machines have: it takes two halves of 4, one after the other.
+
+Time is taken without dropout, so that losses can be compared; the published step has it and takes longer. Memory
+is taken with it, as in training, and at full size alone: the peak of a process over two steps.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.full_size import configuration, make_batch, make_draws, make_model
+from benchmarks.measure import (
+    GIGA,
+    describe_machine,
+    matmul_peak,
+    parse_arguments,
+    peak_memory_of,
+    ratio_of,
+    seconds_of,
+    show,
+)
+from benchmarks.plain_step import PlainStep
+from utils.memory import keep_freed_memory
+from utils.optimization import clip_gradients, make_optimizer
+from utils.precision import autocast
+
+ALPHA = 0.4
+MOST_PLAIN = 4  # samples that the plain step takes at once
+WARM_UP = 2  # steps until memory is found
+WAYS = {"plain float32": ("plain", "fp32"), "float32": ("product", "fp32"), "bfloat16": ("product", "bf16")}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of a step, and the losses of the first one by name."""
+
+    seconds: float
+    losses: dict[str, float]
+
+
+def measure(way: str, size: int, quick: bool, dropout: bool, warm_up: int) -> Measured:
+    """Build model and optimizer, take steps to warm up and one against the clock."""
+    formulation, precision = WAYS[way]
+    if formulation == "product":
+        keep_freed_memory()
+    config = configuration(quick, dropout=dropout)
+    model = make_model(config).train()
+    optimizer = make_optimizer(model.named_parameters(), 1e-5, 1e-4, ("prd", "mrtd"), 0.02, (0.9, 0.999), 1e-8)
+    if formulation == "plain":
+        optimizer = torch.optim.AdamW(optimizer.param_groups, foreach=False)
+    weights, portions = config.weights.model_dump(), 1
+    if formulation == "plain" and size > MOST_PLAIN:
+        size, portions = MOST_PLAIN, size // MOST_PLAIN
+    batch, draws = make_batch(config, size), make_draws(model, size)
+
+    def step() -> dict[str, torch.Tensor]:
+        for _ in range(portions):
+            if formulation == "plain":
+                found = PlainStep(model, batch, draws, ALPHA).losses()
+            else:
+                with autocast(precision, "cpu"):
+                    found = model(batch, draws, ALPHA)
+            sum(weights[name] * value for name, value in found.items()).backward()
+        clip_gradients(model, None)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return found
+
+    first, *_ = [step() for _ in range(warm_up)]
+    return Measured(seconds_of(step), {name: value.item() for name, value in first.items()})
+
+
+def count_flop(size: int, quick: bool) -> float:
+    """Floating-point operations of the matrix products of the product's step, forward and backward."""
+    config = configuration(quick)
+    with torch.device("meta"):
+        model = make_model(config).train()
+    batch, draws = make_batch(config, size).to(torch.device("meta")), make_draws(model, size)
+    with FlopCounterMode(display=False) as counter:
+        sum(model(batch, draws.to(torch.device("meta")), ALPHA).values()).backward()
+    return counter.get_total_flops()
+
+
+def compare(size: int, quick: bool, repeats: int) -> dict[str, float]:
+    """Measure all ways in turn at a batch of `size` and print what was seen; returns the two ratios."""
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    losses: dict[str, dict[str, float]] = {}
+    for _ in range(repeats):
+        for way in WAYS:
+            measured, _ = peak_memory_of(measure, way, size, quick, False, WARM_UP)
+            seconds[way].append(measured.seconds)
+            losses[way] = measured.losses
+    halved = size > MOST_PLAIN
+    print(f"\nbatch {size}" + (f" (plain: {size // MOST_PLAIN} portions of {MOST_PLAIN})" if halved else ""))
+    show(seconds, "step")
+    plain, *others = WAYS
+    if not halved:
+        print_losses(losses)
+    if not quick:  # few layers say nothing of it
+        print_memory({way: peak_memory_of(measure, way, size, quick, True, 1)[1] for way in WAYS})
+    flop = count_flop(size, quick)
+    for way, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        achieved, peak = flop / min(seconds[way]) / GIGA, matmul_peak(dtype)
+        print(f"matrix products {way}: {achieved:.0f} of {peak:.0f} GFLOP/s: {100 * achieved / peak:.0f}% of the peak")
+    return {way: ratio_of(seconds[plain], seconds[way]) for way in others}
+
+
+def print_memory(memory: dict[str, float]) -> None:
+    """The peak of each way in MiB, and its share of the plain one."""
+    plain, *others = memory
+    for way in others:
+        share = memory[way] / memory[plain]
+        print(f"peak memory {way}: {memory[way]:.0f} MiB of {memory[plain]:.0f} MiB plain: {100 * share:.0f}%")
+
+
+def print_losses(losses: dict[str, dict[str, float]]) -> None:
+    """Each loss, and the greatest difference from the plain step."""
+    plain, *others = losses
+    print("losses, plain: " + ", ".join(f"{name} {value:.5f}" for name, value in losses[plain].items()))
+    for way in others:
+        furthest = max(losses[plain], key=lambda name: abs(losses[way][name] - losses[plain][name]))
+        distance = abs(losses[way][furthest] - losses[plain][furthest])
+        print(f"greatest difference, {way}: {distance:.1e} ({furthest})")
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__)
+    print(describe_machine())
+    ratios = {}
+    for size in (4,) if arguments.quick else (4, 8):
+        ratios[size] = compare(size, arguments.quick, arguments.repeats)
+    for size, found in ratios.items():
+        print(f"\nbatch {size}")
+        for way, ratio in found.items():
+            print(f"ratio {way}: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The plain step that training is timed against computes what the product computes, gradients included."""
+
+import pytest
+import torch
+
+from benchmarks import train_step
+from benchmarks.full_size import configuration, make_batch, make_draws, make_model
+from benchmarks.plain_step import PlainStep
+
+TINY = [
+    "image_res=[32,16]", "patch_size=8", "vision_width=32", "vision_depth=2", "vision_heads=2", "decoder_depth=1",
+    "decoder_heads=2", "embed_dim=16", "queue_size=32", "bert_config.hidden_size=32", "bert_config.num_hidden_layers=4",
+    "bert_config.num_attention_heads=2", "bert_config.intermediate_size=64", "bert_config.encoder_width=32",
+    "bert_config.fusion_layer=2", "bert_config.vocab_size=2000", "bert_config.initializer_range=0.2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [
+    ["mlm_distill_axis=positions"], ["mlm_distill_axis=vocabulary"], ["bert_config.full_ca=false"],
+])
+def test_the_plain_step_has_the_losses_and_gradients_of_the_product(settings):
+    config, found = configuration(True, *TINY, *settings), []
+    for plain in (True, False):
+        model = make_model(config).train()
+        batch, draws = make_batch(config, 6), make_draws(model, 6)
+        losses = PlainStep(model, batch, draws, 0.4).losses() if plain else model(batch, draws, 0.4)
+        sum(losses.values()).backward()
+        found.append((losses, model))
+    (expected, plain), (losses, product) = found
+    assert set(losses) == set(expected) == set(config.weights.model_dump())
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-5, atol=1e-6)
+    for (name, one), other in zip(product.named_parameters(), plain.parameters(), strict=True):
+        if one.requires_grad and other.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    for (name, one), other in zip(product.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_benchmark_reports_ratios_memory_and_losses(monkeypatch, capsys):
+    small = configuration(True, *TINY)
+    monkeypatch.setattr(train_step, "configuration", lambda quick, dropout=False: small)
+    monkeypatch.setattr(train_step, "peak_memory_of", lambda function, *given: (function(*given), 100.0))
+    ratios = train_step.compare(4, quick=False, repeats=1)
+    printed = capsys.readouterr().out
+    assert set(ratios) == {"float32", "bfloat16"} and all(ratio > 0 for ratio in ratios.values())
+    assert "greatest difference, float32" in printed and "100 MiB of 100 MiB plain: 100%" in printed
+    assert train_step.count_flop(4, True) > 1e6
