@@ -7,8 +7,9 @@
 # Relative paths in arguments and variables of a script are seen from where it is called; those in configurations
 # and flags (--set, --config, ...) from the repository.
 
-# Threads that wait sleep: on a busy machine spinning ones slow each other down many times.
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+# Threads that wait spin for a moment and then sleep: at once asleep, they make small models half as fast; spinning
+# long, they slow each other down many times on a busy machine.
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-2000}"
 
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 base_python="${PYTHON:-}"
