@@ -67,7 +67,7 @@ def by_onednn(tensor: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or tensor.device.type != "cpu" or tensor.numel() == 0:
         return False
-    if not torch.backends.mkldnn.is_available():
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     half = tensor.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return tensor.dtype == torch.float32 or half
