@@ -22,7 +22,7 @@ from dataset.tokens import CaptionTokenizer
 from dataset.training import BatchPlan, TrainLoader
 from evaluation.evaluate import Metrics, evaluate
 from evaluation.loading import evaluation_setting, open_split
-from models.build import build_model, compile_layers
+from models.build import build_model, compile_layers, require_compiler
 from models.draws import RandomDraws, StepNoise
 from models.inspection import count_parameters, estimate_memory
 from models.person_search import PersonSearchModel
@@ -101,6 +101,8 @@ def open_run(arguments: argparse.Namespace, device: torch.device) -> Run:
     if arguments.evaluate and path is None:
         raise UserError("--evaluate needs --checkpoint: which weights shall be evaluated?")
     require_files(config, needed_files(arguments, config))
+    if config.compile and not arguments.evaluate:
+        require_compiler()
     if config.schedular.lr not in (None, config.optimizer.lr):
         logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", config.schedular.lr,
                        config.optimizer.lr)  # fmt: skip

@@ -222,7 +222,9 @@ class Config(Section):
         if self.queue_size < self.batch_size_train:
             yield "queue_size", f"must hold a batch of {self.batch_size_train}"
         if any(group and self.batch_size_train % group for group in as_list(self.hard_negatives_within)):
-            yield "hard_negatives_within", f"must divide batch_size_train ({self.batch_size_train})"
+            yield "hard_negatives_within", (
+                f"{self.hard_negatives_within} must divide batch_size_train ({self.batch_size_train}), or be null"
+            )
         if self.weights.mae and int(self.image_size[0] * self.image_size[1] / patch**2 * (1 - self.mask_ratio)) < 1:
             yield "mask_ratio", "leaves no patch of an image"
         if not any(self.weights.model_dump().values()):

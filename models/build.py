@@ -1,11 +1,15 @@
 """The configured model: the one place that turns a configuration into networks."""
 
+import os
+import shutil
+
 from configs.schema import Config
 from dataset.batch import SpecialTokens
 from models.decoder import DecoderBlock, DecoderSize
 from models.fusion import FusionSize, Layer
 from models.person_search import Objective, PersonSearchModel
 from models.vision import Block, VisionSize
+from utils.errors import UserError
 
 
 def build_model(config: Config, special: SpecialTokens) -> PersonSearchModel:
@@ -36,6 +40,16 @@ def build_model(config: Config, special: SpecialTokens) -> PersonSearchModel:
         config.embed_dim,
         config.gradient_checkpointing,
     )
+
+
+def require_compiler() -> None:
+    """Raises UserError unless the C++ compiler that torch.compile calls is there."""
+    command = os.environ.get("CXX") or "g++"
+    if shutil.which(command.split()[0]) is None:
+        raise UserError(
+            f"config: `compile` needs a C++ compiler, and {command} is not there; install it, name another in the"
+            " environment variable CXX, or leave `compile` out"
+        )
 
 
 def compile_layers(model: PersonSearchModel) -> None:

