@@ -22,5 +22,5 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor, kept: int, rand
 
 
 def bytes_of(*shape: int, like: Tensor) -> int:
-    """Bytes of a tensor of this shape and the type of `like`."""
+    """Bytes of a tensor of this shape and the type of `like`. (torch.compile cannot follow `Tensor.nbytes`.)"""
     return torch.Size(shape).numel() * like.element_size()
