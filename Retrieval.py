@@ -260,6 +260,8 @@ class Training:
         self.step, self.best, self.best_epoch = Step(0, 0, self.iterations, 0), -1.0, -1
         if run.arguments.resume:
             self.take_up(run.checkpoint)
+        else:
+            model.follow(config.momentum)  # as published, where every step begins with it
 
     def take_up(self, checkpoint: dict[str, Any]) -> None:
         """Continue where a checkpoint stopped; the best so far counts where its file is."""
@@ -290,7 +292,7 @@ class Training:
         return self.step.epoch >= self.epochs or (steps is not None and self.step.number >= steps)
 
     def forward(self, batch: TrainBatch, step: Step, first: bool) -> dict[str, torch.Tensor]:
-        """Losses of a micro-batch; `first` of its step moves the momentum model."""
+        """Losses of a micro-batch, the `first` of its step or not."""
         config, encoder = self.run.config, self.model.text_encoder
         noise = StepNoise.draw(
             self.run.arguments.seed,

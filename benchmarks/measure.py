@@ -92,6 +92,12 @@ def _with_peak(function: Callable[..., Any], arguments: tuple) -> tuple[Any, flo
     return result, kib * 1024 / MIB
 
 
+def available_memory() -> float:
+    """MiB that processes can still have (Linux)."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1024
+
+
 def matmul_peak(dtype: torch.dtype, size: int = 2048, repeats: int = 10) -> float:
     """GFLOP/s of a square matrix product on this machine: the best of several, by torch and by oneDNN."""
     left, right = (torch.randn(size, size).to(dtype) for _ in range(2))

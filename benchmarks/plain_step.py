@@ -139,8 +139,8 @@ class PlainStep:
         terms = []
         for query, _, key in model.objective.contrastive_terms:
             keys = torch.cat([self.momentum[key], queues[key]])
-            pair = self.online[query], self.momentum[query]
-            terms.append(losses.contrastive_term(*pair, keys, same, model.temp, self.alpha))
+            pair = self.online[query] @ keys.T, self.momentum[query] @ keys.T
+            terms.append(losses.contrastive_term(*pair, same, model.temp, self.alpha))
         model.enqueue(self.momentum["i"], self.momentum["t"], batch.identity)
         return torch.stack(terms).mean()
 

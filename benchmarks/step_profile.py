@@ -29,8 +29,8 @@ from utils.optimization import clip_gradients, make_optimizer
 from utils.precision import autocast
 
 STAGES = (
-    "follow", "encode_image", "encode_text", "encode_momentum", "contrast", "enqueue", "draw_negatives",
-    "prepare_words", "fuse_rows", "fusion_losses", "reconstruct",
+    "encode_image", "encode_text", "encode_momentum", "contrast", "draw_negatives", "prepare_words", "fuse_rows",
+    "fusion_losses", "reconstruct",
 )  # fmt: skip
 ALPHA = 0.4
 CAPTION = "A woman with long black hair wears a red coat, grey jeans and white shoes and carries a black backpack."
@@ -110,6 +110,7 @@ def profile(config: Config, batch_size: int) -> dict[str, tuple[float, float]]:
         parts = {stage: (clock.forward[stage], back[stage]) for stage in STAGES}
         parts["gradient norm"] = (seconds_of(lambda: clip_gradients(model, None)), 0.0)
         parts["optimizer"] = (seconds_of(optimizer.step), 0.0)
+        parts["queues and momentum model"] = (seconds_of(model.advance), 0.0)
         optimizer.zero_grad(set_to_none=True)
         return parts
 

@@ -3,11 +3,12 @@
     python -m benchmarks.train_step [--quick]
 
 Full size: ViT-B/16 at 384 x 384, BERT-base with full cross-attention, captions of 18 to 48 tokens, batches of 4
-and 8; forward, backward, AdamW. Every measurement is made in a process of its own, after steps to warm up. The
-plain step needs more memory for a batch of 8 than small machines have: it takes two halves of 4, one after the other.
+and 8; forward, backward, AdamW. Every measurement is made in a process of its own, after steps to warm up. Where
+the plain step does not fit into memory, it takes portions of 4, one after the other, and so needs less than it would.
 
 Time is taken without dropout, so that losses can be compared; the published step has it and takes longer. Memory
-is taken with it, as in training, and at full size alone: the peak of a process over two steps.
+is taken with it, as in training, and at full size alone: the peak of a process over two steps. The product's step in
+bfloat16 is also measured with `gradient_checkpointing`, which trades time for memory.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.full_size import configuration, make_batch, make_draws, make_model
 from benchmarks.measure import (
     GIGA,
+    available_memory,
     describe_machine,
     matmul_peak,
     parse_arguments,
@@ -32,9 +34,28 @@ from utils.optimization import clip_gradients, make_optimizer
 from utils.precision import autocast
 
 ALPHA = 0.4
-MOST_PLAIN = 4  # samples that the plain step takes at once
+PORTION = 4  # samples that the plain step takes at once where memory is short
+PLAIN_MIB = 6500, 2100  # what the plain step needs at full size: at all, and for each sample
 WARM_UP = 2  # steps until memory is found
-WAYS = {"plain float32": ("plain", "fp32"), "float32": ("product", "fp32"), "bfloat16": ("product", "bf16")}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a step is computed."""
+
+    precision: str
+    plain: bool = False
+    settings: tuple[str, ...] = ()
+
+
+PLAIN = "plain float32"
+WAYS = {
+    PLAIN: Way("fp32", plain=True),
+    "float32": Way("fp32"),
+    "bfloat16": Way("bf16"),
+    "bfloat16, checkpointed": Way("bf16", settings=("gradient_checkpointing=true",)),
+}
+RATIOS = ("float32", "bfloat16")  # what is compared in the end
 
 
 @dataclass(frozen=True)
@@ -45,31 +66,37 @@ class Measured:
     losses: dict[str, float]
 
 
-def measure(way: str, size: int, quick: bool, dropout: bool, warm_up: int) -> Measured:
+def portions_of(size: int, quick: bool) -> int:
+    """In how many portions the plain step takes a batch."""
+    at_all, each = PLAIN_MIB
+    return 1 if quick or size <= PORTION or available_memory() > (at_all + each * size) else size // PORTION
+
+
+def measure(name: str, size: int, portions: int, quick: bool, dropout: bool, warm_up: int) -> Measured:
     """Build model and optimizer, take steps to warm up and one against the clock."""
-    formulation, precision = WAYS[way]
-    if formulation == "product":
+    way = WAYS[name]
+    if not way.plain:
         keep_freed_memory()
-    config = configuration(quick, dropout=dropout)
+    config = configuration(quick, *way.settings, dropout=dropout)
     model = make_model(config).train()
     optimizer = make_optimizer(model.named_parameters(), 1e-5, 1e-4, ("prd", "mrtd"), 0.02, (0.9, 0.999), 1e-8)
-    if formulation == "plain":
+    if way.plain:
         optimizer = torch.optim.AdamW(optimizer.param_groups, foreach=False)
-    weights, portions = config.weights.model_dump(), 1
-    if formulation == "plain" and size > MOST_PLAIN:
-        size, portions = MOST_PLAIN, size // MOST_PLAIN
+    weights, size = config.weights.model_dump(), size // portions
     batch, draws = make_batch(config, size), make_draws(model, size)
 
     def step() -> dict[str, torch.Tensor]:
         for _ in range(portions):
-            if formulation == "plain":
+            if way.plain:
                 found = PlainStep(model, batch, draws, ALPHA).losses()
             else:
-                with autocast(precision, "cpu"):
+                with autocast(way.precision, "cpu"):
                     found = model(batch, draws, ALPHA)
             sum(weights[name] * value for name, value in found.items()).backward()
         clip_gradients(model, None)
         optimizer.step()
+        if not way.plain:
+            model.advance()
         optimizer.zero_grad(set_to_none=True)
         return found
 
@@ -92,24 +119,24 @@ def compare(size: int, quick: bool, repeats: int) -> dict[str, float]:
     """Measure all ways in turn at a batch of `size` and print what was seen; returns the two ratios."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     losses: dict[str, dict[str, float]] = {}
+    portions = {way: portions_of(size, quick) if WAYS[way].plain else 1 for way in WAYS}
     for _ in range(repeats):
-        for way in WAYS:
-            measured, _ = peak_memory_of(measure, way, size, quick, False, WARM_UP)
+        for way in list(WAYS)[:3] if quick else WAYS:
+            measured, _ = peak_memory_of(measure, way, size, portions[way], quick, False, WARM_UP)
             seconds[way].append(measured.seconds)
             losses[way] = measured.losses
-    halved = size > MOST_PLAIN
-    print(f"\nbatch {size}" + (f" (plain: {size // MOST_PLAIN} portions of {MOST_PLAIN})" if halved else ""))
-    show(seconds, "step")
-    plain, *others = WAYS
+    halved = portions[PLAIN] > 1
+    print(f"\nbatch {size}" + (f" (plain: portions of {PORTION}, for want of memory)" if halved else ""))
+    show({way: values for way, values in seconds.items() if values}, "step")
     if not halved:
         print_losses(losses)
     if not quick:  # few layers say nothing of it
-        print_memory({way: peak_memory_of(measure, way, size, quick, True, 1)[1] for way in WAYS})
+        print_memory({way: peak_memory_of(measure, way, size, portions[way], quick, True, 1)[1] for way in WAYS})
     flop = count_flop(size, quick)
     for way, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         achieved, peak = flop / min(seconds[way]) / GIGA, matmul_peak(dtype)
         print(f"matrix products {way}: {achieved:.0f} of {peak:.0f} GFLOP/s: {100 * achieved / peak:.0f}% of the peak")
-    return {way: ratio_of(seconds[plain], seconds[way]) for way in others}
+    return {way: ratio_of(seconds[PLAIN], seconds[way]) for way in RATIOS}
 
 
 def print_memory(memory: dict[str, float]) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import attend
-from models.linear import Linear
+from models.linear import Linear, for_products, through
 from models.recompute import bytes_of, recomputed
 from models.vision import PatchSubset, take_tokens
 
@@ -36,6 +36,7 @@ class DecoderAttention(nn.Module):
 
     def forward(self, states: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
         """states [B, N, D] ask, source [B, T, W] answers; mask [B, 1, 1, T] True = keep."""
+        source = for_products(source)
         parts = (self.to_q(states), self.to_k(source), self.to_v(source))
         query, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         seen = attend(query, keys, values, mask)
@@ -49,9 +50,6 @@ class GatedLinear(nn.Module):
         super().__init__()
         self.l = Linear(width, 8 * width)
 
-    def forward(self, states: Tensor) -> Tensor:
-        return self.l(states)
-
 
 class FeedForward(nn.Module):
     """GEGLU: value * GELU(gate), 4D -> D."""
@@ -60,8 +58,9 @@ class FeedForward(nn.Module):
         super().__init__()
         self.net = nn.Sequential(GatedLinear(width), nn.Identity(), Linear(4 * width, width))
 
-    def forward(self, states: Tensor) -> Tensor:
-        both = self.net[0](states)
+    def forward(self, states: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """[B, N, D], to be normed -> [B, N, D]."""
+        both = through(norm, self.net[0].l, states)
         return recomputed(self.gate, both, kept=bytes_of(*both.shape, like=both))
 
     def gate(self, both: Tensor) -> Tensor:
@@ -80,10 +79,10 @@ class DecoderBlock(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
     def forward(self, states: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        normed = self.norm1(states)
+        normed = for_products(self.norm1(states))
         states = states + self.attn1(normed, normed)
         states = states + self.attn2(self.norm2(states), text, text_mask)
-        return states + self.ff(self.norm3(states))
+        return states + self.ff(states, self.norm3)
 
 
 class VisualDecoder(nn.Module):

@@ -13,6 +13,7 @@ values are not copied; rows that all share one image need no padding either (`Pa
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import attend
-from models.linear import Linear
+from models.linear import Linear, for_products, through
+from models.recompute import bytes_of, recomputed
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,15 @@ def look_at_images(query: Tensor, keys: Tensor, values: Tensor, pairing: Pairing
     seen = seen.unflatten(2, own.shape[2:4]).permute(2, 0, 1, 3, 4).flatten(0, 1)
     if pairing.crossed is None:
         return seen
-    crossed = pairing.crossed
-    other = attend(query[stacks * images :], keys[crossed], values[crossed], dropout=dropout)
+    look = partial(look_across, crossed=pairing.crossed, dropout=dropout)
+    kept = 2 * bytes_of(len(pairing.crossed), *keys.shape[1:], like=keys)
+    other = recomputed(look, query[stacks * images :], keys, values, kept=kept, random=dropout > 0)
     return torch.cat([seen, other])
+
+
+def look_across(query: Tensor, keys: Tensor, values: Tensor, crossed: Tensor, dropout: float) -> Tensor:
+    """Cross-attention of queries [R, A, T, d] to the images numbered `crossed` [R], which are copied for it."""
+    return attend(query, keys[crossed], values[crossed], dropout=dropout)
 
 
 class Projections(nn.Module):
@@ -166,7 +174,11 @@ class PostNorm(nn.Module):
         self.dropout = nn.Dropout(size.hidden_dropout_prob)
 
     def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(inner)) + residual)
+        return self.add(self.dense(inner), residual)
+
+    def add(self, states: Tensor, residual: Tensor) -> Tensor:
+        """What follows the dense layer."""
+        return self.LayerNorm(self.dropout(states) + residual)
 
 
 class Attention(nn.Module):
@@ -185,14 +197,16 @@ class Attention(nn.Module):
 
     def project_source(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of `source` [B, N, W]: two of [B, A, N, D / A]."""
+        source = for_products(source)
         return self.split(self.self.key(source)), self.split(self.self.value(source))
 
     def finish(self, seen: Tensor, residual: Tensor) -> Tensor:
         return self.output(seen.transpose(1, 2).flatten(2), residual)
 
-    def to_text(self, states: Tensor, source: Tensor, context: LayerContext) -> Tensor:
-        """Self-attention: `states` [R, T', D] ask, `source` [R, T, D] answers."""
-        query, keys, values = self.self.query(states), self.self.key(source), self.self.value(source)
+    def to_text(self, source: Tensor, context: LayerContext) -> Tensor:
+        """Self-attention: of `source` [R, T, D] those that the context says ask, all answer; [R, T', D]."""
+        states, source = context.asking(source), for_products(source)
+        query, keys, values = self.self.query(context.asking(source)), self.self.key(source), self.self.value(source)
         packing, dropout = context.packing, self.dropout * self.training
         if packing is None:
             return self.finish(attend(*map(self.split, (query, keys, values)), context.mask, dropout), states)
@@ -212,9 +226,6 @@ class Intermediate(nn.Module):
         super().__init__()
         self.dense = Linear(size.hidden_size, size.intermediate_size)
 
-    def forward(self, states: Tensor) -> Tensor:
-        return gelu(self.dense(states))
-
 
 class Layer(nn.Module):
     """Self-attention, cross-attention when images are given, feed-forward; post-norm."""
@@ -233,13 +244,13 @@ class Layer(nn.Module):
 
     def attend_to_text(self, states: Tensor, context: LayerContext) -> Tensor:
         """Self-attention, the part that does not depend on an image."""
-        return self.attention.to_text(context.asking(states), states, context)
+        return self.attention.to_text(states, context)
 
     def after_text(self, asking: Tensor, context: LayerContext) -> Tensor:
         """What follows self-attention."""
         if context.image is not None:
             asking = self.crossattention.to_images(asking, *context.image, context.pairing)
-        return self.output(self.intermediate(asking), asking)
+        return self.output.add(through(gelu, self.output.dense, self.intermediate.dense(asking)), asking)
 
 
 class Embeddings(nn.Module):

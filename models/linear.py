@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from models.recompute import bytes_of, recomputed
 from utils.precision import product_type
 
 
@@ -30,6 +31,16 @@ class Linear(nn.Linear):
         if {states.dtype, product_type(states.device)} == {torch.float32} and by_onednn(states):
             return OneDnnLinear.apply(states, self.weight, self.bias)
         return super().forward(states)
+
+
+def for_products(states: Tensor) -> Tensor:
+    """`states` in the type of products, for layers that read the same: autocast would convert them for each of them."""
+    return states.to(product_type(states.device)) if states.dtype == torch.float32 else states
+
+
+def through(cheap: Callable[[Tensor], Tensor], layer: nn.Linear, states: Tensor) -> Tensor:
+    """layer(cheap(states)) for an activation or a norm; what lies between is not kept if it is big."""
+    return recomputed(lambda given: layer(cheap(given)), states, kept=bytes_of(*states.shape, like=states))
 
 
 class OneDnnLinear(torch.autograd.Function):

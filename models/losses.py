@@ -1,7 +1,7 @@
 """The seven losses, as pure functions of tensors.
 
-Letters: B batch, M momentum embeddings (batch and queue), E embedding, T text tokens,
-V vocabulary, R fused rows, C attributes, L patches.
+Letters: B batch, M momentum embeddings (batch and queue), T text tokens, V vocabulary,
+R fused rows, C attributes, L patches.
 
 Where a loss is a mean over a varying number of things (masked tokens, rows with a valid
 negative, captions with an attribute), `total` can replace that number by its mean over
@@ -36,19 +36,19 @@ def identity_targets(identity: Tensor, known: Tensor) -> Tensor:
 
 
 def contrastive_term(
-    online: Tensor, momentum: Tensor | None, keys: Tensor, same: Tensor, temp: Tensor, alpha: float | Tensor
+    online: Tensor, momentum: Tensor | None, same: Tensor, temp: Tensor, alpha: float | Tensor
 ) -> Tensor:
     """One direction of the contrastive loss (RaSa section 3.1): a scalar.
 
-    online, momentum [B, E]: both embeddings of the queries; keys [M, E]: momentum embeddings of
-    batch and queue; same [B, M] from `identity_targets`. Targets mix the momentum model's own
-    distribution (share alpha; None = no share) with the identities.
+    online, momentum [B, M]: similarities of the queries, embedded by either model, to the momentum
+    embeddings of batch and queue; same [B, M] from `identity_targets`. Targets mix the momentum
+    model's own distribution (share alpha; None = no share) with the identities.
     """
     targets = same
     if momentum is not None:
-        soft = softmax(momentum @ keys.T / temp.detach(), dim=-1)
+        soft = softmax(momentum / temp.detach(), dim=-1)
         targets = alpha * soft + (1 - alpha) * same
-    return soft_cross_entropy(online @ keys.T / temp, targets.detach()).mean()
+    return soft_cross_entropy(online / temp, targets.detach()).mean()
 
 
 def matching(logits: Tensor, matches: Tensor, valid: Tensor, total: Tensor | None = None) -> Tensor:

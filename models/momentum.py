@@ -17,7 +17,12 @@ FOLLOWED = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
 
 
 class Momentum:
-    """Expects the modules named in FOLLOWED."""
+    """Expects the modules named in FOLLOWED.
+
+    waiting: embeddings (image, text, identity) of micro-batches that are not in the queues yet.
+    """
+
+    waiting: list[tuple[Tensor, Tensor, Tensor]]
 
     def build_momentum(self) -> None:
         """Copies that start equal, follow slowly and take no gradient."""
@@ -29,6 +34,7 @@ class Momentum:
             self.register_buffer(name, normalize(torch.randn(embed_dim, size), dim=0))
         self.register_buffer("idx_queue", torch.full((1, size), EMPTY, dtype=torch.long))
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+        self.waiting = []
 
     def momentum_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
         """(momentum, online) parameters in the same order."""
@@ -45,6 +51,12 @@ class Momentum:
     def follow(self, momentum: float) -> None:
         """m <- momentum * m + (1 - momentum) * online."""
         torch._foreach_lerp_(*self.momentum_pairs(), 1 - momentum)
+
+    def write_queues(self) -> None:
+        """Put into the queues what waits for it."""
+        for embedded in self.waiting:
+            self.enqueue(*embedded)
+        self.waiting.clear()
 
     @torch.no_grad()
     def enqueue(self, image: Tensor, text: Tensor, identity: Tensor) -> None:

@@ -3,11 +3,12 @@
 Letters: B batch, N image tokens (1 + L), L patches, T text tokens, D width, E embedding,
 V vocabulary, C attributes of a caption.
 
-A training step, in the order of `forward`: the momentum model follows the online one; both
-embed images and captions; contrastive loss; queues; hard negatives; masked and replaced
-words; one fusion of all rows with the images; pixels. The result is a dict of unweighted
-losses by the names of the weights. To add a loss: its function and name in `losses.py`, a
-method here, its weight in the configuration.
+A training step, in the order of `forward`: both models embed images and captions; contrastive
+loss; hard negatives; masked and replaced words; one fusion of all rows with the images; pixels.
+The result is a dict of unweighted losses by the names of the weights. `forward` changes nothing:
+a step that turns out to be useless leaves no trace. After one that was taken, `advance` moves
+queues and momentum model on. To add a loss: its function and name in `losses.py`, a method here,
+its weight in the configuration.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from models.draws import MaskedTokens, RandomDraws
 from models.fusion import FusionSize, ImageMemory, Pairing, TextEncoder
 from models.linear import Linear
 from models.momentum import Momentum
+from models.recompute import bytes_of, recomputed
 from models.rows import FusionRows
 from models.vision import PatchSubset, VisionSize, VisionTransformer
 from utils.distributed import gather_rows, gather_with_gradient, mean_over_processes
@@ -106,6 +108,11 @@ class Words:
 def embed(projection: nn.Linear, tokens: Tensor) -> Tensor:
     """Normalised float32 projection of CLS: [B, N, D] -> [B, E]."""
     return normalize(projection(tokens[:, 0]).float(), dim=-1)
+
+
+def similarities(queries: Tensor | None, keys: list[Tensor]) -> Tensor | None:
+    """[B, E] to all keys of several [E, M], side by side; a queue is not copied for it."""
+    return None if queries is None else torch.cat([queries @ part for part in keys], dim=1)
 
 
 @torch.no_grad()
@@ -223,17 +230,17 @@ class PersonSearchModel(Momentum, nn.Module):
         batch: TrainBatch,
         draws: RandomDraws,
         alpha: float,
-        follow: bool = True,
+        first: bool = True,
         negatives_within: int | None = None,
     ) -> dict[str, Tensor]:
         """Losses by name for a batch on this device, images normalised.
 
-        alpha: share of the momentum model's opinion in soft targets. follow: update the
-        momentum model first (once per optimizer step). negatives_within: draw hard negatives among
+        alpha: share of the momentum model's opinion in soft targets. first: of its step, so what an
+        abandoned step left for the queues is dropped. negatives_within: draw hard negatives among
         groups of so many consecutive samples; None = all samples of the process.
         """
-        if follow:
-            self.follow(self.objective.momentum)
+        if first:
+            self.waiting.clear()
         tokens, image = self.encode_image(batch.image1)
         reading = self.encode_text(batch.caption2)
         tokens_m, image_m, text_m = None, image.detach(), reading.embedding.detach()
@@ -245,7 +252,7 @@ class PersonSearchModel(Momentum, nn.Module):
         if self.objective.uses("cl"):
             with full_precision(image):
                 found["cl"] = self.contrast(embedded, batch.identity, alpha)
-        self.enqueue(image_m, text_m, batch.identity)
+        self.waiting.append((image_m, text_m, batch.identity))
         if self.objective.uses("pitm", "mlm", "prd", "mrtd", "attribute"):
             with full_precision(image):
                 negatives = self.draw_negatives(embedded, batch.identity, draws, negatives_within)
@@ -256,28 +263,32 @@ class PersonSearchModel(Momentum, nn.Module):
             found["mae"] = self.reconstruct(batch.image1, reading, draws)
         return found
 
+    def advance(self) -> None:
+        """After an optimizer step: its embeddings enter the queues, and the momentum model follows."""
+        self.write_queues()
+        self.follow(self.objective.momentum)
+
     def contrast(self, embedded: Embedded, identity: Tensor, alpha: float) -> Tensor:
         """Mean of the contrastive loss over i2t, t2i (ALBEF), i2i and t2t (RaSa section 3.1)."""
         known, soft = gather_rows(identity), alpha > 0
         if self.objective.contrastive_keys == "online":
             soft = False
-            keys = {"i": gather_with_gradient(embedded.image), "t": gather_with_gradient(embedded.text)}
+            keys = {"i": [gather_with_gradient(embedded.image).T], "t": [gather_with_gradient(embedded.text).T]}
         else:
             known = torch.cat([known, self.idx_queue[0]])
-            # beside each other as the queue lies in memory, [E, M]; to turn it around takes longer than the products
             keys = {
-                "i": torch.cat([gather_rows(embedded.image_m).T, self.image_queue], dim=1).T,
-                "t": torch.cat([gather_rows(embedded.text_m).T, self.text_queue], dim=1).T,
+                "i": [gather_rows(embedded.image_m).T, self.image_queue],
+                "t": [gather_rows(embedded.text_m).T, self.text_queue],
             }
         same = losses.identity_targets(identity, known)
         queries = {
             "i": (embedded.image, embedded.image_m if soft else None),
             "t": (embedded.text, embedded.text_m if soft else None),
         }
-        terms = [
-            losses.contrastive_term(*queries[asks], keys[answers], same, self.temp, alpha)
-            for asks, answers in (term.split("2") for term in self.objective.contrastive_terms)
-        ]
+        terms = []
+        for asks, answers in (term.split("2") for term in self.objective.contrastive_terms):
+            online, momentum = (similarities(query, keys[answers]) for query in queries[asks])
+            terms.append(losses.contrastive_term(online, momentum, same, self.temp, alpha))
         return torch.stack(terms).mean()
 
     @torch.no_grad()
@@ -408,8 +419,14 @@ class PersonSearchModel(Momentum, nn.Module):
         if teacher is None or axis == "vocabulary":
             states, labels = (part.flatten(0, 1)[words.chosen][None] for part in (states, labels))     # [1, M, ...]
             teacher = None if teacher is None else teacher.flatten(0, 1)[words.chosen][None]
-        logits = self.text_encoder.vocabulary_logits(states).float()
-        return losses.masked_language(logits, labels, None if teacher is None else teacher.float(), alpha, axis, total)
+
+        def loss(states: Tensor) -> Tensor:
+            logits = self.text_encoder.vocabulary_logits(states).float()
+            opinion = None if teacher is None else teacher.float()
+            return losses.masked_language(logits, labels, opinion, alpha, axis, total)
+
+        vocabulary = self.text_encoder.cls.predictions.bias
+        return recomputed(loss, states, kept=bytes_of(labels.numel(), len(vocabulary), like=vocabulary))
 
     def reconstruct(self, image: Tensor, reading: Reading, draws: RandomDraws) -> Tensor:
         """Text-guided masked autoencoder (MARS section 3.4): mean squared pixel error on removed patches."""

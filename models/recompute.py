@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-WORTHWHILE = 2**23  # bytes; below that, keeping costs less than the bookkeeping of computing again
+WORTHWHILE = 5 * 2**20  # bytes; below that, keeping costs less than the bookkeeping of computing again
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor, kept: int, random: bool = False) -> Tensor:

@@ -12,8 +12,7 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import attend
-from models.linear import Linear
-from models.recompute import bytes_of, recomputed
+from models.linear import Linear, through
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,9 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        query, keys, values = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """[B, N, D], to be normed -> [B, N, D]."""
+        query, keys, values = through(norm, self.qkv, tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(attend(query, keys, values).transpose(1, 2).flatten(2))
 
 
@@ -86,12 +85,9 @@ class Mlp(nn.Module):
         self.fc1 = Linear(width, 4 * width)
         self.fc2 = Linear(4 * width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.fc1(tokens)
-        return recomputed(self.narrow, hidden, kept=bytes_of(*hidden.shape, like=hidden))
-
-    def narrow(self, hidden: Tensor) -> Tensor:
-        return self.fc2(gelu(hidden))
+    def forward(self, tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """[B, N, D], to be normed -> [B, N, D]."""
+        return through(gelu, self.fc2, through(norm, self.fc1, tokens))
 
 
 class Block(nn.Module):
@@ -105,8 +101,8 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attn(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+        tokens = tokens + self.attn(tokens, self.norm1)
+        return tokens + self.mlp(tokens, self.norm2)
 
 
 class VisionTransformer(nn.Module):

@@ -102,8 +102,10 @@ def after_step(path: Path) -> tuple[PersonSearchModel, dict[str, torch.Tensor]]:
     """The model after one forward and backward pass, and its losses."""
     golden = read(path)
     model = build(golden).train()
+    model.follow(model.objective.momentum)  # the published step begins with it, ours ends with it
     found = model(batch_of(golden), RecordedDraws(golden["draws"]), golden["inputs"]["alpha"])
     sum(golden["loss_weights"][name] * value for name, value in found.items()).backward()
+    model.write_queues()
     return model, found
 
 

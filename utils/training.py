@@ -167,6 +167,7 @@ def take_step(
         sums.add({**values, "total": total})
     norm = clip_gradients(model, rules.clip)
     optimizer.step()
+    (model.module if isinstance(model, DistributedDataParallel) else model).advance()
     optimizer.zero_grad(set_to_none=True)
     return {name: value / sums.count for name, value in sums.values.items()} | {"grad_norm": norm}
 

@@ -108,7 +108,8 @@ def contrast_inputs():
 def test_contrastive_term_is_a_loop_over_queries_and_keys(alpha):
     inputs = contrast_inputs()
     expected = plain_contrast(*(part.tolist() for part in inputs), 0.3, alpha)
-    found = losses.contrastive_term(*inputs, torch.tensor(0.3), alpha)
+    online, momentum, keys, same = inputs
+    found = losses.contrastive_term(online @ keys.T, momentum @ keys.T, same, torch.tensor(0.3), alpha)
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -116,7 +117,7 @@ def test_contrastive_targets_pass_no_gradient():
     online, momentum, keys, same = contrast_inputs()
     momentum.requires_grad_()
     temp = torch.tensor(0.3, requires_grad=True)
-    losses.contrastive_term(online, momentum, keys, same, temp, 0.4).backward()
+    losses.contrastive_term(online @ keys.T, momentum @ keys.T, same, temp, 0.4).backward()
     with torch.no_grad():
         soft = torch.softmax(momentum @ keys.T / 0.3, dim=1)
     fixed = torch.tensor(0.3, requires_grad=True)

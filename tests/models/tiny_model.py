@@ -115,5 +115,5 @@ def lived_in(model: PersonSearchModel) -> PersonSearchModel:
 
 
 def step(model: PersonSearchModel, batch: TrainBatch, draws: RandomDraws | None = None, **options) -> dict[str, Tensor]:
-    options = {"alpha": 0.4, "follow": False} | options
+    options = {"alpha": 0.4} | options
     return model(batch, draws or tiny_draws(batch.size), **options)

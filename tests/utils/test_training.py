@@ -24,7 +24,10 @@ class Line(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.firsts = []
+        self.firsts, self.advances = [], 0
+
+    def advance(self):
+        self.advances += 1
 
     def losses(self, batch, step, first):
         self.firsts.append(first)
