@@ -8,6 +8,7 @@
 import argparse
 import logging
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,38 @@ from dataset.tokens import CaptionTokenizer
 from dataset.training import BatchPlan, TrainLoader
 from evaluation.evaluate import Metrics, evaluate
 from evaluation.loading import evaluation_setting, open_split
+from evaluation.verify import fingerprints, verify
 from models.build import build_model, compile_layers, require_compiler
 from models.draws import RandomDraws, StepNoise
 from models.inspection import count_parameters, estimate_memory
 from models.person_search import PersonSearchModel
 from models.released import load_language_model, load_weights, require_trained
-from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.checkpoint import read_checkpoint
 from utils.config import save_yaml
-from utils.distributed import barrier, choose_device, is_main, on_main, process_group, rank, read_launch, world_size
+from utils.distributed import (
+    choose_device,
+    end_with_parent,
+    is_main,
+    on_main,
+    process_group,
+    rank,
+    read_launch,
+    world_size,
+)
+from utils.epoch_log import Step
 from utils.errors import CommandParser, UserError, run_command_line
 from utils.files import require_folder
-from utils.logs import RunLog, set_up_logging
+from utils.interruption import Interruption
+from utils.logs import set_up_logging
 from utils.memory import keep_freed_memory
-from utils.optimization import LearningRate, load_moments, make_optimizer
-from utils.precision import set_precision
-from utils.training import Step, StepRules, run_epoch, wrap
+from utils.optimization import LearningRate, make_optimizer
+from utils.precision import be_deterministic, set_precision
+from utils.run_folder import RunFolder, is_restart
+from utils.run_loop import Job, RunLoop, RunPlan
+from utils.training import Stepper, StepRules, Trained, wrap
 
 logger = logging.getLogger("Retrieval")
+interruption = Interruption()
 
 RESULTS = ("metrics.json", "rankings.npz")  # what an evaluation leaves
 
@@ -57,6 +73,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--eval_mAP", action=argparse.BooleanOptionalAction, default=True,
                         help="report mAP and mINP beside R@k")
     parser.add_argument("--text_encoder", help="tokenizer and BERT weights: folder, hub name, or from_captions")
+    parser.add_argument("--verify", action="store_true",
+                        help="check that --checkpoint is whole, that its data are there, and that it has its metrics")
     parser.add_argument("--dry_run", action="store_true",
                         help="check configuration, files and checkpoint, print sizes and shapes, and stop")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -65,6 +83,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if not 0 <= parsed.seed < 2**32:
         raise UserError(f"--seed must be from 0 to {2**32 - 1}, not {parsed.seed}")
+    if parsed.verify and parsed.checkpoint is None:
+        raise UserError("--verify needs --checkpoint: which one shall be verified?")
     return parsed
 
 
@@ -88,44 +108,66 @@ class Run:
 
 def open_run(arguments: argparse.Namespace, device: torch.device) -> Run:
     """Configuration and checkpoint, checked for what was asked."""
-    encoder = [f"text_encoder={arguments.text_encoder}"] if arguments.text_encoder else []
-    config = load_config(arguments.config, [*arguments.overrides, *encoder])
+    folder = RunFolder(arguments.output_dir)
+    if is_restart() and not arguments.evaluate and folder.holds_checkpoint():
+        arguments.resume, arguments.checkpoint = True, None
+    config = read_config(arguments)
     if not arguments.dry_run:
         require_folder(arguments.output_dir, "--output_dir")
-    refuse_to_overwrite(arguments)
+        folder.refuse_to_overwrite(
+            arguments.checkpoint, arguments.resume, () if arguments.evaluate else RESULTS, arguments.evaluate
+        )
     path = arguments.checkpoint
-    if arguments.resume and path is None:
-        path = arguments.output_dir / "checkpoint_last.pth"
-        if not path.exists():
-            raise UserError(f"--resume: {path} does not exist; leave out --resume to begin a run there")
     if arguments.evaluate and path is None:
         raise UserError("--evaluate needs --checkpoint: which weights shall be evaluated?")
+    if arguments.resume and path is None and not folder.holds_checkpoint():
+        raise UserError(f"--resume: {folder.last} does not exist; leave out --resume to begin a run there")
+    checkpoint = None
+    if arguments.resume:
+        checkpoint = folder.newest(path)
+        config = keep_samples_per_step(arguments, config, checkpoint)
+    elif path is not None:
+        checkpoint = {**read_checkpoint(path), "path": str(path)}
     require_files(config, needed_files(arguments, config))
     if config.compile and not arguments.evaluate:
         require_compiler()
     if config.schedular.lr not in (None, config.optimizer.lr):
         logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", config.schedular.lr,
                        config.optimizer.lr)  # fmt: skip
-    checkpoint = None if path is None else {**read_checkpoint(path), "path": str(path)}
+    if config.deterministic or device.type == "cpu":
+        be_deterministic()
     return Run(arguments, config, device, set_precision(config.precision, device), checkpoint)
 
 
-def refuse_to_overwrite(arguments: argparse.Namespace) -> None:
-    """Raises UserError when another run's files would be replaced."""
-    own, path = arguments.output_dir, arguments.checkpoint
-    inside = path is None or path.resolve().parent == own.resolve()
-    if arguments.dry_run or (inside and (arguments.evaluate or arguments.resume)):
-        return
-    # an evaluation may replace an earlier one, but not the results of a training
-    files = ("checkpoint_last.pth", "checkpoint_best.pth", "log.txt", *(() if arguments.evaluate else RESULTS))
-    kept = [name for name in files if (own / name).exists()]
-    if not kept:
-        return
-    advice = "name another folder"
-    if (own / "checkpoint_last.pth").exists() and not arguments.evaluate:
-        leave_or_add = "leave out --checkpoint" if arguments.resume else "add --resume"
-        advice = f"{leave_or_add} to go on with it, or {advice}"
-    raise UserError(f"--output_dir {own} holds {kept[0]} of another run; {advice}")
+def read_config(arguments: argparse.Namespace, *more: str) -> Config:
+    """The configuration as the command line asks for it, with `more` settings on top."""
+    encoder = [f"text_encoder={arguments.text_encoder}"] if arguments.text_encoder else []
+    return load_config(arguments.config, [*arguments.overrides, *encoder, *more])
+
+
+def samples_per_step(config: Config) -> int:
+    """Samples of one optimizer step, on all processes."""
+    return config.batch_size_train * config.accumulate_steps * world_size()
+
+
+def keep_samples_per_step(arguments: argparse.Namespace, config: Config, checkpoint: dict[str, Any]) -> Config:
+    """The configuration with a batch per process that makes the steps of the run to be resumed as large as before.
+
+    Raises UserError when that is not possible with so many processes.
+    """
+    of_run, saved = checkpoint.get("samples_per_step"), checkpoint.get("config")
+    if not isinstance(of_run, int) or not isinstance(saved, dict) or samples_per_step(config) == of_run:
+        return config
+    if config.batch_size_train not in (saved.get("batch_size_train"), checkpoint.get("negatives_pool")):
+        return config  # neither the last nor the first one, so changed on purpose; whether it fits is seen later
+    batch, left = divmod(of_run, config.accumulate_steps * world_size())
+    if left or batch == 0:
+        raise UserError(
+            f"checkpoint {checkpoint['path']} is of a run with {of_run} samples per step, which {world_size()}"
+            f" processes with accumulate_steps {config.accumulate_steps} cannot share; start another number of them"
+        )
+    logger.info("batch_size_train is now %d: %d processes share the %d samples of a step", batch, world_size(), of_run)
+    return read_config(arguments, f"batch_size_train={batch}")
 
 
 def needed_files(arguments: argparse.Namespace, config: Config) -> tuple[str, ...]:
@@ -209,13 +251,17 @@ def open_loader(run: Run, tokenizer: CaptionTokenizer, cache_folder: Path | None
             f"config: queue_size {run.config.queue_size} is smaller than the batch of all processes"
             f" ({batch} x {world_size()})"
         )
-    data = open_training_set(run.config, tokenizer, seed, cache_folder)
+    skipped = run.checkpoint.get("skipped_images") if run.arguments.resume else None
+    data = open_training_set(run.config, tokenizer, seed, cache_folder, skipped)
     plan = BatchPlan(len(data), batch, rank(), world_size(), seed)
     return TrainLoader(data, plan, run.config.workers, run.device.type == "cuda")
 
 
 class Training:
-    """The epoch loop and what it carries from epoch to epoch."""
+    """A model in training: how its losses are asked for, its evaluation, what a checkpoint of it holds.
+
+    pool: samples among which hard negatives are drawn when the configuration does not say.
+    """
 
     def __init__(
         self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit
@@ -223,26 +269,32 @@ class Training:
         config = run.config
         self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
         self.loader = open_loader(run, tokenizer, run.output)
-        self.setting = evaluation_setting(config, run.device, run.precision)
-        self.iterations = len(self.loader) // config.accumulate_steps
-        if self.iterations == 0:
-            raise UserError(f"an epoch has {len(self.loader)} batches, fewer than accumulate_steps")
-        self.epochs = config.schedular.epochs + config.schedular.cooldown_epochs
+        self.data = fingerprints(config, self.loader.data.skipped)
+        self.setting, self.pool = evaluation_setting(config, run.device, run.precision), config.batch_size_train
         if config.compile:
             compile_layers(model)
         self.wrapped = wrap(model, run.device, world_size(), min(config.weights.model_dump().values()) == 0)
-        self.optimizer = make_optimizer(
-            model.named_parameters(),
-            config.optimizer.lr,
-            config.optimizer.lr_custm,
+        job = Job(self.loader.epoch, self.evaluate, self.content)
+        self.loop = RunLoop(RunFolder(run.output), self.build_stepper(), self.plan(), job, interruption)
+        if run.arguments.resume:
+            self.take_up(run.checkpoint)
+        else:
+            model.follow(config.momentum)  # as published, where every step begins with it
+
+    def build_stepper(self) -> Stepper:
+        config = self.run.config
+        optimizer, schedule = config.optimizer, config.schedular
+        adam = make_optimizer(
+            self.model.named_parameters(),
+            optimizer.lr,
+            optimizer.lr_custm,
             ("prd", "mrtd"),
-            config.optimizer.weight_decay,
-            tuple(config.optimizer.betas),
-            config.optimizer.eps,
+            optimizer.weight_decay,
+            tuple(optimizer.betas),
+            optimizer.eps,
         )
-        schedule = config.schedular
-        self.schedule = LearningRate(
-            self.optimizer,
+        rate = LearningRate(
+            adam,
             schedule.epochs,
             schedule.min_lr,
             schedule.warmup_lr,
@@ -250,46 +302,50 @@ class Training:
             schedule.decay_rate,
             schedule.sched == "cosine_step",
         )
-        self.rules = StepRules(
+        rules = StepRules(
             config.weights.model_dump(),
-            run.precision,
+            self.run.precision,
             config.accumulate_steps,
             config.clip_grad_norm,
-            run.arguments.seed,
+            self.run.arguments.seed,
         )
-        self.step, self.best, self.best_epoch = Step(0, 0, self.iterations, 0), -1.0, -1
-        if run.arguments.resume:
-            self.take_up(run.checkpoint)
-        else:
-            model.follow(config.momentum)  # as published, where every step begins with it
+        return Stepper(Trained(self.wrapped, self.forward, self.model.advance, self.describe), adam, rate, rules)
+
+    def plan(self) -> RunPlan:
+        """Raises UserError when an epoch has no step."""
+        config, batches = self.run.config, len(self.loader)
+        if batches < config.accumulate_steps:
+            raise UserError(
+                f"an epoch has {batches} batches, fewer than accumulate_steps {config.accumulate_steps}; lower"
+                " accumulate_steps or batch_size_train"
+            )
+        epochs = config.schedular.epochs + config.schedular.cooldown_epochs
+        if config.eval_epoch >= epochs:
+            logger.warning("eval_epoch %d: of %d epochs, only the last is evaluated", config.eval_epoch, epochs)
+        return RunPlan(
+            epochs,
+            batches // config.accumulate_steps,
+            config.accumulate_steps,
+            config.max_steps,
+            config.eval_epoch,
+            config.checkpoint_minutes,
+            config.checkpoint_steps,
+            self.run.arguments.seed,
+        )
 
     def take_up(self, checkpoint: dict[str, Any]) -> None:
-        """Continue where a checkpoint stopped; the best so far counts where its file is."""
-        try:
-            load_moments(self.optimizer, checkpoint["optimizer"])
-            epoch, iteration, number = (int(checkpoint[key]) for key in ("next_epoch", "next_iteration", "step"))
-            best, best_epoch = float(checkpoint["best"]), int(checkpoint["best_epoch"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise UserError(f"checkpoint {checkpoint['path']} does not hold this run's state: {error}") from None
-        of_run = checkpoint.get("iterations", self.iterations)
-        if (iteration and of_run != self.iterations) or not 0 <= iteration < self.iterations:
+        """Raises UserError when the checkpoint is of another run, or of other data."""
+        self.loop.take_up(checkpoint)
+        where, recorded = checkpoint["path"], checkpoint.get("data")
+        if not isinstance(recorded, dict) or recorded.get("train") != self.data["train"]:
             raise UserError(
-                f"checkpoint {checkpoint['path']} stopped after step {iteration} of {of_run} in an epoch, which here"
-                f" has {self.iterations}; resume with batch_size_train, accumulate_steps and processes of its run"
+                f"checkpoint {where} was trained on other data than train_file and train_image_root now hold; restore"
+                " them, or leave out --resume to start from its weights"
             )
-        self.step = Step(epoch, iteration, self.iterations, number)
-        if on_main((self.run.output / "checkpoint_best.pth").exists)():
-            self.best, self.best_epoch = best, best_epoch
-        elif self.finished:
-            raise UserError(
-                f"the run of checkpoint {checkpoint['path']} is finished, and {self.run.output} does not hold its"
-                " checkpoint_best.pth; name its own folder as --output_dir, or raise schedular.epochs or max_steps"
-            )
-
-    @property
-    def finished(self) -> bool:
-        steps = self.run.config.max_steps
-        return self.step.epoch >= self.epochs or (steps is not None and self.step.number >= steps)
+        pool, batch = checkpoint.get("negatives_pool"), self.run.config.batch_size_train
+        self.pool = pool if isinstance(pool, int) and pool > 0 else batch
+        if batch % self.pool and self.run.config.hard_negatives_within is None:
+            logger.warning("hard negatives are now drawn among %d samples, no more among %d", batch, self.pool)
 
     def forward(self, batch: TrainBatch, step: Step, first: bool) -> dict[str, torch.Tensor]:
         """Losses of a micro-batch, the `first` of its step or not."""
@@ -304,57 +360,33 @@ class Training:
         draws = RandomDraws(noise, self.model.special, encoder.size.vocab_size).to(self.run.device)
         warming = config.warm_up and step.epoch == 0
         alpha = config.alpha * (step.iteration / step.iterations if warming else 1)
-        within = config.negatives_within(step.epoch)
-        return self.wrapped(batch.to(self.run.device), draws, alpha, first, within)
+        return self.wrapped(batch.to(self.run.device), draws, alpha, first, self.negatives_within(step.epoch))
 
-    def train(self) -> None:
-        """All epochs; leaves checkpoints and the log in the output folder."""
-        log = RunLog(self.run.output, self.step.epoch, self.step.number) if is_main() else None
-        while not self.finished:
-            epoch = self.step.epoch
-            batches = self.loader.epoch(epoch, skip=self.step.iteration * self.rules.accumulate)
-            self.step, record = run_epoch(
-                self.wrapped, self.forward, batches, self.optimizer, self.schedule, self.rules, self.step,
-                self.run.config.max_steps,
-            )
-            if self.step.iteration == self.iterations:
-                self.step = Step(epoch + 1, 0, self.iterations, self.step.number)
-            if epoch >= self.run.config.eval_epoch or self.finished:
-                record[self.run.config.model_selection] = self.select(epoch)
-            if log:
-                log.add(record)
-            self.save("checkpoint_last.pth", epoch, {"optimizer": self.optimizer.state_dict()})
-        if log:
-            log.close()
+    def negatives_within(self, epoch: int) -> int | None:
+        """Samples among which negatives are drawn: as configured, else as many as a process had when the run began."""
+        configured = self.run.config.negatives_within(epoch)
+        return self.pool if configured is None and self.run.config.batch_size_train % self.pool == 0 else configured
 
-    def select(self, epoch: int) -> Metrics:
-        """Evaluate on the selection split; keep the model when it is the best so far."""
+    def describe(self, batch: TrainBatch) -> str:
+        """The images of a batch, for messages."""
+        return ", ".join(self.loader.data.samples[place].image for place in batch.index.tolist())
+
+    def evaluate(self) -> tuple[dict[str, Metrics], float]:
+        """Metrics on the selection split, and their R@1."""
         metrics = evaluate(self.model, self.selection, self.setting, None, self.run.arguments.eval_mAP)
-        score = list(metrics.values())[-1]["r1"]
-        if score > self.best:
-            self.best, self.best_epoch = score, epoch
-            self.save("checkpoint_best.pth", epoch, {"metrics": {self.run.config.model_selection: metrics}})
-        return metrics
+        return {self.run.config.model_selection: metrics}, list(metrics.values())[-1]["r1"]
 
-    def save(self, name: str, epoch: int, more: dict[str, Any]) -> None:
-        """Write a checkpoint under the released names, with all that another program needs to use it."""
-        if is_main():
-            content = {
-                "model": self.model.state_dict(),
-                "config": self.run.config.model_dump(mode="json"),
-                "tokenizer": self.tokenizer.to_json(),
-                "epoch": epoch,
-                "next_epoch": self.step.epoch,
-                "next_iteration": self.step.iteration,
-                "iterations": self.iterations,
-                "step": self.step.number,
-                "best": self.best,
-                "best_epoch": self.best_epoch,
-                "lr_scheduler": self.schedule.schedule.state_dict(),
-                **more,
-            }
-            save_checkpoint(self.run.output / name, content)
-        barrier()
+    def content(self) -> dict[str, Any]:
+        """The model, under the released names, and what another program needs to use and check it."""
+        return {
+            "model": self.model.state_dict(),
+            "config": self.run.config.model_dump(mode="json"),
+            "tokenizer": self.tokenizer.to_json(),
+            "data": self.data,
+            "skipped_images": list(self.loader.data.skipped),
+            "samples_per_step": samples_per_step(self.run.config),
+            "negatives_pool": self.pool,
+        }
 
 
 def train(
@@ -367,17 +399,22 @@ def train(
     training = Training(run, model, tokenizer, splits[run.config.model_selection])
     if run.checkpoint:
         run.checkpoint.clear()  # all of it is in place: a second copy would fill the memory of every process
-    if is_main():
-        warn_of_shared_identities(run.config)
-        save_yaml(run.output / "config.yaml", run.config)
-        if run.config.text_encoder == FROM_CAPTIONS:
-            tokenizer.save(run.output / "tokenizer")
-    training.train()
-    best = read_checkpoint(run.output / "checkpoint_best.pth")
-    model.load_state_dict(best["model"])
-    name, split = list(splits.items())[-1]
-    logger.info("best epoch %d, on the %s split:", best["epoch"], name)
-    finish(run, model, split)
+    folder = training.loop.folder
+    with folder.claimed() if is_main() else nullcontext():
+        if is_main():
+            warn_of_shared_identities(run.config)
+            save_yaml(run.output / "config.yaml", run.config)
+            if run.config.text_encoder == FROM_CAPTIONS:
+                tokenizer.save(run.output / "tokenizer")
+        try:
+            training.loop.run()
+        finally:
+            training.loader.close()
+        best = folder.best()
+        model.load_state_dict(best["model"])
+        name, split = list(splits.items())[-1]
+        logger.info("best epoch %d, on the %s split:", best["epoch"], name)
+        finish(run, model, split)
 
 
 # ---- evaluation and dry run ------------------------------------------------------------
@@ -420,6 +457,9 @@ def dry_run(
 
 def run_retrieval(arguments: argparse.Namespace, device: torch.device) -> None:
     """What was asked for, on a process that has joined the others."""
+    if arguments.verify:
+        verify(arguments.checkpoint, device)
+        return
     run = open_run(arguments, device)
     tokenizer = on_main(open_tokenizer)(run.config, run.checkpoint)
     run = replace(run, config=fit_vocabulary(run.config, tokenizer))
@@ -439,6 +479,9 @@ def main() -> None:
     arguments = parse_arguments()
     launch = read_launch(dict(os.environ))
     set_up_logging(launch.rank == 0)
+    interruption.listen()
+    if launch.world > 1 and not launch.by_slurm:
+        end_with_parent()
     device = choose_device(arguments.device, launch)
     if device.type == "cpu":
         keep_freed_memory()

@@ -35,7 +35,7 @@ from utils.precision import autocast
 
 ALPHA = 0.4
 PORTION = 4  # samples that the plain step takes at once where memory is short
-PLAIN_MIB = 6500, 2100  # what the plain step needs at full size: at all, and for each sample
+PLAIN_MIB = 5700, 2100  # what the plain step needs at full size: at all, and for each sample
 WARM_UP = 2  # steps until memory is found
 
 

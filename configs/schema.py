@@ -121,6 +121,7 @@ class Config(Section):
     text_encoder: str = "bert-base-uncased"
     vocabulary_size: Annotated[int, Field(ge=50)] = 4000
     workers: Whole = 4
+    bad_images: Literal["stop", "skip"] = "stop"
     # model
     bert_config: Bert = Bert(full_ca=True)
     vision_width: Count = 768
@@ -155,7 +156,10 @@ class Config(Section):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
     compile: bool = False
+    deterministic: bool = False
     max_steps: Count | None = None
+    checkpoint_minutes: Positive | None = 20
+    checkpoint_steps: Count | None = None
     # evaluation
     batch_size_test: Count = 64
     k_test: Whole = 128

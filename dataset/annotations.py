@@ -1,5 +1,7 @@
 """What training and evaluation read: a list of images with their captions."""
 
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -7,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.csv_rows import read_csv_records
-from dataset.image_files import missing_images, normalise
+from dataset.image_files import image_sizes, missing_images, normalise
 from dataset.raw import SPLITS, Problem, Record, read_json_records
-from dataset.validate import check_duplicate_images, check_identity_types
+from dataset.validate import check_duplicate_images, check_identity_types, similar_identities
 from utils.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -50,8 +52,11 @@ def load_annotations(path: str | os.PathLike, split: str | None = None) -> list[
     problems += check_identity_types(records) + _conflicting_identities(records)
     if problems:
         raise UserError(f"annotation file {path}, {problems[0]}{_and_more(len(problems) - 1)}")
-    if repeated := check_duplicate_images(records):
-        logger.warning("%s: %s%s", path, repeated[0], _and_more(len(repeated) - 1))
+    # similar identities of a JSON file were told when it was prepared, if they are not meant
+    similar = similar_identities(records) if suffix in CSV_SUFFIXES else []
+    for odd in (check_duplicate_images(records), similar):
+        if odd:
+            logger.warning("%s: %s%s", path, odd[0], _and_more(len(odd) - 1))
     records = _select(path, records, split)
     return [Entry(record.image, record.identity, record.captions) for record in records]
 
@@ -103,11 +108,29 @@ def summarise(entries: Sequence[Entry]) -> dict[str, int | float]:
     }
 
 
-def check_images(entries: Sequence[Entry], image_root: str | os.PathLike) -> None:
-    """Raise one UserError with the count and the first few of the images that are not files."""
+def fingerprint(entries: Sequence[Entry], image_root: str | os.PathLike) -> str:
+    """SHA-256, in hexadecimal digits, of the entries in their order and the sizes of their image files.
+
+    Equal data give equal fingerprints, wherever their folder is. Contents of images are not read.
+    """
+    sizes = image_sizes([entry.image for entry in entries], image_root)
+    found = hashlib.sha256()
+    for entry, size in zip(entries, sizes, strict=True):
+        line = json.dumps([entry.image, entry.identity, entry.captions, size])  # 1 and "1" stay apart
+        found.update(line.encode() + b"\n")
+    return found.hexdigest()
+
+
+def check_image_root(image_root: str | os.PathLike) -> None:
+    """Raise UserError unless it is a folder."""
     if not Path(image_root).is_dir():
         found = "is not a folder" if Path(image_root).exists() else "does not exist"
         raise UserError(f"image folder {image_root} {found}")
+
+
+def check_images(entries: Sequence[Entry], image_root: str | os.PathLike) -> None:
+    """Raise one UserError with the count and the first few of the images that are not files."""
+    check_image_root(image_root)
     missing = missing_images((entry.image for entry in entries), image_root)
     if missing:
         some = ", ".join(f"{image} ({reason})" for image, reason in list(missing.items())[:3])

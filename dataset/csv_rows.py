@@ -5,6 +5,7 @@ rows of one image are merged in file order. Rows are numbered as in a spreadshee
 header is row 1. Identities are strings.
 """
 
+import contextlib
 import csv
 import os
 from collections.abc import Iterator
@@ -64,23 +65,45 @@ def read_csv_records(
 
 def _rows(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
     """(row number, stripped cells) of every row that is not blank."""
-    text = read_text(path)
-    # `splitlines` would also break at characters that may stand inside a caption.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    reader = csv.reader(
-        (line + "\n" for line in lines), delimiter=_delimiter(lines), strict=True, skipinitialspace=True
-    )
     number = 0
     try:
-        for number, cells in enumerate(reader, start=1):
+        for number, cells in enumerate(_reader(read_text(path, _row_after), strict=True), start=1):
             cells = [cell.strip() for cell in cells]
             if any(cells):
                 yield number, cells
     except csv.Error as error:
-        raise UserError(
-            f"annotation file {path}, row {number + 1}: {error}; a cell that holds quotes or line breaks "
-            'must stand in double quotes, with quotes inside it written twice ("")'
-        ) from None
+        raise UserError(f"annotation file {path}, row {number + 1}: {_explain(error)}") from None
+
+
+def _reader(text: str, strict: bool) -> Iterator[list[str]]:
+    # `splitlines` would also break at characters that may stand inside a caption.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return csv.reader(
+        (line + "\n" for line in lines), delimiter=_delimiter(lines), strict=strict, skipinitialspace=True
+    )
+
+
+def _row_after(text: str) -> str:
+    """The row that the next character after `text` stands in."""
+    number = 0
+    with contextlib.suppress(csv.Error):  # a cell without end, in the row after those that were read
+        for _ in _reader(text, strict=False):
+            number += 1
+        return f"row {number}"
+    return f"row {number + 1}"
+
+
+def _explain(error: csv.Error) -> str:
+    """What to do about a row that is no CSV."""
+    if "field limit" in str(error):
+        return (
+            f"a cell has more than {csv.field_size_limit():,} characters; shorten it, or look for a double quote "
+            "before it that is not closed"
+        )
+    return (
+        f"{error}; a cell that holds quotes or line breaks must stand in double quotes, with quotes inside it "
+        'written twice ("")'
+    )
 
 
 def _delimiter(lines: list[str]) -> str:

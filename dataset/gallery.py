@@ -6,8 +6,8 @@ A block is always the same images in the same order, whoever works on it, so tha
 are the same for any number of processes.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,9 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from dataset.annotations import Entry
 from dataset.batch import TextTokens, normalise
 from dataset.captions import clean_caption
+from dataset.image_files import normalise as normalise_path
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, pad_batch
 from utils.errors import UserError
+from utils.interruption import serve_the_main_process
+from utils.parallel import loaded, loader_processes
 
 
 def blocks_of(count: int, size: int) -> list[range]:
@@ -47,7 +50,8 @@ class EvaluationSplit:
     """Gallery images and the captions that search them.
 
     identities are renumbered so that equal ones have equal numbers: image_identity [G],
-    caption_identity [C], int64. texts: the captions as written.
+    caption_identity [C], int64. texts: the captions as written. digests: of image files by
+    normalised name; a file with another one is refused.
     """
 
     images: list[str]
@@ -57,10 +61,15 @@ class EvaluationSplit:
     caption_identity: Tensor
     identities: list[int | str]
     captions: Captions
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_split(
-    entries: Sequence[Entry], image_root: str | Path, tokenizer: CaptionTokenizer, max_words: int
+    entries: Sequence[Entry],
+    image_root: str | Path,
+    tokenizer: CaptionTokenizer,
+    max_words: int,
+    digests: Mapping[str, str] | None = None,
 ) -> EvaluationSplit:
     """Every image once as gallery, every caption as query; captions keep `max_words` word pieces.
 
@@ -80,6 +89,7 @@ def make_split(
         caption_identity=torch.tensor([number for _, number in pairs]),
         identities=list(numbers),
         captions=Captions(ids, tokenizer.special.pad),
+        digests=digests or {},
     )
 
 
@@ -95,10 +105,13 @@ class ImageBlocks(Dataset[Tensor | UserError]):
     def __getitem__(self, number: int) -> Tensor | UserError:
         # returned, not raised: a loader would bury the message in a worker's traceback
         try:
-            paths = (self.split.image_root / self.split.images[place] for place in self.blocks[number])
-            return torch.stack([load_image(path, self.size) for path in paths])
+            return torch.stack([self.load(self.split.images[place]) for place in self.blocks[number]])
         except UserError as error:
             return error
+
+    def load(self, image: str) -> Tensor:
+        digest = self.split.digests.get(normalise_path(image))
+        return load_image(self.split.image_root / image, self.size, digest)
 
 
 def load_blocks(
@@ -110,15 +123,17 @@ def load_blocks(
 ) -> Iterator[Tensor]:
     """Normalised images [B, 3, H, W] of each block, on `device`, prepared ahead by workers.
 
-    Raises UserError naming an image that cannot be read.
+    Raises UserError naming an image that is unusable or has changed: none is ever skipped, which
+    would change metrics silently.
     """
+    workers = min(workers, len(blocks))
     loader = DataLoader(
         ImageBlocks(split, blocks, size),
         batch_size=None,
-        num_workers=min(workers, len(blocks)),
+        num_workers=workers,
         pin_memory=device.type == "cuda",
+        worker_init_fn=serve_the_main_process,
+        multiprocessing_context=loader_processes() if workers else None,
     )
-    for images in loader:
-        if isinstance(images, UserError):
-            raise UserError(str(images))  # `raise images` would tie this frame, and the workers, to the error
+    for images in loaded(loader):
         yield normalise(images.to(device, non_blocking=True))

@@ -1,23 +1,20 @@
 """Image files on disk: paths that are safe, files that are there, pictures that can be read."""
 
-import hashlib
-import io
 import os
 import posixpath
+import stat
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PureWindowsPath
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
+from dataset.decoding import Unusable, image_fault, read_content
+from dataset.digests import digest_of
 from utils.parallel import available_cores
-
-JPEG_FORMATS = ("JPEG", "MPO")
-START_OF_SCAN = 0xDA
-END_OF_IMAGE = b"\xff\xd9"
 
 
 def normalise(image: str) -> str:
@@ -46,46 +43,90 @@ def missing_images(images: Iterable[str], root: str | os.PathLike) -> dict[str, 
     Every folder is listed once, which is far faster on network disks than asking for
     40,000 files. Names must match in upper and lower case on every file system.
     """
-    by_folder: dict[str, list[str]] = defaultdict(list)
-    for image in images:
-        by_folder[posixpath.dirname(normalise(image))].append(image)
     missing: dict[str, str] = {}
-    for folder, members in by_folder.items():
+    for folder, members in _by_folder(images).items():
         try:
-            with os.scandir(os.path.join(root, folder)) as listing:
-                names = {entry.name for entry in listing if entry.is_file()}
+            listing = _listing(root, folder)
         except OSError as error:
             reason = "the folder does not exist" if isinstance(error, FileNotFoundError) else error.strerror
             missing.update(dict.fromkeys(members, f"{reason}"))
             continue
-        absent = [image for image in members if posixpath.basename(normalise(image)) not in names]
-        missing.update(_name_spellings(absent, names))
+        absent = [image for image in members if not _is_file(listing.get(_name(image)))]
+        missing.update(_reasons(absent, listing))
     return missing
 
 
-def _name_spellings(absent: Sequence[str], names: set[str]) -> dict[str, str]:
-    """Image -> reason, which names a file that differs in upper and lower case only."""
+def image_sizes(images: Sequence[str], root: str | os.PathLike) -> list[int | None]:
+    """The size of each file in bytes, None where there is none; every folder is listed once."""
+    sizes: dict[str, int] = {}
+    for folder, members in _by_folder(images).items():
+        try:
+            listing = _listing(root, folder)
+        except OSError:
+            continue
+        found = {image: listing.get(_name(image)) for image in members}
+        sizes.update({image: entry.stat().st_size for image, entry in found.items() if _is_file(entry)})
+    return [sizes.get(image) for image in images]
+
+
+def _by_folder(images: Iterable[str]) -> dict[str, list[str]]:
+    """Folder below the root -> its images."""
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        by_folder[posixpath.dirname(normalise(image))].append(image)
+    return by_folder
+
+
+def _listing(root: str | os.PathLike, folder: str) -> dict[str, os.DirEntry]:
+    with os.scandir(os.path.join(root, folder)) as listing:
+        return {entry.name: entry for entry in listing}
+
+
+def _name(image: str) -> str:
+    return posixpath.basename(normalise(image))
+
+
+def _is_file(entry: os.DirEntry | None) -> bool:
+    try:
+        return entry is not None and entry.is_file()
+    except OSError:  # a link in a circle, or into a folder that is closed to us
+        return False
+
+
+def _reasons(absent: Sequence[str], listing: dict[str, os.DirEntry]) -> dict[str, str]:
+    """Image -> why it is no file, which may be that the file is spelled in another case."""
     if not absent:
         return {}
-    folded = {name.casefold(): name for name in names}
+    folded = {name.casefold(): name for name in listing}
     reasons = {}
     for image in absent:
-        other = folded.get(posixpath.basename(normalise(image)).casefold())
-        reasons[image] = f"the file is named '{other}'" if other else "no such file"
+        name = _name(image)
+        if name in listing:
+            reasons[image] = _why_no_file(listing[name])
+        else:
+            other = folded.get(name.casefold())
+            reasons[image] = f"the file is named '{other}'" if other else "no such file"
     return reasons
+
+
+def _why_no_file(entry: os.DirEntry) -> str:
+    try:
+        mode = entry.stat().st_mode
+    except OSError as error:
+        return f"a link that cannot be followed: {error.strerror}"
+    return "a folder, not a file" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
 
 
 def read_images(
     images: Sequence[str], root: str | os.PathLike, full: bool, workers: int | None = None
-) -> list[tuple[str | None, bytes | None]]:
-    """(fault or None, content digest or None) of each image, read by parallel threads.
+) -> list[tuple[str | None, str | None]]:
+    """(fault, None) or (None, digest) of each image, read by parallel threads.
 
-    `full` decodes every pixel and computes digests; otherwise headers, checksums and end
-    markers are checked, see `image_fault`.
+    `full` decodes every pixel, see `dataset.decoding.image_fault`.
     """
     workers = workers or min(16, 4 * available_cores())
 
-    def read(image: str) -> tuple[str | None, bytes | None]:
+    def read(image: str) -> tuple[str | None, str | None]:
         return _read_image(Path(root, image), full)
 
     Image.init()  # loads all decoders now, not in several threads at once
@@ -94,50 +135,10 @@ def read_images(
         return list(tqdm(pool.map(read, images), total=len(images), desc="images", unit="image"))
 
 
-def _read_image(path: Path, full: bool) -> tuple[str | None, bytes | None]:
+def _read_image(path: Path, full: bool) -> tuple[str | None, str | None]:
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}", None
+        content = read_content(path)
+    except Unusable as fault:
+        return str(fault), None
     fault = image_fault(content, full)
-    digest = hashlib.blake2b(content, digest_size=16).digest() if full and fault is None else None
-    return fault, digest
-
-
-def image_fault(content: bytes, full: bool = False) -> str | None:
-    """Why the bytes of a file are not a complete image, or None.
-
-    A PNG must have right checksums to its end and a JPEG its end marker after the start
-    of its scan, which coded data cannot hold; all others, a JPEG without that marker, and
-    with `full` every image, are decoded.
-    """
-    if not content:
-        return "is empty (zero bytes)"
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            is_complete = image.format in JPEG_FORMATS and has_jpeg_end(content)
-            if image.format == "PNG":
-                image.verify()  # closes the image
-                is_complete = True
-        if full or not is_complete:
-            with Image.open(io.BytesIO(content)) as image:
-                image.load()
-    except UnidentifiedImageError:
-        return "is not an image, or is cut off in its header"
-    except Exception as error:  # broken files make decoders raise nearly any type
-        return f"is damaged: {error}"
-    return None
-
-
-def has_jpeg_end(content: bytes) -> bool:
-    """Whether an end marker follows the first scan, thumbnails in the header left out."""
-    position = 2
-    while position + 4 <= len(content) and content[position] == 0xFF:
-        marker = content[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-        if marker == START_OF_SCAN:
-            return content.find(END_OF_IMAGE, position) >= 0
-    return False
+    return (fault, None) if fault else (None, digest_of(content))

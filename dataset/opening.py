@@ -7,8 +7,10 @@ from typing import Any
 
 from configs.schema import Config, require_files
 from dataset.annotations import Entry, check_disjoint, check_images, load_annotations
-from dataset.attributes import cached_attributes, parse_attributes
+from dataset.attributes import Attribute, cached_attributes, parse_attributes
+from dataset.bad_images import find_bad_images, leave_out
 from dataset.captions import clean_caption
+from dataset.digests import read_digests
 from dataset.tokens import CaptionTokenizer
 from dataset.training import TrainSet
 from utils.distributed import on_main
@@ -17,13 +19,6 @@ from utils.errors import UserError
 FROM_CAPTIONS = "from_captions"
 
 logger = logging.getLogger(__name__)
-
-
-def read_training_entries(config: Config) -> list[list[Entry]]:
-    """The entries of every training file, their images checked to be there."""
-    files = [load_annotations(name, "train") for name in config.train_file]
-    check_images([entry for entries in files for entry in entries], config.train_image_root)
-    return files
 
 
 def open_tokenizer(config: Config, checkpoint: Mapping[str, Any] | None = None) -> CaptionTokenizer:
@@ -61,17 +56,51 @@ def fit_vocabulary(config: Config, tokenizer: CaptionTokenizer) -> Config:
 
 
 def open_training_set(
-    config: Config, tokenizer: CaptionTokenizer, seed: int, cache_folder: Path | None
+    config: Config,
+    tokenizer: CaptionTokenizer,
+    seed: int,
+    cache_folder: Path | None,
+    skipped: Sequence[str] | None = None,
 ) -> TrainSet:
     """Training samples with the attributes of their captions.
 
     Attributes are parsed once, by the main process, and cached beside the annotations, or in
     `cache_folder` where that cannot be written; without one, the first captions are parsed
     and nothing is kept (for a look at the data).
+
+    With `bad_images: skip` the main process reads every image and leaves out the bad ones;
+    `skipped`, those that an interrupted run left out (`TrainSet.skipped`), takes the place of looking.
+
+    Raises UserError when an image is missing, or, with `skip`, more than 0.1% of them are bad.
     """
-    attributes = {}
-    files = read_training_entries(config)
+    files = [load_annotations(name, "train") for name in config.train_file]
+    digests = {image: digest for name in config.train_file for image, digest in read_digests(name).items()}
+    entries = [entry for of_file in files for entry in of_file]
+    if skipped is None and config.bad_images == "skip":
+        skipped = on_main(find_bad_images)(entries, config.train_image_root, digests)
+    entries = leave_out(entries, skipped or ())
+    check_images(entries, config.train_image_root)
     warn_of_merged_identities(config.train_file, files)
+    return TrainSet(
+        entries,
+        config.train_image_root,
+        tokenizer,
+        find_attributes(config, files, cache_folder),
+        config.image_size,
+        config.max_words,
+        config.bert_config.max_position_embeddings,
+        config.weak_pos_pair_probability,
+        seed,
+        digests,
+        skipped or (),
+    )
+
+
+def find_attributes(
+    config: Config, files: Sequence[Sequence[Entry]], cache_folder: Path | None
+) -> dict[str, list[Attribute]]:
+    """The attributes of the captions of every training file (`cache_folder` as in `open_training_set`)."""
+    attributes: dict[str, list[Attribute]] = {}
     for name, entries in zip(config.train_file, files, strict=True):
         captions = [caption for entry in entries for caption in entry.captions]
         if config.weights.attribute == 0:
@@ -82,17 +111,7 @@ def open_training_set(
         else:
             prepare = on_main(cached_attributes)
             attributes |= prepare(captions, Path(name), cache_folder, config.max_words)
-    return TrainSet(
-        [entry for entries in files for entry in entries],
-        config.train_image_root,
-        tokenizer,
-        attributes,
-        config.image_size,
-        config.max_words,
-        config.bert_config.max_position_embeddings,
-        config.weak_pos_pair_probability,
-        seed,
-    )
+    return attributes
 
 
 def warn_of_merged_identities(names: Sequence[str], files: Sequence[Sequence[Entry]]) -> None:

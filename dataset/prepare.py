@@ -2,7 +2,8 @@
 
     python -m dataset.prepare NAME ROOT [options]
 
-Nothing is written unless everything is fine, and then all three files are.
+Nothing is written unless everything is fine, and then all three files are, with the digests of
+the images (`dataset.digests`).
 """
 
 import argparse
@@ -15,9 +16,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dataset.annotations import Entry, summarise
 from dataset.csv_rows import read_csv_records
+from dataset.digests import FILE as DIGESTS
+from dataset.digests import digest_file
 from dataset.raw import SPLITS, Problem, Record, read_json_records
 from dataset.validate import check_image_files, check_records, warn_records
 from utils.errors import CommandParser, UserError, nearest, run_command_line
@@ -56,20 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if report:
         _check_report_path(report)
 
-    records, problems, warnings = inspect(source, data_format, root / "imgs", options)
-    _show("problem", problems, None)
-    _show("warning", warnings, WARNINGS_PER_KIND)
+    found = inspect(source, data_format, root / "imgs", options)
+    _show("problem", found.problems, None)
+    _show("warning", found.warnings, WARNINGS_PER_KIND)
     if report:
-        _write_report(report, source, problems, warnings)
-    if problems:
-        plural = "s" if len(problems) > 1 else ""
-        raise UserError(f"{len(problems)} problem{plural} in {source} (listed above), nothing was written")
+        _write_report(report, source, found)
+    if found.problems:
+        plural = "s" if len(found.problems) > 1 else ""
+        raise UserError(f"{len(found.problems)} problem{plural} in {source} (listed above), nothing was written")
 
-    splits = divide(records)
+    splits = divide(found.records)
     if options.val_identities is not None:
         splits = hold_out_identities(splits, options.val_identities, options.seed)
     _warn_empty_splits(splits)
-    write_splits(splits, output)
+    write_splits(splits, output, found.digests)
     print(summary_table(splits))
     print(f"written: {output}{os.sep}{{{','.join(SPLITS)}}}.json")
     return 0
@@ -87,7 +91,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="hold out N training identities when there is no validation split")  # fmt: skip
     parser.add_argument("--seed", type=int, default=42, help="chooses the held out identities (default: 42)")
     parser.add_argument("--decode", choices=("quick", "full"), default="quick",
-                        help="full: decode every pixel, and compare the images with each other")  # fmt: skip
+                        help="full: decode every pixel, as training does (default: quick)")  # fmt: skip
     parser.add_argument("--skip-images", action="store_true", help="do not look at the image files")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
     parser.add_argument("--report", metavar="FILE", help="write all problems and warnings to FILE")
@@ -135,10 +139,18 @@ def _find_source(root: Path, data_format: Format) -> Path:
     raise UserError(f"{source} does not exist; put the annotations of {data_format.name} there")
 
 
-def inspect(
-    source: Path, data_format: Format, image_root: Path, options: argparse.Namespace
-) -> tuple[list[Record], list[Problem], list[Problem]]:
-    """(records, problems, warnings) of a whole data set in one pass."""
+@dataclass(frozen=True)
+class Inspection:
+    """A whole data set as it was found; `digests` of its images are None when they were not looked at."""
+
+    records: list[Record]
+    problems: list[Problem]
+    warnings: list[Problem]
+    digests: dict[str, str] | None = None
+
+
+def inspect(source: Path, data_format: Format, image_root: Path, options: argparse.Namespace) -> Inspection:
+    """Everything about a data set in one pass. Raises UserError when its annotations cannot be read at all."""
     if data_format.file.endswith(".csv"):
         records, problems = read_csv_records(source, split_required=True)
     else:
@@ -147,15 +159,13 @@ def inspect(
         raise UserError(f"annotation file {source} holds no entries")
     problems += check_records(records)
     warnings = warn_records(records)
-    if not options.skip_images:
-        full = options.decode == "full"
-        if image_root.is_dir():
-            found = check_image_files(records, image_root, full, options.workers)
-        else:
-            found = ([Problem("missing image", "", f"image folder {image_root} does not exist")], [])
-        problems += found[0]
-        warnings += found[1]
-    return records, problems, warnings
+    if options.skip_images:
+        return Inspection(records, problems, warnings)
+    if not image_root.is_dir():
+        missing = Problem("missing image", "", f"image folder {image_root} does not exist")
+        return Inspection(records, [*problems, missing], warnings)
+    images = check_image_files(records, image_root, options.decode == "full", options.workers)
+    return Inspection(records, problems + images.problems, warnings + images.warnings, images.digests)
 
 
 def divide(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -196,27 +206,38 @@ def _warn_empty_splits(splits: dict[str, list[Record]]) -> None:
                   file=sys.stderr)  # fmt: skip
 
 
-def write_splits(splits: dict[str, list[Record]], folder: Path) -> None:
-    """Write SPLIT.json for every split; none is replaced before all are on disk.
+def write_splits(splits: dict[str, list[Record]], folder: Path, digests: dict[str, str] | None) -> None:
+    """Write SPLIT.json for every split, and the digests; none is replaced before all are on disk.
+
+    Without digests (images not looked at) earlier ones are removed: they may not be of these images.
 
     Raises UserError when the folder cannot be written.
     """
+    files: dict[str, Any] = {f"{name}.json": entries_of(records) for name, records in splits.items()}
+    if digests is not None:
+        files[DIGESTS] = digest_file(digests)
     with contextlib.ExitStack() as moves:
-        for name, records in splits.items():
-            temporary = moves.enter_context(atomic_write(folder / f"{name}.json"))
-            entries = [
-                {
-                    "split": record.split,
-                    "captions": list(record.captions),
-                    "file_path": record.image,
-                    "id": record.identity,
-                }
-                for record in records
-            ]
+        for name, content in files.items():
+            temporary = moves.enter_context(atomic_write(folder / name))
             with open(temporary, "w", encoding="utf-8") as file:
-                file.write(json.dumps(entries, ensure_ascii=False) + "\n")
+                file.write(json.dumps(content, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())  # a full disk must show before the first file is replaced
+    if digests is None:
+        (folder / DIGESTS).unlink(missing_ok=True)
+
+
+def entries_of(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Records in the processed form."""
+    return [
+        {
+            "split": record.split,
+            "captions": list(record.captions),
+            "file_path": record.image,
+            "id": record.identity,
+        }
+        for record in records
+    ]
 
 
 def summary_table(splits: dict[str, list[Record]]) -> str:
@@ -257,9 +278,9 @@ def _check_output_folder(folder: Path) -> None:
     """Raise UserError, before the long pass, when something stands where the files must go."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder; move it away")
-    for name in SPLITS:
-        if (folder / f"{name}.json").is_dir():
-            raise UserError(f"{folder / f'{name}.json'} is a folder; move it away")
+    for name in (*(f"{split}.json" for split in SPLITS), DIGESTS):
+        if (folder / name).is_dir():
+            raise UserError(f"{folder / name} is a folder; move it away")
 
 
 def _check_report_path(report: Path) -> None:
@@ -278,14 +299,12 @@ def _check_report_path(report: Path) -> None:
         raise UserError(f"{report} exists and is not a report of this command; name another file")
 
 
-def _write_report(
-    report: Path, source: Path, problems: Sequence[Problem], warnings: Sequence[Problem]
-) -> None:
+def _write_report(report: Path, source: Path, found: Inspection) -> None:
     lines = [
         f"{REPORT_TITLE}{source}",
-        f"{len(problems)} problems, {len(warnings)} warnings",
-        *_grouped("problem", problems, None),
-        *_grouped("warning", warnings, None),
+        f"{len(found.problems)} problems, {len(found.warnings)} warnings",
+        *_grouped("problem", found.problems, None),
+        *_grouped("warning", found.warnings, None),
     ]
     with atomic_write(report) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")

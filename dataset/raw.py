@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dataset.image_files import path_fault
@@ -75,20 +76,21 @@ def read_json_records(
     return records, problems
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike, place_after: Callable[[str], str] | None = None) -> str:
     """The text of a UTF-8 annotation file, with or without a byte order mark.
+
+    `place_after` names the place that follows a piece of text from the beginning of the file, for
+    the message when something there is not UTF-8; without it the byte is named.
 
     Raises UserError when the file is missing, unreadable or not UTF-8.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return file.read()
+        return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"annotation file {path} does not exist") from None
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"annotation file {path} is not UTF-8 (byte {error.start}); save it again as UTF-8"
-        ) from None
+        place = place_after(error.object[: error.start].decode()) if place_after else f"byte {error.start}"
+        raise UserError(f"annotation file {path} is not UTF-8 ({place}); save it again as UTF-8") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"annotation file {path} cannot be read: {reason}") from None

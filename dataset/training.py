@@ -22,9 +22,12 @@ from dataset.annotations import Entry
 from dataset.attributes import attribute_ids
 from dataset.batch import TextTokens, TrainBatch
 from dataset.captions import clean_caption
+from dataset.image_files import normalise
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, Encoded, pad_batch
 from utils.errors import UserError
+from utils.interruption import serve_the_main_process
+from utils.parallel import loaded, loader_processes
 
 Spans = list[list[tuple[int, int]]]  # attributes of a caption: character spans of their words
 
@@ -94,6 +97,8 @@ class TrainSet(Dataset[TrainBatch | UserError]):
     entries: images with captions below `image_root`; attributes: spans by caption as written
     in the annotations; size: (height, width) in pixels; captions keep their first `max_words`
     words, and `max_tokens` word pieces of those (what the text encoder has positions for).
+    digests: of image files by normalised name; a file with another one is refused.
+    skipped: names of images that were left out of `entries`, kept here for whoever records them.
     """
 
     def __init__(
@@ -107,8 +112,11 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         max_tokens: int,
         weak_probability: float,
         seed: int,
+        digests: Mapping[str, str] | None = None,
+        skipped: Sequence[str] = (),
     ):
         self.image_root, self.tokenizer, self.size = Path(image_root), tokenizer, size
+        self.digests, self.skipped = digests or {}, tuple(skipped)
         self.max_tokens, self.weak_probability, self.seed = max_tokens, weak_probability, seed
         self.samples = make_samples(entries, max_words)
         originals = (caption for entry in entries for caption in entry.captions)
@@ -168,7 +176,7 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         caption = sample.caption
         if chance.random() < self.weak_probability:
             caption = chance.choice(self.captions_of[sample.identity])
-        image = load_image(self.image_root / sample.image, self.size)
+        image = load_image(self.image_root / sample.image, self.size, self.digests.get(normalise(sample.image)))
         first, second = (image.flip(-1) if flip else image for flip in flips)
         return (first, second), caption
 
@@ -187,7 +195,7 @@ class TrainSet(Dataset[TrainBatch | UserError]):
 class TrainLoader:
     """Batches of an epoch, prepared ahead by worker processes.
 
-    Iterating raises UserError when a sample cannot be made (an unreadable image).
+    Iterating raises UserError when a sample cannot be made (an image that is unusable or has changed).
     """
 
     def __init__(self, data: TrainSet, plan: BatchPlan, workers: int, pin_memory: bool):
@@ -199,15 +207,19 @@ class TrainLoader:
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
+            worker_init_fn=serve_the_main_process,
+            multiprocessing_context=loader_processes() if workers else None,
         )
 
     def __len__(self) -> int:
         return len(self.plan)
 
+    def close(self) -> None:
+        """End the loader processes, whatever else holds on to the loader."""
+        if self.loader._iterator is not None:
+            self.loader._iterator._shutdown_workers()
+
     def epoch(self, number: int, skip: int = 0) -> Iterator[TrainBatch]:
         """The batches of an epoch but for the first `skip`, which an interrupted run has seen."""
         self.plan.epoch, self.plan.skip = number, skip
-        for batch in self.loader:
-            if isinstance(batch, UserError):
-                raise UserError(str(batch))  # `raise batch` would tie this frame, and the workers, to the error
-            yield batch
+        yield from loaded(self.loader)

@@ -5,8 +5,10 @@ problems, which forbid the use of a data set, or warnings, which do not.
 """
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dataset.image_files import missing_images, normalise, read_images
 from dataset.raw import Problem, Record
@@ -74,7 +76,27 @@ def check_duplicate_images(records: Sequence[Record]) -> list[Problem]:
 
 def warn_records(records: Sequence[Record]) -> list[Problem]:
     """What is odd in records but may be meant."""
-    return [*_similar_paths(records), *_repeated_captions(records)]
+    return [*_similar_paths(records), *similar_identities(records), *_repeated_captions(records)]
+
+
+def similar_identities(records: Sequence[Record]) -> list[Problem]:
+    """Identities that differ only in case, leading zeros or the form of their characters: often one person."""
+    spellings: dict[str, dict[str, str]] = defaultdict(dict)
+    for record in records:
+        if record.identity is not None:
+            spelling = str(record.identity).strip()
+            folded = unicodedata.normalize("NFKC", spelling).casefold().lstrip("0")
+            spellings[folded].setdefault(spelling, record.where)
+    return [
+        Problem(
+            "similar identities",
+            "",
+            " and ".join(f"{spelling!r} in {where}" for spelling, where in alike.items())
+            + " are different people; if they are one, write the identity one way",
+        )
+        for alike in spellings.values()
+        if len(alike) > 1
+    ]
 
 
 def _similar_paths(records: Sequence[Record]) -> list[Problem]:
@@ -102,12 +124,21 @@ def _repeated_captions(records: Sequence[Record]) -> list[Problem]:
     ]
 
 
+@dataclass(frozen=True)
+class ImageFindings:
+    """What is wrong with image files, what is odd, and the digests of those that are fine."""
+
+    problems: list[Problem]
+    warnings: list[Problem]
+    digests: dict[str, str]  # by normalised image name
+
+
 def check_image_files(
     records: Sequence[Record], root: str | os.PathLike, full: bool, workers: int | None = None
-) -> tuple[list[Problem], list[Problem]]:
-    """(problems, warnings) of the image files below `root`, each file read once.
+) -> ImageFindings:
+    """Everything about the image files below `root`, each file read once.
 
-    `full` decodes all pixels and compares contents; see `dataset.image_files.image_fault`.
+    `full` decodes all pixels; see `dataset.decoding.image_fault`.
     """
     by_image: dict[str, Record] = {}
     for record in records:
@@ -119,18 +150,21 @@ def check_image_files(
         for image, reason in missing.items()
     ]
     present = [image for image in by_image if image not in missing]
-    contents: dict[bytes, list[Record]] = defaultdict(list)
+    digests: dict[str, str] = {}
     for image, (fault, digest) in zip(present, read_images(present, root, full, workers), strict=True):
-        if fault:
+        if digest is None:
             path = os.path.join(root, image)
             problems.append(Problem("unreadable image", by_image[image].where, f"{path} {fault}"))
-        elif digest:
-            contents[digest].append(by_image[image])
-    return problems, _shared_pictures(contents)
+        else:
+            digests[image] = digest
+    return ImageFindings(problems, _shared_pictures(by_image, digests), digests)
 
 
-def _shared_pictures(contents: dict[bytes, list[Record]]) -> list[Problem]:
+def _shared_pictures(by_image: dict[str, Record], digests: dict[str, str]) -> list[Problem]:
     """Files of identical content that belong to different identities."""
+    contents: dict[str, list[Record]] = defaultdict(list)
+    for image, digest in digests.items():
+        contents[digest].append(by_image[image])
     return [
         Problem(
             "same picture, different identities",

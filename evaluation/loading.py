@@ -6,6 +6,7 @@ import torch
 
 from configs.schema import Config, require_files
 from dataset.annotations import check_images, load_annotations
+from dataset.digests import read_digests
 from dataset.gallery import EvaluationSplit, make_split
 from dataset.tokens import CaptionTokenizer
 from evaluation.ranking import Setting
@@ -22,7 +23,7 @@ def open_split(config: Config, name: str, tokenizer: CaptionTokenizer) -> Evalua
     entries = load_annotations(getattr(config, f"{name}_file"), name)
     root = getattr(config, f"{name}_image_root")
     check_images(entries, root)
-    return make_split(entries, root, tokenizer, config.max_words)
+    return make_split(entries, root, tokenizer, config.max_words, read_digests(getattr(config, f"{name}_file")))
 
 
 def evaluation_setting(config: Config, device: torch.device, precision: Callable) -> Setting:

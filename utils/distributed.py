@@ -1,7 +1,10 @@
 """One code path for a CPU process, a GPU, or many under torchrun or SLURM."""
 
+import ctypes
 import os
+import platform
 import re
+import signal
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from utils.errors import UserError, hand_over
+from utils.errors import LostPeer, UserError, hand_over
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,13 @@ def read_launch(environment: dict[str, str]) -> Launch:
         places = ", ".join(f"{name}={environment.get(name, '0')}" for name in names)
         raise UserError(f"{places} is no place among processes: 0 <= {names[0]} < {names[1]} is expected")
     return launch
+
+
+def end_with_parent() -> None:
+    """Have this process asked to end (SIGTERM) when torchrun is gone, which else would leave it alone (Linux)."""
+    if platform.system() == "Linux":
+        set_parent_death_signal = 1  # its number in sys/prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def first_slurm_host(node_list: str) -> str:
@@ -95,12 +105,16 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
         if dist_url == "env://" and "MASTER_ADDR" not in os.environ:
             os.environ["MASTER_ADDR"] = first_slurm_host(os.environ.get("SLURM_NODELIST", "localhost"))
             os.environ.setdefault("MASTER_PORT", str(10_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+        timeout = timedelta(minutes=timeout_minutes)
+        store, *_ = next(dist.rendezvous(dist_url, launch.rank, launch.world, timeout=timeout))
+        # torchrun keeps one store through its restarts: the addresses of processes that are gone stand in it
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            init_method=dist_url,
+            store=store,
             rank=launch.rank,
             world_size=launch.world,
-            timeout=timedelta(minutes=timeout_minutes),
+            timeout=timeout,
         )
     except (ValueError, RuntimeError) as error:
         message = (str(error) or type(error).__name__).splitlines()[0]
@@ -110,8 +124,18 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
     except UserError as error:
         hand_over(str(error))  # before the others find this process gone
         raise
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        raise LostPeer(f"process {launch.rank} lost a process it works with; the run can go on with --resume") from None
     finally:
         dist.destroy_process_group()
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective operation failed because another process is gone or does not answer."""
+    backends = ("gloo/", "gloo::", "NCCL", "Connection closed by peer", "Connection reset by peer", "ProcessGroup")
+    return isinstance(error, dist.DistError) or any(name in str(error) for name in backends)
 
 
 def rank() -> int:
@@ -191,3 +215,20 @@ def on_main(function):
         return result
 
     return wrapper
+
+
+def max_over_processes(values: list[float | Tensor], device: torch.device) -> list[float]:
+    """The greatest of each number over all processes."""
+    together = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device) for value in values])
+    if world_size() > 1:
+        dist.all_reduce(together, dist.ReduceOp.MAX)
+    return together.tolist()
+
+
+def gather_objects(value: object) -> list:
+    """The values of all processes in rank order; plain values only."""
+    if world_size() == 1:
+        return [value]
+    gathered = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered

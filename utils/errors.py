@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+from utils.interruption import BY_HAND, Stopped
+
+FAILED, BAD_INPUT = 1, 2  # exit codes
 REPORTS = "ERROR_REPORTS"  # environment variable: the folder that a launcher reads messages from
 
 
@@ -21,6 +23,10 @@ class UserError(Exception):
     """
 
 
+class LostPeer(Exception):
+    """Another process of the same launch is gone. The message is one line; who ended first says why."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest known name, or an empty string."""
     matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
@@ -28,16 +34,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def run_command_line(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit: 0 or its return value; 2 with one line for bad input; 130 when interrupted.
+    """Run `main` and exit: 0 or its return value; 2 with one line for bad input; 143 or 130 when stopped by a signal.
 
-    Bad input is a `UserError`, and a file that the system does not let us use.
+    Bad input is a `UserError`, and a file that the system does not let us use. 1: a process that others need is gone.
     """
     try:
         sys.exit(main() or 0)
     except UserError as error:
         problem, code = str(error), BAD_INPUT
+    except Stopped as stopped:
+        problem, code = str(stopped), stopped.code
     except KeyboardInterrupt:
-        problem, code = "interrupted", INTERRUPTED
+        problem, code = "interrupted", BY_HAND
+    except LostPeer as error:
+        if not another_process_reported():
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(FAILED)
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise

@@ -1,37 +1,189 @@
 """Files that are either complete or not there."""
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
+import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, nearest
 
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-([1-9][0-9]{0,9})\.tmp")  # .NAME.MACHINE-PROCESS.tmp
+LEFT_ALONE = 24 * 3600  # seconds after which a temporary file of another machine is nobody's
+NO_HARD_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
+NO_FLUSHING = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+ADVICE = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or ask for more",
+    errno.EFBIG: "files may not grow so large there (see ulimit -f)",
+    errno.EIO: "check the disk",
+}
+
+_being_written: set[str] = set()  # names of this process's own temporary files
+
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, previous: str | os.PathLike | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place when the block succeeds.
 
     The temporary file is flushed to disk before the move and removed on any error, so a
-    reader sees the old file or the new one, never a part. Missing folders are made.
+    reader sees the old file or the new one, never a part. The file that was at `path` is kept
+    as `previous`, a name in the same folder: after each step, one of the two is whole.
+    Missing folders are made.
 
-    Raises UserError when the folder cannot be written.
+    Raises UserError when the file cannot be written; the old one is still there then.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if previous is not None and Path(previous).absolute().parent != path.absolute().parent:
+        raise ValueError(f"{previous} is not in the folder of {path}")
+    temporary, old = temporary_beside(path), temporary_beside(path.with_name(f"{path.name}.old"))
+    _being_written.update((temporary.name, old.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        flush(temporary)
+        replace(temporary, path, old, previous)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(cannot_write(path, error)) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        for left in (temporary, old):
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
+        _being_written.difference_update((temporary.name, old.name))
+
+
+def replace(temporary: Path, path: Path, old: Path, previous: str | os.PathLike | None) -> None:
+    """Move `temporary` to `path`, and what was there to `previous`.
+
+    The old file keeps a second name, `old`, until the new one is known to be on the disk: only then may it
+    take the place of a `previous` that was whole. Without hard links it moves there first.
+    """
+    if previous is not None and os.path.isdir(previous):
+        raise IsADirectoryError(errno.EISDIR, f"{previous} is a folder")
+    linked, moved = link(path, old), False
+    if previous is not None and not linked and path.is_file():
+        os.replace(path, previous)
+        moved = True
+    is_new = not os.path.lexists(path)
+    try:
+        os.replace(temporary, path)
+        flush(path.parent)
+    except OSError:
+        if linked:
+            os.replace(old, path)
+        elif moved:
+            os.replace(previous, path)
+        elif is_new:
+            path.unlink(missing_ok=True)
+        raise
+    if linked and previous is not None:
+        try:
+            os.replace(old, previous)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{path} is written, but what it replaced cannot be kept as {previous}: {reason}") from None
+
+
+def link(path: Path, second: Path) -> bool:
+    """Give a file a second name; False when there is no file, or no hard links on its disk."""
+    try:
+        second.unlink(missing_ok=True)
+        os.link(path, second, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        return False
+    return True
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; some network disks cannot do so for folders."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in NO_FLUSHING):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def cannot_write(path: Path, error: OSError) -> str:
+    """What went wrong with a file, what to do, and whether there is still an earlier one."""
+    kept = f"; the earlier {path.name} there is whole" if path.is_file() else ""
+    return f"cannot write {path}: {error.strerror or error}; {ADVICE.get(error.errno, 'name another place')}{kept}"
+
+
+# ---- temporary files -------------------------------------------------------------------
+
+
+def temporary_beside(path: Path) -> Path:
+    """Where this process writes a file before it has its name."""
+    return path.with_name(f".{path.name}.{machine()}-{os.getpid()}.tmp")
+
+
+def machine() -> str:
+    """Eight digits for this machine, or for a container on it that numbers its own processes."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbering = ""
+    return hashlib.sha256(f"{socket.gethostname()} {numbering}".encode()).hexdigest()[:8]
+
+
+def remove_leftovers(folder: str | os.PathLike) -> list[str]:
+    """Remove temporary files of `atomic_write` whose process was killed; returns their names, sorted.
+
+    Those of processes that still run stay, and those of other machines until they have not changed for a day.
+    Nothing is done where there is no folder. Raises UserError when the folder cannot be read.
+    """
+    removed = []
+    try:
+        leftovers = [entry for entry in list(os.scandir(folder)) if is_leftover(entry)]
+        for entry in leftovers:
+            with contextlib.suppress(FileNotFoundError):  # another process of the run was faster
+                os.unlink(entry.path)
+                removed.append(entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot clear temporary files in {folder}: {error.strerror or error}") from None
+    return sorted(removed)
+
+
+def is_leftover(entry: os.DirEntry) -> bool:
+    """Whether a file is one that `atomic_write` began and can no longer finish."""
+    match = TEMPORARY.fullmatch(entry.name)
+    if not match or not entry.is_file(follow_symlinks=False):
+        return False
+    if match[1] != machine():
+        stat = entry.stat(follow_symlinks=False)
+        return time.time() - max(stat.st_mtime, stat.st_ctime) > LEFT_ALONE
+    if int(match[2]) == os.getpid():  # a process that had this number before, as the first one of a container has
+        return entry.name not in _being_written
+    return not is_running(int(match[2]))
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this number runs here; one that reused the number counts as well."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+# ---- folders, JSON ---------------------------------------------------------------------
 
 
 def require_folder(folder: str | os.PathLike, what: str) -> None:

@@ -1,5 +1,6 @@
 """Numerical precision of matrix products: fp32, tf32 or bf16 (float32 parameters in all)."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -22,6 +23,14 @@ def full_precision(tensor: torch.Tensor) -> AbstractContextManager:
     """Products on the device of `tensor` in their own precision, whatever autocast says around."""
     kind = tensor.device.type
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def be_deterministic() -> None:
+    """Choose kernels that give the same bits every time: on a CPU at no cost, on CUDA where there are any, slower."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # our memory is written before it is read
 
 
 def product_type(device: torch.device) -> torch.dtype:

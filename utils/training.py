@@ -1,11 +1,10 @@
-"""One epoch of steps, whatever the model: accumulation, clipping, precision, progress, sums of losses.
+"""Steps of training, whatever the model: accumulation, clipping, precision, progress, steps that fail.
 
-A model is called as `model(batch)` through the given function and returns a dict of losses.
+A model is called through a given function and returns a dict of losses; `advance` is called after each step.
 """
 
 import contextlib
-import math
-import time
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,22 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from utils.distributed import is_main, mean_over_processes, rank
+from utils.distributed import gather_objects, is_main, max_over_processes, rank
+from utils.epoch_log import EpochLog, Step, Sums
 from utils.errors import UserError
 from utils.optimization import LearningRate, clip_gradients
 
-LOOK_EVERY = 20  # steps between looks at the losses; each look waits for the device
-PORTIONS = 20  # points of the curves of an epoch
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Step:
-    """Where a run stands: epoch and iteration in it (both 0-based), iterations of an epoch, step of the run."""
-
-    epoch: int
-    iteration: int
-    iterations: int
-    number: int
+LOOK_EVERY = 20  # steps between looks at the mean loss, for the progress bar
+PATIENCE = 3  # steps in a row that may not be finite until the run ends
 
 
 @dataclass(frozen=True)
@@ -47,49 +39,26 @@ class StepRules:
     seed: int
 
 
-class Sums:
-    """Sums of named scalars, kept on the device so that no step waits for them."""
+@dataclass(frozen=True)
+class Wishes:
+    """What a process wants after the step under way: to end by a signal (its number), to save a checkpoint."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        self.count += 1
-        for name, value in values.items():
-            held = self.values.get(name)
-            self.values[name] = value.detach().float() if held is None else held + value.detach()
-
-    def means(self) -> dict[str, float]:
-        """Means over what was added, on all processes alike."""
-        if not self.values:
-            return {}
-        stacked = mean_over_processes(torch.stack(list(self.values.values())) / self.count)
-        return dict(zip(self.values, stacked.tolist(), strict=True))
+    signal: int = 0
+    save: bool = False
 
 
-class Curves:
-    """Means of the steps' scalars over equal portions of an epoch, for the log."""
+@dataclass(frozen=True)
+class Trained:
+    """A model in training.
 
-    def __init__(self) -> None:
-        self.portions: dict[int, tuple[Step, float, Sums]] = {}  # by number: last step, learning rate, sums
+    forward(batch, step, first) -> losses by name; `first` is True for the first micro-batch of a step. advance():
+    after a step that was taken. describe(batch): which samples these are, for messages.
+    """
 
-    def add(self, values: Mapping[str, Tensor], step: Step, lr: float) -> None:
-        """The scalars of `step`, which was taken with this learning rate."""
-        number = step.iteration * PORTIONS // step.iterations
-        sums = self.portions[number][-1] if number in self.portions else Sums()
-        sums.add(values)
-        self.portions[number] = step, lr, sums
-
-    def record(self) -> dict[str, list[float]]:
-        """Lists with one value per portion: "epoch" and "step" trained by its end, "lr", and the means by name."""
-        means = [sums.means() for _, _, sums in self.portions.values()]
-        lists: dict[str, list[float]] = {"epoch": [], "step": [], "lr": [], **{name: [] for name in means[0]}}
-        for (step, lr, _), values in zip(self.portions.values(), means, strict=True):
-            epoch = step.epoch + (step.iteration + 1) / step.iterations
-            for name, value in {"epoch": epoch, "step": step.number + 1, "lr": lr, **values}.items():
-                lists[name].append(value)
-        return lists
+    model: nn.Module
+    forward: Callable[[Any, Step, bool], dict[str, Tensor]]
+    advance: Callable[[], None]
+    describe: Callable[[Any], str]
 
 
 def wrap(model: nn.Module, device: torch.device, world: int, some_unused: bool) -> nn.Module:
@@ -105,96 +74,110 @@ def wrap(model: nn.Module, device: torch.device, world: int, some_unused: bool) 
     )
 
 
-def run_epoch(
-    model: nn.Module,
-    forward: Callable[[Any, Step, bool], dict[str, Tensor]],
-    batches: Iterator[Any],
-    optimizer: Optimizer,
-    schedule: LearningRate,
-    rules: StepRules,
-    start: Step,
-    stop_after: int | None,
-) -> tuple[Step, dict[str, Any]]:
-    """Train from `start` to the end of its epoch, or until the run has `stop_after` steps.
+class Stepper:
+    """Takes steps.
 
-    forward(batch, step, first) -> losses by name; `first` is True for the first micro-batch of a
-    step. Returns where the run stands now and the epoch's record for the log.
-
-    Raises UserError when the loss is no longer finite.
+    failed: steps in a row that were not taken because something was not finite.
     """
-    model.train()
-    sums, curves, began, samples = Sums(), Curves(), time.perf_counter(), 0
-    last = start.iterations if stop_after is None else min(
-        start.iterations, start.iteration + stop_after - start.number
-    )
-    bar = tqdm(total=start.iterations, initial=start.iteration, desc=f"epoch {start.epoch}", disable=not is_main())
-    step = start
-    while step.iteration < last:
-        torch.manual_seed((rules.seed * 1_000_003 + step.number) * 4_099 + rank())  # dropout
-        schedule.move_to(step.epoch, step.iteration, step.iterations)
-        portion = list(islice(batches, rules.accumulate))
-        values = take_step(model, forward, portion, optimizer, rules, step)
-        samples += sum(batch.size for batch in portion)
-        sums.add(values)
-        curves.add(values, step, optimizer.param_groups[0]["lr"])
-        step = Step(step.epoch, step.iteration + 1, step.iterations, step.number + 1)
-        bar.update()
-        if step.iteration % LOOK_EVERY == 0 or step.iteration == last:
-            look(sums, bar, step)
-    bar.close()
-    record = make_record(step, sums.means(), optimizer, time.perf_counter() - began, samples)
-    return step, {**record, "curve": curves.record()}
 
+    def __init__(self, trained: Trained, optimizer: Optimizer, schedule: LearningRate, rules: StepRules):
+        self.trained, self.optimizer, self.schedule, self.rules = trained, optimizer, schedule, rules
+        self.failed = 0
 
-def take_step(
-    model: nn.Module,
-    forward: Callable[[Any, Step, bool], dict[str, Tensor]],
-    portion: list[Any],
-    optimizer: Optimizer,
-    rules: StepRules,
-    step: Step,
-) -> dict[str, Tensor]:
-    """One optimizer step over its micro-batches; returns losses, their total and the gradient norm."""
-    sums = Sums()
-    for number, batch in enumerate(portion):
-        is_last = number == len(portion) - 1
-        waits = isinstance(model, DistributedDataParallel) and not is_last
-        with model.no_sync() if waits else contextlib.nullcontext():
-            with rules.precision():
-                values = forward(batch, step, number == 0)
-            total = sum(rules.weights[name] * value for name, value in values.items())
-            (total / len(portion)).backward()
-        sums.add({**values, "total": total})
-    norm = clip_gradients(model, rules.clip)
-    optimizer.step()
-    (model.module if isinstance(model, DistributedDataParallel) else model).advance()
-    optimizer.zero_grad(set_to_none=True)
-    return {name: value / sums.count for name, value in sums.values.items()} | {"grad_norm": norm}
+    def run_epoch(
+        self,
+        batches: Iterator[Any],
+        start: Step,
+        log: EpochLog,
+        stop_after: int | None,
+        wishes: Callable[[Step], Wishes],
+        fulfil: Callable[[Step, Wishes], None],
+    ) -> Step:
+        """Train from `start` to the end of its epoch, or until the run has `stop_after` steps; returns the last place.
 
+        wishes(step) is asked before each step is finished, fulfil(step, wishes) called after it with what any process
+        wished for.
 
-def look(sums: Sums, bar: tqdm, step: Step) -> None:
-    """Show the mean loss; stop a run that has diverged."""
-    total = float(sums.values["total"]) / sums.count
-    bar.set_postfix(loss=f"{total:.3f}")
-    if not math.isfinite(total):
-        broken = [name for name, value in sums.values.items() if not math.isfinite(float(value))]
-        raise UserError(
-            f"training diverged by step {step.number}: {', '.join(broken)} not finite; lower optimizer.lr,"
-            " set clip_grad_norm, or use precision fp32"
-        )
+        Raises UserError when losses or gradients are not finite for PATIENCE steps in a row.
+        """
+        self.trained.model.train()
+        left = start.iterations - start.iteration
+        left = left if stop_after is None else min(left, stop_after - start.number)
+        bar = tqdm(total=start.iterations, initial=start.iteration, desc=f"epoch {start.epoch}", disable=not is_main())
+        step = start
+        with log.running(), bar:
+            for _ in range(left):
+                granted = self.take_step(list(islice(batches, self.rules.accumulate)), step, log, wishes)
+                step = step.next
+                bar.update()
+                if log.sums.count and (step.iteration % LOOK_EVERY == 0 or step.iteration == step.iterations):
+                    bar.set_postfix(loss=f"{float(log.sums.values['total']) / log.sums.count:.3f}")
+                fulfil(step, granted)
+        return step
 
+    def take_step(
+        self, portion: list[Any], step: Step, log: EpochLog, wishes: Callable[[Step], Wishes]
+    ) -> Wishes:
+        """One optimizer step over its micro-batches, or none on any process when one has a value that is not finite.
 
-def make_record(
-    step: Step, means: dict[str, float], optimizer: Optimizer, seconds: float, samples: int
-) -> dict[str, Any]:
-    """The epoch's line in the log; `samples_per_second` counts this process."""
-    norm = means.pop("grad_norm", 0.0)
-    return {
-        "epoch": step.epoch,
-        "steps": step.number,
-        "train": means,
-        "lr": optimizer.param_groups[0]["lr"],
-        "grad_norm": norm,
-        "seconds": round(seconds, 3),
-        "samples_per_second": round(samples / max(seconds, 1e-9), 2),
-    }
+        Returns what the processes together wish for.
+        """
+        self.schedule.move_to(step.epoch, step.iteration, step.iterations)
+        values = self.compute_gradients(portion, step)
+        values["grad_norm"] = clip_gradients(self.trained.model, self.rules.clip)
+        own, samples = wishes(step), sum(batch.size for batch in portion)
+        sound = torch.stack(list(values.values())).isfinite().all()
+        # the one place where a step waits for its device, and for the other processes
+        broken, signal, save = max_over_processes([1 - sound.float(), own.signal, own.save], sound.device)
+        if broken:
+            self.skip_step(portion, values, step)
+            log.skip(samples)
+        else:
+            self.failed = 0
+            self.optimizer.step()
+            self.trained.advance()
+            log.add(values, step, self.optimizer.param_groups[0]["lr"], samples)
+        self.optimizer.zero_grad(set_to_none=True)
+        return Wishes(int(signal), bool(save))
+
+    def compute_gradients(self, portion: list[Any], step: Step, share: bool = True) -> dict[str, Tensor]:
+        """Gradients of the mean over micro-batches; returns the mean of each loss and of their weighted "total".
+
+        share: average gradients over processes.
+        """
+        torch.manual_seed((self.rules.seed * 1_000_003 + step.number) * 4_099 + rank())  # dropout
+        sums, model = Sums(), self.trained.model
+        for number, batch in enumerate(portion):
+            waits = isinstance(model, DistributedDataParallel) and (not share or number < len(portion) - 1)
+            with model.no_sync() if waits else contextlib.nullcontext():
+                with self.rules.precision():
+                    values = self.trained.forward(batch, step, number == 0)
+                total = sum(self.rules.weights[name] * value for name, value in values.items())
+                (total / len(portion)).backward()
+            sums.add({**values, "total": total})
+        return {name: value / sums.count for name, value in sums.values.items()}
+
+    def skip_step(self, portion: list[Any], values: Mapping[str, Tensor], step: Step) -> None:
+        """Tell what was not finite and where; raises UserError when it happens too often."""
+        broken = [name for name, value in values.items() if not value.isfinite() and name not in ("total", "grad_norm")]
+        guilty = self.blame(broken, portion)
+        if not guilty:  # the averaged gradient is the same on all processes: look at each one's own
+            self.optimizer.zero_grad(set_to_none=True)
+            self.compute_gradients(portion, step, share=False)
+            own_norm = clip_gradients(self.trained.model, None)
+            guilty = self.blame([] if own_norm.isfinite() else ["gradient"], portion)
+        self.failed += 1
+        problem = f"step {step.number} (epoch {step.epoch}): {' | '.join(guilty) or 'a gradient was not finite, once'}"
+        if self.failed >= PATIENCE:
+            raise UserError(
+                f"training diverged: {self.failed} steps in a row were not finite; {problem}; lower optimizer.lr,"
+                " set clip_grad_norm, or use precision fp32, and go on with --resume"
+            )
+        if is_main():
+            logger.warning("skipped %s", problem)
+
+    def blame(self, broken: list[str], portion: list[Any]) -> list[str]:
+        """What was `broken` on which process, for the processes where anything was."""
+        samples = "; ".join(self.trained.describe(batch) for batch in portion)
+        own = f"process {rank()}: {', '.join(broken)} not finite for {samples}" if broken else ""
+        return [text for text in gather_objects(own) if text]

@@ -11,6 +11,8 @@ from dataset.synthetic.preview import write_preview
 from utils.errors import CommandParser, UserError, run_command_line
 from utils.parallel import available_cores
 
+FEWEST_IMAGES = 32
+
 
 def build_parser() -> argparse.ArgumentParser:
     """All options; those left out come from the preset or the defaults of `Options`."""
@@ -61,6 +63,11 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if not given["root"]:
         raise UserError("no folder is named; run `python -m dataset.synthetic ROOT` or add --preview FILE.png")
+    if options.images < FEWEST_IMAGES:
+        raise UserError(
+            f"{options.images} images are too few to train and evaluate on; ask for {FEWEST_IMAGES} or more, with"
+            " more identities or --images-per-identity"
+        )
     root, start = Path(given["root"]), time.perf_counter()
     try:
         made = generate(root, options, given["workers"], given["overwrite"])

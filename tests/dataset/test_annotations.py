@@ -9,6 +9,7 @@ from dataset.annotations import (
     Entry,
     check_disjoint,
     check_images,
+    fingerprint,
     load_annotations,
     summarise,
 )
@@ -167,6 +168,80 @@ def test_csv_row_numbers_are_those_of_a_spreadsheet(tmp_path):
     # row 2 spans two lines of the file, row 3 is blank
     content = HEADER + 'a.jpg,1,"a man\nin red",train\n\nb.jpg,2,?,train\n'
     assert "row 4" in error_of(write(tmp_path / "x.csv", content))
+
+
+@pytest.mark.parametrize(
+    ("before", "row"),
+    [
+        (HEADER, 2),
+        (HEADER + "a.jpg,1,a man,train\n", 3),
+        (HEADER + "a.jpg,1,a m", 2),
+        (HEADER + 'a.jpg,1,"a man\nin red",train\n\nb.jpg,2,"two\nlines and ', 4),
+        (HEADER.replace(",", ";") + "a.jpg;1;a, man;train\r\nb.jpg;2;", 3),
+        ("\ufeff" + HEADER + "ü.jpg,1,é,train\n", 3),
+        ("", 1),
+        (HEADER + "a.jpg,1,x,train\n" + 'a.jpg,1,"' + "long " * 30_000, 3),
+    ],
+)
+def test_the_row_that_is_not_utf_8_is_named(tmp_path, before, row):
+    (tmp_path / "x.csv").write_bytes(before.encode() + b"\xe9.jpg,1,a man,train\nc.jpg,1,a,train\n")
+    message = error_of(tmp_path / "x.csv")
+    assert f"is not UTF-8 (row {row}); save it again as UTF-8" in message
+
+
+def test_the_byte_of_a_json_file_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "x.json").write_bytes(b'["caf\xe9"]')
+    assert "is not UTF-8 (byte 5)" in error_of(tmp_path / "x.json")
+
+
+def test_an_endless_cell_is_explained(tmp_path):
+    rows = "a.jpg,1,a man,train\nb.jpg,2," + "long " * 30_000 + ",train\n"
+    message = error_of(write(tmp_path / "x.csv", HEADER + rows))
+    assert "row 3: a cell has more than 131,072 characters; shorten it" in message
+    assert "must stand in double quotes" not in message
+
+
+def test_identities_of_a_csv_file_that_look_alike_are_warned_about(tmp_path, caplog):
+    rows = "a.jpg,Anna,x,train\nb.jpg,anna,y,train\nc.jpg,1,z,train\nd.jpg,01,z,test\n"
+    path = write(tmp_path / "x.csv", HEADER + rows)
+    assert len(load_annotations(path)) == 4
+    assert "'Anna' in row 2 (a.jpg) and 'anna' in row 3 (b.jpg) are different people" in caplog.text
+    assert "1 more problem" in caplog.text
+
+
+def fingerprints(tmp_path, root="imgs"):
+    """Of two entries after each change of them."""
+    folder = tmp_path / root
+    (folder / "x").mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(b"12345")
+    (folder / "x" / "b.jpg").write_bytes(b"123")
+    first, second = Entry("a.jpg", 1, ("a man", "in red")), Entry("x/b.jpg", "k", ("a girl",))
+    found = {
+        "none": fingerprint([first, second], folder),
+        "again": fingerprint([first, second], folder),
+        "order": fingerprint([second, first], folder),
+        "caption": fingerprint([Entry("a.jpg", 1, ("a man", "in Red")), second], folder),
+        "captions joined": fingerprint([Entry("a.jpg", 1, ("a man in red",)), second], folder),
+        "order of captions": fingerprint([Entry("a.jpg", 1, ("in red", "a man")), second], folder),
+        "identity": fingerprint([Entry("a.jpg", 2, first.captions), second], folder),
+        "type of identity": fingerprint([Entry("a.jpg", "1", first.captions), second], folder),
+        "image": fingerprint([Entry("x/../a.jpg", 1, first.captions), second], folder),
+        "fewer": fingerprint([first], folder),
+        "more": fingerprint([first, second, second], folder),
+    }
+    (folder / "x" / "b.jpg").write_bytes(b"1234")
+    found["size"] = fingerprint([first, second], folder)
+    (folder / "x" / "b.jpg").unlink()
+    found["missing"] = fingerprint([first, second], folder)
+    return found
+
+
+def test_the_fingerprint_changes_with_everything_but_the_folder(tmp_path):
+    found = fingerprints(tmp_path)
+    assert found["again"] == found["none"]
+    assert len(set(found.values())) == len(found) - 1
+    assert all(len(digits) == 64 and set(digits) <= set("0123456789abcdef") for digits in found.values())
+    assert fingerprints(tmp_path, "elsewhere/images") == found
 
 
 def test_summary_counts_by_hand():

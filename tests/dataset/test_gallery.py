@@ -1,11 +1,14 @@
 """Evaluation splits: galleries, queries, and the blocks they come in."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dataset.annotations import Entry
+from dataset.digests import digest_of
 from dataset.gallery import Captions, EvaluationSplit, blocks_of, load_blocks, make_split
 from dataset.tokens import CaptionTokenizer
 from utils.errors import UserError
@@ -97,6 +100,18 @@ def test_images_are_resized_and_normalised(split):
 
 def test_no_blocks_give_no_images(split):
     assert list(load_blocks(split, [], (4, 2), torch.device("cpu"), 2)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_changed_since_it_was_prepared_is_named(split, workers):
+    digests = {name: digest_of((split.image_root / name).read_bytes()) for name in split.images}
+    entries = [*ENTRIES[:3], replace(ENTRIES[3], image="./d.png")]
+    checked = make_split(entries, split.image_root, TOKENIZER, 20, digests)
+    assert shades(checked, [[0, 1], [2], [3]], workers) == [[0, 50], [100], [150]]
+    (split.image_root / "d.png").write_bytes((split.image_root / "c.png").read_bytes())
+    assert shades(split, [[3]], workers) == [[100]]  # nothing is known of it
+    with pytest.raises(UserError, match=r"d\.png changed since it was prepared"):
+        shades(checked, [[0, 1], [2], [3]], workers)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

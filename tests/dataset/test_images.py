@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.digests import digest_of
 from dataset.images import load_image
+from utils.errors import UserError
 
 SIZE = (8, 4)  # height and width
 
@@ -47,10 +49,22 @@ def test_a_picture_turned_by_its_exif_stands_upright(tmp_path):
     assert (found[5:] < 15).all()
 
 
-def test_a_large_picture_brings_no_remark(tmp_path, recwarn):
-    Image.new("1", (11_000, 11_000)).save(tmp_path / "a.png")
-    assert loaded(tmp_path / "a.png").shape == (8, 4, 3)
+def test_odd_metadata_brings_no_remark(tmp_path, recwarn):
+    nine_tags_follow = b"Exif\0\0MM\0*\0\0\0\x08\0\x09"
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.jpg", exif=nine_tags_follow)
+    assert loaded(tmp_path / "a.jpg").shape == (8, 4, 3)
     assert not recwarn.list
+
+
+def test_a_file_with_another_digest_has_changed(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    digest = digest_of((tmp_path / "a.png").read_bytes())
+    assert load_image(tmp_path / "a.png", SIZE, digest).max() == 0
+    Image.new("RGB", (9, 9), (0, 0, 1)).save(tmp_path / "a.png")
+    with pytest.raises(UserError) as caught:
+        load_image(tmp_path / "a.png", SIZE, digest)
+    advice = "restore it or prepare the data set again"
+    assert str(caught.value) == f"image {tmp_path / 'a.png'} changed since it was prepared; {advice}"
 
 
 def test_planes_are_pillows_own_pixels(tmp_path):

@@ -6,7 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from dataset.image_files import image_fault
+from dataset.decoding import image_fault
+from dataset.digests import digest_of, read_digests
 from dataset.prepare import find_format, main
 from utils.errors import UserError
 
@@ -178,7 +179,7 @@ def test_no_file_is_replaced_when_one_cannot_be_written(cuhk, monkeypatch):
     with pytest.raises(UserError, match="No space left"):
         cuhk.run()
     assert cuhk.result("test") == before
-    assert len(list((cuhk.root / "processed_data").iterdir())) == 3
+    assert len(list((cuhk.root / "processed_data").iterdir())) == 4
 
 
 def test_something_in_the_way_of_the_output_is_explained(cuhk):
@@ -190,6 +191,9 @@ def test_something_in_the_way_of_the_output_is_explained(cuhk):
     output.unlink()
     (output / "val.json").mkdir(parents=True)
     with pytest.raises(UserError, match=r"val\.json is a folder"):
+        cuhk.run()
+    (output / "val.json").rename(output / "image_digests.json")
+    with pytest.raises(UserError, match=r"image_digests\.json is a folder"):
         cuhk.run()
 
 
@@ -220,6 +224,46 @@ def test_skip_images_reads_no_file(cuhk):
     assert cuhk.run("--skip-images") == 0
     with pytest.raises(UserError, match="2 problems"):
         cuhk.run()
+
+
+@pytest.mark.parametrize("decode", ["quick", "full"])
+def test_the_digest_of_every_image_is_written(data, decode):
+    data.entries[3][data.key] = "./" + data.entries[3][data.key]
+    data.run("--decode", decode)
+    folder = data.root / "imgs"
+    expected = {str(path.relative_to(folder)): digest_of(path.read_bytes()) for path in folder.rglob("*.jpg")}
+    assert len(expected) == 16
+    for split in ("train", "test"):  # one file beside all of them
+        assert read_digests(data.root / "processed_data" / f"{split}.json") == expected
+
+
+def test_digests_of_an_earlier_preparation_do_not_stay_when_images_are_not_looked_at(cuhk):
+    cuhk.run()
+    cuhk.run("--skip-images")
+    assert read_digests(cuhk.root / "processed_data" / "train.json") == {}
+    assert len(cuhk.result("train")) == 8
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"algorithm": "blake2b-128", "digests": {"a": 1}}',
+                                     '{"algorithm": "md5", "digests": {}}'])  # fmt: skip
+def test_a_damaged_digest_file_is_refused(cuhk, content):
+    cuhk.run()
+    path = cuhk.root / "processed_data" / "image_digests.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"digest file {path} "):
+        read_digests(path.with_name("train.json"))
+
+
+def test_identities_that_look_alike_are_a_warning(cuhk, capsys):
+    wide = "\uff21\uff2e\uff2e\uff21"  # ANNA, as Japanese keyboards write it
+    for identity in ("Anna", "anna", "07", "7a", "007", wide):
+        cuhk.add(id=identity)
+    cuhk.add(id=7)
+    assert cuhk.run() == 0
+    shown = capsys.readouterr().err
+    assert "warning: similar identities (2)" in shown
+    assert f"  'Anna' in entry 17 (more/16.png) and 'anna' in entry 18 (more/17.png) and '{wide}' in entry 22" in shown
+    assert "  '7' in entry 15 (cam1/0007_1.jpg) and '07' in entry 19 (more/18.png) and '007' in entry 21" in shown
 
 
 def drop_validation(data):

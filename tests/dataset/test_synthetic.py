@@ -227,27 +227,21 @@ def test_an_interrupted_run_leaves_no_annotations_and_can_be_begun_anew(tmp_path
 
 def test_command_line_writes_png_without_masks(tmp_path, capsys):
     root = str(tmp_path / "out")
-    arguments = [
-        root,
-        "--train",
-        "1",
-        "--val",
-        "1",
-        "--test",
-        "1",
-        "--images-per-identity",
-        "1",
-        "--workers",
-        "1",
-    ]
+    arguments = [root, "--train", "14", "--val", "1", "--test", "1", "--images-per-identity", "2", "--workers", "1"]
     arguments += ["--size", "64x32", "--image-format", "png", "--no-masks", "--captions-per-image", "3"]
     main(arguments)
-    assert "wrote 3 images" in capsys.readouterr().out
+    assert "wrote 32 images" in capsys.readouterr().out
     entries = json.loads((tmp_path / "out" / "reid_raw.json").read_text())
     assert all(entry["file_path"].endswith(".png") and len(entry["captions"]) == 3 for entry in entries)
     assert not (tmp_path / "out" / "masks").exists()
     main(arguments)
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_fewer_images_than_can_be_trained_on_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"31 images are too few .* ask for 32 or more"):
+        main([str(tmp_path / "a"), "--train", "29", "--val", "1", "--test", "1", "--images-per-identity", "1"])
+    assert not (tmp_path / "a").exists()
 
 
 def test_preview_is_a_png(tmp_path):

@@ -1,0 +1,223 @@
+"""Bytes of an image file to the picture that a viewer shows, or the reason why there is none.
+
+Preparation, training and evaluation all decide here what a usable image is. One picture per
+file: animations and documents of several pages are refused, of a phone's MPO the first picture
+counts. Colour profiles are not applied.
+"""
+
+import io
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Those whose decoders notice that a file was cut off; a phone's MPO is opened as JPEG."""
+
+LARGEST_FILE = 2**28
+"""Bytes; a larger file is not read."""
+
+LARGEST_PICTURE = 89_478_485
+"""Pixels; from here on Pillow warns of decompression bombs. A larger picture is not decoded."""
+
+LARGEST_SIDE = 65_535
+"""Pixels, as in JPEG; resizing needs memory by the length of a side, whatever the other one is."""
+
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B")
+"""Kinds of pixels with a known black and white, unlike floats and integers of 32 bits."""
+
+STRUCTURED = ("JPEG", "MPO", "PNG")
+"""Formats whose completeness shows without decoding."""
+
+START_OF_SCAN = 0xDA
+END_OF_IMAGE = b"\xff\xd9"
+ORIENTATION = 0x0112
+HDR_CURVES = (16, 18)  # PQ and HLG in a PNG's cICP chunk: shown as if they were sRGB, they are dull
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Unusable(ValueError):
+    """Why a file is no usable image, as the rest of a sentence that begins with its name."""
+
+
+def read_content(path: str | os.PathLike) -> bytes:
+    """The bytes of an image file. Raises Unusable when it is no ordinary file, too large, or cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise Unusable("is a folder" if stat.S_ISDIR(status.st_mode) else "is a pipe or device, not a file")
+            if status.st_size > LARGEST_FILE:
+                raise Unusable(f"has {status.st_size:,} bytes, more than {LARGEST_FILE:,}")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Unusable("does not exist") from None
+    except OSError as error:
+        raise Unusable(f"cannot be read: {error.strerror or error}") from None
+
+
+def decode(content: bytes) -> Image.Image:
+    """The picture in the bytes of a file: RGB, upright. Raises Unusable."""
+    with explained():
+        return as_rgb(examine(content))
+
+
+def image_fault(content: bytes, full: bool = False) -> str | None:
+    """Why the bytes of a file are no usable image, or None.
+
+    `full` decodes as training does. Otherwise a PNG needs right checksums to its end, a JPEG its
+    end marker after the start of its scan, and only other formats are decoded: whatever that
+    refuses, `full` refuses too, which also finds damage within the coded pixels of those two.
+    """
+    try:
+        with explained():
+            image = examine(content)
+            if full or image.format not in STRUCTURED:
+                as_rgb(image)
+    except Unusable as fault:
+        return str(fault)
+    return None
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Whatever a decoder raises, as Unusable."""
+    try:
+        yield
+    except Unusable:
+        raise
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise Unusable(f"is no image of a known format ({known}), or is cut off in its header") from None
+    except Image.DecompressionBombError:
+        raise Unusable(f"has far more than {LARGEST_PICTURE:,} pixels") from None
+    except Exception as error:  # broken files make decoders raise nearly any type
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Unusable(f"is damaged: {reason}") from None
+
+
+def examine(content: bytes) -> Image.Image:
+    """The opened picture, checked in all that shows before decoding.
+
+    Raises Unusable, and whatever Pillow raises for a broken header.
+    """
+    if not content:
+        raise Unusable("is no image: the file is empty")
+    # a switch for the whole program: where another library turned it on, what was cut off would be grey
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    fault = _size_fault(image) or _frame_fault(image) or _kind_fault(image)
+    if fault is None and image.format in STRUCTURED:
+        fault = _png_fault(content) if image.format == "PNG" else _jpeg_fault(content)
+    if fault:
+        raise Unusable(fault)
+    return image
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any picture, upright: turned as its EXIF says, 16-bit grey scaled, transparency over white."""
+    image.load()
+    image = _upright(image)
+    if image.mode.startswith("I;16"):
+        return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        paper = Image.new("RGB", image.size, "white")
+        paper.paste(image, mask=image)
+        return paper
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says; EXIF that cannot be read says nothing, as in a viewer."""
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+    except Exception:  # its parser raises nearly any type
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _size_fault(image: Image.Image) -> str | None:
+    if image.width * image.height > LARGEST_PICTURE:
+        return f"has {image.width} x {image.height} pixels, more than {LARGEST_PICTURE:,}"
+    if max(image.size) > LARGEST_SIDE:
+        return f"has a side of {max(image.size)} pixels, more than {LARGEST_SIDE:,}"
+    return None
+
+
+def _frame_fault(image: Image.Image) -> str | None:
+    """More than one picture, or one that does not fill its canvas (what is around it, viewers show unlike Pillow)."""
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        return f"holds {image.n_frames} pictures (an animation or several pages), not one"
+    if image.format == "GIF" and image.tile[0].extents != (0, 0, *image.size):
+        return "is a GIF whose picture does not fill its canvas"
+    return None
+
+
+def _kind_fault(image: Image.Image) -> str | None:
+    """Pixels whose black and white nobody knows, or that Pillow would show inverted."""
+    if image.mode not in MODES:
+        return f"has pixels of kind {image.mode}, which have no fixed black and white"
+    if image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0:
+        return "is a TIFF of 16 bits in which 0 is white"
+    if image.mode == "CMYK" and image.format in STRUCTURED and "adobe" not in image.info:
+        return "is a CMYK JPEG that does not say whether 0 is ink or paper (no Adobe marker)"
+    return None
+
+
+def _png_fault(content: bytes) -> str | None:
+    """The first wrong checksum of a PNG, a missing end, or a chunk that Pillow would misread."""
+    depth, colour = content[24], content[25]
+    view, position = memoryview(content), 8
+    while position + 12 <= len(content):
+        end = position + 12 + int.from_bytes(view[position : position + 4], "big")
+        kind = bytes(view[position + 4 : position + 8])
+        if end > len(content):
+            break
+        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            return f"is damaged: the checksum of its {kind.decode('latin-1')} chunk is wrong"
+        if kind == b"IEND":
+            return None
+        if kind == b"tRNS" and colour in (0, 2) and depth != 8:
+            return f"has a transparent colour of {depth} bits"
+        if kind == b"cICP" and content[position + 9] in HDR_CURVES:
+            return "has the brightness curve of an HDR screen"
+        position = end
+    return "is truncated: it ends before its last chunk"
+
+
+def _jpeg_fault(content: bytes) -> str | None:
+    """Zeros in place of the end of a file would decode without an error."""
+    return None if has_jpeg_end(content) else "is truncated: it has no end marker"
+
+
+def has_jpeg_end(content: bytes) -> bool:
+    """Whether an end marker follows the first scan, thumbnails in the header left out."""
+    position = 2
+    while 0 <= position <= len(content) - 4:
+        marker = content[position + 1]
+        if content[position] != 0xFF or marker == 0xFF:  # between segments, or a fill byte
+            position = content.find(b"\xff", position + 1)
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # these have no length
+            position += 2
+        else:
+            position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+            if marker == START_OF_SCAN:
+                return content.rfind(END_OF_IMAGE, position) >= 0
+    return False

@@ -1,0 +1,111 @@
+"""Is a checkpoint what its run says it is: whole, of this data, with these metrics?"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.schema import Config, as_list, resolve_config
+from dataset.annotations import fingerprint, load_annotations
+from dataset.bad_images import leave_out
+from dataset.opening import fit_vocabulary, open_tokenizer
+from evaluation.evaluate import Metrics, evaluate
+from evaluation.loading import evaluation_setting, open_split
+from models.build import build_model
+from utils.checkpoint import read_checkpoint
+from utils.distributed import on_main
+from utils.errors import UserError
+from utils.precision import set_precision
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+
+
+def fingerprints(config: Config, skipped: Sequence[str]) -> dict[str, str | None]:
+    """What identifies the data of each split; None = not configured. skipped: images that training leaves out."""
+
+    def found() -> dict[str, str | None]:
+        return {name: fingerprint_of(config, name, skipped if name == "train" else ()) for name in SPLITS}
+
+    return on_main(found)()
+
+
+def fingerprint_of(config: Config, split: str, skipped: Sequence[str]) -> str | None:
+    files, root = as_list(getattr(config, f"{split}_file") or []), getattr(config, f"{split}_image_root")
+    if not files or root is None:
+        return None
+    return fingerprint(leave_out([entry for file in files for entry in load_annotations(file, split)], skipped), root)
+
+
+def verify(path: Path, device: torch.device) -> None:
+    """Check a checkpoint against its own record, a line for each thing that is right.
+
+    The file is read whole (its checksum), its values are finite, its configuration is one, the data are those that it
+    was trained and evaluated on, and an evaluation gives its metrics again, digit by digit, on the kind of device and
+    in the environment of its run.
+
+    Raises UserError at the first thing that is not so.
+    """
+    checkpoint = read_checkpoint(path)
+    logger.info("%s: %s", path, "the checksum is right" if "format" in checkpoint else "has no checksum")
+    require_finite(checkpoint["model"], path)
+    logger.info("all values are finite")
+    config = recorded_config(checkpoint, path)
+    logger.info("the configuration is valid")
+    check_data(config, checkpoint, path)
+    check_metrics({**checkpoint, "path": str(path)}, config, device)
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"checkpoint {path}: {name} holds values that are not finite")
+
+
+def recorded_config(checkpoint: Mapping[str, Any], path: Path) -> Config:
+    if not isinstance(checkpoint.get("config"), dict):
+        raise UserError(f"checkpoint {path} does not say with which configuration it was trained; evaluate it instead")
+    return resolve_config(checkpoint["config"], f"checkpoint {path}: its configuration")
+
+
+def check_data(config: Config, checkpoint: Mapping[str, Any], path: Path) -> None:
+    recorded = checkpoint.get("data")
+    if not isinstance(recorded, dict):
+        raise UserError(f"checkpoint {path} does not say on which data it was trained; evaluate it instead")
+    for name, here in fingerprints(config, checkpoint.get("skipped_images", ())).items():
+        if recorded.get(name) != here:
+            raise UserError(
+                f"checkpoint {path}: {name}_file {getattr(config, f'{name}_file')} or its images are not those of"
+                " its run"
+            )
+    logger.info("the data are those of its run: %s", ", ".join(name for name, mark in recorded.items() if mark))
+
+
+def check_metrics(checkpoint: dict[str, Any], config: Config, device: torch.device) -> None:
+    """Evaluate again on the split that the metrics are of."""
+    path, recorded = checkpoint["path"], checkpoint.get("metrics")
+    if not isinstance(recorded, dict) or not recorded:
+        logger.warning("it has no metrics: it was saved where its run did not evaluate")
+        return
+    tokenizer = on_main(open_tokenizer)(config, checkpoint)
+    config = fit_vocabulary(config, tokenizer)
+    model = build_model(config, tokenizer.special).to(device)
+    model.load_state_dict(checkpoint["model"])
+    setting = evaluation_setting(config, device, set_precision(config.precision, device))
+    for name, metrics in recorded.items():
+        found = evaluate(model, open_split(config, name, tokenizer), setting)
+        compare(metrics, found, f"checkpoint {path}: on the {name} split")
+        logger.info("the metrics on the %s split are those of its run", name)
+
+
+def compare(recorded: Metrics, found: Metrics, where: str) -> None:
+    """Raises UserError unless all recorded metrics are found again."""
+    for stage, numbers in recorded.items():
+        for name, value in numbers.items():
+            here = found.get(stage, {}).get(name, math.nan)
+            if here != value:
+                raise UserError(f"{where}, {stage} {name} is {here:g}, and its run had {value:g}")

@@ -1,0 +1,69 @@
+"""An interrupted epoch goes on with the samples that were left, as they would have been."""
+
+import hashlib
+
+import pytest
+
+from dataset.annotations import load_annotations
+from dataset.tokens import CaptionTokenizer
+from dataset.training import BatchPlan, TrainLoader, TrainSet
+
+BATCH, EPOCHS = 4, 2
+
+
+@pytest.fixture(scope="module")
+def data(benchmark):
+    entries = load_annotations(benchmark / "processed_data" / "train.json", "train")
+    captions = [caption for entry in entries for caption in entry.captions]
+    tokenizer = CaptionTokenizer.train(captions, 300, 1)
+    return TrainSet(entries, benchmark / "imgs", tokenizer, {}, (32, 16), 40, 80, 0.5, 7)
+
+
+def ledger(data, workers: int, stops: list[tuple[int, int]]) -> list[tuple[int, str]]:
+    """(epoch, digest of everything in it) of each batch of a run that is begun anew at (epoch, batch)."""
+    seen = []
+    for (epoch, skip), (last_epoch, last) in zip([(0, 0), *stops], [*stops, (EPOCHS, 0)], strict=True):
+        loader = TrainLoader(data, BatchPlan(len(data), BATCH, 0, 1, 7), workers, False)
+        for number in range(epoch, min(last_epoch + 1, EPOCHS)):
+            begin, end = skip if number == epoch else 0, last if number == last_epoch else len(loader)
+            batches = loader.epoch(number, begin)
+            for _, batch in zip(range(begin, end), batches, strict=False):
+                seen.append((number, fingerprint(batch)))
+            batches.close()
+    return seen
+
+
+def fingerprint(batch) -> str:
+    parts = (batch.image1, batch.image2, batch.caption.ids, batch.caption2.ids, batch.attributes, batch.identity,
+             batch.replaced, batch.index)  # fmt: skip
+    return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data):
+    return ledger(data, 0, [])
+
+
+def test_all_samples_come_once_an_epoch_in_another_order_each(data, undisturbed):
+    batches = len(data) // BATCH
+    assert [epoch for epoch, _ in undisturbed] == [0] * batches + [1] * batches
+    assert len({digest for _, digest in undisturbed}) == 2 * batches
+    places = [place for batch in TrainLoader(data, BatchPlan(len(data), BATCH, 0, 1, 7), 0, False).epoch(0)
+              for place in batch.index.tolist()]  # fmt: skip
+    assert len(set(places)) == len(places) == batches * BATCH
+
+
+@pytest.mark.parametrize("workers", [0, 2, 4])
+def test_an_interruption_anywhere_changes_nothing(data, undisturbed, workers):
+    batches = len(data) // BATCH
+    # in the middle, at the exact end of an epoch, right at its beginning, and twice
+    for stops in ([(0, 3)], [(0, batches)], [(1, 0)], [(0, 1), (1, batches - 1)]):
+        assert ledger(data, workers, stops) == undisturbed
+
+
+def test_the_number_of_processes_changes_who_sees_a_sample_and_not_which(data):
+    def places(world: int) -> list[list[int]]:
+        plans = [BatchPlan(len(data), 8 // world, rank, world, 7) for rank in range(world)]
+        return [[place for request in requests for place in request.own] for requests in zip(*plans, strict=True)]
+
+    assert places(1) == places(2) == places(4)

@@ -1,0 +1,47 @@
+"""A run goes on with another number of processes as if nothing had happened."""
+
+import torch
+from harness import driver, finish, start
+
+from utils.checkpoint import read_checkpoint
+from utils.run_folder import LAST
+
+# dropout differs from process to process; negatives among 2 samples are the same however 8 samples are shared out
+SETTINGS = [
+    "bert_config.hidden_dropout_prob=0", "bert_config.attention_probs_dropout_prob=0", "hard_negatives_within=2",
+    "optimizer.lr=1e-4",
+]  # fmt: skip
+
+
+def model_of(folder) -> dict[str, torch.Tensor]:
+    content = read_checkpoint(folder / LAST)
+    return {name: value.double() for name, value in content["model"].items()}
+
+
+def test_from_two_processes_to_one_to_four(benchmark, tmp_path):
+    finish(driver(tmp_path / "two", benchmark, settings=[*SETTINGS, "max_steps=9"]), tmp_path / "a")
+    elastic, said = tmp_path / "elastic", ""
+    for processes, steps in ((2, 3), (1, 6), (4, 9)):
+        resume = ["--resume"] if steps > 3 else []
+        command = driver(
+            elastic, benchmark, *resume, processes=processes, settings=[*SETTINGS, f"max_steps={steps}"]
+        )
+        said += finish(command, tmp_path / str(processes)).said()
+    assert "batch_size_train is now 8: 1 processes share the 8 samples of a step" in said
+    assert "batch_size_train is now 2: 4 processes share the 8 samples of a step" in said
+    undisturbed, found = model_of(tmp_path / "two"), model_of(elastic)
+    squares = [
+        (((found[name] - value) ** 2).sum(), (value**2).sum())
+        for name, value in undisturbed.items() if name not in ("idx_queue", "queue_ptr")
+    ]  # fmt: skip
+    apart, size = (torch.stack(part).sum().sqrt() for part in zip(*squares, strict=True))
+    assert apart <= 1e-6 * size
+    for name in ("idx_queue", "queue_ptr"):  # the same samples in the same order
+        assert found[name].equal(undisturbed[name])
+
+
+def test_a_number_of_processes_that_cannot_share_a_step_is_refused(benchmark, tmp_path):
+    finish(driver(tmp_path / "run", benchmark, settings=["max_steps=1"]), tmp_path / "a")
+    running = start(driver(tmp_path / "run", benchmark, "--resume", processes=3), tmp_path / "b")
+    assert running.wait() == 2
+    assert "8 samples per step, which 3 processes with accumulate_steps 1 cannot share" in running.said()

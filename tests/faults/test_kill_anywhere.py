@@ -1,0 +1,47 @@
+"""A run that is killed at random moments, and resumed each time, ends with the bits of one that was not."""
+
+import random
+import time
+
+import pytest
+from harness import FULL, driver, finish, start, state_of
+
+from utils.run_folder import LAST, PREVIOUS
+
+KILLS = 50 if FULL else 4
+OFTEN = ["checkpoint_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(benchmark, tmp_path_factory):
+    """State of an undisturbed run on two processes, and its seconds."""
+    folder, began = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
+    finish(driver(folder / "run", benchmark, settings=OFTEN), folder)
+    return state_of(folder / "run"), time.monotonic() - began, (folder / "run" / "metrics.json").read_text()
+
+
+def test_the_end_is_that_of_an_undisturbed_run(undisturbed, benchmark, tmp_path):
+    expected, seconds, metrics = undisturbed
+    chance, kills, ends = random.Random(7), 0, 0
+    while kills < KILLS:
+        output = tmp_path / f"run{ends}"
+        running, killed = None, False
+        while not killed or kills < KILLS:
+            resume = ["--resume"] if any((output / name).exists() for name in (LAST, PREVIOUS)) else []
+            running = start(driver(output, benchmark, *resume, settings=OFTEN), tmp_path)
+            moment, began = chance.uniform(0.2, 1) * seconds, time.monotonic()
+            while running.process.poll() is None and time.monotonic() - began < moment:
+                time.sleep(0.002)
+            killed = running.process.poll() is None
+            if not killed:
+                break
+            running.kill()
+            kills += 1
+        if killed:  # the last kill: let it end
+            resume = ["--resume"] if any((output / name).exists() for name in (LAST, PREVIOUS)) else []
+            running = finish(driver(output, benchmark, *resume, settings=OFTEN), tmp_path)
+        assert running.wait() == 0, running.said()[-3000:]
+        assert state_of(output) == expected
+        assert (output / "metrics.json").read_text() == metrics
+        assert not [path.name for path in output.rglob("*.tmp")]
+        ends += 1

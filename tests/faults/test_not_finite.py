@@ -1,0 +1,43 @@
+"""What is not finite on one process: no process takes the step, and the run ends when it stays so."""
+
+import pytest
+from harness import FULL, driver, finish, start
+
+from utils.checkpoint import read_checkpoint
+from utils.run_folder import BEST, LAST, PREVIOUS
+
+SCRIPT = "tests/faults/broken_driver.py"
+STEPS = ["max_steps=5", "checkpoint_steps=1"]
+
+
+def tensors_of(folder, name=LAST):
+    content = read_checkpoint(folder / name)
+    moments = {f"{number}.{key}": value for number, held in content["optimizer"]["state"].items()
+               for key, value in held.items()}  # fmt: skip
+    return {**content["model"], **moments}
+
+
+@pytest.mark.parametrize("what", ["input", "loss", "gradient"] if FULL else ["gradient", "loss"])
+def test_the_step_is_skipped_by_all_and_leaves_no_trace(benchmark, tmp_path, what):
+    before, after = tmp_path / "before", tmp_path / "after"
+    finish(driver(before, benchmark, settings=["max_steps=2"]), tmp_path)
+    command = driver(after, benchmark, settings=["max_steps=3"], script=SCRIPT)
+    running = finish(command, tmp_path / "b", BREAK=f"{what}:1:2-2")
+    one, other = tensors_of(before), tensors_of(after)
+    assert read_checkpoint(after / LAST)["step"] == 3
+    assert all(one[name].equal(other[name]) for name in one)
+    assert "skipped step 2 (epoch 0): process 1: " in running.said()
+
+
+@pytest.mark.parametrize("what", ["input", "loss", "gradient", "parameter"] if FULL else ["loss", "parameter"])
+def test_the_third_in_a_row_ends_the_run(benchmark, tmp_path, what):
+    output = tmp_path / "run"
+    running = start(driver(output, benchmark, settings=STEPS, script=SCRIPT), tmp_path, BREAK=f"{what}:1:1-9")
+    assert running.wait() == 2
+    last = running.said().splitlines()[-1]
+    assert last.startswith("error: training diverged: 3 steps in a row were not finite; step 3 (epoch 0): process 1: ")
+    assert (" not finite for " in last and ".png" in last) or ".jpg" in last
+    for name in (LAST, PREVIOUS, BEST):
+        if (output / name).exists():
+            content = read_checkpoint(output / name)
+            assert all(value.isfinite().all() for value in content["model"].values() if value.is_floating_point())

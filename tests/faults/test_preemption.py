@@ -1,0 +1,56 @@
+"""A signal to any process of a run: the step under way is kept, and the run ends soon with the right code."""
+
+import os
+import random
+import re
+import signal
+import time
+
+import pytest
+from harness import FULL, driver, finish, start, state_of
+
+from utils.checkpoint import read_checkpoint
+from utils.run_folder import LAST
+
+TARGETS = ("launcher", "process 0", "process 1", "all")
+CASES = [(name, target) for name in ("SIGTERM", "SIGINT", "SIGUSR1") for target in TARGETS]
+QUICK = [("SIGTERM", "launcher"), ("SIGINT", "all"), ("SIGUSR1", "process 1")]
+EXPECTED = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 143}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(benchmark, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(driver(folder / "run", benchmark), folder)
+    return state_of(folder / "run")
+
+
+def send(running, target: str, number: int) -> None:
+    if target == "all":
+        running.send_all(number)
+    elif target == "launcher":
+        os.kill(running.process.pid, number)
+    else:
+        os.kill(running.ranks()[int(target[-1])], number)
+
+
+@pytest.mark.parametrize(("name", "target"), CASES if FULL else QUICK)
+def test_a_signal_ends_the_run_and_no_step_is_lost(undisturbed, benchmark, tmp_path, name, target):
+    output, number = tmp_path / "run", signal.Signals[name]
+    running = start(driver(output, benchmark, settings=["checkpoint_steps=1"]), tmp_path)
+    running.wait_until((output / LAST).exists)
+    time.sleep(random.Random(f"{name} {target}").uniform(0, 0.5))
+    send(running, target, number)
+    began = time.monotonic()
+    if target != "all" or name != "SIGINT":  # a second signal changes nothing
+        time.sleep(0.05)
+        send(running, "launcher", number)
+    code = running.wait(60)
+    assert time.monotonic() - began < 10
+    assert code == EXPECTED[name], running.said()[-2000:]
+    assert "Traceback" not in running.said()
+    step = re.search(r"error: stopped by SIG\w+ after step (\d+); go on with --resume", running.said())
+    if step:  # else it was evaluating, whose epoch is kept
+        assert read_checkpoint(output / LAST)["step"] == int(step[1])
+    finish(driver(output, benchmark, "--resume"), tmp_path)
+    assert state_of(output) == undisturbed

@@ -1,0 +1,42 @@
+"""Long runs: the same bits every time, and nothing that piles up."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from harness import FULL, driver, finish, state_of
+
+STEPS = 2000 if FULL else 400
+LONG = ["schedular.epochs=1000", "eval_epoch=999", "checkpoint_minutes=null", "workers=2"]
+
+
+def test_two_runs_end_with_the_same_bits(benchmark, tmp_path):
+    for name in ("one", "other"):
+        command = driver(tmp_path / name, benchmark, processes=1, settings=[*LONG, "max_steps=200", "precision=bf16"])
+        finish(command, tmp_path / f"{name}.log", OMP_NUM_THREADS="2")
+    assert state_of(tmp_path / "one") == state_of(tmp_path / "other")
+
+
+def test_memory_open_files_and_processes_stay_as_they_are(benchmark, tmp_path):
+    record = tmp_path / "soak.json"
+    settings = [*LONG, f"max_steps={STEPS}"]
+    command = driver(tmp_path / "run", benchmark, processes=1, settings=settings, script="tests/faults/soak_driver.py")
+    finish(command, tmp_path, SOAK=str(record))
+    steps, resident, files = np.array(json.loads(record.read_text())).T
+    late = steps >= STEPS // 4  # until then, captions of all lengths have been seen
+    slope = np.polyfit(steps[late], resident[late], 1)[0]  # bytes per step
+    assert slope * 1000 < (1 if FULL else 8) * 1e6, list(zip(steps, resident, strict=True))
+    assert len(set(files[late])) == 1, files
+    assert not left_of(record)
+
+
+def left_of(record: Path) -> list[str]:
+    """Processes that were started below the command that writes this record."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            if f"SOAK={record}".encode() in Path("/proc", name, "environ").read_bytes().split(b"\0"):
+                found.append(name)
+    return found

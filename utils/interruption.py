@@ -1,0 +1,72 @@
+"""Signals that ask a run to end: SIGTERM and SIGUSR1 (a cluster takes the machine away), SIGINT (Ctrl-C).
+
+Where a run can end at once, `Stopped` is raised. Within `deferred` a signal waits until it is asked for, so that
+the step under way is finished and kept. A second signal changes nothing.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from threading import Thread
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+GRACE = 60  # seconds that a loader process outlives a SIGTERM
+BY_REQUEST, BY_HAND = 128 + signal.SIGTERM, 128 + signal.SIGINT  # exit codes: 143, 130
+
+
+class Stopped(BaseException):
+    """The run ends because of signal `number`. No Exception: nothing that handles errors may swallow it."""
+
+    def __init__(self, number: int, kept: str = ""):
+        super().__init__(f"stopped by {signal.Signals(number).name}{kept}")
+        self.code = BY_HAND if number == signal.SIGINT else BY_REQUEST
+
+
+class Interruption:
+    """What this process knows of signals."""
+
+    def __init__(self) -> None:
+        self.received, self.deferring = 0, False
+
+    def listen(self) -> None:
+        """Catch signals from now on (main thread only)."""
+        for number in SIGNALS:
+            signal.signal(number, self.handle)
+
+    def handle(self, number: int, frame: object) -> None:
+        if not self.received:
+            self.received = number
+            if not self.deferring:
+                raise Stopped(number)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Signals wait; one that nobody asked for ends the run where the block ends."""
+        self.deferring = True
+        try:
+            yield
+        finally:
+            self.deferring = False
+        if self.received:
+            raise Stopped(self.received)
+
+
+def serve_the_main_process(*_: object) -> None:
+    """In a loader process: end when the main process does, however that ends, and leave signals to it.
+
+    A signal to all shall not take away what the main process needs to finish its step.
+    """
+    Thread(target=end_with, args=(parent_process(),), daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+
+
+def end_with(process: BaseProcess) -> None:
+    """Wait for the end of a process, and end this one."""
+    wait([process.sentinel])
+    os._exit(1)
