@@ -51,7 +51,7 @@ def verify(path: Path, device: torch.device) -> None:
     Raises UserError at the first thing that is not so.
     """
     checkpoint = read_checkpoint(path)
-    logger.info("%s: %s", path, "the checksum is right" if "format" in checkpoint else "has no checksum")
+    logger.info("%s: %s", path, "the checksum is right" if checkpoint.get("format", 0) >= 2 else "has no checksum")
     require_finite(checkpoint["model"], path)
     logger.info("all values are finite")
     config = recorded_config(checkpoint, path)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-MOST_STEPS = 2_000_000  # opcodes of one pickle; a large checkpoint has some 200,000
+MOST_STEPS = 1_000_000  # opcodes of one pickle; a large checkpoint has some 200,000
 MOST_CALLS = 100_000  # of functions; a tensor takes two
 MOST_DIMENSIONS = 64  # as in torch
 NOT_PLAIN = "it is no checkpoint of tensors and plain values, and nothing else is ever loaded"

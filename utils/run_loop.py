@@ -186,6 +186,8 @@ class RunLoop:
         if seed != self.plan.seed:
             raise UserError(f"checkpoint {where} is of a run with --seed {seed}; resume with that")
         self.step = Step(epoch, iteration, iterations, number)
+        if number:  # rates are as the last step left them
+            self.stepper.schedule.move_to(*((epoch, iteration - 1) if iteration else (epoch - 1, of_run - 1)), of_run)
         if on_main(self.folder.holds_best)():
             self.best, self.best_epoch = best, best_epoch
         elif self.finished and self.evaluated:

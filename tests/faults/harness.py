@@ -30,10 +30,10 @@ OF_THE_STATE = (  # what of a checkpoint must be the same in two runs that were 
 )  # fmt: skip
 
 
-def state_of(folder: Path) -> str:
-    """SHA-256 over model, momentum model, queues, optimizer, schedule and place of the last checkpoint of a run."""
+def state_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of each part of the last checkpoint of a run: model (momentum model, queues), optimizer, schedule ..."""
     checkpoint = read_checkpoint(folder / LAST)
-    return digest_of({name: checkpoint[name] for name in OF_THE_STATE})
+    return {name: digest_of(checkpoint[name]) for name in OF_THE_STATE}
 
 
 @dataclass

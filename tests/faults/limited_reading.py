@@ -3,8 +3,8 @@
     python limited_reading.py FILE ...            # as the program does
     python limited_reading.py --without-care FILE ...   # as one should not: shows that a file does harm
 
-Prints a JSON object: file -> {"error": message or null, "type": of the exception, "seconds": ..., "bytes": by which
-the memory of the process grew, "reached_torch": whether torch.load was called}, or how it was killed.
+Prints a JSON object: file -> {"error": message or null, "type": of the exception, "seconds": of its work, "bytes": by
+which the memory of the process grew, "reached_torch": whether torch.load was called}, or how it was killed.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ def measure(reader: Callable[[str], None], path: str) -> dict[str, Any]:
     """What reading comes to, in this process."""
     load, calls, error = torch.load, [], None
     torch.load = lambda *arguments, **more: calls.append(arguments) or load(*arguments, **more)
-    before, start = memory(), time.perf_counter()
+    before, start = memory(), time.process_time()
     try:
         reader(path)
     except BaseException as caught:
@@ -69,7 +69,7 @@ def measure(reader: Callable[[str], None], path: str) -> dict[str, Any]:
     return {
         "error": None if error is None else str(error),
         "type": type(error).__name__,
-        "seconds": round(time.perf_counter() - start, 3),
+        "seconds": round(time.process_time() - start, 3),
         "bytes": memory() - before,
         "reached_torch": bool(calls),
     }

@@ -19,7 +19,7 @@ ALL = {**CODE, **RESOURCES}
 HARMLESS_TO_TORCH = {
     "compiled module", "memo of number 2**32 - 1", "tensors that share a storage", "laughs of lists",
     "laughs of tuples", "laughs of mappings", "wide laughs", "laughs within an attribute",
-    "half a million lists in one another", "list in itself", "class as a value", "class under a name of megabytes",
+    "400,000 lists in one another", "list in itself", "class as a value", "class under a name of megabytes",
     "storage as a value",
 }  # fmt: skip
 REASONS = {  # where something else would stop a file as well, but later
