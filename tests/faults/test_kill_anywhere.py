@@ -8,7 +8,7 @@ from harness import FULL, driver, finish, start, state_of
 
 from utils.run_folder import LAST, PREVIOUS
 
-KILLS = 50 if FULL else 4
+KILLS = 50 if FULL else 3
 OFTEN = ["checkpoint_steps=2"]
 
 

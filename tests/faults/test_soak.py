@@ -9,25 +9,31 @@ import numpy as np
 from harness import FULL, driver, finish, state_of
 
 STEPS = 2000 if FULL else 400
-LONG = ["schedular.epochs=1000", "eval_epoch=999", "checkpoint_minutes=null", "workers=2"]
+LONG = ["schedular.epochs=1000", "eval_epoch=999", "checkpoint_minutes=null"]
+# captions of one length: kernels that oneDNN keeps for each new shape of tensors would hide what piles up
+SAME_SHAPES = ["max_words=3", "vocabulary_size=4000", "workers=0"]
 
 
 def test_two_runs_end_with_the_same_bits(benchmark, tmp_path):
+    settings = [*LONG, "max_steps=200", "precision=bf16", "workers=2"]
     for name in ("one", "other"):
-        command = driver(tmp_path / name, benchmark, processes=1, settings=[*LONG, "max_steps=200", "precision=bf16"])
-        finish(command, tmp_path / f"{name}.log", OMP_NUM_THREADS="2")
+        command = driver(tmp_path / name, benchmark, processes=1, settings=settings)
+        finish(command, tmp_path / f"{name}.log", OMP_NUM_THREADS="2", GOMP_SPINCOUNT="2000")
     assert state_of(tmp_path / "one") == state_of(tmp_path / "other")
 
 
 def test_memory_open_files_and_processes_stay_as_they_are(benchmark, tmp_path):
     record = tmp_path / "soak.json"
-    settings = [*LONG, f"max_steps={STEPS}"]
+    settings = [*LONG, *SAME_SHAPES, f"max_steps={STEPS}"]
     command = driver(tmp_path / "run", benchmark, processes=1, settings=settings, script="tests/faults/soak_driver.py")
     finish(command, tmp_path, SOAK=str(record))
     steps, resident, files = np.array(json.loads(record.read_text())).T
-    late = steps >= STEPS // 4  # until then, captions of all lengths have been seen
-    slope = np.polyfit(steps[late], resident[late], 1)[0]  # bytes per step
-    assert slope * 1000 < (1 if FULL else 8) * 1e6, list(zip(steps, resident, strict=True))
+    late = steps >= STEPS // 2
+    if FULL:
+        per_step = np.polyfit(steps[late], resident[late], 1)[0]
+    else:  # the median leaves out the few that met a new shape
+        per_step = np.median(np.diff(resident[late]) / np.diff(steps[late]))
+    assert 1000 * per_step < (1e6 if FULL else 3e6), resident.tolist()
     assert len(set(files[late])) == 1, files
     assert not left_of(record)
 
