@@ -323,14 +323,14 @@ class Training:
         if config.eval_epoch >= epochs:
             logger.warning("eval_epoch %d: of %d epochs, only the last is evaluated", config.eval_epoch, epochs)
         return RunPlan(
-            epochs,
-            batches // config.accumulate_steps,
-            config.accumulate_steps,
-            config.max_steps,
-            config.eval_epoch,
-            config.checkpoint_minutes,
-            config.checkpoint_steps,
-            self.run.arguments.seed,
+            epochs=epochs,
+            iterations=batches // config.accumulate_steps,
+            accumulate=config.accumulate_steps,
+            max_steps=config.max_steps,
+            eval_epoch=config.eval_epoch,
+            checkpoint_minutes=config.checkpoint_minutes,
+            checkpoint_steps=config.checkpoint_steps,
+            seed=self.run.arguments.seed,
         )
 
     def take_up(self, checkpoint: dict[str, Any]) -> None:

@@ -21,8 +21,7 @@ from dataset.image_files import normalise as normalise_path
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, pad_batch
 from utils.errors import UserError
-from utils.interruption import serve_the_main_process
-from utils.parallel import loaded, loader_processes
+from utils.loader_processes import loaded, loader_processes, serve_the_main_process
 
 
 def blocks_of(count: int, size: int) -> list[range]:

@@ -26,8 +26,7 @@ from dataset.image_files import normalise
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, Encoded, pad_batch
 from utils.errors import UserError
-from utils.interruption import serve_the_main_process
-from utils.parallel import loaded, loader_processes
+from utils.loader_processes import loaded, loader_processes, serve_the_main_process
 
 Spans = list[list[tuple[int, int]]]  # attributes of a caption: character spans of their words
 

@@ -4,17 +4,11 @@ Where a run can end at once, `Stopped` is raised. Within `deferred` a signal wai
 the step under way is finished and kept. A second signal changes nothing.
 """
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
-from threading import Thread
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-GRACE = 60  # seconds that a loader process outlives a SIGTERM
 BY_REQUEST, BY_HAND = 128 + signal.SIGTERM, 128 + signal.SIGINT  # exit codes: 143, 130
 
 
@@ -53,20 +47,3 @@ class Interruption:
             self.deferring = False
         if self.received:
             raise Stopped(self.received)
-
-
-def serve_the_main_process(*_: object) -> None:
-    """In a loader process: end when the main process does, however that ends, and leave signals to it.
-
-    A signal to all shall not take away what the main process needs to finish its step.
-    """
-    Thread(target=end_with, args=(parent_process(),), daemon=True).start()
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
-
-
-def end_with(process: BaseProcess) -> None:
-    """Wait for the end of a process, and end this one."""
-    wait([process.sentinel])
-    os._exit(1)

@@ -3,15 +3,10 @@
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
-from multiprocessing.context import BaseContext
-from pathlib import Path
 from typing import Any, TypeVar
 
 from utils.errors import UserError
@@ -27,46 +22,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def loader_processes() -> BaseContext:
-    """How processes that load data are started: by a server that forks itself, from which this one is made at once.
-
-    A fork of this process would hang now and then: by the time that data are loaded it runs threads, whose locks
-    nobody opens in the fork. The server outlives signals to all, because the processes that it has started end with it.
-    """
-    forkserver.set_forkserver_preload(own_modules())
-    signals, main = (signal.SIGTERM, signal.SIGUSR1), threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in signals} if main else {}
-    try:
-        forkserver.ensure_running()  # ignored signals stay ignored in a program that is started
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return multiprocessing.get_context("forkserver")
-
-
-def own_modules() -> list[str]:
-    """What is imported of this program: the server imports it once, and all its processes have it."""
-    root = Path(__file__).resolve().parent.parent
-    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-    return sorted(n for n, file in files.items() if file and Path(file).parent.parent == root and n != "__main__")
-
-
-def loaded(loader: Iterable[Result | UserError]) -> Iterator[Result]:
-    """What a DataLoader yields. Its processes return what is wrong, as raising would bury it in their traceback.
-
-    Raises UserError for the first that is one, and when a process has died.
-    """
-    try:
-        for item in loader:
-            if isinstance(item, UserError):
-                raise UserError(str(item))  # `raise item` would tie this frame, and the processes, to the error
-            yield item
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError("a process that loads data has died (out of memory?); lower `workers` or set it to 0") from None
 
 
 def map_in_order(
