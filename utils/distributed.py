@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from utils.errors import LostPeer, UserError, hand_over
+from utils.errors import LostPeer, UserError, hand_over, start_of_all
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
         timeout = timedelta(minutes=timeout_minutes)
         store, *_ = next(dist.rendezvous(dist_url, launch.rank, launch.world, timeout=timeout))
         # torchrun keeps one store through its restarts: the addresses of processes that are gone stand in it
-        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        store = dist.PrefixStore(start_of_all(), store)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,

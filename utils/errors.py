@@ -69,14 +69,19 @@ def hand_over(problem: str) -> bool:
     folder = os.environ.get(REPORTS)
     if folder:
         line = " ".join(problem.splitlines())
-        Path(folder, str(os.getpid())).write_text(line, encoding="utf-8", errors="replace")
+        Path(folder, f"{start_of_all()}-{os.getpid()}").write_text(line, encoding="utf-8", errors="replace")
     return bool(folder)
 
 
 def another_process_reported() -> bool:
     """Whether a process of the same launch has ended with a message."""
     folder = os.environ.get(REPORTS)
-    return bool(folder) and any(Path(folder).iterdir())
+    return bool(folder) and any(Path(folder).glob(f"{start_of_all()}-*"))
+
+
+def start_of_all() -> str:
+    """How often a launcher has started all processes again after one failed."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -37,31 +38,50 @@ def launch(processes: int, command: list[str], restarts: int = 0) -> int:
         try:
             run(parse_args([*flags, f"--signals-to-handle={SIGNALS}", *command]))
         except ChildFailedError as failed:
-            return explain(list(failed.failures.values()), Path(folder))
+            return explain(list(failed.failures.values()), newest_reports(Path(folder)))
         except SignalException as stopped:
-            say([path.read_text(encoding="utf-8") for path in Path(folder).iterdir()])
+            say(newest_reports(Path(folder)).values())
             return BY_HAND if stopped.sigval == signal.SIGINT else BY_REQUEST
     return 0
 
 
-def explain(failures: list[ProcessFailure], folder: Path) -> int:
-    """Say once what the processes reported, else which one failed first; returns the exit code."""
-    reports = [path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())]
-    stopped = [failure.exitcode for failure in failures if failure.exitcode in (BY_REQUEST, BY_HAND)]
-    if reports:
-        say(reports)
-        return stopped[0] if stopped else BAD_INPUT
-    first = min(failures, key=lambda failure: failure.timestamp)
-    if first.exitcode >= 0:
-        say([f"process {first.local_rank} ended with exit code {first.exitcode}; its messages are above"])
-        return first.exitcode
-    name = signal.Signals(-first.exitcode).name
-    advice = " (out of memory?)" if name == "SIGKILL" else ""
-    say([f"process {first.local_rank} was ended by {name}{advice}; the others were stopped"])
-    return 128 - first.exitcode
+def newest_reports(folder: Path) -> dict[int, str]:
+    """What processes of the last start said, by process number."""
+    said: dict[int, dict[int, str]] = {}
+    for path in sorted(folder.iterdir()):
+        start, process = map(int, path.name.split("-"))
+        said.setdefault(start, {})[process] = path.read_text(encoding="utf-8")
+    return said[max(said)] if said else {}
 
 
-def say(problems: list[str]) -> None:
+def explain(failures: list[ProcessFailure], reports: dict[int, str]) -> int:
+    """Say once why the processes ended; returns the exit code.
+
+    What one of them reported comes first, then a signal that ended one without a word, then a fault, then a request to
+    stop: when one is gone, the others are asked to stop, and say so too.
+    """
+    stopped = {failure.pid: failure.exitcode for failure in failures if failure.exitcode in (BY_REQUEST, BY_HAND)}
+    problems = [report for process, report in reports.items() if process not in stopped]
+    if problems:
+        say(problems)
+        return BAD_INPUT
+    causes = [one for one in failures if one.exitcode not in (BY_REQUEST, BY_HAND, -signal.SIGTERM)]
+    if reports and not causes:
+        say(reports.values())
+        return next(iter(stopped.values()))
+    # a process that another one lost may fail too; one that does not end when asked to is killed half a minute later
+    soon = min(one.timestamp for one in causes or failures) + 10
+    first = min(causes or failures, key=lambda one: (one.timestamp > soon, one.exitcode >= 0, one.timestamp))
+    if first.exitcode < 0:
+        name = signal.Signals(-first.exitcode).name
+        advice = " (out of memory?)" if name == "SIGKILL" else ""
+        say([f"process {first.local_rank} was ended by {name}{advice}; the others were stopped"])
+        return 128 - first.exitcode
+    say([f"process {first.local_rank} ended with exit code {first.exitcode}; its messages are above"])
+    return first.exitcode
+
+
+def say(problems: Iterable[str]) -> None:
     """Each problem once, as one line."""
     for problem in dict.fromkeys(problems):
         print(f"error: {problem}", file=sys.stderr)
