@@ -8,6 +8,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+pytest_plugins = ["campaign"]
+
 
 def pytest_configure() -> None:
     """One thread: more cost tiny tensors more than they bring, many times so on a busy machine."""

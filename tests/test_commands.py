@@ -46,8 +46,11 @@ def readme_commands() -> list[str]:
 
 
 COMMANDS = [*readme_commands(), *MORE]
-# runs the tests that this file belongs to: here one file of them
-SHORTENED = {"bash shell/test.sh": "bash shell/test.sh tests/evaluation/test_metrics.py"}
+# run the tests that this file belongs to: here one file of them
+SHORTENED = {
+    "bash shell/test.sh": "bash shell/test.sh tests/evaluation/test_metrics.py",
+    "bash shell/torture.sh --quick": "bash shell/torture.sh --quick tests/dataset/test_data_ledger.py",
+}
 
 
 def shrink_configs(folder: Path, vocabulary: int) -> None:

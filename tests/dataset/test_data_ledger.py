@@ -8,6 +8,8 @@ from dataset.annotations import load_annotations
 from dataset.tokens import CaptionTokenizer
 from dataset.training import BatchPlan, TrainLoader, TrainSet
 
+pytestmark = pytest.mark.promise("Data ledger")
+
 BATCH, EPOCHS = 4, 2
 
 
@@ -54,11 +56,14 @@ def test_all_samples_come_once_an_epoch_in_another_order_each(data, undisturbed)
 
 
 @pytest.mark.parametrize("workers", [0, 2, 4])
-def test_an_interruption_anywhere_changes_nothing(data, undisturbed, workers):
+def test_an_interruption_anywhere_changes_nothing(data, undisturbed, trials, workers):
     batches = len(data) // BATCH
     # in the middle, at the exact end of an epoch, right at its beginning, and twice
-    for stops in ([(0, 3)], [(0, batches)], [(1, 0)], [(0, 1), (1, batches - 1)]):
-        assert ledger(data, workers, stops) == undisturbed
+    interruptions = ([(0, 3)], [(0, batches)], [(1, 0)], [(0, 1), (1, batches - 1)])
+    trial = trials("epoch interrupted and resumed, same samples", len(interruptions))
+    for stops in interruptions:
+        with trial.one():
+            assert ledger(data, workers, stops) == undisturbed
 
 
 def test_the_number_of_processes_changes_who_sees_a_sample_and_not_which(data):

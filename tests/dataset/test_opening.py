@@ -122,6 +122,7 @@ def test_whole_data_are_opened_as_they_are(data, caplog):
     assert not caplog.records
 
 
+@pytest.mark.promise("Images")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("fault", ["is no image", "is damaged", "changed since it was prepared"])
 def test_a_bad_image_stops_training_by_its_name(data, fault, workers):
@@ -158,6 +159,7 @@ def test_digests_of_every_training_file_count(data, tmp_path):
 # ---- skip ------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("Images")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_bad_image_is_left_out_and_said(data, fault, caplog):
     bad = FAULTS[fault](data, 400)
@@ -170,6 +172,7 @@ def test_a_bad_image_is_left_out_and_said(data, fault, caplog):
     assert bad not in read_through(found, workers=2)
 
 
+@pytest.mark.promise("Images")
 def test_a_thousandth_of_the_images_may_be_bad_and_one_more_may_not(data):
     break_file(data, 7)
     assert len(data.open(bad_images="skip").skipped) == 1
@@ -178,6 +181,7 @@ def test_a_thousandth_of_the_images_may_be_bad_and_one_more_may_not(data):
         data.open(bad_images="skip")
 
 
+@pytest.mark.promise("Images")
 @pytest.mark.parametrize("workers", ["0", "3"])
 def test_too_many_bad_images_are_counted_and_some_are_named(data, workers):
     bad = [change_file(data, 8), break_file(data, 7), remove_file(data, 990), break_file(data, 995)]

@@ -8,6 +8,8 @@ from benchmark_data import TINY, data_settings, run
 
 from utils.checkpoint import read_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.promise("What was saved is what scored")
+
 
 @pytest.fixture(scope="module")
 def trained(benchmark, tmp_path_factory):

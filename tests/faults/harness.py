@@ -1,6 +1,6 @@
 """Real runs of the driver for tests that disturb them: started as a group, signalled, killed, compared.
 
-FAULTS=full in the environment makes the tests of this room as thorough as they can be, which takes an hour.
+FAULTS=full in the environment (shell/torture.sh) makes the tests of this room as thorough as they can be.
 """
 
 import os

@@ -19,6 +19,8 @@ from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import atomic_write, machine, remove_leftovers, write_json
 
+pytestmark = pytest.mark.promise("Atomic files")
+
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -36,19 +38,24 @@ def killed(folder: Path, how: str) -> dict:
     return json.loads(done.stdout)
 
 
-def test_two_hundred_kills_at_random_moments_lose_nothing(tmp_path):
+def test_two_hundred_kills_at_random_moments_lose_nothing(tmp_path, trials):
+    trial = trials("killed while it writes checkpoints", 200)
     found = killed(tmp_path, "200")
     assert found["problems"] == []
     assert found["kills"] == 200
     assert found["within_a_file"] > 20  # else the moments were not those that matter
     assert found["acknowledged"] > 20
+    trial.survive(found["kills"])
 
 
-def test_a_kill_before_or_after_any_step_loses_nothing(tmp_path):
+def test_a_kill_before_or_after_any_step_loses_nothing(tmp_path, trials):
+    trial = trials("killed before or after a system call of it", 80)
     found = killed(tmp_path, "steps")
     assert found["problems"] == []
     assert found["kills"] > 30
     assert found["went_back"] > 0  # without hard links there is a moment with the one before alone
+    trial.measure("killed", found["kills"], "times")  # the others had ended before that call
+    trial.survive(80)
 
 
 # ---- failing disks ---------------------------------------------------------------------
@@ -220,7 +227,8 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoints_as_they_were(small_disk,
     assert (read_checkpoint(last)["step"], read_checkpoint(previous)["step"]) == (3, 1)
 
 
-def test_a_disk_that_is_full_at_any_point_of_a_file_leaves_the_earlier_one(small_disk):
+def test_a_disk_that_is_full_at_any_point_of_a_file_leaves_the_earlier_one(small_disk, trials):
+    trial = trials("disk full at a point of a file", 60)
     last = small_disk / "last.pth"
     save_checkpoint(last, content_of(0.2))
     before, endings = last.read_bytes(), []
@@ -233,6 +241,7 @@ def test_a_disk_that_is_full_at_any_point_of_a_file_leaves_the_earlier_one(small
             endings.append(str(error).rpartition("; free space there; ")[2])
         assert last.read_bytes() == before
         assert sorted(os.listdir(small_disk)) == ["filler", "last.pth"]
+        trial.survive()
     assert set(endings) == {"written", "the earlier last.pth there is whole"}
     assert endings == sorted(endings, reverse=True)
 

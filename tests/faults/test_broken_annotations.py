@@ -19,8 +19,10 @@ import pytest
 from PIL import Image
 
 from dataset.annotations import fingerprint, load_annotations
-from dataset.prepare import FORMATS, Format, Inspection, find_format, inspect, main
+from dataset.prepare import FORMATS, Format, Inspection, inspect, main
 from utils.errors import UserError
+
+pytestmark = pytest.mark.promise("Validation")
 
 FULL = os.environ.get("FAULTS") == "full"
 SEEDS = range(40 if FULL else 4)
@@ -225,13 +227,14 @@ def found_in(inspection: Inspection, planted: Counter[tuple[str, int]]) -> Count
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("data_format", PUBLISHED, ids=lambda data_format: data_format.name)
-def test_every_planted_defect_is_found_at_its_place_and_nothing_else(tmp_path, data_format, seed):
+def test_every_planted_defect_is_found_at_its_place_and_nothing_else(tmp_path, trials, data_format, seed):
     data = Data(tmp_path, data_format, seed)
     for decode in ("quick", "full"):
         clean = data.inspect(decode)
         assert (clean.problems, clean.warnings) == ([], [])
         assert len(clean.digests) == len(data.entries)
     planted = plant(data)
+    trial = trials("defect planted and found at its place", planted.total())
     for decode in ("quick", "full"):
         inspection = data.inspect(decode)
         assert found_in(inspection, planted) == planted
@@ -239,6 +242,7 @@ def test_every_planted_defect_is_found_at_its_place_and_nothing_else(tmp_path, d
     with pytest.raises(UserError, match=rf"^{planted.total()} problems in "):
         main([data_format.name, str(tmp_path)])
     assert not (tmp_path / "processed_data").exists()
+    trial.survive(planted.total())
 
 
 def test_the_names_of_defects_are_all_planted(tmp_path):
@@ -261,7 +265,8 @@ def test_what_is_read_back_is_what_was_clean(tmp_path, data_format):
 
 
 @pytest.mark.skipif(not FULL, reason="writes 40,000 files")
-def test_40000_images_are_checked_in_a_minute_and_fingerprinted_in_two_seconds(tmp_path, capsys):
+def test_40000_images_are_checked_in_a_minute_and_fingerprinted_in_two_seconds(tmp_path, trials):
+    trial = trials("40,000 images", 1)
     entries = []
     for number in range(40_000):
         image = f"cam{number % 6}/{number}.jpg"
@@ -281,7 +286,7 @@ def test_40000_images_are_checked_in_a_minute_and_fingerprinted_in_two_seconds(t
     began = time.perf_counter()
     fingerprint(training, tmp_path / "imgs")
     seconds["fingerprint"] = time.perf_counter() - began
-    with capsys.disabled():
-        print({name: f"{value:.2f} s" for name, value in seconds.items()})
+    for name, value in seconds.items():
+        trial.measure(name, value)
     assert seconds["full"] < 60 and seconds["fingerprint"] < 2
-    assert find_format("cuhk-pedes").name == "CUHK-PEDES"
+    trial.survive()

@@ -38,6 +38,8 @@ from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
 from utils.errors import UserError
 
+pytestmark = pytest.mark.promise("Images")
+
 SIZE = (HEIGHT, WIDTH)  # files are as large, so that nothing is resized
 FULL = os.environ.get("FAULTS") == "full"
 DAMAGED = 5000 if FULL else 700
@@ -100,7 +102,8 @@ def check_agreement(folder: Path, names: list[str], loaded: list[torch.Tensor | 
 # ---- whole files -----------------------------------------------------------------------
 
 
-def test_every_kind_of_picture_is_shown_as_it_is(good, tmp_path):
+def test_every_kind_of_picture_is_shown_as_it_is(good, tmp_path, trials):
+    trial = trials("kind of picture shown as it is", len(good))
     names = write(tmp_path, {name: picture.content for name, picture in good.items()})
     loaded = load_all(tmp_path, names)
     wrong = {}
@@ -110,15 +113,18 @@ def test_every_kind_of_picture_is_shown_as_it_is(good, tmp_path):
         elif (off := difference(image, picture.shown)) > picture.tolerance:
             wrong[name] = f"differs by {off}"
     assert not wrong
+    trial.survive(len(loaded))
     check_agreement(tmp_path, names, loaded)
 
 
-def test_what_is_no_usable_image_is_refused_by_name(tmp_path):
+def test_what_is_no_usable_image_is_refused_by_name(tmp_path, trials):
     cases = refused_contents() | bombs()
+    trial = trials("bomb or no usable image refused by name", len(cases))
     names = write(tmp_path, {name: content for name, (content, _) in cases.items()})
     loaded = load_all(tmp_path, names)
     for name, error, (_, part) in zip(names, loaded, cases.values(), strict=True):
         check_refusal(error, tmp_path / name, part)
+        trial.survive()
     full = read_images(names, tmp_path, full=True)
     assert all(fault and digest is None for fault, digest in full)
 
@@ -156,7 +162,8 @@ def damaged(good, tmp_path_factory) -> tuple[Path, list[str], list[tuple[str, st
     return folder, write(folder, contents), [(name, kind) for name, kind, _ in contents]
 
 
-def test_damaged_files_end_no_process_and_are_judged_alike_everywhere(good, damaged):
+def test_damaged_files_end_no_process_and_are_judged_alike_everywhere(good, damaged, trials):
+    trial = trials("damaged file refused by name or harmless, no worker dies", DAMAGED)
     folder, names, causes = damaged
     loaded = load_all(folder, names)
     for name, image, (picture, kind) in zip(names, loaded, causes, strict=True):
@@ -167,13 +174,16 @@ def test_damaged_files_end_no_process_and_are_judged_alike_everywhere(good, dama
     refused = sum(isinstance(image, UserError) for image in loaded)
     assert DAMAGED / 2 < refused < DAMAGED  # a flipped bit within the pixels of a BMP is another picture
     check_agreement(folder, names, loaded)
+    trial.survive(len(loaded))
 
 
-def test_a_digest_tells_every_damage(good, damaged):
+def test_a_digest_tells_every_damage(good, damaged, trials):
+    trial = trials("damage told by the digest of preparation", DAMAGED)
     folder, names, causes = damaged
     loaded = load_all(folder, names, [digest_of(good[picture].content) for picture, _ in causes])
     for name, error in zip(names, loaded, strict=True):
         check_refusal(error, folder / name)
+        trial.survive()
     changed = sum("changed since it was prepared; restore it" in str(error) for error in loaded)
     assert changed > DAMAGED / 20  # the others do not even decode
 

@@ -9,22 +9,27 @@ from harness import driver, finish, start, state_of
 
 from utils.run_folder import LAST
 
+pytestmark = pytest.mark.promise("Dead peer")
+
 OFTEN = ["checkpoint_steps=2"]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_others_stop_soon_with_a_message(benchmark, tmp_path, rank):
+def test_the_others_stop_soon_with_a_message(benchmark, tmp_path, trials, rank):
+    trial = trials("process killed, the others end with a message", 1)
     output = tmp_path / "run"
     running = start(driver(output, benchmark, settings=OFTEN), tmp_path)
     running.wait_until((output / LAST).exists)
     ranks = running.ranks()
     os.kill(ranks[rank], signal.SIGKILL)
     began = time.monotonic()
-    code = running.wait(60)
-    assert time.monotonic() - began < 60
+    code, seconds = running.wait(60), time.monotonic() - began
+    trial.measure("slowest end", seconds)
+    assert seconds < 60
     assert code == 128 + signal.SIGKILL
     assert f"error: process {rank} was ended by SIGKILL" in running.said()
     assert not [pid for pid in ranks if os.path.exists(f"/proc/{pid}")]
+    trial.survive()
 
 
 def test_a_process_without_a_launcher_says_that_it_lost_another(benchmark, tmp_path):
@@ -41,7 +46,8 @@ def test_a_process_without_a_launcher_says_that_it_lost_another(benchmark, tmp_p
     assert "Traceback" not in one.said()
 
 
-def test_with_restarts_the_run_ends_as_an_undisturbed_one(benchmark, tmp_path):
+def test_with_restarts_the_run_ends_as_an_undisturbed_one(benchmark, tmp_path, trials):
+    trial = trials("process killed and all restarted, same SHA-256", 2)
     finish(driver(tmp_path / "undisturbed", benchmark, settings=OFTEN), tmp_path / "a")
     output = tmp_path / "run"
     running = start(driver(output, benchmark, settings=OFTEN), tmp_path / "b", RESTARTS="3")
@@ -52,3 +58,4 @@ def test_with_restarts_the_run_ends_as_an_undisturbed_one(benchmark, tmp_path):
         time.sleep(1)
     assert running.wait() == 0, running.said()[-3000:]
     assert state_of(output) == state_of(tmp_path / "undisturbed")
+    trial.survive(2)

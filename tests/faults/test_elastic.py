@@ -1,10 +1,13 @@
 """A run goes on with another number of processes as if nothing had happened."""
 
+import pytest
 import torch
 from harness import driver, finish, start
 
 from utils.checkpoint import read_checkpoint
 from utils.run_folder import LAST
+
+pytestmark = pytest.mark.promise("Elastic")
 
 # dropout differs from process to process; negatives among 2 samples are the same however 8 samples are shared out
 SETTINGS = [
@@ -18,7 +21,8 @@ def model_of(folder) -> dict[str, torch.Tensor]:
     return {name: value.double() for name, value in content["model"].items()}
 
 
-def test_from_two_processes_to_one_to_four(benchmark, tmp_path):
+def test_from_two_processes_to_one_to_four(benchmark, tmp_path, trials):
+    trial = trials("2, then 1, then 4 processes", 1)
     finish(driver(tmp_path / "two", benchmark, settings=[*SETTINGS, "max_steps=9"]), tmp_path / "a")
     elastic, said = tmp_path / "elastic", ""
     for processes, steps in ((2, 3), (1, 6), (4, 9)):
@@ -35,9 +39,11 @@ def test_from_two_processes_to_one_to_four(benchmark, tmp_path):
         for name, value in undisturbed.items() if name not in ("idx_queue", "queue_ptr")
     ]  # fmt: skip
     apart, size = (torch.stack(part).sum().sqrt() for part in zip(*squares, strict=True))
+    trial.measure("parameters differ by", float(apart / size), "of their norm")
     assert apart <= 1e-6 * size
     for name in ("idx_queue", "queue_ptr"):  # the same samples in the same order
         assert found[name].equal(undisturbed[name])
+    trial.survive()
 
 
 def test_a_number_of_processes_that_cannot_share_a_step_is_refused(benchmark, tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hostile_files import CODE, RESOURCES
 
+pytestmark = pytest.mark.promise("Hostile checkpoints")
+
 FOLDER = Path(__file__).resolve().parent
 SECONDS = 5.0
 MEMORY = 64 * 2**20  # bytes that reading may take beyond a multiple of the file
@@ -66,7 +68,8 @@ def readings(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_hostile_file_is_refused_at_once_and_runs_nothing(readings, name):
+def test_a_hostile_file_is_refused_at_once_and_runs_nothing(readings, trials, name):
+    trial = trials("malicious file or bomb refused, runs nothing", 1)
     path, reading = readings[name]
     assert not path.with_suffix(".marker").exists()
     assert reading["type"] == "UserError", reading
@@ -75,8 +78,10 @@ def test_a_hostile_file_is_refused_at_once_and_runs_nothing(readings, name):
     assert reading["reached_torch"] == (name in HARMLESS_TO_TORCH)
     assert REASONS.get(name, "") in reading["error"]
     assert "memory" not in reading["error"]  # it was refused before it was given any
+    trial.measure("slowest", reading["seconds"])
     assert reading["seconds"] < SECONDS
     assert reading["bytes"] < MEMORY + 4 * path.stat().st_size
+    trial.survive()
 
 
 def test_the_files_that_run_code_do_so_where_nobody_takes_care(tmp_path):
@@ -90,11 +95,14 @@ def test_there_are_enough_of_them():
     assert len(CODE) >= 20 and len(RESOURCES) >= 40
 
 
-def test_files_changed_at_random_are_refused_or_loaded(tmp_path):
+def test_files_changed_at_random_are_refused_or_loaded(tmp_path, trials):
+    trial = trials("file changed at random read or refused", FUZZED)
     done = script("fuzz_checkpoints.py", str(FUZZED), tmp_path)
     assert done["others"] == []
     assert sum(done["found"].values()) == FUZZED
+    trial.measure("slowest", done["slowest"])
     assert done["slowest"] < SECONDS and done["bytes"] < MEMORY
     # changes that are not seen, or not survived, would leave one of these empty
     assert all(done["found"].get(f"{kind} refused", 0) > FUZZED // 20 for kind in ("archive", "old", "own"))
     assert all(done["found"].get(f"{kind} loaded", 0) > FUZZED // 200 for kind in ("archive", "old"))
+    trial.survive(FUZZED)

@@ -9,6 +9,8 @@ from harness import FULL, driver, finish, start, state_of
 from utils.run_folder import LAST, PREVIOUS
 
 KILLS = 50 if FULL else 3
+pytestmark = pytest.mark.promise("Killed anywhere")
+
 OFTEN = ["checkpoint_steps=2"]
 
 
@@ -20,8 +22,9 @@ def undisturbed(benchmark, tmp_path_factory):
     return state_of(folder / "run"), time.monotonic() - began, (folder / "run" / "metrics.json").read_text()
 
 
-def test_the_end_is_that_of_an_undisturbed_run(undisturbed, benchmark, tmp_path):
+def test_the_end_is_that_of_an_undisturbed_run(undisturbed, benchmark, tmp_path, trials):
     expected, seconds, metrics = undisturbed
+    trial = trials("two processes killed at a random moment, resumed, same SHA-256", KILLS)
     chance, kills, ends = random.Random(7), 0, 0
     while kills < KILLS:
         output = tmp_path / f"run{ends}"
@@ -44,4 +47,5 @@ def test_the_end_is_that_of_an_undisturbed_run(undisturbed, benchmark, tmp_path)
         assert state_of(output) == expected
         assert (output / "metrics.json").read_text() == metrics
         assert not [path.name for path in output.rglob("*.tmp")]
+        trial.survive(kills - trial.survived)
         ends += 1

@@ -6,6 +6,8 @@ from harness import FULL, driver, finish, start
 from utils.checkpoint import read_checkpoint
 from utils.run_folder import BEST, LAST, PREVIOUS
 
+pytestmark = pytest.mark.promise("Non-finite values")
+
 SCRIPT = "tests/faults/broken_driver.py"
 STEPS = ["max_steps=5", "checkpoint_steps=1"]
 

@@ -6,7 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pytest
 from harness import FULL, driver, finish, state_of
+
+pytestmark = pytest.mark.promise("Soak")
 
 STEPS = 2000 if FULL else 400
 LONG = ["schedular.epochs=1000", "eval_epoch=999", "checkpoint_minutes=null"]
@@ -14,15 +17,18 @@ LONG = ["schedular.epochs=1000", "eval_epoch=999", "checkpoint_minutes=null"]
 SAME_SHAPES = ["max_words=3", "vocabulary_size=4000", "workers=0"]
 
 
-def test_two_runs_end_with_the_same_bits(benchmark, tmp_path):
+def test_two_runs_end_with_the_same_bits(benchmark, tmp_path, trials):
+    trial = trials("200 steps repeated, same SHA-256", 1)
     settings = [*LONG, "max_steps=200", "precision=bf16", "workers=2"]
     for name in ("one", "other"):
         command = driver(tmp_path / name, benchmark, processes=1, settings=settings)
         finish(command, tmp_path / f"{name}.log", OMP_NUM_THREADS="2", GOMP_SPINCOUNT="2000")
     assert state_of(tmp_path / "one") == state_of(tmp_path / "other")
+    trial.survive()
 
 
-def test_memory_open_files_and_processes_stay_as_they_are(benchmark, tmp_path):
+def test_memory_open_files_and_processes_stay_as_they_are(benchmark, tmp_path, trials):
+    trial = trials(f"{STEPS} steps without growth", 1)
     record = tmp_path / "soak.json"
     settings = [*LONG, *SAME_SHAPES, f"max_steps={STEPS}"]
     command = driver(tmp_path / "run", benchmark, processes=1, settings=settings, script="tests/faults/soak_driver.py")
@@ -33,9 +39,11 @@ def test_memory_open_files_and_processes_stay_as_they_are(benchmark, tmp_path):
         per_step = np.polyfit(steps[late], resident[late], 1)[0]
     else:  # the median leaves out the few that met a new shape
         per_step = np.median(np.diff(resident[late]) / np.diff(steps[late]))
+    trial.measure("growth", per_step / 1000, "MB per 1,000 steps")
     assert 1000 * per_step < (1e6 if FULL else 3e6), resident.tolist()
     assert len(set(files[late])) == 1, files
     assert not left_of(record)
+    trial.survive()
 
 
 def left_of(record: Path) -> list[str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.promise("Hostile checkpoints")
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 ELSEWHERE = {".venv", "output", "data", "__pycache__"}
 

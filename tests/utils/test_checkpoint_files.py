@@ -233,19 +233,24 @@ def damaged_copies(data: bytes, count: int):
         yield "appendix", data + more
 
 
-def test_every_damage_to_a_file_is_noticed(tmp_path):
+@pytest.mark.promise("Atomic files")
+def test_every_damage_to_a_file_is_noticed(tmp_path, trials):
     save_checkpoint(tmp_path / "a.pth", CONTENT)
     data = (tmp_path / "a.pth").read_bytes()
-    unnoticed = []
-    for what, copy in damaged_copies(data, 2000):
+    unnoticed, copies = [], list(damaged_copies(data, 2000))
+    trial = trials("flipped bits or other damage noticed", len(copies))
+    for what, copy in copies:
         (tmp_path / "b.pth").write_bytes(copy)
         try:
             read_checkpoint(tmp_path / "b.pth")
         except UserError as error:
             assert str(error).startswith(f"checkpoint {tmp_path / 'b.pth'} cannot be read: it ")
             assert len(str(error).splitlines()) == 1
+            trial.survive()
             continue
-        if copy != data:  # zeros over zeros
+        if copy == data:  # zeros over zeros
+            trial.survive()
+        else:
             unnoticed.append(what)
     assert unnoticed == []
 
@@ -392,6 +397,7 @@ def test_a_refused_write_moves_nothing(tmp_path):
     assert (read_checkpoint(last)["step"], read_checkpoint(previous)["step"]) == (2, 1)
 
 
+@pytest.mark.promise("Atomic files")
 @pytest.mark.parametrize("harm", ["missing", "cut off", "one bit", "empty"])
 def test_the_newest_is_the_one_before_when_the_last_is_harmed(tmp_path, caplog, harm):
     last, previous = tmp_path / "last.pth", tmp_path / "previous.pth"

@@ -57,6 +57,7 @@ def test_the_last_checkpoint_is_resumed_from(tmp_path):
     assert folder.newest(tmp_path / PREVIOUS)["step"] == 1
 
 
+@pytest.mark.promise("Atomic files")
 @pytest.mark.parametrize("damage", ["missing", "flipped"])
 def test_the_one_before_is_resumed_from_when_the_last_is_damaged(tmp_path, caplog, damage):
     folder = RunFolder(tmp_path)
