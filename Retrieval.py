@@ -6,6 +6,7 @@
 """
 
 import argparse
+import json
 import logging
 import os
 from contextlib import nullcontext
@@ -28,7 +29,7 @@ from models.build import build_model, compile_layers, require_compiler
 from models.draws import RandomDraws, StepNoise
 from models.inspection import count_parameters, estimate_memory
 from models.person_search import PersonSearchModel
-from models.released import load_language_model, load_weights, require_trained
+from models.released import load_image_encoder, load_language_model, load_weights, require_trained
 from utils.checkpoint import read_checkpoint
 from utils.config import save_yaml
 from utils.distributed import (
@@ -67,6 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="settings on top of the YAML file, such as optimizer.lr=1e-4")
     parser.add_argument("--output_dir", type=Path, default=Path("output/cuhk-pedes"), help="folder of the run")
     parser.add_argument("--checkpoint", type=Path, help="weights to start from, to evaluate, or to resume")
+    parser.add_argument("--vision_checkpoint", help="weights that the image encoder starts from, in place of those")
     parser.add_argument("--resume", action="store_true",
                         help="go on with the run of --checkpoint (default: checkpoint_last.pth of --output_dir)")
     parser.add_argument("--evaluate", action="store_true", help="only evaluate --checkpoint on the test split")
@@ -83,6 +85,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if not 0 <= parsed.seed < 2**32:
         raise UserError(f"--seed must be from 0 to {2**32 - 1}, not {parsed.seed}")
+    if parsed.vision_checkpoint and (parsed.evaluate or parsed.resume or parsed.verify):
+        raise UserError("--vision_checkpoint is what a new run starts from; --checkpoint has the trained image encoder")
     if parsed.verify and parsed.checkpoint is None:
         raise UserError("--verify needs --checkpoint: which one shall be verified?")
     return parsed
@@ -112,6 +116,8 @@ def open_run(arguments: argparse.Namespace, device: torch.device) -> Run:
     if is_restart() and not arguments.evaluate and folder.holds_checkpoint():
         arguments.resume, arguments.checkpoint = True, None
     config = read_config(arguments)
+    if config.checkpoint and not (arguments.evaluate or arguments.resume):
+        arguments.checkpoint = Path(config.checkpoint)
     if not arguments.dry_run:
         require_folder(arguments.output_dir, "--output_dir")
         folder.refuse_to_overwrite(
@@ -141,8 +147,11 @@ def open_run(arguments: argparse.Namespace, device: torch.device) -> Run:
 
 def read_config(arguments: argparse.Namespace, *more: str) -> Config:
     """The configuration as the command line asks for it, with `more` settings on top."""
-    encoder = [f"text_encoder={arguments.text_encoder}"] if arguments.text_encoder else []
-    return load_config(arguments.config, [*arguments.overrides, *encoder, *more])
+    named = {"text_encoder": arguments.text_encoder, "vision_checkpoint": arguments.vision_checkpoint}
+    if not (arguments.evaluate or arguments.resume):
+        named["checkpoint"] = arguments.checkpoint
+    flags = [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value]
+    return load_config(arguments.config, [*arguments.overrides, *flags, *more])
 
 
 def samples_per_step(config: Config) -> int:
@@ -181,21 +190,30 @@ def needed_files(arguments: argparse.Namespace, config: Config) -> tuple[str, ..
 
 
 def open_weights(run: Run, model: PersonSearchModel) -> None:
-    """Start the model from its checkpoint, or its text encoder from BERT."""
+    """Start the model from its checkpoint, or its text encoder from BERT; a new run may have one for its images."""
     arguments, checkpoint = run.arguments, run.checkpoint
-    if checkpoint is None:
-        if run.config.text_encoder != FROM_CAPTIONS:
-            load_language_model(model, run.config.text_encoder)
-        return
     if arguments.resume:
         resume_model(model, checkpoint)
         return
-    saved = checkpoint.get("config") if isinstance(checkpoint.get("config"), dict) else {}
-    report = load_weights(model, checkpoint["model"], checkpoint["path"], grid_of(saved))
-    logger.info("checkpoint %s: %s", checkpoint["path"], report)
-    if arguments.evaluate:
-        require_trained(report, checkpoint["path"])
-        warn_of_other_input(run.config, saved, checkpoint["path"])
+    own = None if arguments.evaluate else run.config.vision_checkpoint
+    if checkpoint is not None:
+        saved = saved_config(checkpoint)
+        report = load_weights(model, checkpoint["model"], checkpoint["path"], grid_of(saved), image_encoder=not own)
+        logger.info("checkpoint %s: %s", checkpoint["path"], report)
+        if arguments.evaluate:
+            require_trained(report, checkpoint["path"])
+            warn_of_other_input(run.config, saved, checkpoint["path"])
+    elif run.config.text_encoder != FROM_CAPTIONS:
+        load_language_model(model, run.config.text_encoder)
+    if own:
+        found = read_checkpoint(own)
+        report = load_image_encoder(model, found["model"], own, grid_of(saved_config(found)))
+        logger.info("vision_checkpoint %s: %s", own, report)
+
+
+def saved_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a checkpoint of ours; empty for others."""
+    return checkpoint["config"] if isinstance(checkpoint.get("config"), dict) else {}
 
 
 def grid_of(saved: dict[str, Any]) -> tuple[int, int] | None:
@@ -292,6 +310,7 @@ class Training:
             optimizer.weight_decay,
             tuple(optimizer.betas),
             optimizer.eps,
+            self.model.undecayed(),
         )
         rate = LearningRate(
             adam,

@@ -17,8 +17,9 @@ from models import losses
 from models.decoder import VisualDecoder, fill_removed, patchify
 from models.draws import RandomDraws
 from models.fusion import Attention, PostNorm, TextEncoder
+from models.image_encoder import PatchSubset, take_tokens
 from models.person_search import PersonSearchModel, negative_weights
-from models.vision import PatchSubset, VisionTransformer, take_tokens
+from models.vision_transformer import VisionTransformer
 
 
 def attention(

@@ -30,8 +30,9 @@ from dataset.gallery import Captions, EvaluationSplit, blocks_of
 from evaluation.ranking import KeptTokens, Setting, kept_type, score_candidates
 from models.decoder import DecoderSize
 from models.fusion import Attention, FusionSize, PostNorm
+from models.image_encoder import VisionSize
 from models.person_search import Objective, PersonSearchModel
-from models.vision import VisionSize
+from models.vision_transformer import VisionTransformer
 from utils.precision import autocast
 
 SPECIAL = SpecialTokens(pad=0, cls=101, sep=102, mask=103)
@@ -114,7 +115,7 @@ def build(layers: int) -> PersonSearchModel:
     torch.manual_seed(0)
     fusion = FusionSize(num_hidden_layers=layers, fusion_layer=layers // 2, initializer_range=0.05)
     objective = Objective(weights={"pitm": 1.0}, queue_size=1)
-    model = PersonSearchModel(VisionSize(depth=1), fusion, DecoderSize(), objective, SPECIAL).eval()
+    model = PersonSearchModel(VisionTransformer(VisionSize(depth=1)), fusion, DecoderSize(), objective, SPECIAL).eval()
     nn.init.normal_(model.itm_head.weight, std=0.2)
     return model
 

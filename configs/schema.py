@@ -105,6 +105,14 @@ class Schedule(Section):
     cooldown_epochs: Whole = 0
 
 
+VISION_SIZES = {
+    name: {"vision_width": width, "vision_heads": heads}
+    for name, width, heads in (("tiny", 192, 3), ("small", 384, 6), ("base", 768, 12))
+}
+# what an image encoder has unless it is said otherwise
+OF_ENCODERS = {"vit": {"vision_depth": 12, "drop_path": 0.0}, "vim": {"vision_depth": 24, "drop_path": 0.1}}
+
+
 class Config(Section):
     """A whole run: data, model, objective, recipe, evaluation."""
 
@@ -123,10 +131,15 @@ class Config(Section):
     workers: Whole = 4
     bad_images: Literal["stop", "skip"] = "stop"
     # model
+    checkpoint: str | None = None
+    vision_checkpoint: str | None = None
     bert_config: Bert = Bert(full_ca=True)
+    image_encoder: Literal["vit", "vim"] = "vit"
+    vision_size: Literal["tiny", "small", "base"] | None = None
     vision_width: Count = 768
     vision_depth: Count = 12
     vision_heads: Count = 12
+    drop_path: Part = 0.0
     patch_size: Count = 16
     decoder_depth: Count = 4
     decoder_heads: Count = 8
@@ -166,6 +179,23 @@ class Config(Section):
     evaluation_memory: NotNegative = 4
     eval_epoch: Whole = 0
     model_selection: Literal["val", "test"] = "val"
+
+    @model_validator(mode="before")
+    @classmethod
+    def size_of_vision(cls, values: Any) -> Any:
+        """Fill in what follows from `image_encoder` and `vision_size`."""
+        values = dict(values)
+        encoder, size = str(values.get("image_encoder", "vit")), str(values.get("vision_size"))
+        usual = dict(OF_ENCODERS.get(encoder, OF_ENCODERS["vit"]))
+        if size in VISION_SIZES:
+            of_size = {"vision_depth": usual["vision_depth"], **VISION_SIZES[size]}
+            for key, value in of_size.items():
+                if values.get(key, value) != value:
+                    raise ValueError(f"`{key}`: {values[key]} is not {value}, as vision_size {size} has; leave one out")
+            usual |= of_size
+            if isinstance(values.get("bert_config"), Mapping):
+                values["bert_config"] = {**values["bert_config"], "encoder_width": of_size["vision_width"]}
+        return {**usual, **values}
 
     @field_validator("train_file", mode="before")
     @classmethod

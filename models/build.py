@@ -7,9 +7,22 @@ from configs.schema import Config
 from dataset.batch import SpecialTokens
 from models.decoder import DecoderBlock, DecoderSize
 from models.fusion import FusionSize, Layer
+from models.image_encoder import ImageEncoder, VisionSize
 from models.person_search import Objective, PersonSearchModel
-from models.vision import Block, VisionSize
+from models.vision_mamba import VisionMamba
+from models.vision_transformer import VisionTransformer
 from utils.errors import UserError
+
+IMAGE_ENCODERS: dict[str, type[ImageEncoder]] = {"vit": VisionTransformer, "vim": VisionMamba}
+
+
+def build_image_encoder(config: Config) -> ImageEncoder:
+    """The image encoder alone, freshly initialised."""
+    size = VisionSize(
+        config.image_size, config.patch_size, config.vision_width, config.vision_depth, config.vision_heads,
+        config.drop_path,
+    )  # fmt: skip
+    return IMAGE_ENCODERS[config.image_encoder](size, config.gradient_checkpointing)
 
 
 def build_model(config: Config, special: SpecialTokens) -> PersonSearchModel:
@@ -28,11 +41,8 @@ def build_model(config: Config, special: SpecialTokens) -> PersonSearchModel:
         contrastive_terms=tuple(config.contrastive_terms),
         contrastive_keys=config.contrastive_keys,
     )
-    vision = VisionSize(
-        config.image_size, config.patch_size, config.vision_width, config.vision_depth, config.vision_heads
-    )
     return PersonSearchModel(
-        vision,
+        build_image_encoder(config),
         FusionSize(**bert),
         DecoderSize(config.decoder_depth, config.decoder_heads),
         objective,
@@ -57,6 +67,7 @@ def compile_layers(model: PersonSearchModel) -> None:
 
     Layers of one kind share them; parameter names stay as they are.
     """
-    for module in model.modules():
-        if isinstance(module, Block | Layer | DecoderBlock):
-            module.compile(dynamic=True)
+    parts = [part for encoder in (model.visual_encoder, model.visual_encoder_m) for part in encoder.compiled_parts()]
+    parts += [module for module in model.modules() if isinstance(module, Layer | DecoderBlock)]
+    for part in parts:
+        part.compile(dynamic=True)

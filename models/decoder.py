@@ -12,9 +12,9 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import attend
+from models.image_encoder import PatchSubset, take_tokens
 from models.linear import Linear, for_products, through
 from models.recompute import bytes_of, recomputed
-from models.vision import PatchSubset, take_tokens
 
 
 @dataclass(frozen=True)

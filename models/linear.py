@@ -20,17 +20,23 @@ class Linear(nn.Linear):
     """torch's layer and its parameters.
 
     prepared: weight and bias in the type and order of products, see `prepare_weights`.
+    adds_bias: False leaves the bias to whoever reads the product.
     """
 
     prepared: tuple[Tensor, Tensor | None] | None = None
+    adds_bias = True
 
     def forward(self, states: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         if self.prepared is not None:
             return product(states.to(self.prepared[0].dtype), *self.prepared)
         if {states.dtype, product_type(states.device)} == {torch.float32} and by_onednn(states):
-            return OneDnnLinear.apply(states, self.weight, self.bias)
-        return super().forward(states)
+            return OneDnnLinear.apply(states, self.weight, self.added())
+        return linear(states, self.weight, self.added())
+
+    def added(self) -> Tensor | None:
+        """The bias, if it is added here."""
+        return self.bias if self.adds_bias else None
 
 
 def for_products(states: Tensor) -> Tensor:
@@ -96,7 +102,7 @@ def prepare_weights(module: nn.Module, precision: Callable[[], AbstractContextMa
         kind = product_type(layers[0].weight.device)
     if kind != torch.float32:
         for layer in layers:
-            bias = None if layer.bias is None else layer.bias.detach().to(kind)
+            bias = None if layer.added() is None else layer.bias.detach().to(kind)
             layer.prepared = in_order(layer.weight.detach().to(kind)), bias
     try:
         yield

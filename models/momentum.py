@@ -7,6 +7,7 @@ Letters: B batch, E embedding, Q queue.
 import copy
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -25,9 +26,13 @@ class Momentum:
     waiting: list[tuple[Tensor, Tensor, Tensor]]
 
     def build_momentum(self) -> None:
-        """Copies that start equal, follow slowly and take no gradient."""
+        """Copies that start equal, follow slowly, take no gradient and leave out no layer."""
         for name in FOLLOWED:
-            setattr(self, f"{name}_m", copy.deepcopy(getattr(self, name)).requires_grad_(False))
+            follower = copy.deepcopy(getattr(self, name)).requires_grad_(False)
+            for part in follower.modules():
+                if isinstance(part, DropPath):
+                    part.drop_prob = 0.0
+            setattr(self, f"{name}_m", follower)
 
     def build_queues(self, embed_dim: int, size: int) -> None:
         for name in ("image_queue", "text_queue"):

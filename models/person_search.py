@@ -23,11 +23,11 @@ from models import losses
 from models.decoder import DecoderSize, VisualDecoder, fill_removed, patchify
 from models.draws import MaskedTokens, RandomDraws
 from models.fusion import FusionSize, ImageMemory, Pairing, TextEncoder
+from models.image_encoder import ImageEncoder, PatchSubset
 from models.linear import Linear
 from models.momentum import Momentum
 from models.recompute import bytes_of, recomputed
 from models.rows import FusionRows
-from models.vision import PatchSubset, VisionSize, VisionTransformer
 from utils.distributed import gather_rows, gather_with_gradient, mean_over_processes
 from utils.precision import full_precision
 
@@ -143,7 +143,7 @@ class PersonSearchModel(Momentum, nn.Module):
 
     def __init__(
         self,
-        vision: VisionSize,
+        visual_encoder: ImageEncoder,
         fusion: FusionSize,
         decoder: DecoderSize,
         objective: Objective,
@@ -152,9 +152,10 @@ class PersonSearchModel(Momentum, nn.Module):
         gradient_checkpointing: bool = False,
     ):
         super().__init__()
+        vision = visual_encoder.size
         self.patch_size, self.grid = vision.patch_size, vision.grid
         self.objective, self.special = objective, special
-        self.visual_encoder = VisionTransformer(vision, gradient_checkpointing)
+        self.visual_encoder = visual_encoder
         self.text_encoder = TextEncoder(fusion, gradient_checkpointing)
         self.vision_proj = nn.Linear(vision.width, embed_dim)
         self.text_proj = nn.Linear(fusion.hidden_size, embed_dim)
@@ -165,19 +166,24 @@ class PersonSearchModel(Momentum, nn.Module):
         if objective.uses("mrtd"):
             self.mrtd_head = nn.Linear(fusion.hidden_size, 2)
         if objective.uses("mae"):
-            self.build_decoder(vision, decoder, fusion.hidden_size, gradient_checkpointing)
+            self.build_decoder(decoder, fusion.hidden_size, gradient_checkpointing)
         self.build_momentum()
         self.build_queues(embed_dim, objective.queue_size)
 
-    def build_decoder(
-        self, vision: VisionSize, size: DecoderSize, text_width: int, gradient_checkpointing: bool
-    ) -> None:
+    def build_decoder(self, size: DecoderSize, text_width: int, gradient_checkpointing: bool) -> None:
+        vision = self.visual_encoder.size
         self.visual_decoder = VisualDecoder(size, vision.width, text_width, gradient_checkpointing)
         self.mask_token = nn.Parameter(torch.empty(1, 1, vision.width))
         self.visual_decoder_pos_embed = nn.Parameter(torch.empty(1 + vision.patches, vision.width))
         self.decoder_pred = Linear(vision.width, vision.patch_size**2 * 3)
         for tensor in (self.mask_token, self.visual_decoder_pos_embed):
             nn.init.trunc_normal_(tensor, std=0.02)
+
+    def undecayed(self) -> set[str]:
+        """Names of parameters that weight decay leaves alone, beyond those of one dimension and biases."""
+        names = self.visual_encoder.undecayed
+        return {f"visual_encoder.{name}" for name, _ in self.visual_encoder.named_parameters()
+                if name.rpartition(".")[2] in names}  # fmt: skip
 
     def asks_momentum(self, alpha: float) -> bool:
         """Whether a loss looks at the momentum model; MLM does for soft targets alone."""

@@ -1,22 +1,26 @@
-"""Fits checkpoints to a model: ours and those of ALBEF, RaSa and MARS, by their own names.
+"""Fits checkpoints to a model: ours and those of ALBEF, RaSa, MARS and Vim, by their own names.
 
 Letters: N image tokens (1 + patches), D width.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from models.image_encoder import insert_row, split_row
 from models.person_search import PersonSearchModel
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-POSITIONS = ("visual_encoder.pos_embed", "visual_encoder_m.pos_embed", "visual_decoder_pos_embed")
+ENCODER = "visual_encoder."
+ENCODERS = (ENCODER, "visual_encoder_m.")
+POSITIONS = (*(f"{encoder}pos_embed" for encoder in ENCODERS), "visual_decoder_pos_embed")
+CLASSIFIER = ("head.weight", "head.bias")  # of an image encoder that was trained to classify
 COUNTERS = ("idx_queue", "queue_ptr")  # mean nothing outside the run that made them
 OF_A_RUN = (*COUNTERS, "image_queue", "text_queue")  # states of a run, not of the networks
 NEEDED_TO_SEARCH = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")
@@ -49,36 +53,95 @@ def shorten(names: list[str], most: int = 12) -> list[str]:
     return names[:most] + ([f"... and {len(names) - most} more"] if len(names) > most else [])
 
 
+def in_front(patches: int) -> int:
+    """Where CLS stands in most encoders."""
+    return 0
+
+
 def load_weights(
-    model: PersonSearchModel, weights: Mapping[str, Tensor], where: str, old_grid: tuple[int, int] | None = None
+    model: PersonSearchModel,
+    weights: Mapping[str, Tensor],
+    where: str,
+    old_grid: tuple[int, int] | None = None,
+    image_encoder: bool = True,
 ) -> LoadReport:
     """Copy what fits by name and shape into `model`; positions are interpolated to its grid.
 
     Identities in the queue belong to the run that made them and start empty. Momentum
     parameters that the checkpoint lacks start at the online ones. old_grid: patches along
-    height and width in the checkpoint; None = square.
+    height and width in the checkpoint; None = square. image_encoder: False leaves it, and its
+    momentum copy, as they are; so does one of another kind in the checkpoint, of which single
+    tensors might fit.
 
     Raises UserError when less than half of the model is matched: nothing is copied then.
     """
     own = model.state_dict()
     fitting, resized, unused = {}, [], {}
+    without = "comes from another file" if not image_encoder else None
+    if image_encoder and is_foreign(own, weights):
+        without = "of another image encoder"
     for name, value in weights.items():
-        if name not in own:
+        if without and name.startswith(ENCODERS):
+            unused[name] = without
+        elif name not in own:
             unused[name] = "no such parameter in this model"
         elif name in COUNTERS:
             unused[name] = "belongs to the run that made it"
         elif name in POSITIONS:
-            fitting[name] = resize_positions(value, name, own[name], old_grid, model.grid, where)
+            place = model.visual_encoder.cls_place if name.startswith(ENCODERS) else in_front
+            fitting[name] = resize_positions(value, name, own[name], old_grid, model.grid, where, place)
             resized += [] if fitting[name] is value else [name]
         elif value.shape != own[name].shape:
             unused[name] = f"shape {list(value.shape)}, here {list(own[name].shape)}"
         else:
             fitting[name] = value
     fresh = [name for name in own if name not in fitting]
-    refuse_strangers(own, fitting, unused, where)
+    refuse_strangers([name for name in own if not (without and name.startswith(ENCODERS))], fitting, unused, where)
     model.load_state_dict(fitting, strict=False)
     start_momentum(model, fresh)
     return LoadReport(list(fitting), resized, fresh, unused)
+
+
+def is_foreign(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
+    """Whether the image encoder among `weights` is of another kind than one's own; not when there is none."""
+    theirs = {name for name in weights if name.startswith(ENCODER)}
+    return bool(theirs) and 2 * len(theirs & set(own)) < min(len(theirs), sum(name.startswith(ENCODER) for name in own))
+
+
+def load_image_encoder(
+    model: PersonSearchModel, weights: Mapping[str, Tensor], where: str, old_grid: tuple[int, int] | None = None
+) -> LoadReport:
+    """Start the image encoder and its momentum copy from a file of its own (Vim, or a checkpoint of ours).
+
+    A classifier is left out and positions are interpolated; all else must be there as it is.
+    Raises UserError when it is not: nothing is copied then.
+    """
+    encoder = model.visual_encoder
+    own, fitting, resized = encoder.state_dict(), {}, []
+    held = {name.removeprefix(ENCODER): value for name, value in weights.items() if name.startswith(ENCODER)} or weights
+    unused = {name: "classifier" for name in CLASSIFIER if name in held and name not in own}
+    for name, value in held.items():
+        if name == "pos_embed":
+            fitting[name] = resize_positions(
+                value, name, own[name], old_grid, encoder.size.grid, where, encoder.cls_place
+            )
+            resized += [] if fitting[name] is value else [ENCODER + name]
+        elif name not in unused:
+            fitting[name] = value
+    wrong = [
+        *(f"lacks {name}" for name in own if name not in fitting),
+        *(f"holds {name}, which the configured one does not have" for name in fitting if name not in own),
+        *(f"holds {name} of shape {list(value.shape)} instead of {list(own[name].shape)}"
+          for name, value in fitting.items() if name in own and value.shape != own[name].shape),
+    ]  # fmt: skip
+    if wrong:
+        raise UserError(
+            f"vision_checkpoint {where} is no image encoder as configured ({len(wrong)} tensors do not fit): it"
+            f" {wrong[0]}; check image_encoder, vision_size and patch_size"
+        )
+    encoder.load_state_dict(fitting)
+    start_momentum(model, [name for name in model.state_dict() if name.startswith(ENCODERS[1])])
+    return LoadReport([ENCODER + name for name in fitting], resized, [], unused)
 
 
 @torch.no_grad()
@@ -91,15 +154,15 @@ def start_momentum(model: PersonSearchModel, fresh: list[str]) -> None:
             state[name].copy_(state[f"{part.removesuffix('_m')}.{rest}"])
 
 
-def refuse_strangers(own: Mapping, fitting: Mapping, unused: Mapping[str, str], where: str) -> None:
-    """Raises UserError when less than half of the model's tensors were found."""
-    networks = [name for name in own if name not in OF_A_RUN]
+def refuse_strangers(asked: list[str], fitting: Mapping, unused: Mapping[str, str], where: str) -> None:
+    """Raises UserError when less than half of the tensors that were asked for were found."""
+    networks = [name for name in asked if name not in OF_A_RUN]
     matched = sum(name in fitting for name in networks)
     if 2 * matched < len(networks):
         example = next((f"; for example {name}: {why}" for name, why in unused.items()), "")
         raise UserError(
             f"checkpoint {where} matches only {matched} of {len(networks)} tensors of the configured model"
-            f"{example}; check bert_config, vision_width, vision_depth and the loss weights"
+            f"{example}; check bert_config, image_encoder, vision_width, vision_depth and the loss weights"
         )
 
 
@@ -112,21 +175,28 @@ def require_trained(report: LoadReport, where: str) -> None:
     if unused:
         raise UserError(
             f"checkpoint {where} holds {len(unused)} tensors that the configured model does not have, such as"
-            f" {unused[0]}; evaluate it with the configuration it was trained with (full_ca, sizes)"
+            f" {unused[0]}; evaluate it with the configuration it was trained with (full_ca, image_encoder, sizes)"
         )
     if missing:
         raise UserError(
             f"checkpoint {where} lacks {len(missing)} tensors that search needs, such as {missing[0]};"
-            " check that the configuration is the one it was trained with (full_ca, sizes)"
+            " check that the configuration is the one it was trained with (full_ca, image_encoder, sizes)"
         )
 
 
 def resize_positions(
-    old: Tensor, name: str, like: Tensor, old_grid: tuple[int, int] | None, grid: tuple[int, int], where: str
+    old: Tensor,
+    name: str,
+    like: Tensor,
+    old_grid: tuple[int, int] | None,
+    grid: tuple[int, int],
+    where: str,
+    cls_place: Callable[[int], int] = in_front,
 ) -> Tensor:
-    """Interpolate position embeddings [(1,) N, D] of patches (bicubic) to `grid`; CLS stays.
+    """Interpolate position embeddings [(1,) N, D] of patches (bicubic) to `grid`; that of CLS stays as it is.
 
-    `old` itself when the grids are equal; as many patches in another grid are interpolated.
+    cls_place: where CLS stands among so many patches. `old` itself when the grids are equal; as many
+    patches in another grid are interpolated.
     Raises UserError when the number of positions is no grid, or the width differs.
     """
     wrong = UserError(
@@ -140,9 +210,10 @@ def resize_positions(
         return old
     if old_grid is None:
         raise wrong
-    patches = rows[1:].float().T.reshape(1, -1, *old_grid)
-    patches = interpolate(patches, size=grid, mode="bicubic", align_corners=False)
-    return torch.cat([rows[:1].float(), patches.flatten(2)[0].T]).reshape(like.shape)
+    patches, cls = split_row(rows.float(), cls_place(len(rows) - 1))
+    patches = interpolate(patches.T.reshape(1, -1, *old_grid), size=grid, mode="bicubic", align_corners=False)
+    patches = patches.flatten(2)[0].T
+    return insert_row(patches, cls, cls_place(len(patches))).reshape(like.shape)
 
 
 def grid_of_positions(

@@ -71,13 +71,14 @@ run_retrieval() {
     exec "$PYTHON" Retrieval.py "$@"
 }
 
-# train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, OUTPUT, CONFIG
+# train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, VISION_CHECKPOINT, OUTPUT, CONFIG
 train() {
     local name="$1" config="$2"; shift 2
     local checkpoint="${CHECKPOINT:-}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
     ensure_environment
     if [ -n "$checkpoint" ]; then set -- --checkpoint "$(absolute "$checkpoint")" "$@"; fi
+    if [ -n "${VISION_CHECKPOINT:-}" ]; then set -- --vision_checkpoint "$(absolute "$VISION_CHECKPOINT")" "$@"; fi
     run_retrieval --config "$(absolute "${CONFIG:-$repository/$config}")" \
         --output_dir "$(absolute "${OUTPUT:-$repository/output/$name}")" "$@"
 }

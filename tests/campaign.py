@@ -40,8 +40,8 @@ class Trials:
         self.survive()
 
     def measure(self, name: str, value: float, unit: str = "s") -> None:
-        """A figure of this trial; of several, the greatest is shown."""
-        self.figures[name] = (max(value, self.figures.get(name, (value,))[0]), unit)
+        """A figure of this trial, from 0 on; of several, the greatest is shown."""
+        self.figures[name] = (max(float(value), self.figures.get(name, (0.0,))[0]), unit)
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
 from models.draws import MaskedTokens
 from models.fusion import FusionSize, Pairing
+from models.image_encoder import PatchSubset, VisionSize
 from models.person_search import Objective, PersonSearchModel
-from models.vision import PatchSubset, VisionSize
+from models.vision_transformer import VisionTransformer
 
 FILES = sorted(p for p in golden_folder().glob("*.pt") if "vim" not in p.name)
 pytestmark = [
@@ -76,7 +77,7 @@ def build(golden: dict) -> PersonSearchModel:
     )
     decoder = DecoderSize(config["dec_depth"], config["dec_heads"])
     special = SpecialTokens(pad=0, cls=1, sep=2, mask=3)
-    model = PersonSearchModel(vision, fusion, decoder, objective, special, config["embed_dim"])
+    model = PersonSearchModel(VisionTransformer(vision), fusion, decoder, objective, special, config["embed_dim"])
     model.load_state_dict(golden["state_dict"], strict=True)
     return model
 

@@ -4,6 +4,7 @@ A file of this program ends with the SHA-256 of all bytes before it, as the comm
 torch.save writes, so that any other program can still read it.
 """
 
+import argparse
 import errno
 import hashlib
 import io
@@ -85,7 +86,7 @@ def require_readable(path: str | os.PathLike, file: BinaryIO) -> None:
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """A checkpoint as {"model": {name: tensor}, ...}; a bare state dict is taken as the model.
 
-    Only tensors and plain values are read (`weights_only=True`).
+    Only tensors and plain values are read (`weights_only=True`), and command lines (argparse.Namespace), as mappings.
     Raises UserError when the file is missing, damaged, hostile, or holds no named tensors.
     """
     if not Path(path).is_file():
@@ -131,12 +132,21 @@ def read_content(path: str | os.PathLike) -> Any:
         has_checksum = check_checksum(file)
         require_sound(file)
         # from the file that was checked, also when another has taken its name
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        content = with_mappings(content)
         require_plain(content, most_bytes=SHARING * file.seek(0, os.SEEK_END))
     written = content.get("format") if isinstance(content, dict) else None
     if isinstance(written, int) and written >= FORMAT and not has_checksum:
         raise damaged("its checksum is missing; another program that writes it again must leave out its `format`")
     return content
+
+
+def with_mappings(content: Any) -> Any:
+    """The command lines that a checkpoint holds, as mappings."""
+    if type(content) is not dict:
+        return content
+    return {name: dict(vars(value)) if type(value) is argparse.Namespace else value for name, value in content.items()}
 
 
 def reason(error: Exception) -> str:

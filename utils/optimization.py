@@ -1,7 +1,7 @@
 """Optimizer, learning rate and gradient step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -18,17 +18,18 @@ def make_optimizer(
     weight_decay: float,
     betas: tuple[float, float],
     eps: float,
+    undecayed: Collection[str] = (),
 ) -> Optimizer:
     """AdamW over trainable parameters in up to four groups.
 
     Parameters whose name contains one of `special_names` learn with `special_lr`; 1-D
-    parameters and biases do not decay.
+    parameters, biases and those named in `undecayed` do not decay.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters:
         if parameter.requires_grad:
             special = any(part in name for part in special_names)
-            decays = parameter.ndim > 1 and not name.endswith(".bias")
+            decays = parameter.ndim > 1 and not name.endswith(".bias") and name not in undecayed
             groups.setdefault((special, decays), []).append(parameter)
     settings = [
         {

@@ -30,6 +30,7 @@ STORAGES = {
     }.items()
 } | {"torch.storage UntypedStorage": 1}  # bytes of an element
 DTYPES = {f"torch {name}": value.itemsize for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+ARGUMENTS = "argparse Namespace"
 KEYS = (str, int, float, bool, bytes, type(None))
 
 
@@ -64,6 +65,12 @@ class Storage:
 
 class Ordered(dict):
     """An OrderedDict, which may have attributes."""
+
+
+class Arguments:
+    """An argparse.Namespace, as which many programs keep their command line; `given` once it has its attributes."""
+
+    given = False
 
 
 class Other:
@@ -175,7 +182,7 @@ def set_items(reader: Reader, items: list | None = None) -> None:
 def name(reader: Reader) -> None:
     """A class or function, one of those that are known here."""
     text = f"{reader.line()} {reader.line()}"
-    if text not in CALLS and text not in STORAGES and text not in DTYPES:
+    if text not in CALLS and text not in STORAGES and text not in DTYPES and text != ARGUMENTS:
         raise Refused(SPECIAL if text.startswith("torch._utils _rebuild_") else NOT_PLAIN)
     reader.stack.append(Name(text))
 
@@ -192,10 +199,28 @@ def call(reader: Reader) -> None:
 
 
 def build(reader: Reader) -> None:
-    """Attributes: only the versions that a model's state_dict has; others could replace methods."""
-    state = reader.stack.pop()
-    if type(reader.stack[-1]) is not Ordered or type(state) is not dict or set(state) != {"_metadata"}:
+    """Attributes: of a command line, or the versions that a model's state_dict has; others could replace methods."""
+    state, owner = reader.stack.pop(), reader.stack[-1]
+    if type(state) is not dict:
         raise Refused(NOT_PLAIN)
+    if type(owner) is Arguments and not owner.given:
+        owner.given = True
+        allowed = all(type(name) is str and not name.startswith("__") for name in state)
+    else:
+        allowed = type(owner) is Ordered and set(state) == {"_metadata"}
+    if not allowed:
+        raise Refused(NOT_PLAIN)
+
+
+def new(reader: Reader) -> None:
+    """An object without attributes: only of a class that is nothing but its attributes."""
+    arguments, kind = reader.stack.pop(), reader.stack.pop()
+    if type(kind) is not Name or kind.text != ARGUMENTS or arguments != ():
+        raise Refused(NOT_PLAIN)
+    reader.calls += 1
+    if reader.calls > MOST_CALLS:
+        raise Refused(TOO_MANY)
+    reader.stack.append(Arguments())
 
 
 def storage(reader: Reader) -> None:
@@ -253,7 +278,7 @@ OPERATIONS: dict[int, Callable[[Reader], None]] = {
         pickle.APPEND: append, pickle.APPENDS: extend, pickle.SETITEM: set_item, pickle.SETITEMS: set_items,
         pickle.BINGET: get("<B"), pickle.LONG_BINGET: get("<I"),
         pickle.BINPUT: put("<B"), pickle.LONG_BINPUT: put("<I"),
-        pickle.GLOBAL: name, pickle.REDUCE: call, pickle.BUILD: build, pickle.BINPERSID: storage,
+        pickle.GLOBAL: name, pickle.REDUCE: call, pickle.NEWOBJ: new, pickle.BUILD: build, pickle.BINPERSID: storage,
     }.items()
 }  # fmt: skip
 

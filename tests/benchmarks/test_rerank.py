@@ -7,8 +7,9 @@ from benchmarks.rerank import SPECIAL, plain_scores, product_scores, random_capt
 from dataset.gallery import Captions
 from models.decoder import DecoderSize
 from models.fusion import FusionSize
+from models.image_encoder import VisionSize
 from models.person_search import Objective, PersonSearchModel
-from models.vision import VisionSize
+from models.vision_transformer import VisionTransformer
 
 MAX_WORDS = 20
 
@@ -21,7 +22,7 @@ def tiny_model(full_ca: bool) -> PersonSearchModel:
     )
     vision = VisionSize(image_size=(32, 16), patch_size=8, width=16, depth=1, heads=2)
     objective = Objective(weights={"pitm": 1.0}, queue_size=1)
-    model = PersonSearchModel(vision, fusion, DecoderSize(1, 2), objective, SPECIAL, 8).eval()
+    model = PersonSearchModel(VisionTransformer(vision), fusion, DecoderSize(1, 2), objective, SPECIAL, 8).eval()
     for parameter in model.parameters():  # biases too, and far from the start, so that scores differ
         parameter.data += 0.2 * torch.randn_like(parameter)
     return model

@@ -5,7 +5,7 @@ import re
 import pytest
 from benchmark_data import REPOSITORY
 
-from configs.schema import Bert, Config, Weights, load_config, require_files
+from configs.schema import Bert, Config, Weights, load_config, require_files, resolve_config
 from models.losses import LOSS_NAMES
 from utils.config import save_yaml
 from utils.errors import UserError
@@ -263,3 +263,61 @@ def test_a_wrong_setting_is_blamed_and_not_the_file(tmp_path):
     (tmp_path / "a.yaml").write_text("k_tset: 3\n")
     with pytest.raises(UserError, match=r"^config .*a\.yaml: unknown key"):
         load_config(tmp_path / "a.yaml", ["alpha=0.3"])
+
+
+# ---- image encoders --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], (768, 12, 12, 0.0)),
+        (["image_encoder=vim"], (768, 24, 12, 0.1)),
+        (["image_encoder=vim", "vision_size=tiny"], (192, 24, 3, 0.1)),
+        (["vision_size=small"], (384, 12, 6, 0.0)),
+        (["image_encoder=vim", "vision_depth=6", "drop_path=0"], (768, 6, 12, 0.0)),
+        (["vision_size=tiny", "image_encoder=vim", "vision_width=192"], (192, 24, 3, 0.1)),
+    ],
+)
+def test_sizes_follow_from_names(settings, expected):
+    config = load_config(None, settings)
+    assert (config.vision_width, config.vision_depth, config.vision_heads, config.drop_path) == expected
+    assert config.bert_config.encoder_width == expected[0]
+    assert resolve_config(config.model_dump(mode="json"), "again") == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["image_encoder=vin"], "`image_encoder` must be 'vit' or 'vim', not 'vin'"),
+        (["image_encoder=[vim]"], "`image_encoder` must be 'vit' or 'vim'"),
+        (["vision_size=huge"], "`vision_size` must be 'tiny', 'small' or 'base', not 'huge'"),
+        (["vision_size={}"], "`vision_size` must be 'tiny', 'small' or 'base'"),
+        (["vision_size=tiny", "vision_width=200"], "`vision_width`: 200 is not 192, as vision_size tiny has"),
+        (["image_encoder=vim", "vision_size=base", "vision_depth=12"], "`vision_depth`: 12 is not 24"),
+        (["drop_path=1"], "`drop_path` must be less than 1"),
+    ],
+)
+def test_wrong_image_encoders_are_refused(settings, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config(None, settings)
+
+
+MAMBA = {
+    "cuhk_pedes": ((224, 224), 0.5, 90, 0.05, 0.01, 0.1, 0.995, 0.5, 0),
+    "icfg_pedes": ((384, 384), 0.75, 75, 0.07, 0.02, 1.0, 0.995, 0.5, 0),
+    "rstp_reid": ((224, 224), 0.5, 70, 0.07, 0.02, 1.0, 0.99, 2.0, 15),
+}
+
+
+@pytest.mark.parametrize("name", MAMBA)
+def test_the_presets_of_mamba_tbps_are_those_of_mars_but_for_what_was_published(name):
+    config = load_config(REPOSITORY / "configs" / f"mamba_{name}.yaml")
+    found = (config.image_size, config.mask_ratio, config.max_words, config.temp, config.optimizer.weight_decay,
+             config.weights.mae, config.momentum, config.weights.cl, config.eval_epoch)  # fmt: skip
+    assert found == MAMBA[name]
+    mars = load_config(REPOSITORY / "configs" / f"PS_{name}.yaml").model_dump()
+    changed = {key for key, value in config.model_dump().items() if value != mars[key]}
+    assert changed <= {"image_encoder", "vision_depth", "drop_path", "image_res", "mask_ratio", "max_words", "temp",
+                       "optimizer", "weights", "momentum", "eval_epoch"}  # fmt: skip
+    assert (config.image_encoder, config.vision_width, config.vision_depth) == ("vim", 768, 24)

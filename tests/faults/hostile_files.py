@@ -183,6 +183,12 @@ def in_a_state(marker: Path) -> bytes:
     return archive(checkpoint(name("types", "SimpleNamespace") + b")R" + state + b"b"))
 
 
+def in_a_command_line(marker: Path) -> bytes:
+    """In an attribute of the one class that is made from a file."""
+    state = b"}" + text("lr") + call(name("os", "system"), shell(marker)) + b"s"
+    return archive(checkpoint(name("argparse", "Namespace") + b")\x81" + state + b"b"))
+
+
 def after_the_content(marker: Path) -> bytes:
     """In the list of storages of an old file, behind harmless content."""
     keys = HEAD + b"]" + call(name("os", "system"), shell(marker)) + b"a."
@@ -215,6 +221,7 @@ CODE: dict[str, Callable[[Path], bytes]] = {
     "os.system, as a hook": in_a_hook,
     "os.system, as a class of storage": in_a_storage,
     "os.system, as a state": in_a_state,
+    "os.system, in a command line": in_a_command_line,
     "INST opcode": lambda marker: f"(S'touch {marker}'\nios\nsystem\n.".encode(),
     "OBJ opcode": lambda marker: b"(" + name("os", "system") + text(f"touch {marker}") + b"o.",
     "STACK_GLOBAL opcode": lambda marker: b"\x80\x04" + text("os") + text("system") + b"\x93"

@@ -18,13 +18,16 @@ FORBIDDEN = {
       for name in ("load", "loads", "Unpickler")),
     "joblib.load", "shelve.open", "pandas.read_pickle",
     "torch.hub.load", "torch.jit.load", "torch.package.PackageImporter", "torch.serialization.add_safe_globals",
-    "torch.serialization.safe_globals", "torch.storage._load_from_bytes",
+    "torch.storage._load_from_bytes",
     *(f"{module}.{name}" for module in ("yaml", "ruamel.yaml")
       for name in ("load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all", "Loader",
                    "UnsafeLoader", "FullLoader", "CLoader", "round_trip_load")),
     "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn",
     "asyncio.create_subprocess_shell",
 }  # fmt: skip
+
+# to be called with this one argument alone
+EXACT = {"torch.serialization.safe_globals": "[argparse.Namespace]"}
 
 # to be called with these arguments alone: function -> (argument, the values it may have, whether it may be left out)
 RESTRICTED = {
@@ -37,7 +40,7 @@ RESTRICTED = {
        for name in ("run", "call", "check_call", "check_output", "Popen")},
 }  # fmt: skip
 
-MODULES = {name.rpartition(".")[0] for name in {*FORBIDDEN, *RESTRICTED}}  # not to be imported from with a star
+MODULES = {name.rpartition(".")[0] for name in {*FORBIDDEN, *EXACT, *RESTRICTED}}  # not to be imported from with a star
 
 ALLOWED = {  # (file, what): why; tests alone
     ("tests/utils/test_checkpoint_files.py", "os.system"): "written into a hostile file",
@@ -101,10 +104,15 @@ def unsafe_parts(source: str) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, name) for name in imported if name in FORBIDDEN | {f"{m}.*" for m in MODULES})
         if isinstance(node, ast.Call) and full_name(node.func, names) in RESTRICTED:
             is_called_well[node.func] = has_right_arguments(node, *RESTRICTED[full_name(node.func, names)])
+        if isinstance(node, ast.Call) and full_name(node.func, names) in EXACT:
+            arguments = ", ".join(map(ast.unparse, [*node.args, *node.keywords]))
+            is_called_well[node.func] = arguments == EXACT[full_name(node.func, names)]
         name = full_name(node, names)
         if name is None or not isinstance(node.ctx, ast.Load):
             continue
-        if name in FORBIDDEN or (name in RESTRICTED and not is_called_well.get(node, RESTRICTED[name][2])):
+        may_be_passed_on = name in RESTRICTED and RESTRICTED[name][2]
+        is_watched = name in RESTRICTED or name in EXACT
+        if name in FORBIDDEN or (is_watched and not is_called_well.get(node, may_be_passed_on)):
             yield node.lineno, name
 
 
@@ -138,6 +146,9 @@ UNSAFE = {
     "import torch\nlist(map(torch.load, paths))": "torch.load",
     "import torch\ntorch.load(torch.load(p), weights_only=True)": "torch.load",
     "import torch\ntorch.hub.load('x', 'y')": "torch.hub.load",
+    "import torch\ntorch.serialization.safe_globals([argparse.Namespace, Any])": "torch.serialization.safe_globals",
+    "from torch.serialization import safe_globals as allow\nallow([os.system])": "torch.serialization.safe_globals",
+    "import torch\nallow = torch.serialization.safe_globals": "torch.serialization.safe_globals",
     "eval('1')": "builtins.eval",
     "exec(text)": "builtins.exec",
     "def f():\n    return compile(text, '', 'exec')": "builtins.compile",

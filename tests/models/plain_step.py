@@ -14,9 +14,9 @@ from dataset.batch import TextTokens, TrainBatch
 from models.decoder import patchify
 from models.draws import RandomDraws, pick
 from models.fusion import Pairing
+from models.image_encoder import PatchSubset
 from models.losses import IGNORED
 from models.person_search import PersonSearchModel
-from models.vision import PatchSubset
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import gelu, layer_norm
 
 from models.decoder import DecoderSize, VisualDecoder, fill_removed, patchify, unpatchify
-from models.vision import PatchSubset
+from models.image_encoder import PatchSubset
 
 WIDTH, TEXT_WIDTH, HEADS = 16, 24, 2
 LENGTHS = [7, 4, 5]

@@ -9,7 +9,8 @@ from tiny_model import VISION
 from torch import nn
 
 from models.decoder import patchify
-from models.vision import PatchSubset, VisionSize, VisionTransformer, take_tokens
+from models.image_encoder import PatchSubset, VisionSize, take_tokens
+from models.vision_transformer import VisionTransformer
 
 SQUARE = VisionSize(image_size=(24, 24), patch_size=8, width=16, depth=2, heads=4)
 SIZES = pytest.mark.parametrize("size", [VISION, SQUARE], ids=["rectangular", "square"])

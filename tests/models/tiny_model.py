@@ -9,9 +9,10 @@ from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
 from models.draws import RandomDraws, StepNoise
 from models.fusion import FusionSize
+from models.image_encoder import ImageEncoder, VisionSize
 from models.losses import LOSS_NAMES
 from models.person_search import Objective, PersonSearchModel
-from models.vision import VisionSize
+from models.vision_transformer import VisionTransformer
 
 SPECIAL = SpecialTokens(pad=0, cls=1, sep=2, mask=3)
 VOCABULARY = 40
@@ -49,13 +50,15 @@ def tiny_model(
     seed: int = 0,
     gradient_checkpointing: bool = False,
     objective: dict | None = None,
+    encoder: type[ImageEncoder] = VisionTransformer,
     **fusion,
 ) -> PersonSearchModel:
     """A model whose parameters depend on `seed` alone; further names change sizes of the fusion encoder."""
     torch.manual_seed(seed)
     goal = Objective(weights=loss_weights or weights(), queue_size=12, **(objective or {}))
     size = replace(FUSION, encoder_width=vision.width, **fusion)
-    return PersonSearchModel(vision, size, DECODER, goal, SPECIAL, 8, gradient_checkpointing)
+    visual_encoder = encoder(vision, gradient_checkpointing)
+    return PersonSearchModel(visual_encoder, size, DECODER, goal, SPECIAL, 8, gradient_checkpointing)
 
 
 def captions(lengths: list[int], seed: int = 0) -> TextTokens:

@@ -9,6 +9,7 @@ import pickle
 import random
 import resource
 import tarfile
+import types
 import zipfile
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -170,8 +171,32 @@ def test_code_in_a_file_is_never_run(tmp_path, where):
 
 
 def test_objects_of_other_programs_are_refused(tmp_path):
-    torch.save({**CONTENT, "args": argparse.Namespace(x=1)}, tmp_path / "a.pth")
+    torch.save({**CONTENT, "args": types.SimpleNamespace(x=1)}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="nothing else is ever loaded"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_the_command_line_that_other_programs_keep_is_a_mapping(tmp_path, is_archive):
+    line = argparse.Namespace(lr=0.1, sizes=[1, 2], resume=None, rates={"a": (1, 2)})
+    content = {"model": {"a": torch.ones(2)}, "args": line}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=is_archive)
+    found = read_checkpoint(tmp_path / "a.pth")
+    assert found["args"] == vars(line) and found["model"]["a"].equal(torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [argparse.Namespace(lr=0.1)],  # where nobody looks for one
+        argparse.Namespace(__setstate__=1),
+        argparse.Namespace(inner=argparse.Namespace()),
+        argparse.Namespace(kind=argparse.Namespace),
+    ],
+)
+def test_other_uses_of_command_lines_are_refused(tmp_path, args):
+    torch.save({"model": {"a": torch.ones(2)}, "args": args}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"cannot be read: it (is no checkpoint of tensors|holds .*of type)"):
         read_checkpoint(tmp_path / "a.pth")
 
 

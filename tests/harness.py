@@ -1,6 +1,6 @@
 """Real runs of the driver for tests that disturb them: started as a group, signalled, killed, compared.
 
-FAULTS=full in the environment (shell/torture.sh) makes the tests of this room as thorough as they can be.
+FAULTS=full in the environment (shell/torture.sh) makes the tests of reliability as thorough as they can be.
 """
 
 import os
