@@ -16,7 +16,6 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import softplus
 
 CHUNK_ELEMENTS = 3 * 2**20  # [B, c, N, I] of a chunk: small enough for caches, large enough to keep all cores busy
 SHORTEST, LONGEST = 8, 64  # steps of a chunk
@@ -84,6 +83,18 @@ class Chunk:
     def last(self) -> Tensor:
         """The state [B, N, I] after the last step."""
         return self.states[:, self.order()[-1]]
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp x), to the last digits for any x.
+
+    By torch's logarithm of 1 + e, corrected for what the sum rounds off: its log1p takes longer than all else that a
+    chunk needs before its first step.
+    """
+    small = x.abs().neg_().exp_()
+    whole = small + 1
+    found = torch.log(whole).mul_(small).div_((whole - 1).clamp_(min=torch.finfo(x.dtype).tiny))
+    return torch.where(whole == 1, small, found).add_(x.clamp(min=0))
 
 
 def rows_times(rows: Tensor, matrix: Tensor) -> Tensor:

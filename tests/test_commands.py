@@ -4,6 +4,7 @@ A copy of the repository gets tiny data sets in the three raw forms, tiny checkp
 README, and configurations that shrink the networks; the commands themselves run word for word.
 """
 
+import argparse
 import json
 import os
 import re
@@ -20,18 +21,19 @@ from ruamel.yaml import YAML
 from configs.schema import load_config
 from dataset.captions import clean_caption
 from dataset.tokens import CaptionTokenizer
-from models.build import build_model
+from models.build import build_image_encoder, build_model
 from utils.config import apply_overrides
 
 RAW_FORMS = {"CUHK-PEDES": "reid_raw.json", "ICFG-PEDES": "ICFG-PEDES.json", "RSTPReid": "data_captions.json"}
 SMALLER = [*TINY, "text_encoder=tokenizer", "schedular.epochs=1", "max_steps=2", "batch_size_train=2"]
-EVERY_BENCHMARK = ("attributes", "evaluation_scale", "loader", "rerank", "step_profile", "train_step")
+EVERY_BENCHMARK = ("attributes", "evaluation_scale", "loader", "rerank", "scan", "step_profile", "train_step")
 EVERY_CONFIG = sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml"))
 
 # Scripts that the README names as "likewise", and every configuration through the driver.
 MORE = [
     "bash shell/icfg_train.sh ALBEF.pth", "bash shell/rstp_train.sh ALBEF.pth", "bash shell/icfg-eval.sh",
     "bash shell/rstp-eval.sh MARS.pth",
+    "CONFIG=configs/demo_vim.yaml OUTPUT=output/demo-vim bash shell/demo.sh",
     *(f"python -m benchmarks.{name} --help" for name in EVERY_BENCHMARK),
     *(f"CONFIG=configs/{name} OUTPUT=output/each-{name} bash shell/cuhk_train.sh" for name in EVERY_CONFIG),
 ]
@@ -89,7 +91,7 @@ def plant_data(root: Path, benchmark: Path) -> None:
 
 
 def plant_checkpoints(root: Path, benchmark: Path) -> int:
-    """ALBEF.pth and MARS.pth of tiny size, and the tokenizer they use; returns its number of word pieces."""
+    """ALBEF.pth, MARS.pth and vim_b.pth of tiny size, and the tokenizer they use; returns its number of word pieces."""
     entries = json.loads((benchmark / "reid_raw.json").read_text())
     tokenizer = CaptionTokenizer.train([clean_caption(c, 40) for e in entries for c in e["captions"]], 300)
     tokenizer.save(root / "tokenizer")
@@ -97,6 +99,9 @@ def plant_checkpoints(root: Path, benchmark: Path) -> int:
     config = load_config(None, [*TINY, "image_res=32", f"bert_config.vocab_size={tokenizer.vocabulary_size}"])
     for name in ("ALBEF.pth", "MARS.pth"):
         torch.save({"model": build_model(config, tokenizer.special).state_dict()}, root / name)
+    vim = build_image_encoder(load_config(None, [*TINY, "image_res=32", "image_encoder=vim"]))
+    weights = {**vim.state_dict(), "head.weight": torch.zeros(3, 32), "head.bias": torch.zeros(3)}
+    torch.save({"model": weights, "args": argparse.Namespace(lr=1e-3)}, root / "vim_b.pth")
     return tokenizer.vocabulary_size
 
 

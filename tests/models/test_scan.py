@@ -5,7 +5,7 @@ import torch
 from plain_mamba import scan
 
 from models import scan as module
-from models.scan import SelectiveScan, chunks_of, selective_scan
+from models.scan import SelectiveScan, chunks_of, selective_scan, softplus
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "bias")
 
@@ -51,6 +51,13 @@ def test_gradients_are_those_of_the_recurrence_in_float32(backwards):
     found = torch.autograd.grad((selective_scan(*given, backwards) * weight).sum(), given)
     for name, one, other in zip(NAMES, found, expected, strict=True):
         assert (one - other).norm() <= 1e-5 * other.norm(), name
+
+
+@pytest.mark.parametrize(("kind", "error"), [(torch.float32, 3e-7), (torch.float64, 1e-15)])
+def test_the_pace_is_exact_for_any_input(kind, error):
+    x = torch.cat([torch.linspace(-80, 80, 10_001, dtype=kind), torch.tensor([-1e4, 0, 1e4, 1e30], dtype=kind)])
+    exact = torch.nn.functional.softplus(x.double(), threshold=700)
+    assert ((softplus(x).double() - exact).abs() <= error * exact).all()
 
 
 def test_backwards_is_the_flipped_scan_of_flipped_inputs():

@@ -1,0 +1,131 @@
+"""The selective scan of Vision Mamba: forward, and forward with backward, against a loop over its steps.
+
+The plain way is the one that Mamba's reference takes where no kernel is compiled, in its order of axes:
+what each step multiplies with and adds is made for all steps at once, [B, I, L, N], then a loop goes
+over the steps and autograd remembers all of it. Full size is that of a Vision Mamba of base size at
+384x384 with a batch of 8. Each way runs in fresh processes, which tell their peak memory; what such a
+process holds before it begins (its libraries) is told beside it. The product's process keeps freed
+memory, as the driver's does (`utils.memory`); `plain, freed memory kept` is the loop in such a process.
+"""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import describe_machine, parse_arguments, peak_memory_of, seconds_of, show
+from models.scan import selective_scan
+from utils.memory import keep_freed_memory
+
+NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Batch, steps, channels, states of a channel."""
+
+    batch: int = 8
+    steps: int = 577
+    channels: int = 1536
+    states: int = 16
+
+
+QUICK = Size(batch=2, channels=768)
+
+
+def make_inputs(size: Size) -> list[Tensor]:
+    """Of the magnitudes that a fresh encoder has; they want gradients."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    rows, columns = (size.batch, size.steps, size.channels), (size.batch, size.steps, size.states)
+    decay = -torch.arange(1.0, size.states + 1).repeat(size.channels, 1)
+    bias = torch.full((size.channels,), -4.6)  # d = 0.01
+    inputs = [draw(*rows), 0.1 * draw(*rows), decay, draw(*columns), draw(*columns), torch.ones(size.channels), bias]
+    return [value.requires_grad_() for value in inputs]
+
+
+def plain_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
+    """The twin of `selective_scan`."""
+    u, delta, B, C = (part.transpose(1, 2).contiguous() for part in (u, delta, B, C))       # [B, I or N, L]
+    d = torch.nn.functional.softplus(delta + delta_bias[:, None])
+    pace = torch.exp(torch.einsum("bil,in->biln", d, A))
+    added = torch.einsum("bil,bnl,bil->biln", d, B, u)
+    state, seen = u.new_zeros(u.shape[0], *A.shape), []
+    for step in range(u.shape[2]):
+        state = pace[:, :, step] * state + added[:, :, step]
+        seen.append(torch.einsum("bin,bn->bi", state, C[:, :, step]))
+    return (torch.stack(seen, dim=2) + D[:, None] * u).transpose(1, 2)
+
+
+KEPT = "plain, freed memory kept"
+WAYS: dict[str, Callable[..., Tensor]] = {"plain": plain_scan, KEPT: plain_scan, "product": selective_scan}
+
+
+def forward(way: str, size: Size, repeats: int) -> list[float]:
+    """Seconds of each repeat."""
+    if way != "plain":
+        keep_freed_memory()
+    inputs = make_inputs(size)
+    with torch.inference_mode():
+        return [seconds_of(lambda: WAYS[way](*inputs)) for _ in range(repeats)]
+
+
+def forward_and_backward(way: str, size: Size, repeats: int) -> list[float]:
+    """Seconds of each repeat."""
+    if way != "plain":
+        keep_freed_memory()
+    inputs = make_inputs(size)
+    gradient = torch.randn(size.batch, size.steps, size.channels)
+    return [seconds_of(lambda: torch.autograd.grad(WAYS[way](*inputs), inputs, gradient)) for _ in range(repeats)]
+
+
+def nothing() -> None:
+    """What a process is before it begins."""
+
+
+def differences(size: Size) -> dict[str, float]:
+    """How far the result and each gradient are from the plain ones, relative to their norm."""
+    inputs = make_inputs(size)
+    weight = torch.randn(size.batch, size.steps, size.channels, generator=torch.Generator().manual_seed(1))
+    results = []
+    for scan in (selective_scan, plain_scan):
+        y = scan(*inputs)
+        results.append([y.detach(), *torch.autograd.grad(y, inputs, weight)])
+    return {
+        name: float((one - other).norm() / other.norm())
+        for name, one, other in zip(("y", *(f"gradient of {name}" for name in NAMES)), *results, strict=True)
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    options = parse_arguments(__doc__, arguments)
+    size = QUICK if options.quick else Size()
+    print(describe_machine())
+    _, libraries = peak_memory_of(nothing)
+    print(f"B={size.batch} L={size.steps} I={size.channels} N={size.states}, float32")
+    most = options.repeats
+    for name, run, least in (("forward", forward, most), ("forward and backward", forward_and_backward, 0)):
+        found = {way: peak_memory_of(run, way, size, 1 + (most if way == "product" else least)) for way in WAYS}
+        # the first call of a process gets its memory from the system
+        times = {way: seconds[1:] or seconds for way, (seconds, _) in found.items()}
+        show({f"{name}, {way}": seconds for way, seconds in times.items()}, "scan")
+        plain, product = (found[way][1] for way in ("plain", "product"))
+        print(f"peak memory: plain {plain:.0f} MiB, product {product:.0f} MiB ({product / plain:.0%});"
+              f" beyond the {libraries:.0f} MiB of libraries {plain - libraries:.0f} and {product - libraries:.0f}"
+              f" ({(product - libraries) / (plain - libraries):.0%})")  # fmt: skip
+        for way in ("plain", KEPT):
+            ratio = statistics.median(times[way]) / statistics.median(times["product"])
+            print(f"ratio {name}{way.removeprefix('plain')}: {ratio:.1f}")
+    small = Size(2, 150, 64, size.states)
+    worst = max(differences(small).items(), key=lambda item: item[1])
+    print(f"greatest difference of result and gradients, relative: {worst[1]:.1e} ({worst[0]})")
+
+
+if __name__ == "__main__":
+    main()
