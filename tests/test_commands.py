@@ -26,7 +26,9 @@ from utils.config import apply_overrides
 
 RAW_FORMS = {"CUHK-PEDES": "reid_raw.json", "ICFG-PEDES": "ICFG-PEDES.json", "RSTPReid": "data_captions.json"}
 SMALLER = [*TINY, "text_encoder=tokenizer", "schedular.epochs=1", "max_steps=2", "batch_size_train=2"]
-EVERY_BENCHMARK = ("attributes", "evaluation_scale", "loader", "rerank", "scan", "step_profile", "train_step")
+EVERY_BENCHMARK = (
+    "attributes", "evaluation_scale", "image_size", "loader", "rerank", "scan", "step_profile", "train_step",
+)
 EVERY_CONFIG = sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml"))
 
 # Scripts that the README names as "likewise", and every configuration through the driver.
