@@ -13,6 +13,7 @@ pytestmark = pytest.mark.promise("Soak")
 
 STEPS = 2000 if FULL else 400
 LONG = ["schedular.epochs=1000", "eval_epoch=999", "checkpoint_minutes=null"]
+MOST = 1e6 if FULL else 1e7  # bytes in 1,000 steps; few steps beside other work are not measured better than that
 # captions of one length: kernels that oneDNN keeps for each new shape of tensors would hide what piles up
 SAME_SHAPES = ["max_words=3", "vocabulary_size=4000", "workers=0"]
 
@@ -40,7 +41,7 @@ def test_memory_open_files_and_processes_stay_as_they_are(benchmark, tmp_path, t
     else:  # the median leaves out the few that met a new shape
         per_step = np.median(np.diff(resident[late]) / np.diff(steps[late]))
     trial.measure("growth", per_step / 1000, "MB per 1,000 steps")
-    assert 1000 * per_step < (1e6 if FULL else 3e6), resident.tolist()
+    assert 1000 * per_step < MOST, resident.tolist()
     assert len(set(files[late])) == 1, files
     assert not left_of(record)
     trial.survive()
