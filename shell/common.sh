@@ -2,6 +2,7 @@
 #
 #   MARS_ENV   an existing virtual environment to use instead of .venv
 #   PYTHON     the Python (>= 3.10) that makes .venv; default: python3, else the newest on the PATH
+#   RESTARTS   how often all processes are started again when one dies; default: 0
 #   GPUS       processes to start; default: every visible GPU, or one process without any
 #
 # Relative paths in arguments and variables of a script are seen from where it is called; those in configurations
@@ -65,7 +66,9 @@ count_processes() {
 run_retrieval() {
     cd "$repository" || exit 2
     local processes; processes="$(count_processes)"
-    if [ "$processes" -gt 1 ]; then
+    local restarts="${RESTARTS:-0}"
+    [[ "$restarts" =~ ^[0-9]+$ ]] || fail "RESTARTS=$restarts: give how often a run that failed is started again, 0 or more"
+    if [ "$processes" -gt 1 ] || [ "$restarts" -gt 0 ]; then
         exec "$PYTHON" -m utils.launch "$processes" Retrieval.py "$@"
     fi
     exec "$PYTHON" Retrieval.py "$@"

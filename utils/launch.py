@@ -87,5 +87,14 @@ def say(problems: Iterable[str]) -> None:
         print(f"error: {problem}", file=sys.stderr)
 
 
+def main() -> int:
+    """The command line; the number of restarts is in the environment."""
+    processes, restarts = "".join(sys.argv[1:2]), os.environ.get(RESTARTS, "0")
+    if len(sys.argv) < 3 or not (processes.isdecimal() and restarts.isdecimal()):
+        say([f"python -m utils.launch PROCESSES SCRIPT [arguments ...], and {RESTARTS} a whole number, is expected"])
+        return BAD_INPUT
+    return launch(int(processes), sys.argv[2:], int(restarts))
+
+
 if __name__ == "__main__":
-    sys.exit(launch(int(sys.argv[1]), sys.argv[2:], int(os.environ.get(RESTARTS, "0"))))
+    sys.exit(main())

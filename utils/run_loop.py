@@ -68,8 +68,8 @@ class RunLoop:
     @property
     def finished(self) -> bool:
         """Whether all steps are taken."""
-        most = self.plan.max_steps
-        return self.step.epoch >= self.plan.epochs or (most is not None and self.step.number >= most)
+        most, epochs = self.plan.max_steps, self.step.epoch + (self.step.iteration == self.plan.iterations)
+        return epochs >= self.plan.epochs or (most is not None and self.step.number >= most)
 
     def run(self) -> None:
         """All that is left of the run; leaves checkpoints and the log in its folder."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -59,3 +60,26 @@ def test_with_restarts_the_run_ends_as_an_undisturbed_one(benchmark, tmp_path, t
     assert running.wait() == 0, running.said()[-3000:]
     assert state_of(output) == state_of(tmp_path / "undisturbed")
     trial.survive(2)
+
+
+def test_one_process_is_started_again_too(benchmark, tmp_path):
+    settings = [*OFTEN, "schedular.epochs=2"]
+    finish(driver(tmp_path / "undisturbed", benchmark, processes=1, settings=settings), tmp_path / "a")
+    output = tmp_path / "run"
+    command = driver(output, benchmark, processes=1, settings=settings)[2:]
+    script = ["bash", "-c", 'source shell/common.sh; ensure_environment; run_retrieval "$@"', "a script", *command]
+    running = start(script, tmp_path / "b", RESTARTS="1", GPUS="1", MARS_ENV=sys.prefix)
+    running.wait_until((output / LAST).exists)
+    os.kill(running.ranks()[0], signal.SIGKILL)
+    assert running.wait() == 0, running.said()[-3000:]
+    assert state_of(output) == state_of(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("restarts", ["abc", "-1", "1.5"])
+def test_a_number_of_restarts_that_is_none_is_refused(tmp_path, restarts):
+    script = ["bash", "-c", "source shell/common.sh; ensure_environment; run_retrieval"]
+    for number, command in enumerate((script, [sys.executable, "-m", "utils.launch", "2", "Retrieval.py"])):
+        running = start(command, tmp_path / str(number), RESTARTS=restarts, MARS_ENV=sys.prefix, GPUS="1")
+        assert running.wait() == 2
+        assert running.said().startswith("error: ") and len(running.said().splitlines()) == 1
+        assert "RESTARTS" in running.said()
