@@ -29,7 +29,15 @@ from models.build import build_model, compile_layers, require_compiler
 from models.draws import RandomDraws, StepNoise
 from models.inspection import count_parameters, estimate_memory
 from models.person_search import PersonSearchModel
-from models.released import load_image_encoder, load_language_model, load_weights, require_trained
+from models.released import (
+    grid_of,
+    load_image_encoder,
+    load_language_model,
+    load_weights,
+    require_trained,
+    resume_model,
+    saved_config,
+)
 from utils.checkpoint import read_checkpoint
 from utils.config import save_yaml
 from utils.distributed import (
@@ -193,7 +201,7 @@ def open_weights(run: Run, model: PersonSearchModel) -> None:
     """Start the model from its checkpoint, or its text encoder from BERT; a new run may have one for its images."""
     arguments, checkpoint = run.arguments, run.checkpoint
     if arguments.resume:
-        resume_model(model, checkpoint)
+        resume_model(model, checkpoint, run.config.model_dump(mode="json"))
         return
     own = None if arguments.evaluate else run.config.vision_checkpoint
     if checkpoint is not None:
@@ -206,23 +214,9 @@ def open_weights(run: Run, model: PersonSearchModel) -> None:
     elif run.config.text_encoder != FROM_CAPTIONS:
         load_language_model(model, run.config.text_encoder)
     if own:
-        found = read_checkpoint(own)
+        found = read_checkpoint(own, "vision_checkpoint")
         report = load_image_encoder(model, found["model"], own, grid_of(saved_config(found)))
         logger.info("vision_checkpoint %s: %s", own, report)
-
-
-def saved_config(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The configuration in a checkpoint of ours; empty for others."""
-    return checkpoint["config"] if isinstance(checkpoint.get("config"), dict) else {}
-
-
-def grid_of(saved: dict[str, Any]) -> tuple[int, int] | None:
-    """Patches along height and width of the model that a checkpoint's configuration describes."""
-    sides, patch = saved.get("image_res"), saved.get("patch_size", 16)
-    if isinstance(sides, int):
-        sides = [sides, sides]
-    fits = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in [*sides, patch])
-    return (sides[0] // patch, sides[1] // patch) if fits and patch > 0 else None
 
 
 def warn_of_other_input(config: Config, saved: dict[str, Any], path: str) -> None:
@@ -231,23 +225,6 @@ def warn_of_other_input(config: Config, saved: dict[str, Any], path: str) -> Non
         trained, here = saved.get(key), getattr(config, key)
         if trained is not None and trained != here:
             logger.warning("checkpoint %s was trained with %s %s, and is evaluated with %s", path, key, trained, here)
-
-
-def resume_model(model: PersonSearchModel, checkpoint: dict[str, Any]) -> None:
-    """All parameters and queues of an interrupted run; raises UserError when it was another model."""
-    if "optimizer" not in checkpoint or "step" not in checkpoint:
-        raise UserError(
-            f"checkpoint {checkpoint['path']} holds no interrupted run; resume from a checkpoint_last.pth, or leave"
-            " out --resume to start from its weights"
-        )
-    try:
-        model.load_state_dict(checkpoint["model"], strict=True)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(
-            f"checkpoint {checkpoint['path']} was made with another configuration: {first[:160]}; resume with the"
-            " config.yaml of its run"
-        ) from None
 
 
 # ---- training --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ The machine may be busy with other work: figures to quote are ratios of times ta
 import argparse
 import gc
 import multiprocessing
+import os
 import platform
 import statistics
 import time
@@ -41,15 +42,16 @@ def parse_arguments(description: str, arguments: list[str] | None = None) -> arg
 
 
 def describe_machine() -> str:
-    """Processor, cores that may be used, versions."""
+    """Processor, cores that may be used, memory, versions."""
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
         lines = information.read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         model = names[0] if names else model
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"{model}, {available_cores()} cores, {torch.get_num_threads()} threads; "
+        f"{model}, {available_cores()} cores, {torch.get_num_threads()} threads, {gib:.0f} GiB; "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
 

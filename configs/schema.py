@@ -247,6 +247,8 @@ class Config(Section):
         if any(side % patch or not side for side in self.image_size):
             yield "image_res", f"{self.image_res} is not divisible by patch_size {patch}"
         for name, heads in (("vision_heads", self.vision_heads), ("decoder_heads", self.decoder_heads)):
+            if name == "vision_heads" and self.image_encoder != "vit":
+                continue  # no attention in it
             if self.vision_width % heads:
                 yield name, f"vision_width {self.vision_width} is not divisible by {heads} heads"
         if bert.encoder_width != self.vision_width:

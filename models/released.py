@@ -6,6 +6,7 @@ Letters: N image tokens (1 + patches), D width.
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,13 @@ logger = logging.getLogger(__name__)
 ENCODER = "visual_encoder."
 ENCODERS = (ENCODER, "visual_encoder_m.")
 POSITIONS = (*(f"{encoder}pos_embed" for encoder in ENCODERS), "visual_decoder_pos_embed")
+FOREIGN = "of another image encoder"  # why a tensor is not used
 CLASSIFIER = ("head.weight", "head.bias")  # of an image encoder that was trained to classify
 COUNTERS = ("idx_queue", "queue_ptr")  # mean nothing outside the run that made them
+OF_THE_MODEL = (  # settings that decide which tensors there are
+    "image_encoder", "vision_size", "vision_width", "vision_depth", "patch_size", "image_res", "bert_config",
+    "decoder_depth", "embed_dim", "queue_size", "weights",
+)  # fmt: skip
 OF_A_RUN = (*COUNTERS, "image_queue", "text_queue")  # states of a run, not of the networks
 NEEDED_TO_SEARCH = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")
 
@@ -79,7 +85,7 @@ def load_weights(
     fitting, resized, unused = {}, [], {}
     without = "comes from another file" if not image_encoder else None
     if image_encoder and is_foreign(own, weights):
-        without = "of another image encoder"
+        without = FOREIGN
     for name, value in weights.items():
         if without and name.startswith(ENCODERS):
             unused[name] = without
@@ -166,12 +172,43 @@ def refuse_strangers(asked: list[str], fitting: Mapping, unused: Mapping[str, st
         )
 
 
+def resume_model(model: PersonSearchModel, checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """All parameters and queues of an interrupted run, configured by `settings`.
+
+    Raises UserError when the checkpoint is of no run, or of one with another model; it names the settings that differ.
+    """
+    where = checkpoint["path"]
+    if "optimizer" not in checkpoint or "step" not in checkpoint:
+        raise UserError(
+            f"checkpoint {where} holds no interrupted run; resume from a checkpoint_last.pth, or leave out --resume to"
+            " start from its weights"
+        )
+    own, held = model.state_dict(), checkpoint["model"]
+    shapes, theirs = ({name: value.shape for name, value in tensors.items()} for tensors in (own, held))
+    wrong = [name for name in (*own, *held) if shapes.get(name) != theirs.get(name)]
+    if wrong:
+        before = saved_config(checkpoint)
+        other = [key for key in OF_THE_MODEL if key in before and before[key] != settings[key]]
+        short = [key for key in other if not isinstance(before[key], dict)]
+        values = {key: f" ({before[key]} there, {settings[key]} here)" for key in short}
+        reason = ", ".join(f"another {key}{values.get(key, '')}" for key in other) or f"{wrong[0]} does not fit"
+        raise UserError(
+            f"checkpoint {where} was made with another configuration: {reason}; resume with the config.yaml of its run"
+        )
+    model.load_state_dict(held)
+
+
 def require_trained(report: LoadReport, where: str) -> None:
     """Raises UserError when what search relies on was not in the checkpoint, or more than the model has."""
     missing, unused = (
         [name for name in names if name.startswith(NEEDED_TO_SEARCH) and not name.endswith("position_ids")]
         for names in (report.fresh, report.unused)
     )
+    if FOREIGN in report.unused.values():
+        raise UserError(
+            f"checkpoint {where} has another kind of image encoder than the configured one; evaluate it with the"
+            " configuration it was trained with (image_encoder)"
+        )
     if unused:
         raise UserError(
             f"checkpoint {where} holds {len(unused)} tensors that the configured model does not have, such as"
@@ -222,6 +259,20 @@ def grid_of_positions(
     """The first with so many patches: the grid that the checkpoint states, a square, the grid of this model."""
     side = round(patches**0.5)
     return next((grid for grid in (stated, (side, side), here) if grid and grid[0] * grid[1] == patches > 0), None)
+
+
+def saved_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration in a checkpoint of ours; empty for others."""
+    return checkpoint["config"] if isinstance(checkpoint.get("config"), dict) else {}
+
+
+def grid_of(saved: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Patches along height and width of the model that a checkpoint's configuration describes."""
+    sides, patch = saved.get("image_res"), saved.get("patch_size", 16)
+    if isinstance(sides, int):
+        sides = [sides, sides]
+    fits = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in [*sides, patch])
+    return (sides[0] // patch, sides[1] // patch) if fits and patch > 0 else None
 
 
 def load_language_model(model: PersonSearchModel, name: str) -> bool:

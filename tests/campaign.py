@@ -6,15 +6,12 @@ shows how trials go on, and writes a table of all of them.
 """
 
 import datetime
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from tqdm import tqdm
 
 COLUMNS = ("promise", "trials", "planned", "survived", "failed", "measured")
@@ -101,16 +98,6 @@ def rows_of(reports: list) -> dict[tuple[str, str], Row]:
     return rows
 
 
-def machine() -> str:
-    """The computer in a few words."""
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]  # fmt: skip
-    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    python = f"Python {platform.python_version()}, torch {torch.__version__}"
-    processor = names[0] if names else platform.machine()
-    return f"{processor}, {os.cpu_count()} cores, {gib:.0f} GiB; {platform.system()}, {python}"
-
-
 def table_of(rows: dict[tuple[str, str], Row]) -> str:
     """All rows in Markdown, and their sum."""
     lines = [list(COLUMNS), ["---", "---", "---:", "---:", "---:", "---"]]
@@ -131,10 +118,13 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
     last = {report.nodeid: report for report in ended if getattr(report, "promise", None)}
     if not last:
         return
+    from benchmarks.measure import describe_machine  # slow to import, and seldom asked for
+
     table, minutes = table_of(rows_of(list(last.values()))), (time.time() - config.campaign_began) / 60
     skipped = len(stats.get("skipped", []))
     today = datetime.date.today()
-    note = f"{today}, {minutes:.0f} minutes, on {machine()}." + (f" {skipped} tests were skipped." if skipped else "")
+    note = f"{today}, {minutes:.0f} minutes, on {describe_machine()}."
+    note += f" {skipped} tests were skipped." if skipped else ""
     terminalreporter.section("trials")
     terminalreporter.write_line(table)
     path = config.getoption("campaign")

@@ -83,25 +83,26 @@ def require_readable(path: str | os.PathLike, file: BinaryIO) -> None:
         raise TypeError(f"checkpoint {path} cannot be written: read back, {error}") from None
 
 
-def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike, role: str = "checkpoint") -> dict[str, Any]:
     """A checkpoint as {"model": {name: tensor}, ...}; a bare state dict is taken as the model.
 
     Only tensors and plain values are read (`weights_only=True`), and command lines (argparse.Namespace), as mappings.
+    role: what messages call the file.
     Raises UserError when the file is missing, damaged, hostile, or holds no named tensors.
     """
     if not Path(path).is_file():
         found = "is a folder; name a file in it" if Path(path).is_dir() else f"does not exist{similar_file(Path(path))}"
-        raise UserError(f"checkpoint {path} {found}")
+        raise UserError(f"{role} {path} {found}")
     try:
         content = read_content(path)
     except Exception as error:  # damaged and foreign files make torch raise nearly any type
-        raise UserError(f"checkpoint {path} cannot be read: {reason(error)}") from None
+        raise UserError(f"{role} {path} cannot be read: {reason(error)}") from None
     if not isinstance(content, dict):
-        raise UserError(f"checkpoint {path} holds {type(content).__name__}, not named tensors")
+        raise UserError(f"{role} {path} holds {type(content).__name__}, not named tensors")
     content = content if isinstance(content.get("model"), dict) else {"model": content}
     tensors = {str(name): value for name, value in content["model"].items() if isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(f"checkpoint {path} holds no named tensors under `model`")
+        raise UserError(f"{role} {path} holds no named tensors under `model`")
     return {**content, "model": {name.removeprefix("module."): value for name, value in tensors.items()}}
 
 
@@ -117,7 +118,9 @@ def read_newest(path: str | os.PathLike, previous: str | os.PathLike) -> dict[st
     try:
         content = read_checkpoint(previous)
     except UserError:
-        raise problem from None
+        if not Path(previous).exists():
+            raise problem from None
+        raise UserError(f"{problem}; {previous}, the one before it, cannot be read either") from None
     step = content.get("step")
     logger.warning("%s; going back to step %s in %s", problem, step if type(step) is int else "unknown", previous)
     return {**content, "path": str(previous)}

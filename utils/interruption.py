@@ -13,10 +13,14 @@ BY_REQUEST, BY_HAND = 128 + signal.SIGTERM, 128 + signal.SIGINT  # exit codes: 1
 
 
 class Stopped(BaseException):
-    """The run ends because of signal `number`. No Exception: nothing that handles errors may swallow it."""
+    """The run ends because of signal `number`; `kept` says what is kept of it.
+
+    No Exception: nothing that handles errors may swallow it.
+    """
 
     def __init__(self, number: int, kept: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}{kept}")
+        self.number, self.kept = number, kept
         self.code = BY_HAND if number == signal.SIGINT else BY_REQUEST
 
 

@@ -75,10 +75,13 @@ class RunLoop:
         """All that is left of the run; leaves checkpoints and the log in its folder."""
         first_logged = self.step.epoch + (self.evaluated and self.step.iteration > 0)
         writer = RunLog(self.folder.path, first_logged, self.step.number) if is_main() else None
-        while not (self.finished and self.evaluated):
-            if not self.finished and self.step.iteration < self.plan.iterations:
-                self.take_steps()
-            self.close_epoch(writer)
+        try:
+            while not (self.finished and self.evaluated):
+                if not self.finished and self.step.iteration < self.plan.iterations:
+                    self.take_steps()
+                self.close_epoch(writer)
+        except Stopped as stopped:  # by a signal that met no step
+            raise Stopped(stopped.number, stopped.kept or self.kept()) from None
         if writer:
             writer.close()
 
@@ -103,7 +106,11 @@ class RunLoop:
         if granted.signal or granted.save:
             self.save()
         if granted.signal:
-            raise Stopped(granted.signal, f" after step {step.number}; go on with --resume")
+            raise Stopped(granted.signal, self.kept())
+
+    def kept(self) -> str:
+        """What a run that ends now has in its last checkpoint, for messages; nothing before its first step."""
+        return f" after step {self.step.number}; go on with --resume" if self.step.number else ""
 
     # ---- the end of an epoch -------------------------------------------------------
 

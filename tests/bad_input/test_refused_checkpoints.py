@@ -158,9 +158,30 @@ def test_resuming_needs_the_state_of_the_optimizer(ground, finished):
 
 def test_resuming_with_another_model_is_refused(ground, run_folder):
     ground.refuses(
-        "was made with another configuration", "resume with the config.yaml of its run",
+        "was made with another configuration: another embed_dim (16 there, 8 here); resume with",
         arguments=("--resume",), settings=("embed_dim=8",),
     )
+
+
+def test_resuming_with_another_image_encoder_names_it(ground, run_folder):
+    ground.refuses(
+        "another image_encoder (vit there, vim here)", arguments=("--resume",), settings=("image_encoder=vim",)
+    )
+
+
+def test_when_both_checkpoints_are_damaged_both_are_named(ground, run_folder):
+    for name in ("checkpoint_last.pth", "checkpoint_previous.pth"):
+        (run_folder / name).write_bytes(b"no checkpoint")
+    ground.refuses(
+        "checkpoint_last.pth cannot be read", "checkpoint_previous.pth, the one before it, cannot be read either",
+        arguments=("--resume",),
+    )  # fmt: skip
+
+
+def test_a_file_that_is_no_image_encoder_is_named_by_its_option(ground):
+    ground.write("wrong.pth", "no checkpoint")
+    ground.refuses("vision_checkpoint wrong.pth cannot be read", arguments=("--vision_checkpoint", "wrong.pth"))
+    ground.refuses("vision_checkpoint none.pth does not exist", arguments=("--vision_checkpoint", "none.pth"))
 
 
 # two of four steps are done: with twice the batch none would be left, with half of it samples would come again

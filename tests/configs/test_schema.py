@@ -286,6 +286,13 @@ def test_sizes_follow_from_names(settings, expected):
     assert resolve_config(config.model_dump(mode="json"), "again") == config
 
 
+def test_an_encoder_without_attention_has_no_heads():
+    narrow = ["vision_width=32", "bert_config.encoder_width=32", "decoder_heads=8"]
+    assert load_config(None, ["image_encoder=vim", *narrow]).vision_width == 32
+    with pytest.raises(UserError, match="`vision_heads`: vision_width 32 is not divisible by 12 heads"):
+        load_config(None, narrow)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -126,7 +126,7 @@ def test_of_an_encoder_of_another_kind_not_even_what_would_fit_is_taken(old, new
             assert value.equal(before[name.replace("_m.", ".", 1)]), name
         elif name not in ("idx_queue", "queue_ptr"):
             assert value.equal(weights[name]), name
-    with pytest.raises(UserError, match="does not have, such as visual_encoder"):
+    with pytest.raises(UserError, match="another kind of image encoder than the configured one"):
         require_trained(report, "other.pth")
 
 
