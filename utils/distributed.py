@@ -1,6 +1,7 @@
 """One code path for a CPU process, a GPU, or many under torchrun or SLURM."""
 
 import ctypes
+import gc
 import os
 import platform
 import re
@@ -129,6 +130,7 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
             raise
         raise LostPeer(f"process {launch.rank} lost a process it works with; the run can go on with --resume") from None
     finally:
+        gc.collect()  # models in reference cycles hold the group
         dist.destroy_process_group()
 
 

@@ -106,3 +106,22 @@ def failed(when: int, exitcode: int, pid: int) -> ProcessFailure:
     failure = ProcessFailure(local_rank=pid, pid=pid, exitcode=exitcode, error_file="")
     failure.timestamp = when
     return failure
+
+
+def test_no_thread_of_the_process_group_outlives_it(tmp_path):
+    # at the end of the interpreter it would be ended within C++, and the process with it
+    body = """
+        import pathlib, torch
+        from torch.nn.parallel import DistributedDataParallel
+        from utils.distributed import process_group, read_launch
+        with process_group(read_launch(dict(os.environ)), torch.device("cpu")):
+            holders = [DistributedDataParallel(torch.nn.Linear(2, 2))]
+            holders.append(holders)  # as a model whose methods are handed on
+            holders[0](torch.ones(1, 2)).sum().backward()
+            during = [path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+            del holders
+        left = [path.read_text() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+        os.write(1, f"{any('gloo' in name for name in during)} {any('gloo' in name for name in left)}\\n".encode())
+    """
+    done = launch(tmp_path, body)
+    assert (done.returncode, done.stdout) == (0, "True False\n" * 2), done.stderr
