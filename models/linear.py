@@ -54,6 +54,7 @@ class OneDnnLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        states = states.contiguous()  # of rows with gaps, as a part of wider ones, oneDNN has slow products alone
         ctx.save_for_backward(states, weight)
         return product(states, weight, bias)
 

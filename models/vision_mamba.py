@@ -15,6 +15,7 @@ from models.image_encoder import ImageEncoder, VisionSize, drop_rates
 from models.linear import Linear, for_products
 from models.recompute import bytes_of, recomputed
 from models.scan import selective_scan
+from utils.precision import full_precision
 
 PACE_RANGE = (1e-3, 1e-1)  # of the steps d at the start
 PACE_LEAST = 1e-4
@@ -84,11 +85,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, backwards: bool) -> Tensor
     tokens, width = x.shape[1], weight.shape[-1]
     if backwards:
         weight = weight.flip(-1)
-    image = x.transpose(1, 2).unsqueeze(2)                                                     # [B, I, 1, N]
-    weight, bias = weight.unsqueeze(2).to(x.dtype), bias.to(x.dtype)
-    wide = conv2d(image, weight, bias, padding=(0, width - 1), groups=len(weight))              # [B, I, 1, N + W - 1]
-    seen = wide[..., -tokens:] if backwards else wide[..., :tokens]
-    return seen.squeeze(2).transpose(1, 2)
+    # on a CPU its gradient takes ten times as long in bfloat16
+    kind = weight.dtype if x.device.type == "cpu" else x.dtype
+    image = x.to(kind).transpose(1, 2).unsqueeze(2)                                            # [B, I, 1, N]
+    with full_precision(x):
+        wide = conv2d(image, weight.unsqueeze(2).to(kind), bias.to(kind), padding=(0, width - 1), groups=len(weight))
+    seen = wide[..., -tokens:] if backwards else wide[..., :tokens]                            # of [B, I, 1, N + W - 1]
+    return seen.squeeze(2).transpose(1, 2).to(x.dtype)
 
 
 class Layer(nn.Module):

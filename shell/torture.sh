@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Kills, starves and feeds garbage to real runs, and counts what they survive: twenty minutes, or six.
+# Kills, starves and feeds garbage to real runs, and counts what they survive: twenty minutes, or eight.
 #   bash shell/torture.sh [--quick] [-k NAME ...]      further arguments go to pytest
 # Environment: OUTPUT (default output/torture), MARS_ENV. The table is left in OUTPUT/reliability.md.
 set -euo pipefail
