@@ -23,7 +23,7 @@ from dataset.opening import FROM_CAPTIONS, fit_vocabulary, open_tokenizer, open_
 from dataset.tokens import CaptionTokenizer
 from dataset.training import BatchPlan, TrainLoader
 from evaluation.evaluate import Metrics, evaluate
-from evaluation.loading import evaluation_setting, open_split
+from evaluation.loading import evaluation_setting, load_trained, open_split
 from evaluation.verify import fingerprints, verify
 from models.build import build_model, compile_layers, require_compiler
 from models.draws import RandomDraws, StepNoise
@@ -34,7 +34,6 @@ from models.released import (
     load_image_encoder,
     load_language_model,
     load_weights,
-    require_trained,
     resume_model,
     saved_config,
 )
@@ -203,28 +202,20 @@ def open_weights(run: Run, model: PersonSearchModel) -> None:
     if arguments.resume:
         resume_model(model, checkpoint, run.config.model_dump(mode="json"))
         return
-    own = None if arguments.evaluate else run.config.vision_checkpoint
+    if arguments.evaluate:
+        load_trained(model, checkpoint, run.config)
+        return
+    own = run.config.vision_checkpoint
     if checkpoint is not None:
-        saved = saved_config(checkpoint)
-        report = load_weights(model, checkpoint["model"], checkpoint["path"], grid_of(saved), image_encoder=not own)
+        grid = grid_of(saved_config(checkpoint))
+        report = load_weights(model, checkpoint["model"], checkpoint["path"], grid, image_encoder=not own)
         logger.info("checkpoint %s: %s", checkpoint["path"], report)
-        if arguments.evaluate:
-            require_trained(report, checkpoint["path"])
-            warn_of_other_input(run.config, saved, checkpoint["path"])
     elif run.config.text_encoder != FROM_CAPTIONS:
         load_language_model(model, run.config.text_encoder)
     if own:
         found = read_checkpoint(own, "vision_checkpoint")
         report = load_image_encoder(model, found["model"], own, grid_of(saved_config(found)))
         logger.info("vision_checkpoint %s: %s", own, report)
-
-
-def warn_of_other_input(config: Config, saved: dict[str, Any], path: str) -> None:
-    """Images and captions unlike those of training are at times wanted, and always worth knowing."""
-    for key in ("image_res", "max_words"):
-        trained, here = saved.get(key), getattr(config, key)
-        if trained is not None and trained != here:
-            logger.warning("checkpoint %s was trained with %s %s, and is evaluated with %s", path, key, trained, here)
 
 
 # ---- training --------------------------------------------------------------------------

@@ -6,8 +6,8 @@ A block is always the same images in the same order, whoever works on it, so tha
 are the same for any number of processes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -50,7 +50,8 @@ class EvaluationSplit:
 
     identities are renumbered so that equal ones have equal numbers: image_identity [G],
     caption_identity [C], int64. texts: the captions as written. digests: of image files by
-    normalised name; a file with another one is refused.
+    normalised name; a file with another one is refused. view: what becomes of a resized image uint8
+    [3, H, W] and its place in the gallery before the model sees it; can be pickled.
     """
 
     images: list[str]
@@ -61,6 +62,26 @@ class EvaluationSplit:
     identities: list[int | str]
     captions: Captions
     digests: Mapping[str, str] = field(default_factory=dict)
+    view: Callable[[Tensor, int], Tensor] | None = None
+
+    def with_texts(self, texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> "EvaluationSplit":
+        """The same queries in other words: one text for each caption."""
+        return replace(self, texts=list(texts), captions=encode_captions(texts, tokenizer, max_words))
+
+    def of_captions(self, places: Sequence[int]) -> "EvaluationSplit":
+        """The captions at `places` alone, before the whole gallery."""
+        return replace(
+            self,
+            texts=[self.texts[place] for place in places],
+            caption_identity=self.caption_identity[torch.as_tensor(places, dtype=torch.long)],
+            captions=Captions([self.captions.ids[place] for place in places], self.captions.pad),
+        )
+
+
+def encode_captions(texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> Captions:
+    """Captions as written, cleaned and cut into at most `max_words` word pieces."""
+    ids = [tokenizer.encode(clean_caption(text, max_words), max_words).ids for text in texts]
+    return Captions(ids, tokenizer.special.pad)
 
 
 def make_split(
@@ -79,15 +100,15 @@ def make_split(
     pairs = [(text, n) for entry, n in zip(entries, image_identity, strict=True) for text in entry.captions]
     if not pairs:
         raise UserError("the evaluation split holds no captions")
-    ids = [tokenizer.encode(clean_caption(text, max_words), max_words).ids for text, _ in pairs]
+    texts = [text for text, _ in pairs]
     return EvaluationSplit(
         images=[entry.image for entry in entries],
         image_root=Path(image_root),
         image_identity=torch.tensor(image_identity),
-        texts=[text for text, _ in pairs],
+        texts=texts,
         caption_identity=torch.tensor([number for _, number in pairs]),
         identities=list(numbers),
-        captions=Captions(ids, tokenizer.special.pad),
+        captions=encode_captions(texts, tokenizer, max_words),
         digests=digests or {},
     )
 
@@ -104,13 +125,14 @@ class ImageBlocks(Dataset[Tensor | UserError]):
     def __getitem__(self, number: int) -> Tensor | UserError:
         # returned, not raised: a loader would bury the message in a worker's traceback
         try:
-            return torch.stack([self.load(self.split.images[place]) for place in self.blocks[number]])
+            return torch.stack([self.load(place) for place in self.blocks[number]])
         except UserError as error:
             return error
 
-    def load(self, image: str) -> Tensor:
-        digest = self.split.digests.get(normalise_path(image))
-        return load_image(self.split.image_root / image, self.size, digest)
+    def load(self, place: int) -> Tensor:
+        split, name = self.split, self.split.images[place]
+        image = load_image(split.image_root / name, self.size, split.digests.get(normalise_path(name)))
+        return image if split.view is None else split.view(image, place)
 
 
 def load_blocks(

@@ -6,14 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from evaluation.figures import COLORS, legend_below, new_figure, save_figure, tidy
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES
-from utils.files import atomic_write
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # told apart by colour-blind readers too
 PANELS_IN_A_ROW = 4
 MOST_DOTS = 20
 STAGE_STYLES = {"stage1": {"linestyle": "--", "marker": "s"}, "reranked": {"linestyle": "-", "marker": "o"}}
@@ -54,14 +51,10 @@ def draw_curves(epochs: Epochs, path: str | os.PathLike, title: str = "") -> Non
         panels += [(f"{name}: {stage}", "per cent", lines) for stage, lines in _metric_lines(epochs, split).items()]
     panels = [panel for panel in panels if panel[2]]
     rows = math.ceil(len(panels) / PANELS_IN_A_ROW)
-    # A figure of its own, not pyplot: no global state, no window, whatever backend is set.
-    figure = Figure(figsize=(4 * PANELS_IN_A_ROW, 3 * max(rows, 1)), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)
-    figure.suptitle(title, parse_math=False)
+    figure = new_figure(4 * PANELS_IN_A_ROW, 3 * max(rows, 1), title)
     for number, (name, unit, lines) in enumerate(panels):
         _draw_panel(figure.add_subplot(rows, PANELS_IN_A_ROW, number + 1), name, unit, lines)
-    with atomic_write(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
+    save_figure(figure, path)
 
 
 def _draw_panel(axes: Axes, title: str, unit: str, lines: Lines) -> None:
@@ -69,17 +62,13 @@ def _draw_panel(axes: Axes, title: str, unit: str, lines: Lines) -> None:
     for label, epochs, values, style in lines:
         style = {"marker": "o", **style} if len(epochs) <= MOST_DOTS else {**style, "marker": None}
         axes.plot(epochs, values, markersize=4, linewidth=1.6, label=label, **style)
-    axes.set_title(title, parse_math=False)
-    axes.set(xlabel="epochs trained", ylabel=unit)
+    tidy(axes, title, "epochs trained", unit)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     if unit == "learning rate":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     if len(lines) > 1:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}  # never on top of a line
-        axes.legend(frameon=False, fontsize="small", ncols=3 if len(lines) > 4 else 2, **below)
+        legend_below(axes, 3 if len(lines) > 4 else 2)
 
 
 def _losses(epochs: Epochs) -> list[str]:
@@ -103,7 +92,7 @@ def _metric_lines(epochs: Epochs, split: str) -> dict[str, Lines]:
             lines["R@1 and mAP"] += _single_line(records, metric, label, style)
         lines[stage_name] = [
             line
-            for color, (metric, name) in zip(COLORS, METRIC_NAMES.items(), strict=True)
+            for color, (metric, name) in zip(COLORS, METRIC_NAMES.items(), strict=False)
             for line in _single_line(records, metric, name, {"color": color})
         ]
     return lines

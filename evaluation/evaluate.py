@@ -44,7 +44,7 @@ def write_rankings(path: Path, results: dict[str, StageResult], split: Evaluatio
     """Best K images of each caption by stage, with what is needed to look at them.
 
     Arrays: captions, caption_identities [C], image_paths, image_identities [G], image_root,
-    STAGE_indices and STAGE_scores [C, K], best first.
+    STAGE_indices and STAGE_scores [C, K], best first; STAGE_ranks [C, P] of all right images, 0 = padding.
     """
     names = np.array([str(identity) for identity in split.identities])
     arrays = {
@@ -57,5 +57,6 @@ def write_rankings(path: Path, results: dict[str, StageResult], split: Evaluatio
     for stage, result in results.items():
         arrays[f"{stage}_indices"] = result.indices.cpu().numpy()
         arrays[f"{stage}_scores"] = result.scores.cpu().numpy()
+        arrays[f"{stage}_ranks"] = result.ranks.cpu().numpy()
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)

@@ -177,6 +177,12 @@ def _ascending(ranks: Tensor) -> tuple[Tensor, Tensor]:
     return ordered < last, ordered
 
 
+def of_captions(ranks: Tensor) -> dict[str, Tensor]:
+    """ranks [C, P] -> the value of each metric of `METRIC_NAMES` for each caption: [C] float64, 0 to 1."""
+    recalls = {f"r{k}": recall_at(ranks, k) for k in (1, 5, 10)}
+    return {**recalls, "mAP": average_precision(ranks), "mINP": inverse_negative_penalty(ranks)}
+
+
 def summarise(ranks: Tensor) -> dict[str, float | int]:
     """ranks [C, P] -> r1, r5, r10, mAP, mINP in per cent (not rounded), and what they were taken over.
 
@@ -185,11 +191,8 @@ def summarise(ranks: Tensor) -> dict[str, float | int]:
     """
     if len(ranks) == 0:
         raise UserError("there is no caption to evaluate: check the annotation file of this split")
-    means = {f"r{k}": recall_at(ranks, k).mean() for k in (1, 5, 10)}
-    means["mAP"] = average_precision(ranks).mean()
-    means["mINP"] = inverse_negative_penalty(ranks).mean()
     return {
-        **{name: 100 * mean.item() for name, mean in means.items()},
+        **{name: 100 * values.mean().item() for name, values in of_captions(ranks).items()},
         "captions": len(ranks),
         "captions_without_match": int((ranks < 1).all(dim=1).sum()),
     }

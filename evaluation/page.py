@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from evaluation.drawing import format_score, load_picture, placeholder
 from evaluation.metrics import COUNT_NAMES, METRIC_NAMES, STAGE_NAMES
-from evaluation.sheet import SheetRow, format_score, load_picture, placeholder
+from evaluation.sheet import SheetRow
 
 THUMBNAIL = (88, 192)  # pixels, width and height of the box a person crop must fit
 

@@ -1,6 +1,6 @@
 """What a run leaves behind, read and checked: log.txt, metrics.json and rankings.npz.
 
-C captions, G gallery images, K ranked images kept per caption. Rows are captions.
+C captions, G gallery images, K ranked images kept per caption, P right images of a caption. Rows are captions.
 """
 
 import json
@@ -23,7 +23,8 @@ class Rankings:
     """The best K images of every caption, by stage.
 
     indices [C, K] int gallery indices, best first; scores [C, K] float, higher is better:
-    cosine similarity in `stage1`, ITM logit in `reranked`.
+    cosine similarity in `stage1`, ITM logit in `reranked`; ranks [C, P] int of all right images, 1 = first,
+    0 = padding (files of earlier versions have none).
     """
 
     captions: np.ndarray  # [C] str
@@ -33,6 +34,7 @@ class Rankings:
     image_root: Path
     indices: dict[str, np.ndarray]
     scores: dict[str, np.ndarray]
+    ranks: dict[str, np.ndarray]
 
     @property
     def final_stage(self) -> str:
@@ -62,6 +64,7 @@ def read_rankings(path: Path) -> Rankings:
         image_root=Path(str(arrays["image_root"])),
         indices={stage: arrays[f"{stage}_indices"] for stage in stages},
         scores={stage: arrays[f"{stage}_scores"] for stage in stages},
+        ranks={stage: arrays[f"{stage}_ranks"] for stage in stages if f"{stage}_ranks" in arrays},
     )
     _check_shapes(path, rankings)
     return rankings
@@ -88,6 +91,8 @@ def _check_shapes(path: Path, rankings: Rankings) -> None:
         fits = fits and rankings.scores[stage].shape == indices.shape
         fits = fits and np.issubdtype(rankings.scores[stage].dtype, np.floating)
         fits = fits and bool(((indices >= 0) & (indices < images[0])).all())
+    for ranks in rankings.ranks.values():
+        fits = fits and ranks.ndim == 2 and ranks.shape[:1] == captions and np.issubdtype(ranks.dtype, np.integer)
     if not fits:
         raise UserError(f"the arrays of {path} do not fit together: write it again by evaluating the run")
 

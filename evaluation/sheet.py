@@ -4,18 +4,29 @@ Green with a tick is right, red with a cross is wrong, so that the sheet also re
 Lengths are pixels.
 """
 
-import functools
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from dataset.images import as_rgb
+from evaluation.drawing import (
+    GREY,
+    INK,
+    LINE,
+    PAPER,
+    RIGHT,
+    WRONG,
+    clean,
+    fit,
+    font,
+    format_score,
+    load_picture,
+    placeholder,
+    wrap,
+)
 from utils.errors import UserError
 from utils.files import atomic_write
 
@@ -26,8 +37,6 @@ CAPTION_WIDTH = 330
 SCORE_HEIGHT = 26
 MAX_ROWS = 100  # a sheet stays under some 30 000 pixels in height
 MAX_COLUMNS = 50
-RIGHT, WRONG = (23, 135, 60), (200, 32, 40)
-INK, GREY, LINE, PAPER = (32, 33, 36), (110, 114, 120), (222, 224, 228), (255, 255, 255)
 
 
 @dataclass
@@ -68,52 +77,21 @@ def ranking_sheet(
     sheet = Image.new("RGB", (width, top + len(shown) * row_height), PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((MARGIN, MARGIN), _fit(_clean(title), 24, width - 2 * MARGIN), fill=INK, font=_font(24))
+        draw.text((MARGIN, MARGIN), fit(clean(title), 24, width - 2 * MARGIN), fill=INK, font=font(24))
     for number, row in enumerate(tqdm(shown, desc="ranking sheet", leave=False)):
         _draw_row(sheet, draw, row, top + number * row_height, columns)
     with atomic_write(path) as temporary:
         sheet.save(temporary, format="PNG")
 
 
-def load_picture(path: str | os.PathLike, size: tuple[int, int]) -> Image.Image | None:
-    """The image shrunk to fit `size` (width, height), RGB, or None when it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", size)  # decodes large JPEG files at a fraction of their size
-            image.load()
-            return _shrink(as_rgb(image), size)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
-        return None
-
-
-def placeholder(name: str, size: tuple[int, int]) -> Image.Image:
-    """A grey field of `size` (width, height) that names the image it stands for."""
-    field = Image.new("RGB", size, LINE)
-    text = f"not readable: {_clean(name)}"
-    ImageDraw.Draw(field).multiline_text((6, 6), _wrap(text, 12, size[0] - 12, 8), fill=INK, font=_font(12))
-    return field
-
-
-def format_score(score: float) -> str:
-    """Three decimals, or the exponent form where that would be too long."""
-    return f"{score:.3f}" if math.isfinite(score) and abs(score) < 1e4 else f"{score:.1e}"
-
-
-def _shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale up or down to touch the box `size`, aspect kept; a side is never under one pixel."""
-    scale = min(size[0] / image.width, size[1] / image.height)
-    scaled = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image.resize(scaled, Image.Resampling.LANCZOS)
-
-
 def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top: int, columns: int) -> None:
     """The caption on the left, then the images from rank 1 on; `top` is the row's upper edge."""
     draw.line([(MARGIN, top), (sheet.width - MARGIN, top)], fill=LINE)
     top += 10
-    caption = _wrap(_clean(row.caption), 17, CAPTION_WIDTH, 9)
-    draw.multiline_text((MARGIN, top), caption, fill=INK, font=_font(17), spacing=5)
-    identity = _fit(f"identity {_clean(row.identity)}", 14, CAPTION_WIDTH)
-    draw.text((MARGIN, top + CELL[1]), identity, fill=GREY, font=_font(14))
+    caption = wrap(clean(row.caption), 17, CAPTION_WIDTH, 9)
+    draw.multiline_text((MARGIN, top), caption, fill=INK, font=font(17), spacing=5)
+    identity = fit(f"identity {clean(row.identity)}", 14, CAPTION_WIDTH)
+    draw.text((MARGIN, top + CELL[1]), identity, fill=GREY, font=font(14))
     for rank, (path, right) in enumerate(zip(row.image_paths[:columns], row.right[:columns], strict=True)):
         left = 2 * MARGIN + CAPTION_WIDTH + rank * (CELL[0] + 8)
         score = None if row.scores is None else row.scores[rank]
@@ -140,7 +118,7 @@ def _draw_cell(
     sheet.paste(picture, (x, y))
     _draw_mark(draw, left + 4, top + CELL[1] + 6, color, right)
     if score is not None:
-        draw.text((left + 26, top + CELL[1] + 4), format_score(score), fill=INK, font=_font(14))
+        draw.text((left + 26, top + CELL[1] + 4), format_score(score), fill=INK, font=font(14))
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, x: int, y: int, color: tuple[int, int, int], right: bool) -> None:
@@ -150,64 +128,3 @@ def _draw_mark(draw: ImageDraw.ImageDraw, x: int, y: int, color: tuple[int, int,
     else:
         draw.line([(x + 1, y + 1), (x + 12, y + 12)], fill=color, width=3)
         draw.line([(x + 1, y + 12), (x + 12, y + 1)], fill=color, width=3)
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: on every machine the same, most alphabets, no Chinese."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
-
-
-def _clean(text: str) -> str:
-    """One line of printable characters; half a surrogate pair becomes a question mark."""
-    text = " ".join(str(text).split()).encode("utf-8", "replace").decode("utf-8")
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _width(text: str, size: int) -> float:
-    return _font(size).getlength(text)
-
-
-def _fit(text: str, size: int, width: float) -> str:
-    """`text`, cut with an ellipsis where it is wider than `width`."""
-    text = text[:500]
-    if _width(text, size) <= width:
-        return text
-    while text and _width(text + "...", size) > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
-
-
-def _wrap(text: str, size: int, width: float, max_lines: int) -> str:
-    """Break `text` into at most `max_lines` lines of `width`; the last one ends in an ellipsis if cut.
-
-    Words wider than a line (file names, scripts without spaces) are broken anywhere.
-    """
-    lines, current = [], ""
-    for word in _short_words(text[:4000], size, width):
-        longer = f"{current} {word}" if current else word
-        if _width(longer, size) <= width:
-            current = longer
-            continue
-        lines.append(current)
-        current = word
-        if len(lines) > max_lines:
-            break
-    lines.append(current)
-    if len(lines) > max_lines:
-        lines = [*lines[: max_lines - 1], _fit(lines[max_lines - 1] + " ...", size, width)]
-    return "\n".join(lines)
-
-
-def _short_words(text: str, size: int, width: float) -> list[str]:
-    """The words of `text`, those wider than a line cut into pieces as wide as a line."""
-    words = []
-    for word in text.split():
-        piece = ""
-        for character in word if _width(word, size) > width else ():
-            if piece and _width(piece + character, size) > width:
-                words.append(piece)
-                piece = ""
-            piece += character
-        words.append(piece or word)
-    return words

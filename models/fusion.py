@@ -250,6 +250,10 @@ class Layer(nn.Module):
         """What follows self-attention."""
         if context.image is not None:
             asking = self.crossattention.to_images(asking, *context.image, context.pairing)
+        return self.feed_forward(asking)
+
+    def feed_forward(self, asking: Tensor) -> Tensor:
+        """What follows all attention."""
         return self.output.add(through(gelu, self.output.dense, self.intermediate.dense(asking)), asking)
 
 

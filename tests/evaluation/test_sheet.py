@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from evaluation import sheet
-from evaluation.sheet import RIGHT, WRONG, SheetRow, format_score, load_picture, ranking_sheet
+from evaluation.drawing import LINE, RIGHT, WRONG, format_score, load_picture, text_width, wrap
+from evaluation.sheet import SheetRow, ranking_sheet
 from utils.errors import UserError
 
 BLUE = (10, 20, 200)
@@ -64,11 +65,11 @@ def test_any_caption_gives_a_sheet_of_the_same_size(caption, crop, tmp_path):
 
 def test_wrapped_lines_fit_and_keep_every_word():
     text = "a woman wearing a red coat with averyveryveryverylongword_" + "y" * 60 + " end"
-    lines = sheet._wrap(text, 17, 200, 20).split("\n")
-    assert all(sheet._width(line, 17) <= 200 for line in lines)
+    lines = wrap(text, 17, 200, 20).split("\n")
+    assert all(text_width(line, 17) <= 200 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    cut = sheet._wrap(text, 17, 200, 2).split("\n")
-    assert len(cut) == 2 and cut[1].endswith("...") and sheet._width(cut[1], 17) <= 200
+    cut = wrap(text, 17, 200, 2).split("\n")
+    assert len(cut) == 2 and cut[1].endswith("...") and text_width(cut[1], 17) <= 200
 
 
 def test_unreadable_images_become_placeholders(crop, tmp_path):
@@ -78,7 +79,7 @@ def test_unreadable_images_become_placeholders(crop, tmp_path):
     paths = [tmp_path / name for name in ("broken.jpg", "cut.png", "missing.jpg", "")]
     assert [load_picture(path, (10, 10)) for path in paths] == [None] * 4
     ranking_sheet([SheetRow("a man", "7", paths, [True] * 4)], tmp_path / "sheet.png")
-    assert count(pixels(tmp_path / "sheet.png"), sheet.LINE) > 4 * 5000
+    assert count(pixels(tmp_path / "sheet.png"), LINE) > 4 * 5000
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "CMYK", "1", "I;16", "F"])

@@ -1,0 +1,106 @@
+"""What pictures are made of: text that fits, images that may be missing, colours. Lengths are pixels."""
+
+import functools
+import math
+import os
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from dataset.images import as_rgb
+
+RIGHT, WRONG = (23, 135, 60), (200, 32, 40)
+INK, GREY, LINE, PAPER = (32, 33, 36), (110, 114, 120), (222, 224, 228), (255, 255, 255)
+
+
+def load_picture(path: str | os.PathLike, size: tuple[int, int]) -> Image.Image | None:
+    """The image shrunk to fit `size` (width, height), RGB, or None when it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", size)  # decodes large JPEG files at a fraction of their size
+            image.load()
+            return shrink(as_rgb(image), size)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        return None
+
+
+def placeholder(name: str, size: tuple[int, int]) -> Image.Image:
+    """A grey field of `size` (width, height) that names the image it stands for."""
+    field = Image.new("RGB", size, LINE)
+    text = f"not readable: {clean(name)}"
+    ImageDraw.Draw(field).multiline_text((6, 6), wrap(text, 12, size[0] - 12, 8), fill=INK, font=font(12))
+    return field
+
+
+def format_score(score: float) -> str:
+    """Three decimals, or the exponent form where that would be too long."""
+    return f"{score:.3f}" if math.isfinite(score) and abs(score) < 1e4 else f"{score:.1e}"
+
+
+def shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scale up or down to touch the box `size`, aspect kept; a side is never under one pixel."""
+    scale = min(size[0] / image.width, size[1] / image.height)
+    scaled = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(scaled, Image.Resampling.LANCZOS)
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib: on every machine the same, most alphabets, no Chinese."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def clean(text: str) -> str:
+    """One line of printable characters; half a surrogate pair becomes a question mark."""
+    text = " ".join(str(text).split()).encode("utf-8", "replace").decode("utf-8")
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def text_width(text: str, size: int) -> float:
+    return font(size).getlength(text)
+
+
+def fit(text: str, size: int, width: float) -> str:
+    """`text`, cut with an ellipsis where it is wider than `width`."""
+    text = text[:500]
+    if text_width(text, size) <= width:
+        return text
+    while text and text_width(text + "...", size) > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+def wrap(text: str, size: int, width: float, max_lines: int) -> str:
+    """Break `text` into at most `max_lines` lines of `width`; the last one ends in an ellipsis if cut.
+
+    Words wider than a line (file names, scripts without spaces) are broken anywhere.
+    """
+    lines, current = [], ""
+    for word in short_words(text[:4000], size, width):
+        longer = f"{current} {word}" if current else word
+        if text_width(longer, size) <= width:
+            current = longer
+            continue
+        lines.append(current)
+        current = word
+        if len(lines) > max_lines:
+            break
+    lines.append(current)
+    if len(lines) > max_lines:
+        lines = [*lines[: max_lines - 1], fit(lines[max_lines - 1] + " ...", size, width)]
+    return "\n".join(lines)
+
+
+def short_words(text: str, size: int, width: float) -> list[str]:
+    """The words of `text`, those wider than a line cut into pieces as wide as a line."""
+    words = []
+    for word in text.split():
+        piece = ""
+        for character in word if text_width(word, size) > width else ():
+            if piece and text_width(piece + character, size) > width:
+                words.append(piece)
+                piece = ""
+            piece += character
+        words.append(piece or word)
+    return words

@@ -1,0 +1,69 @@
+"""Intervals cover the truth as often as they say, and a p-value below 0.05 comes by chance one time in twenty."""
+
+import numpy as np
+import pytest
+
+from evaluation import statistics
+from evaluation.statistics import estimate, paired_p_value
+
+
+@pytest.fixture(autouse=True)
+def fewer_draws(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 300)
+    monkeypatch.setattr(statistics, "PERMUTATIONS", 400)
+
+
+def captions_of_people(rng, people, each, spread):
+    """Hits of captions: each person is as easy as a draw says, so that their captions err together."""
+    ease = np.clip(0.6 + spread * rng.standard_normal(people), 0, 1)
+    hits = rng.random((people, each)) < ease[:, None]
+    return hits.astype(float).ravel(), np.repeat(np.arange(people), each)
+
+
+def truth(spread):
+    return np.clip(0.6 + spread * np.random.default_rng(9).standard_normal(10**6), 0, 1).mean()
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_intervals_cover_the_true_mean(spread):
+    rng, true, covered = np.random.default_rng(0), truth(spread), 0
+    for trial in range(400):
+        values, people = captions_of_people(rng, 60, 8, spread)
+        found = estimate(values, people, seed=trial)
+        covered += found.low <= true <= found.high
+    assert 0.91 <= covered / 400 <= 0.98
+
+
+def test_captions_one_by_one_would_make_intervals_too_narrow():
+    rng, true, covered = np.random.default_rng(0), truth(0.3), 0
+    for trial in range(200):
+        values, _ = captions_of_people(rng, 60, 8, 0.3)
+        found = estimate(values, None, seed=trial)
+        covered += found.low <= true <= found.high
+    assert covered / 200 < 0.85
+
+
+def test_equal_models_seldom_differ():
+    rng = np.random.default_rng(1)
+    found = [
+        paired_p_value(rng.random(80) < 0.5, rng.random(80) < 0.5, np.repeat(np.arange(20), 4), trial)
+        for trial in range(300)
+    ]
+    assert 0.01 <= np.mean(np.array(found) < 0.05) <= 0.09
+
+
+def test_a_real_difference_is_found():
+    rng = np.random.default_rng(2)
+    worse = (rng.random(400) < 0.4).astype(float)
+    better = np.maximum(worse, rng.random(400) < 0.15)
+    assert paired_p_value(better, worse, np.repeat(np.arange(100), 4)) < 0.01
+    assert paired_p_value(better, better) == 1
+
+
+def test_an_interval_holds_its_mean_and_grows_with_its_groups():
+    values = np.repeat([1.0, 0.0, 0.0, 1.0], 10)
+    alone, together = estimate(values), estimate(values, np.repeat(np.arange(4), 10))
+    assert alone.low < alone.mean == 0.5 == together.mean < alone.high
+    assert together.high - together.low > alone.high - alone.low
+    assert estimate([0.5] * 7) == statistics.Estimate(0.5, 0.5, 0.5, 7)
+    assert np.isnan(estimate([]).mean)
