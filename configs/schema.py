@@ -139,6 +139,7 @@ class Config(Section):
     vision_width: Count = 768
     vision_depth: Count = 12
     vision_heads: Count = 12
+    vision_states: Count = 16
     drop_path: Part = 0.0
     patch_size: Count = 16
     decoder_depth: Count = 4

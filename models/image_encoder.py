@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class VisionSize:
     """Sizes of an image encoder; `image_size` is (height, width) in pixels.
 
-    heads: of attention, where there is any. drop_path: how often the last layer's residual branch is
+    heads: of attention, states: of a channel in a scan, where there is any. drop_path: how often the last layer's residual branch is
     left out in training; earlier ones less often.
     """
 
@@ -25,6 +25,7 @@ class VisionSize:
     depth: int = 12
     heads: int = 12
     drop_path: float = 0.0
+    states: int = 16
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -120,10 +120,10 @@ class VisionMamba(ImageEncoder):
 
     undecayed = ("cls_token", "pos_embed", "A_log", "A_b_log")
 
-    def __init__(self, size: VisionSize, gradient_checkpointing: bool = False, states: int = 16):
+    def __init__(self, size: VisionSize, gradient_checkpointing: bool = False):
         super().__init__(size, gradient_checkpointing)
         rates = [0.0, *drop_rates(size.drop_path, size.depth)]  # the last of which comes before the final norm
-        self.layers = nn.ModuleList(Layer(size.width, states, rate) for rate in rates[: size.depth])
+        self.layers = nn.ModuleList(Layer(size.width, size.states, rate) for rate in rates[: size.depth])
         self.norm_f = nn.RMSNorm(size.width, eps=1e-5)
         self.drop = DropPath(size.drop_path)
         self.initialise()

@@ -23,7 +23,7 @@ LAYOUT = golden_folder() / "vim_base_layout.json"
 def encoder_of(image_size=(32, 16), **more) -> VisionMamba:
     """With parameters that all matter."""
     torch.manual_seed(0)
-    encoder = VisionMamba(VisionSize(image_size, 8, 16, 3, **more), states=4).double().eval()
+    encoder = VisionMamba(VisionSize(image_size, 8, 16, 3, states=4, **more)).double().eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
