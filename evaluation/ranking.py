@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dataset.batch import TextTokens
 from dataset.gallery import Captions, EvaluationSplit, blocks_of, load_blocks
 from evaluation.metrics import count_ahead, rerank_ranks, summarise
-from models.fusion import Packing
+from models.fusion import Packing, Pairing
 from models.linear import prepare_weights
 from models.person_search import PersonSearchModel
 from utils.distributed import is_main, rank, sum_over_processes, world_size
@@ -264,6 +265,15 @@ def ask_image(model: PersonSearchModel, texts: "BegunTexts", tokens: Tensor, cap
             states = model.text_encoder.fuse_packed(texts.begun(captions[who]), packing, memory)
             scores[who.to(tokens.device)] = model.match_logits(states)[:, 1]
     return scores
+
+
+def match_one(model: PersonSearchModel, text: TextTokens, tokens: Tensor, setting: Setting) -> Tensor:
+    """ITM scores [B] of one caption (ids and mask [1, T]) for images with these tokens [B, N, D]."""
+    with setting.precision():
+        memory = model.text_encoder.remember(tokens)
+        begun = model.text_encoder.begin(text.ids, text.mask)
+        together = (begun.expand(len(tokens), -1, -1), text.mask.expand(len(tokens), -1))
+        return model.match_scores(*together, memory, Pairing()).float()
 
 
 def portions(lengths: list[int], most: int) -> Iterator[slice]:

@@ -37,17 +37,22 @@ CAPTION_WIDTH = 330
 SCORE_HEIGHT = 26
 MAX_ROWS = 100  # a sheet stays under some 30 000 pixels in height
 MAX_COLUMNS = 50
+NOTE = (0, 84, 147)
 
 
 @dataclass
 class SheetRow:
-    """One caption and its ranked images, best first; `right` and `scores` run along `image_paths`."""
+    """One caption and its ranked images, best first; `right` and `scores` run along `image_paths`.
+
+    note: a line of its own above the caption.
+    """
 
     caption: str
     identity: str
     image_paths: Sequence[str | os.PathLike]
     right: Sequence[bool]
     scores: Sequence[float] | None = None
+    note: str = ""
 
     def __post_init__(self):
         scores = self.right if self.scores is None else self.scores
@@ -88,8 +93,12 @@ def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top:
     """The caption on the left, then the images from rank 1 on; `top` is the row's upper edge."""
     draw.line([(MARGIN, top), (sheet.width - MARGIN, top)], fill=LINE)
     top += 10
-    caption = wrap(clean(row.caption), 17, CAPTION_WIDTH, 9)
-    draw.multiline_text((MARGIN, top), caption, fill=INK, font=font(17), spacing=5)
+    below = top
+    if row.note:
+        draw.text((MARGIN, top), fit(clean(row.note), 17, CAPTION_WIDTH), fill=NOTE, font=font(17))
+        below += 30
+    caption = wrap(clean(row.caption), 17, CAPTION_WIDTH, 8 if row.note else 9)
+    draw.multiline_text((MARGIN, below), caption, fill=INK, font=font(17), spacing=5)
     identity = fit(f"identity {clean(row.identity)}", 14, CAPTION_WIDTH)
     draw.text((MARGIN, top + CELL[1]), identity, fill=GREY, font=font(14))
     for rank, (path, right) in enumerate(zip(row.image_paths[:columns], row.right[:columns], strict=True)):

@@ -66,9 +66,9 @@ def word_maps(
 ) -> WordMaps:
     """Grad-CAM of all words of B captions on the image of each.
 
-    images [B, 3, H, W] normalised; text: ids and mask [B, T]; attributes [B, T]: the number of the attribute that each
-    word belongs to, 0 = none. target: the logit whose gradient counts, "match" of the pair, or "attribute": of the
-    attribute that a word belongs to, so that other words have no map.
+    model: in evaluation mode. images [B, 3, H, W] normalised; text: ids and mask [B, T]; attributes [B, T]: the number
+    of the attribute that each word belongs to, 0 = none. target: the logit whose gradient counts, "match" of the pair,
+    or "attribute": of the attribute that a word belongs to, so that other words have no map.
 
     Raises UserError when there are no such maps in `layer` (default: `usual_layer`).
     """
@@ -106,11 +106,11 @@ def fuse_watched(
 ) -> tuple[Tensor, Tensor]:
     """`TextEncoder.fuse` with the attention maps [B, A, T, N] of one layer: (states [B, T, D], maps)."""
     size, context = encoder.size, LayerContext(mask[:, None, None], memory, Pairing())
-    first = size.first_cross_layer
-    states = encoder.run(begun, range(first, layer), context, begun=size.full_ca)
-    here = encoder.bert.encoder.layer[layer]
+    first, here = size.first_cross_layer, encoder.bert.encoder.layer[layer]
     done = size.full_ca and layer == first  # its self-attention
-    asking = states if done else here.attend_to_text(states, context.at(layer))
+    with torch.no_grad():  # the gradient ends at the maps
+        states = encoder.run(begun, range(first, layer), context, begun=size.full_ca)
+        asking = states if done else here.attend_to_text(states, context.at(layer))
     states, maps = look_watched(here, asking, *memory.layers[layer])
     return encoder.run(states, range(layer + 1, size.num_hidden_layers), context), maps
 
