@@ -51,7 +51,8 @@ class EvaluationSplit:
     identities are renumbered so that equal ones have equal numbers: image_identity [G],
     caption_identity [C], int64. texts: the captions as written. digests: of image files by
     normalised name; a file with another one is refused. view: what becomes of a resized image uint8
-    [3, H, W] and its place in the gallery before the model sees it; can be pickled.
+    [3, H, W] and its place in the gallery before the model sees it; can be pickled. caption_image [C]: place in
+    the gallery of the image that a caption was written for, where that is known.
     """
 
     images: list[str]
@@ -63,6 +64,7 @@ class EvaluationSplit:
     captions: Captions
     digests: Mapping[str, str] = field(default_factory=dict)
     view: Callable[[Tensor, int], Tensor] | None = None
+    caption_image: Tensor | None = None
 
     def with_texts(self, texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> "EvaluationSplit":
         """The same queries in other words: one text for each caption."""
@@ -70,10 +72,12 @@ class EvaluationSplit:
 
     def of_captions(self, places: Sequence[int]) -> "EvaluationSplit":
         """The captions at `places` alone, before the whole gallery."""
+        chosen = torch.as_tensor(places, dtype=torch.long)
         return replace(
             self,
             texts=[self.texts[place] for place in places],
-            caption_identity=self.caption_identity[torch.as_tensor(places, dtype=torch.long)],
+            caption_identity=self.caption_identity[chosen],
+            caption_image=None if self.caption_image is None else self.caption_image[chosen],
             captions=Captions([self.captions.ids[place] for place in places], self.captions.pad),
         )
 
@@ -110,6 +114,7 @@ def make_split(
         identities=list(numbers),
         captions=encode_captions(texts, tokenizer, max_words),
         digests=digests or {},
+        caption_image=torch.tensor([place for place, entry in enumerate(entries) for _ in entry.captions]),
     )
 
 
