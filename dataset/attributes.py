@@ -25,7 +25,7 @@ from utils.parallel import available_cores, map_in_order
 
 if TYPE_CHECKING:
     from spacy.language import Language
-    from spacy.tokens import Doc, Span
+    from spacy.tokens import Doc, Span, Token
 
 Attribute = list[tuple[int, int]]
 """The (start, end) characters of each word of one attribute, in the cleaned caption."""
@@ -68,17 +68,22 @@ def attribute_ids(
     beyond them are padding. A piece belongs to the first attribute that has a word overlapping
     it. Numbers are dense: an attribute without a piece (cut off) gets none.
     """
+    found = attribute_places(attributes, offsets[:length])
+    dense = {number: 1 + place for place, number in enumerate(sorted({n for n in found if n is not None}))}
+    return [dense.get(number, 0) for number in found] + [0] * (length - len(found))
+
+
+def attribute_places(attributes: Sequence[Attribute], offsets: Sequence[tuple[int, int]]) -> list[int | None]:
+    """The place in `attributes` of that which each word piece belongs to, as in `attribute_ids`; None = none."""
     owners: dict[int, int] = {}  # by character of a word: the first attribute it belongs to
     for number, spans in enumerate(attributes):
         for first, last in spans:
             for character in range(first, last):
                 owners.setdefault(character, number)
-    found = [
+    return [
         min((owners[character] for character in range(start, end) if character in owners), default=None)
-        for start, end in offsets[:length]
+        for start, end in offsets
     ]
-    dense = {number: 1 + place for place, number in enumerate(sorted({n for n in found if n is not None}))}
-    return [dense.get(number, 0) for number in found] + [0] * (length - len(found))
 
 
 # ---- parsing ----
@@ -124,7 +129,7 @@ def _parse_portion(nlp: "Language", max_words: int | None, captions: Sequence[st
     return [_attributes(doc, read) for doc, read in zip(docs, readings, strict=True)]
 
 
-def _worthwhile_processes(captions: int) -> int:
+def worthwhile_processes(captions: int) -> int:
     """How many processes shorten the parsing of so many captions."""
     return max(1, min(available_cores(), captions // _PER_PROCESS, _MOST_PROCESSES))
 
@@ -171,10 +176,17 @@ def _words(chunk: "Span", read: _Reading) -> list[tuple[tuple[int, int], bool]]:
     """The nouns and adjectives of a noun chunk that were not cut off: (span, is an adjective)."""
     words = []
     for token in chunk:
-        adjective = token.pos_ == "ADJ" or (token.i != chunk.root.i and token.lower_ in COLOURS)
-        if adjective or token.pos_ in ("NOUN", "PROPN"):
-            words.append((read.span(token.idx, token.idx + len(token)), adjective))
+        kind = kind_of_word(token, chunk.root.i)
+        if kind:
+            words.append((read.span(token.idx, token.idx + len(token)), kind == "adjective"))
     return [(span, adjective) for span, adjective in words if span]
+
+
+def kind_of_word(token: "Token", root: int | None) -> str | None:
+    """"adjective", "noun" or None; root: place of the noun of the chunk that the word is in, None = in none."""
+    if token.pos_ == "ADJ" or (root is not None and token.i != root and token.lower_ in COLOURS):
+        return "adjective"
+    return "noun" if token.pos_ in ("NOUN", "PROPN") else None
 
 
 def _installed_model() -> tuple[str, str]:
@@ -234,7 +246,7 @@ def cached_attributes(
     missing = [caption for caption in captions if caption not in known]
     if missing:
         logger.info("finding attributes in %d of %d captions", len(missing), len(captions))
-        parsed = parse_attributes(missing, max_words, _worthwhile_processes(len(missing)))
+        parsed = parse_attributes(missing, max_words, worthwhile_processes(len(missing)))
         known.update(zip(missing, map(_pack, parsed), strict=True))
         content = {"made_with": made_with, "attributes": known}
         _write([path for path, found in caches.items() if found is not None], content)

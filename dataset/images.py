@@ -26,11 +26,17 @@ def load_image(path: str | os.PathLike, size: tuple[int, int], digest: str | Non
     """
     try:
         content = read_content(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters is checked
-            resized = decode(content).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        image = image_from(content, size)
     except Unusable as fault:
         raise UserError(f"image {path} {fault}; replace it or remove its annotation") from None
     if digest is not None and digest_of(content) != digest:
         raise UserError(f"image {path} {CHANGED}; restore it or prepare the data set again")
+    return image
+
+
+def image_from(content: bytes, size: tuple[int, int]) -> Tensor:
+    """The content of an image file, decoded and resized as by `load_image`. Raises Unusable."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters is checked
+        resized = decode(content).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.stack([np.asarray(band) for band in resized.split()]))  # pixel by pixel is slower

@@ -44,19 +44,20 @@ NOTE = (0, 84, 147)
 class SheetRow:
     """One caption and its ranked images, best first; `right` and `scores` run along `image_paths`.
 
-    note: a line of its own above the caption.
+    right None: nobody knows which images are. identity "": nobody knows who is meant. note: a line of its own above
+    the caption.
     """
 
     caption: str
     identity: str
     image_paths: Sequence[str | os.PathLike]
-    right: Sequence[bool]
+    right: Sequence[bool] | None
     scores: Sequence[float] | None = None
     note: str = ""
 
     def __post_init__(self):
-        scores = self.right if self.scores is None else self.scores
-        if not len(self.image_paths) == len(self.right) == len(scores):
+        beside = [part for part in (self.right, self.scores) if part is not None]
+        if any(len(part) != len(self.image_paths) for part in beside):
             raise ValueError("image_paths, right and scores of a row must have the same length")
 
 
@@ -99,12 +100,14 @@ def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top:
         below += 30
     caption = wrap(clean(row.caption), 17, CAPTION_WIDTH, 8 if row.note else 9)
     draw.multiline_text((MARGIN, below), caption, fill=INK, font=font(17), spacing=5)
-    identity = fit(f"identity {clean(row.identity)}", 14, CAPTION_WIDTH)
-    draw.text((MARGIN, top + CELL[1]), identity, fill=GREY, font=font(14))
-    for rank, (path, right) in enumerate(zip(row.image_paths[:columns], row.right[:columns], strict=True)):
+    if row.identity:
+        identity = fit(f"identity {clean(row.identity)}", 14, CAPTION_WIDTH)
+        draw.text((MARGIN, top + CELL[1]), identity, fill=GREY, font=font(14))
+    for rank, path in enumerate(row.image_paths[:columns]):
         left = 2 * MARGIN + CAPTION_WIDTH + rank * (CELL[0] + 8)
         score = None if row.scores is None else row.scores[rank]
-        _draw_cell(sheet, draw, (left, top), Path(path), bool(right), score)
+        right = None if row.right is None else bool(row.right[rank])
+        _draw_cell(sheet, draw, (left, top), Path(path), right, score)
 
 
 def _draw_cell(
@@ -112,20 +115,21 @@ def _draw_cell(
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
     path: Path,
-    right: bool,
+    right: bool | None,
     score: float | None,
 ) -> None:
-    """One framed image with its mark and score below; `corner` is the upper left one."""
+    """One framed image with its mark and score below; `corner` is the upper left one; right None: no mark."""
     left, top = corner
     inner = CELL[0] - 2 * FRAME, CELL[1] - 2 * FRAME
     picture = load_picture(path, inner) or placeholder(path.name, inner)
-    color = RIGHT if right else WRONG
+    color = LINE if right is None else RIGHT if right else WRONG
     x, y = left + (CELL[0] - picture.width) // 2, top + (CELL[1] - picture.height) // 2
     draw.rectangle(
         [x - FRAME, y - FRAME, x + picture.width + FRAME - 1, y + picture.height + FRAME - 1], fill=color
     )
     sheet.paste(picture, (x, y))
-    _draw_mark(draw, left + 4, top + CELL[1] + 6, color, right)
+    if right is not None:
+        _draw_mark(draw, left + 4, top + CELL[1] + 6, color, right)
     if score is not None:
         draw.text((left + 26, top + CELL[1] + 4), format_score(score), fill=INK, font=font(14))
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class VisionSize:
     """Sizes of an image encoder; `image_size` is (height, width) in pixels.
 
-    heads: of attention, states: of a channel in a scan, where there is any. drop_path: how often the last layer's residual branch is
-    left out in training; earlier ones less often.
+    heads: of attention, states: of a channel in a scan, where there is any. drop_path: how often the last layer's
+    residual branch is left out in training; earlier ones less often.
     """
 
     image_size: tuple[int, int] = (384, 384)
