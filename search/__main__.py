@@ -1,0 +1,219 @@
+"""Command line: `python -m search index|query|forget|rebuild|serve|export ...`; each has --help."""
+
+import argparse
+import json
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from evaluation.results import read_metrics
+from evaluation.sheet import SheetRow, ranking_sheet
+from search.encoder import Encoder
+from search.gallery import Gallery, open_gallery, recorded_encoder
+from search.indexing import index, read_metadata
+from search.searcher import CANDIDATES, Answer, Searcher
+from utils.errors import CommandParser, UserError, run_command_line
+from utils.interruption import Interruption
+from utils.logs import set_up_logging
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def add_gallery(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gallery", required=True, metavar="G", help="its folder, or http://host:19530 of a server")
+
+
+def add_model(parser: argparse.ArgumentParser, needed: bool = False) -> None:
+    more = "" if needed else " (default: the one that made the gallery)"
+    parser.add_argument("--checkpoint", required=needed, type=Path, help=f"trained weights{more}")
+    parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside the checkpoint)")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE", dest="overrides",
+                        help="settings on top of it, such as precision=fp32")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def open_encoder(options: argparse.Namespace) -> Encoder:
+    """That of the command line, else the one that made the gallery."""
+    if options.checkpoint is not None:
+        return Encoder.open(options.checkpoint, options.config, options.device, options.overrides)
+    source = recorded_encoder(options.gallery)
+    config = options.config or source.get("config")
+    overrides = [*source.get("overrides", []), *options.overrides]
+    return Encoder.open(source["checkpoint"], config, options.device, overrides)
+
+
+# ---- commands --------------------------------------------------------------------------
+
+
+def run_index(options: argparse.Namespace) -> None:
+    """Encode the images below a folder; again: what is new, changed or gone."""
+    metadata = read_metadata(options.metadata) if options.metadata else None
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder} is no folder of images")
+    encoder = open_encoder(options)
+    with open_gallery(options.gallery, encoder, options.folder) as gallery:
+        report = index(gallery, encoder, metadata)
+        for path, fault in report.unreadable.items():
+            print(f"unreadable: {path} {fault}")
+        print(f"{report}; the gallery holds {len(gallery.records)} images")
+
+
+def run_query(options: argparse.Namespace) -> None:
+    """Rank a gallery for a sentence."""
+    encoder = open_encoder(options)
+    with open_gallery(options.gallery, encoder) as gallery:
+        answer = Searcher(encoder, gallery).search(options.text, options.top, options.candidates, options.where)
+        if options.sheet:
+            write_sheet(answer, gallery, options.sheet)
+        tell(answer, gallery, options.json)
+
+
+def tell(answer: Answer, gallery: Gallery, as_json: bool) -> None:
+    if as_json:
+        hits = [{"rank": rank, "file": str(gallery.images / hit.path), "match": hit.match, **asdict(hit)}
+                for rank, hit in enumerate(answer.hits, 1)]  # fmt: skip
+        print(json.dumps({"query": answer.query.text, "hits": hits, "missing": answer.missing,
+                          "milliseconds": answer.milliseconds}, indent=2, ensure_ascii=False))  # fmt: skip
+        return
+    for rank, hit in enumerate(answer.hits, 1):
+        match = "     " if hit.match is None else f"{hit.match:.3f}"
+        print(f"{rank:3}  match {match}  similarity {hit.similarity:.3f}  {gallery.images / hit.path}")
+    if not answer.hits:
+        print("nothing found")
+    for path, fault in answer.missing.items():
+        print(f"left out: {path} {fault}", file=sys.stderr)
+
+
+def write_sheet(answer: Answer, gallery: Gallery, path: Path) -> None:
+    """A picture of the hits."""
+    if not answer.hits:
+        raise UserError("nothing was found, so there is nothing to draw")
+    scores = [hit.similarity if hit.match is None else hit.match for hit in answer.hits]
+    row = SheetRow(answer.query.text, "", [gallery.images / hit.path for hit in answer.hits], None, scores)
+    ranking_sheet([row], path, len(answer.hits))
+
+
+def run_forget(options: argparse.Namespace) -> None:
+    """Erase images from a gallery."""
+    encoder = open_encoder(options)
+    with open_gallery(options.gallery, encoder) as gallery:
+        paths = matching(gallery, options.images, options.where)
+        if not paths:
+            raise UserError("no image of the gallery is meant; nothing was forgotten")
+        gallery.forget(paths)
+        print(f"{len(paths)} images forgotten; their files in {gallery.images} are left alone")
+
+
+def matching(gallery: Gallery, names: Sequence[str], where: Sequence[str]) -> list[str]:
+    """Paths that are named, lie in a named folder, or whose metadata have the given NAME=VALUE.
+
+    Raises UserError for a name that nothing has.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        prefix = name.rstrip("/") + "/"
+        here = [path for path in gallery.records.by_path if path == name or path.startswith(prefix)]
+        if not here:
+            raise UserError(f"the gallery holds no image {name!r}, and none below it")
+        found |= dict.fromkeys(here)
+    for condition in where:
+        name, equals, value = condition.partition("=")
+        if not equals:
+            raise UserError(f"--where {condition}: NAME=VALUE is expected")
+        found |= {r.path: None for r in gallery.records if str(r.metadata.get(name)) == value}
+    return list(found)
+
+
+def run_serve(options: argparse.Namespace) -> None:
+    """Serve a web page and an HTTP API for a gallery."""
+    import uvicorn  # with what it brings slow to import, and needed here alone
+
+    from search.service import build_site
+
+    require_free_port(options.host, options.port)
+    encoder = open_encoder(options)
+    with open_gallery(options.gallery, encoder) as gallery:
+        site = build_site(Searcher(encoder, gallery), options.allow_upload)
+        print(f"http://{options.host}:{options.port} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
+        uvicorn.run(site, host=options.host, port=options.port, log_level="warning")
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raises UserError when nothing can be served there."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except (OSError, OverflowError) as error:
+        raise UserError(f"cannot serve on {host} port {port}: {error}; choose another by --port") from None
+
+
+def run_rebuild(options: argparse.Namespace) -> None:
+    """Build the index again from the records."""
+    encoder = open_encoder(options)
+    with open_gallery(options.gallery, encoder) as gallery:
+        gallery.rebuild()
+        print(f"the index of {len(gallery.records)} images is built again")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """Write a model as safetensors with a model card, and its two encoders as ONNX."""
+    from search.export import export
+
+    beside = options.checkpoint.parent / "metrics.json"
+    metrics = read_metrics(beside) if beside.is_file() else None
+    encoder = Encoder.open(options.checkpoint, options.config, options.device, options.overrides)
+    names = export(encoder, options.folder, metrics, options.onnx)
+    print(f"written to {options.folder}: {', '.join(names)}")
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser(prog="python -m search", description="Search one's own photos by text.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Command, of_gallery: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=(run.__doc__ or "").splitlines()[0], description=run.__doc__)
+        command.set_defaults(run=run)
+        if of_gallery:
+            add_gallery(command)
+        return command
+
+    one = add("index", run_index)
+    one.add_argument("folder", type=Path, help="images below it (jpg, png, webp)")
+    one.add_argument("--metadata", type=Path, metavar="CSV", help="`image`, and columns to filter by (camera, ...)")
+    add_model(one, needed=True)
+    one = add("query", run_query)
+    one.add_argument("text", help="a sentence, such as: a woman in a red coat")
+    one.add_argument("--top", type=int, default=10, help="images (%(default)s)")
+    one.add_argument("--candidates", type=int, default=CANDIDATES, help="images read with the sentence (%(default)s)")
+    one.add_argument("--where", default="", help="filter on metadata, such as: camera == 'c3' and time < 900")
+    one.add_argument("--json", action="store_true", help="print JSON")
+    one.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the images")
+    add_model(one)
+    one = add("forget", run_forget)
+    one.add_argument("images", nargs="*", help="paths or folders, as the gallery names them")
+    one.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", help="all images with this metadata")
+    add_model(one)
+    add_model(add("rebuild", run_rebuild))
+    one = add("serve", run_serve)
+    one.add_argument("--host", default="127.0.0.1", help="address to serve on (%(default)s: this machine alone)")
+    one.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    one.add_argument("--allow_upload", action="store_true", help="let users of the page add images")
+    add_model(one)
+    one = add("export", run_export, of_gallery=False)
+    one.add_argument("folder", type=Path, help="a new folder")
+    one.add_argument("--onnx", action="store_true", help="write image_encoder.onnx and text_encoder.onnx too")
+    add_model(one, needed=True)
+    return parser
+
+
+def main() -> None:
+    options = build_parser().parse_args()
+    Interruption().listen()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    set_up_logging(is_main=True)
+    run_command_line(main)

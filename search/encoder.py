@@ -1,0 +1,126 @@
+"""A trained model as a search engine needs it: images and sentences in, embeddings, tokens and match scores out.
+
+Letters: B images, N image tokens, D width, E embedding, T text tokens.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.batch import TextTokens, normalise
+from dataset.captions import clean_caption
+from dataset.images import image_from
+from dataset.tokens import Encoded
+from evaluation.loading import TrainedModel, open_trained
+from evaluation.ranking import encode_images, match_one
+from search.pretrained import read_pretrained
+from utils.distributed import Launch, choose_device
+from utils.errors import UserError
+from utils.memory import keep_freed_memory
+from utils.precision import be_deterministic
+
+MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
+
+
+@dataclass(frozen=True)
+class Query:
+    """A sentence, cleaned and in word pieces; embedding [E] of length 1."""
+
+    text: str
+    cleaned: str
+    encoded: Encoded
+    tokens: TextTokens
+    embedding: np.ndarray
+
+
+class Encoder:
+    """One trained model on one device."""
+
+    def __init__(self, trained: TrainedModel, source: Mapping[str, Any] | None = None):
+        """source: arguments of `open` that give the same encoder again."""
+        self.trained, self.source = trained, dict(source or {})
+        self.model, self.config, self.setting = trained.model, trained.config, trained.setting
+
+    @classmethod
+    def open(
+        cls, checkpoint: str | Path, config: str | Path | None = None, device: str = "auto",
+        overrides: Sequence[str] = (),
+    ) -> "Encoder":  # fmt: skip
+        """From a checkpoint of a run, its settings as in `evaluation.loading.open_trained`, or an exported folder.
+
+        Raises UserError when it cannot be used.
+        """
+        chosen = choose_device(device, Launch())
+        if chosen.type == "cpu":
+            keep_freed_memory()
+            be_deterministic()
+        settings = Path(config).resolve() if config else None
+        if Path(checkpoint).is_dir():
+            trained = read_pretrained(Path(checkpoint), list(overrides), chosen)
+        else:
+            trained = open_trained(Path(checkpoint), settings, list(overrides), chosen)
+        source = {"checkpoint": str(Path(checkpoint).resolve()), "config": str(settings) if settings else None}
+        return cls(trained, {**source, "overrides": list(overrides)})
+
+    @property
+    def dimensions(self) -> int:
+        """E."""
+        return self.model.vision_proj.out_features
+
+    def identity(self) -> dict[str, object]:
+        """What results depend on: a digest of the weights that they come from, and how images and captions are read."""
+        digest = hashlib.sha256()
+        parts = ("visual_encoder.", "text_encoder.", "vision_proj.", "text_proj.", "itm_head.")
+        for name, value in sorted(self.model.state_dict().items()):
+            if name.startswith(parts):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(self.trained.tokenizer.to_json().encode())
+        return {
+            "model": digest.hexdigest(), "image_size": list(self.config.image_size), "max_words": self.config.max_words,
+            "precision": self.config.precision,
+        }  # fmt: skip
+
+    # ---- images ------------------------------------------------------------------------
+
+    def read(self, content: bytes) -> Tensor:
+        """The content of an image file as uint8 [3, H, W]. Raises dataset.decoding.Unusable."""
+        return image_from(content, self.config.image_size)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Tensor]) -> tuple[Tensor, np.ndarray]:
+        """uint8 images [3, H, W] -> tokens [B, N, D], embeddings [B, E]."""
+        batch = normalise(torch.stack(list(images)).to(self.setting.device))
+        tokens, embeddings = encode_images(self.model, batch, self.setting)
+        return tokens, embeddings.cpu().numpy()
+
+    # ---- sentences ---------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def query(self, text: str) -> Query:
+        """Read a sentence. What goes beyond the model's `max_words` is cut off, as in training.
+
+        Raises UserError for a sentence without a word, or an absurdly long one.
+        """
+        if len(text) > MOST_CHARACTERS:
+            raise UserError(f"the sentence has {len(text)} characters; give one of at most {MOST_CHARACTERS}")
+        cleaned = clean_caption(text, self.config.max_words)
+        if not any(character.isalnum() for character in cleaned):
+            raise UserError("the sentence holds no word; describe a person, such as: a woman in a red coat")
+        encoded = self.trained.tokenizer.encode(cleaned, self.config.max_words)
+        ids = torch.tensor([encoded.ids], device=self.setting.device)
+        tokens = TextTokens(ids, torch.ones_like(ids, dtype=torch.bool))
+        with self.setting.precision():
+            embedding = self.model.encode_text(tokens).embedding.float()
+        return Query(text, cleaned, encoded, tokens, embedding[0].cpu().numpy())
+
+    @torch.inference_mode()
+    def match(self, query: Query, tokens: Tensor) -> np.ndarray:
+        """ITM match logits [B] of images with these tokens [B, N, D]."""
+        return match_one(self.model, query.tokens, tokens, self.setting).cpu().numpy()

@@ -1,0 +1,168 @@
+"""The web page: a sentence, the ranked images, why they were found; filters, an upload where it is allowed."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from dataset.decoding import Unusable, decode
+from evaluation.drawing import placeholder
+from search.explain import Explanation, explain, overlay
+from search.gallery import Gallery
+from search.searcher import CANDIDATES, Answer, Hit, Searcher
+from search.service import add_image
+from utils.errors import UserError
+
+TITLE = "Person search by text"
+EXAMPLES = (
+    "a woman in a red coat and blue jeans with a black backpack",
+    "a man wearing a white t-shirt, grey shorts and white sneakers",
+    "a person in a long dress who carries a handbag",
+)
+PICTURE = (192, 384)  # width and height that images are shown in, in pixels
+MOST_VALUES, MOST_FILTERS = 200, 4
+NOTICE = (
+    "Results are rankings with errors: look at every image before anything follows from it. Do not use this to track,"
+    " profile or identify people without a legal basis."
+)
+
+
+def build_page(searcher: Searcher, allow_upload: bool = False) -> gr.Blocks:
+    """All of the page, for `gradio.mount_gradio_app`."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        shown = gr.State([])  # paths of the hits, in their order
+        asked = gr.State("")
+        gr.Markdown(f"# {TITLE}\n{len(searcher.gallery.records)} images. {NOTICE}")
+        with gr.Row():
+            text = gr.Textbox(label="Who?", placeholder=EXAMPLES[0], lines=2, scale=5, elem_id="text")
+            button = gr.Button("Search", variant="primary", scale=1, elem_id="search")
+        gr.Examples([[example] for example in EXAMPLES], text, label="Examples")
+        with gr.Row():
+            top = gr.Slider(1, 50, 10, step=1, label="Images shown")
+            k = gr.Slider(0, 256, CANDIDATES, step=1, label="Candidates k that are read with the sentence (0: none)")
+        filters = build_filters(searcher.gallery.columns())
+        message = gr.Markdown(elem_id="message")
+        hits = gr.Gallery(label="Hits", columns=5, height="auto", object_fit="contain", allow_preview=False,
+                          elem_id="hits")  # fmt: skip
+        gr.Markdown("Click an image to see why it was found.")
+        reasons = gr.HTML(elem_id="reasons")
+        heats = gr.Gallery(label="Where the model looked", columns=6, height="auto", object_fit="contain",
+                           allow_preview=False, visible=False, elem_id="heats")  # fmt: skip
+        inputs, outputs = [text, top, k, *filters.values()], [hits, message, shown, asked, reasons, heats]
+        calls = Callbacks(searcher, list(filters))
+        gr.on([button.click, text.submit], calls.answer, inputs, outputs, api_name=False, trigger_mode="always_last")
+        hits.select(calls.reason, [shown, asked], [reasons, heats], api_name=False)
+        if allow_upload:
+            file = gr.File(label="Add an image to the gallery", file_types=["image"], type="binary")
+            file.upload(calls.upload, file, message, api_name=False)
+    return page
+
+
+def build_filters(columns: Mapping[str, Sequence[Any]]) -> dict[str, gr.Dropdown]:
+    """A choice for each column of metadata that has few values."""
+    few = {name: values for name, values in columns.items() if len(values) <= MOST_VALUES}
+    with gr.Row():
+        return {
+            name: gr.Dropdown([str(value) for value in values], multiselect=True, label=name, elem_id=f"filter-{name}")
+            for name, values in list(few.items())[:MOST_FILTERS]
+        }
+
+
+def condition(columns: Mapping[str, Sequence[Any]], chosen: Mapping[str, Sequence[str] | None]) -> str:
+    """A filter for the chosen values (as text) of each column; of an unknown value it is one that nothing fulfils."""
+    parts = []
+    for name, wanted in chosen.items():
+        if wanted:
+            values = [value for value in columns[name] if str(value) in wanted]
+            parts.append(f"{name} in {json.dumps(values, ensure_ascii=False)}")
+    return " and ".join(parts)
+
+
+class Callbacks:
+    """What the page asks for; names: columns of metadata that it filters by."""
+
+    def __init__(self, searcher: Searcher, names: Sequence[str]):
+        self.searcher, self.names = searcher, names
+
+    def answer(self, text: str, top: int, k: int, *chosen: Sequence[str] | None):
+        """What the page shows for a sentence."""
+        nothing = gr.Gallery(value=[], visible=False)
+        try:
+            where = condition(self.searcher.gallery.columns(), dict(zip(self.names, chosen, strict=True)))
+            found = self.searcher.search(text or "", int(top), int(k), where)
+        except UserError as error:
+            return [], problem(error), [], "", "", nothing
+        pictures = [(picture_of(self.searcher.gallery, hit.path), label_of(hit)) for hit in found.hits]
+        return pictures, summary(found), [hit.path for hit in found.hits], text, "", nothing
+
+    def reason(self, shown: list[str], asked: str, event: gr.SelectData):
+        """Why the image that was clicked was found."""
+        try:
+            if not 0 <= event.index < len(shown):
+                raise UserError("this image is no longer shown; search again")
+            found = explain(self.searcher, asked, shown[event.index])
+        except UserError as error:
+            return html.escape(str(error)), gr.Gallery(value=[], visible=False)
+        return reasons_as_html(found), gr.Gallery(value=heat_pictures(found), visible=True)
+
+    def upload(self, content: bytes | None) -> str:
+        """Add an uploaded image and say so."""
+        if content is None:
+            return ""
+        try:
+            record = add_image(self.searcher, content)
+        except UserError as error:
+            return problem(error)
+        return f"Added as {record.path}; the gallery holds {len(self.searcher.gallery.records)} images."
+
+
+def picture_of(gallery: Gallery, path: str) -> Image.Image:
+    """An image small enough for the page, or a grey field in place of it."""
+    try:
+        picture = decode(gallery.content_of(path))
+    except Unusable:
+        return placeholder(path, PICTURE)
+    picture.thumbnail(PICTURE)
+    return picture
+
+
+def label_of(hit: Hit) -> str:
+    match = "" if hit.match is None else f"match {hit.match:.0%}, "
+    return f"{match}similarity {hit.similarity:.2f} · {hit.path}"
+
+
+def summary(found: Answer) -> str:
+    """How many and how long, as text that cannot be Markdown."""
+    seconds = sum(found.milliseconds.values()) / 1000
+    stages = ", ".join(f"{name} {value:.0f} ms" for name, value in found.milliseconds.items())
+    missing = f" {len(found.missing)} images could not be read and are left out." if found.missing else ""
+    if not found.hits:
+        return f"Nothing found.{missing}"
+    return f"{len(found.hits)} images in {seconds:.2f} s ({stages}).{missing}"
+
+
+def problem(error: UserError) -> str:
+    """A message as text that cannot be Markdown or HTML."""
+    plain = html.escape(str(error))
+    return "**" + "".join(f"\\{sign}" if sign in "*_`[]()#\\~|" else sign for sign in plain) + "**"
+
+
+def reasons_as_html(found: Explanation) -> str:
+    """A bar for each attribute of the sentence."""
+    bars = [("the whole sentence", found.match), *((one.words, one.match) for one in found.attributes)]
+    rows = "".join(
+        f"<tr><td style='padding:2px 12px 2px 0'>{html.escape(name)}</td><td style='width:240px;background:#8883'>"
+        f"<div style='width:{100 * match:.0f}%;background:#0072b2;height:14px'></div></td>"
+        f"<td style='padding-left:8px'>{match:.0%}</td></tr>"
+        for name, match in bars
+    )
+    none = "" if found.attributes else "<p>The sentence names no attribute such as “red coat”.</p>"
+    return f"<p>{html.escape(found.path)}</p><table>{rows}</table>{none}"
+
+
+def heat_pictures(found: Explanation) -> list[tuple[Image.Image, str]]:
+    whole = [(overlay(found.image, found.heat), "all words")]
+    return whole + [(overlay(found.image, one.heat), one.words) for one in found.attributes]

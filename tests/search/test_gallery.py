@@ -1,0 +1,214 @@
+"""A gallery follows its folder, by content, and survives being killed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from benchmark_data import REPOSITORY, environment
+from PIL import Image
+
+from search import indexing
+from search.gallery import open_gallery, place_of
+from search.indexing import index, read_metadata, typed
+from utils.errors import UserError
+
+KILLS = 4
+
+
+def in_index(gallery):
+    return gallery.store.ids(), {record.id for record in gallery.records}
+
+
+def indexed(place, encoder, photos, metadata=None):
+    with open_gallery(str(place), encoder, photos) as gallery:
+        report = index(gallery, encoder, metadata)
+        there, kept = in_index(gallery)
+        assert there == kept
+        return report, set(gallery.records.by_path)
+
+
+def test_it_follows_its_folder(encoder, photos, tmp_path, monkeypatch):
+    place, names = tmp_path / "gallery", sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))
+    report, paths = indexed(place, encoder, photos)
+    assert (report.added, report.updated, report.removed) == (len(names), 0, 0) and paths == set(names)
+    report, _ = indexed(place, encoder, photos)
+    assert (report.added, report.unchanged) == (0, len(names))
+
+    encoded = []
+    monkeypatch.setattr(encoder, "encode_images", lambda images, real=encoder.encode_images: (
+        encoded.append(len(images)), real(images))[1])  # fmt: skip
+    (photos / names[0]).rename(photos / "moved.jpg")                              # the same content elsewhere
+    Image.new("RGB", (20, 40), "red").save(photos / names[1])                     # other content, same name
+    os.utime(photos / names[2], (1, 1))                                           # another date alone
+    (photos / names[3]).unlink()
+    shutil.copy(photos / names[4], photos / "copy.PNG")                           # a JPEG by another name, twice
+    (photos / "broken.webp").write_text("no image")
+    (photos / names[5]).write_bytes(b"")                                          # was readable before
+    (photos / "notes.txt").write_text("not an image file")
+    report, paths = indexed(place, encoder, photos)
+    assert (report.added, report.updated, report.removed) == (2, 1, 3)
+    assert paths == set(names[1:3]) | set(names[4:]) - {names[5]} | {"moved.jpg", "copy.PNG"}
+    assert set(report.unreadable) == {"broken.webp", names[5]} and encoded == [1]
+    assert str(report) == f"2 added, 1 updated, 3 forgotten, {len(names) - 4} unchanged, 2 unreadable"
+
+
+def test_metadata_are_filters(encoder, photos, tmp_path):
+    names = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))
+    table = tmp_path / "meta.csv"
+    table.write_text("image,camera,time\n" + "".join(f"{name},c{n % 2},{n}\n" for n, name in enumerate(names)))
+    with open_gallery(str(tmp_path / "gallery"), encoder, photos) as gallery:
+        index(gallery, encoder, read_metadata(table))
+        vector = next(iter(gallery.records)).embedding
+        found = gallery.store.search(vector, 1000, "camera == 'c1' and time < 5")
+        assert {path for _, path, _ in found} == {names[1], names[3]}
+        assert gallery.columns() == {"camera": ["c0", "c1"], "time": list(range(len(names)))}
+        assert index(gallery, encoder, None).unchanged == len(names)  # without a table what is known stays
+        report = index(gallery, encoder, {names[0]: {"camera": "c9"}})
+        assert report.updated == len(names)
+        assert [path for _, path, _ in gallery.store.search(vector, 9, "camera == 'c9'")] == [names[0]]
+        with pytest.raises(UserError, match="the filter 'camera = c1' is not understood"):
+            gallery.store.search(vector, 9, "camera = c1")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,camera\na,b\n", "first column must be called `image`"),
+        ("image,camera\na\n", "line 2: 1 cells, not 2"),
+        ("image,id\na,b\n", "column 'id'"),
+        ("image,the camera\na,b\n", "column 'the camera'"),
+        ("", "first column"),
+    ],
+)
+def test_wrong_metadata_are_told(tmp_path, text, words):
+    (tmp_path / "meta.csv").write_text(text)
+    with pytest.raises(UserError) as told:
+        read_metadata(tmp_path / "meta.csv")
+    assert words in str(told.value) and "meta.csv" in str(told.value)
+
+
+def test_columns_have_one_kind():
+    assert typed(["1", "", "3"]) == [1, None, 3] and typed(["1", "2.5"]) == [1.0, 2.5]
+    assert typed(["1", "x"]) == ["1", "x"] and typed(["nan", "1"]) == ["nan", "1"]
+
+
+def test_it_refuses_what_is_not_its_own(encoder, photos, tmp_path):
+    place = str(tmp_path / "gallery")
+    with pytest.raises(UserError, match="there is no gallery"), open_gallery(place, encoder):
+        pass
+    indexed(place, encoder, photos)
+    other = tmp_path / "others"
+    other.mkdir()
+    with pytest.raises(UserError, match="is of the images in"), open_gallery(place, encoder, other):
+        pass
+    about = json.loads((tmp_path / "gallery" / "gallery.json").read_text())
+    for name, value, words in (("model", "0", "by another model"), ("image_size", [8, 8], r"with image_size \[8, 8\]")):
+        changed = {**about, "made_with": {**about["made_with"], name: value}}
+        (tmp_path / "gallery" / "gallery.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=f"was made {words}"), open_gallery(place, encoder):
+            pass
+    with pytest.raises(UserError, match="holds something else"), open_gallery(str(photos), encoder, photos):
+        pass
+
+
+def test_one_process_holds_it(encoder, photos, tmp_path, trained):
+    place = tmp_path / "gallery"
+    with open_gallery(str(place), encoder, photos):
+        done = subprocess.run(
+            [sys.executable, "-m", "search", "query", "a man", "--gallery", str(place)], cwd=REPOSITORY,
+            env=environment(), capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"is open in process {os.getpid()}" in done.stderr
+
+
+def test_the_index_is_built_again_from_the_records(encoder, photos, tmp_path):
+    place = tmp_path / "gallery"
+    _, paths = indexed(place, encoder, photos)
+    for lost in ("index.db", "synchronised.json"):
+        target = place / lost
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with open_gallery(str(place), encoder) as gallery:
+        there, kept = in_index(gallery)
+        assert there == kept and len(there) == len(paths)
+        gallery.store.remove(sorted(there)[:3])  # behind its back
+    with open_gallery(str(place), encoder) as gallery:
+        assert in_index(gallery)[0] == there
+        gallery.rebuild()
+        assert in_index(gallery)[0] == there
+
+
+def test_what_is_forgotten_is_gone(encoder, photos, tmp_path):
+    place = tmp_path / "gallery"
+    _, paths = indexed(place, encoder, photos)
+    gone = sorted(paths)[:2]
+    with open_gallery(str(place), encoder) as gallery:
+        gallery.forget(gone)
+        assert not set(gone) & set(gallery.records.by_path) and in_index(gallery)[0] == in_index(gallery)[1]
+        vector = next(iter(gallery.records)).embedding
+        assert not set(gone) & {path for _, path, _ in gallery.store.search(vector, 1000)}
+        with pytest.raises(UserError, match="holds no image"):
+            gallery.path_of(gone[0])
+    assert all((photos / path).exists() for path in gone)
+
+
+def test_servers_and_folders_are_told_apart(tmp_path):
+    uri, name, folder = place_of("http://milvus.lan:19530")
+    assert (uri, name, str(folder)) == ("http://milvus.lan:19530", "gallery", "milvus.lan-19530-gallery")
+    assert place_of("https://milvus.lan/mine")[:2] == ("https://milvus.lan", "mine")
+    assert place_of(str(tmp_path))[0] == str(tmp_path / "index.db")
+    with pytest.raises(UserError, match="http://host:port"):
+        place_of("http://host:1/a/b")
+
+
+def test_images_of_another_gallery_are_left_alone(encoder, photos, tmp_path):
+    """A server may hold a collection of that name already."""
+    place = tmp_path / "gallery"
+    indexed(place, encoder, photos)
+    shutil.rmtree(place / "records")
+    (place / "gallery.json").unlink()
+    for path in place.glob("synchronised.json"):
+        path.unlink()
+    shutil.move(place / "index.db", tmp_path / "index.db")
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    with open_gallery(str(fresh), encoder, photos):
+        pass
+    shutil.rmtree(fresh / "index.db")
+    shutil.move(tmp_path / "index.db", fresh / "index.db")
+    with pytest.raises(UserError, match="images of another gallery"), open_gallery(str(fresh), encoder, photos):
+        pass
+
+
+def test_killed_at_any_moment_it_loses_nothing(encoder, photos, tmp_path, trained, monkeypatch):
+    """Every image that the process had counted is there, none twice, and the next run finishes."""
+    for number in range(150):
+        noise = np.random.default_rng(number).integers(0, 255, (40, 20, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(photos / f"noise{number:03d}.png")
+    place, rng = tmp_path / "gallery", random.Random(0)
+    command = [sys.executable, "-c", "import search.indexing as i; i.BATCH = 8; from search.__main__ import main; "
+               "import sys; sys.argv[0] = 'search'; main()", "index", str(photos), "--gallery", str(place),
+               "--checkpoint", str(trained)]  # fmt: skip
+    for _ in range(KILLS):
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT)  # fmt: skip
+        while not (place / "records").exists() and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.6))
+        counted = {p.name for p in (place / "records").glob("0*.npz")} if (place / "records").exists() else set()
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        with open_gallery(str(place), encoder) as gallery:
+            assert counted <= {path.name for path in gallery.records.files()}
+            there, kept = in_index(gallery)
+            assert there == kept and len(there) == gallery.store.count() == len(gallery.records)
+    monkeypatch.setattr(indexing, "BATCH", 8)
+    _, paths = indexed(place, encoder, photos)
+    assert paths == {p.relative_to(photos).as_posix() for p in photos.rglob("*") if p.is_file()}

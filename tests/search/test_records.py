@@ -1,0 +1,72 @@
+"""Records are plain files that say the same whenever and however often they are read."""
+
+import numpy as np
+import pytest
+
+from search import records as module
+from search.records import Record, Records
+from utils.errors import UserError
+
+
+def record(path, digest="d", value=1.0, **metadata):
+    return Record(path, digest, np.full(4, value, np.float32), metadata)
+
+
+def read(folder):
+    return {one.path: (one.digest, one.embedding.tolist(), dict(one.metadata)) for one in Records(folder)}
+
+
+def test_what_was_written_is_read(tmp_path):
+    kept = Records(tmp_path)
+    kept.add([record("a.jpg", value=1, camera="c1", time=3), record("b/ü.jpg", value=2)])
+    kept.add([record("a.jpg", "e", 3)])
+    kept.drop(["b/ü.jpg"])
+    assert read(tmp_path) == {"a.jpg": ("e", [3.0] * 4, {})} and len(kept) == 1
+    kept.add([record("b/ü.jpg", value=5)])
+    assert set(read(tmp_path)) == {"a.jpg", "b/ü.jpg"}
+    assert kept.newest() == Records(tmp_path).newest() == "00000004.npz"
+
+
+def test_what_is_forgotten_is_in_no_file(tmp_path):
+    kept = Records(tmp_path)
+    kept.add([record("secret-person.jpg", value=0.123), record("other.jpg")])
+    kept.drop(["other.jpg"])
+    kept.forget(["secret-person.jpg"])
+    assert len(kept) == 0 and read(tmp_path) == {}
+    for path in tmp_path.iterdir():
+        content = path.read_bytes()
+        assert b"secret" not in content and np.float32(0.123).tobytes() not in content
+
+
+def test_files_stay_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WASTE", 5)
+    kept = Records(tmp_path)
+    for number in range(12):
+        kept.add([record("a.jpg", str(number))])
+    kept.rewrite_if_wasteful()
+    assert len(kept.files()) == 1 and read(tmp_path)["a.jpg"][0] == "11"
+
+
+def test_a_rewrite_that_was_cut_off_changes_nothing(tmp_path):
+    kept = Records(tmp_path)
+    kept.add([record("a.jpg"), record("b.jpg")])
+    older = {path: path.read_bytes() for path in kept.files()}
+    kept.drop(["b.jpg"])
+    older |= {path: path.read_bytes() for path in kept.files()}
+    kept.rewrite()
+    for path, content in older.items():  # as if killed before they were removed
+        path.write_bytes(content)
+    assert set(read(tmp_path)) == {"a.jpg"}
+
+
+def test_ids_change_with_everything_but_the_embedding():
+    ids = {record("a").id, record("b").id, record("a", "e").id, record("a", camera="c").id}
+    assert len(ids) == 4 and record("a", value=7).id == record("a").id
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    Records(tmp_path).add([record("a.jpg")])
+    path = tmp_path / "00000001.npz"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"00000001.npz is damaged .*index again"):
+        Records(tmp_path)

@@ -1,0 +1,157 @@
+"""Two stages give what an evaluation gives, with bounded memory, and say what they left out."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from benchmark_data import REPOSITORY, environment
+from PIL import Image
+
+from evaluation.ranking import rank_split
+from search.explain import explain, overlay
+from search.gallery import open_gallery
+from search.indexing import index
+from search.searcher import Searcher, TokenCache
+from utils.errors import UserError
+
+SENTENCE = "A woman in a red coat, grey jeans and white sneakers."
+
+
+def test_it_ranks_as_an_evaluation_does(encoder, benchmark, tmp_path):
+    """The same captions, the same gallery: the same ten images after re-ranking."""
+    split = encoder.trained.open_split("test")
+    k, root = encoder.setting.candidates, split.image_root
+    expected = rank_split(encoder.model, split, encoder.setting)
+    with open_gallery(str(tmp_path / "gallery"), encoder, root) as gallery:
+        index(gallery, encoder)
+        gallery.drop([path for path in gallery.records.by_path if path not in set(split.images)])
+        searcher = Searcher(encoder, gallery)
+        for caption, text in enumerate(split.texts):
+            found = searcher.search(text, top=k, candidates=k)
+            assert [hit.path for hit in found.hits] == [split.images[i] for i in expected["reranked"].indices[caption]]
+            scores = expected["reranked"].scores[caption].tolist()
+            assert [hit.score for hit in found.hits] == pytest.approx(scores, abs=1e-4)
+            first = searcher.search(text, top=k, candidates=0)
+            assert [hit.path for hit in first.hits] == [split.images[i] for i in expected["stage1"].indices[caption]]
+            assert all(hit.score is None and hit.match is None for hit in first.hits)
+
+
+def test_the_cache_is_bounded_and_changes_nothing(searcher):
+    whole = searcher.search(SENTENCE)
+    assert searcher.cache.held > 0
+    again = searcher.search(SENTENCE)
+    assert [(hit.path, hit.score) for hit in again.hits] == [(hit.path, hit.score) for hit in whole.hits]
+    small = Searcher(searcher.encoder, searcher.gallery, cache_bytes=3000)
+    found = small.search(SENTENCE)
+    assert small.cache.held <= 3000
+    assert [hit.path for hit in found.hits] == [hit.path for hit in whole.hits]
+
+
+def test_the_oldest_tokens_go_first():
+    cache = TokenCache(room=2 * 40)
+    one, two, three = (torch.full((10,), float(n)) for n in range(3))
+    cache.put("one", one)
+    cache.put("two", two)
+    assert cache.get("one") is one
+    cache.put("three", three)
+    assert cache.get("two") is None and cache.get("one") is one and cache.get("three") is three and cache.held == 80
+    cache.put("huge", torch.zeros(100))
+    assert cache.get("huge") is None and cache.held == 80
+
+
+def test_filters_and_numbers(searcher):
+    found = searcher.search(SENTENCE, top=1000, where="camera == 'c1'")
+    assert found.hits and {hit.metadata["camera"] for hit in found.hits} == {"c1"}
+    assert len(searcher.search(SENTENCE, top=3).hits) == 3
+    everything = searcher.search(SENTENCE, top=1000, candidates=2)
+    assert len(everything.hits) == len(searcher.gallery.records)
+    assert [hit.score is None for hit in everything.hits[:3]] == [False, False, True]
+    assert not searcher.search(SENTENCE, where="camera == 'none'").hits
+    assert set(everything.milliseconds) == {"reading", "embedding search", "image tokens", "re-ranking"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"text": ""}, "holds no word"),
+        ({"text": " ?!., -- "}, "holds no word"),
+        ({"text": "a" * 30_000}, "30000 characters"),
+        ({"text": "a man", "top": 0}, "top must be from 1"),
+        ({"text": "a man", "candidates": 5000}, "candidates from 0 to"),
+        ({"text": "a man", "where": "camera = c1 or"}, "the filter 'camera = c1 or' is not understood"),
+    ],
+)
+def test_wrong_questions(searcher, arguments, words):
+    with pytest.raises(UserError) as told:
+        searcher.search(**arguments)
+    assert words in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["man " * 1000, "женщина в красном", "👩 in 红色 coat", "<script>alert(1)</script> man", "a\x00b"]
+)
+def test_odd_sentences_are_answered(searcher, text):
+    assert searcher.search(text, top=2).hits
+
+
+def test_a_lost_file_is_left_out_and_said(searcher):
+    first = searcher.search(SENTENCE).hits[0].path
+    (searcher.gallery.images / first).unlink()
+    searcher.cache = TokenCache()
+    found = searcher.search(SENTENCE)
+    assert first in found.missing and first not in [hit.path for hit in found.hits]
+
+
+def test_an_explanation_is_of_every_attribute(searcher):
+    hit = searcher.search(SENTENCE).hits[0]
+    found = explain(searcher, SENTENCE, hit.path)
+    assert found.match == pytest.approx(hit.match, abs=1e-4)
+    assert [one.words for one in found.attributes] == ["red coat", "grey jeans", "white sneakers"]
+    rows, columns = searcher.encoder.model.grid
+    for one in found.attributes:
+        assert one.heat.shape == (rows, columns) and 0 <= one.heat.min() <= one.heat.max() <= 1 and 0 < one.match < 1
+    assert overlay(found.image, found.heat).size == (192, 384)
+    assert explain(searcher, "somebody walks", hit.path).attributes == []
+    with pytest.raises(UserError, match="holds no image"):
+        explain(searcher, SENTENCE, "../../etc/passwd")
+
+
+def test_the_command_line(trained, photos, tmp_path):
+    def search(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "search", *map(str, arguments)], cwd=REPOSITORY, env=environment(),
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        return done
+
+    place = tmp_path / "gallery"
+    done = search("index", photos, "--gallery", place, "--checkpoint", trained, "--set", "precision=fp32")
+    assert done.returncode == 0 and "images" in done.stdout, done.stderr
+    done = search("query", SENTENCE, "--gallery", place, "--top", 3, "--json", "--sheet", tmp_path / "hits.png")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
+    assert all(str(photos) in hit["file"] for hit in answer["hits"])
+    assert Image.open(tmp_path / "hits.png").width > 300
+    gone = answer["hits"][0]["path"]
+    assert search("forget", gone, "--gallery", place).returncode == 0
+    again = json.loads(search("query", SENTENCE, "--gallery", place, "--top", 3, "--json").stdout)
+    assert gone not in [hit["path"] for hit in again["hits"]]
+    for arguments, words in (
+        (["forget", "nobody.jpg", "--gallery", place], "holds no image 'nobody.jpg'"),
+        (["query", "a man", "--gallery", tmp_path / "none"], "there is no gallery"),
+        (["index", tmp_path / "none", "--gallery", place, "--checkpoint", trained], "no folder of images"),
+        (["query", "a man", "--gallery", place, "--set", "max_words=7"], "was made with max_words"),
+    ):
+        done = search(*arguments)
+        assert done.returncode == 2 and words in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_arrays_stay_small(searcher):
+    """Metadata of any kind come back as they were."""
+    assert isinstance(searcher.search(SENTENCE).hits[0].metadata["camera"], str)
+    assert np.isfinite([hit.similarity for hit in searcher.search(SENTENCE).hits]).all()

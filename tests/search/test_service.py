@@ -1,0 +1,169 @@
+"""The HTTP API answers, refuses what is wrong in one line, and serves nothing but the gallery."""
+
+import io
+import threading
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio")
+
+from fastapi.testclient import TestClient
+
+from search import service
+from search.page import condition, problem, reasons_as_html
+from search.service import build_site
+from utils.errors import UserError
+
+SENTENCE = "A woman in a red coat and grey jeans."
+
+
+@pytest.fixture
+def client(searcher):
+    return TestClient(build_site(searcher, allow_upload=True))
+
+
+def png(size=(30, 60), **more):
+    content = io.BytesIO()
+    Image.new("RGB", size, "red").save(content, "PNG", **more)
+    return content.getvalue()
+
+
+def test_search_explain_and_images(client, searcher):
+    found = client.post("/api/search", json={"text": SENTENCE, "top": 3, "where": "camera == 'c1'"}).json()
+    assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
+    assert found["read_as"] == "a woman in a red coat and grey jeans"
+    assert {hit["metadata"]["camera"] for hit in found["hits"]} == {"c1"}
+    hit = found["hits"][0]
+    why = client.post("/api/explain", json={"text": SENTENCE, "id": hit["id"]}).json()
+    assert [one["words"] for one in why["attributes"]] == ["red coat", "grey jeans"]
+    assert why["match"] == pytest.approx(hit["match"], abs=1e-4)
+    image = client.get(f"/api/images/{hit['id']}")
+    assert image.content == (searcher.gallery.images / hit["path"]).read_bytes()
+    assert image.headers["content-type"] == "image/jpeg" and image.headers["x-content-type-options"] == "nosniff"
+    about = client.get("/api/gallery").json()
+    assert about == {"images": len(searcher.gallery.records), "columns": {"camera": ["c0", "c1", "c2"]}}
+    assert client.get("/docs").status_code == 200 and "/api/search" in client.get("/openapi.json").json()["paths"]
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "words"),
+    [
+        ({"text": " ?! "}, 400, "the sentence holds no word"),
+        ({"text": "a man", "where": "camera ="}, 400, "is not understood"),
+        ({"text": "a man", "where": "x" * 3000}, 422, "2000"),
+        ({"text": "a man", "top": 10**9}, 422, "1000"),
+        ({"text": 7}, 422, "string"),
+        ({"text": "a man", "tops": 7}, 422, "tops"),
+        ([], 422, ""),
+    ],
+)
+def test_wrong_questions_are_told(client, question, status, words):
+    answer = client.post("/api/search", json=question)
+    assert answer.status_code == status and words in answer.text and "Traceback" not in answer.text
+
+
+def test_nothing_but_the_gallery_is_served(client, searcher, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("my secret")
+    (searcher.gallery.images / "link.jpg").symlink_to(secret)
+    for path in (
+        "/api/images/../../../etc/passwd", "/api/images/%2e%2e%2f%2e%2e%2fetc%2fpasswd", f"/api/images/{secret}",
+        f"/gradio_api/file={secret}", "/gradio_api/file=/etc/passwd", "/gradio_api/file=../../etc/passwd",
+        "/file=/etc/passwd", f"/gradio_api/file={searcher.gallery.folder / 'gallery.json'}",
+        f"/static/../../..{secret}", "/api/images/" + "0" * 32, "/api/images/link.jpg",
+    ):  # fmt: skip
+        answer = client.get(path)
+        assert answer.status_code >= 400, path
+        assert "secret" not in answer.text.replace(str(secret), "") and "root:" not in answer.text, path
+
+
+def test_what_took_the_place_of_an_image_is_not_served(client, searcher, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("my secret")
+    record = next(iter(searcher.gallery.records))
+    file = searcher.gallery.images / record.path
+    file.unlink()
+    file.symlink_to(secret)
+    answer = client.get(f"/api/images/{record.id}")
+    assert answer.status_code == 400 and "has changed since it was indexed" in answer.json()["error"]
+    found = client.post("/api/search", json={"text": SENTENCE, "top": 1000}).json()
+    assert record.path in found["missing"]
+    why = client.post("/api/explain", json={"text": SENTENCE, "id": record.id})
+    assert why.status_code == 400 and "has changed" in why.json()["error"]
+
+
+def test_an_upload_is_searched_at_once(client, searcher):
+    before = len(searcher.gallery.records)
+    answer = client.post("/api/images", content=png()).json()
+    assert answer["path"].startswith("uploads/") and answer["path"].endswith(".png")
+    assert len(searcher.gallery.records) == before + 1
+    assert client.post("/api/images", content=png()).json() == answer  # the same image is one image
+    assert len(searcher.gallery.records) == before + 1
+    found = client.post("/api/search", json={"text": "a man", "top": 1000}).json()
+    assert answer["id"] in [hit["id"] for hit in found["hits"]]
+
+
+def bomb():
+    return png(size=(30000, 30000))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"<svg onload=alert(1)>", "no image of a known format"),
+        (png()[:60], "upload"),
+        (b"x" * (service.LARGEST_UPLOAD + 1), "more than 20 MiB"),
+        (bomb, "pixels"),
+    ],
+    ids=["empty", "svg", "cut off", "huge", "bomb"],
+)
+def test_bad_uploads_are_refused(client, searcher, content, words):
+    before = len(searcher.gallery.records)
+    answer = client.post("/api/images", content=content() if callable(content) else content)
+    assert answer.status_code == 400 and words in answer.json()["error"]
+    assert len(searcher.gallery.records) == before and not list(searcher.gallery.images.rglob("uploads/*"))
+
+
+def test_without_leave_nothing_is_uploaded(searcher):
+    client = TestClient(build_site(searcher))
+    answer = client.post("/api/images", content=png())
+    assert answer.status_code == 403 and "--allow_upload" in answer.json()["error"]
+    assert not (searcher.gallery.images / "uploads").exists()
+
+
+def test_many_at_once_are_all_answered(client):
+    expected = client.post("/api/search", json={"text": SENTENCE}).json()["hits"]
+    found = []
+
+    def ask():
+        found.append(client.post("/api/search", json={"text": SENTENCE}).json().get("hits"))
+
+    threads = [threading.Thread(target=ask) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(found) == 32 and all(hits == expected for hits in found)
+
+
+def test_what_users_write_is_text():
+    hostile = UserError("no <img src=x onerror=alert(1)> **bold** [x](javascript:alert(1))")
+    assert "<img" not in problem(hostile) and "\\[x\\]\\(" in problem(hostile)
+
+
+def test_choices_become_a_filter():
+    columns = {"camera": ["c'1", 'c"2'], "time": [1, 2, 30]}
+    assert condition(columns, {"camera": [], "time": None}) == ""
+    assert condition(columns, {"camera": ['c"2'], "time": ["2", "30"]}) == 'camera in ["c\\"2"] and time in [2, 30]'
+    assert condition(columns, {"camera": ["unknown"], "time": []}) == "camera in []"
+
+
+def test_reasons_cannot_hold_script(searcher):
+    from search.explain import Attribute, Explanation
+
+    heat = [[0.0]]
+    found = Explanation("<script>.jpg", 0.5, heat, [Attribute("<b>red</b>", 0.25, heat)], heat)
+    page = reasons_as_html(found)
+    assert "<script>" not in page and "<b>" not in page and "&lt;b&gt;red" in page and "25%" in page
