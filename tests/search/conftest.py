@@ -11,8 +11,6 @@ from search.gallery import open_gallery
 from search.indexing import index
 from search.searcher import Searcher
 
-pytest.importorskip("pymilvus")
-
 
 @pytest.fixture(scope="session")
 def trained(benchmark, tmp_path_factory):

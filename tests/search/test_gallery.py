@@ -19,6 +19,8 @@ from search.gallery import open_gallery, place_of
 from search.indexing import index, read_metadata, typed
 from utils.errors import UserError
 
+pytest.importorskip("pymilvus")
+
 KILLS = 4
 
 

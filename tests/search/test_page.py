@@ -11,6 +11,7 @@ import pytest
 from benchmark_data import REPOSITORY, environment
 
 pytest.importorskip("gradio")
+pytest.importorskip("pymilvus")
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium on the PATH")

@@ -17,6 +17,8 @@ from search.indexing import index
 from search.searcher import Searcher, TokenCache
 from utils.errors import UserError
 
+pytest.importorskip("pymilvus")
+
 SENTENCE = "A woman in a red coat, grey jeans and white sneakers."
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("gradio")
+pytest.importorskip("pymilvus")
 
 from fastapi.testclient import TestClient
 
