@@ -154,7 +154,8 @@ def summary(rows: Sequence[Mapping[str, Any]], stages: Mapping[str, str]) -> lis
         for metric in SHOWN_METRICS:
             row, title = of_variant[metric], METRIC_NAMES[metric]
             line[f"{title} interval"] = f"{row['low']:.1f} to {row['high']:.1f}"
-            line[f"{title} difference"] = f"{row['difference']:+.2f} (p {row['p']:.3f})" if "p" in row else ""
+            line[f"{title} difference"] = f"{row['difference']:+.2f} (p {row['p']:.4f})" if "p" in row else ""
+        line["seeds"] = of_variant["r1"]["seeds"]
         line["minutes"] = f"{of_variant['r1']['minutes']:.1f}"
         lines.append(line)
     return lines
@@ -187,7 +188,7 @@ def write_results(plan: Plan, outcomes: Mapping[str, Outcome], folder: Path, see
     lines = summary(rows, stages)
     table = markdown_table(lines)
     captions = len(next(iter(outcomes.values())).people)
-    title = f"{captions} captions; bars: 95 % interval over people, small dots: each of {len(plan.seeds)} seeds"
+    title = f"{captions} captions; bars: 95 % interval over people, small dots: each seed"
     write_table(folder, "ablation", rows, base=plan.base, seeds=plan.seeds, summary=lines)
     with atomic_write(folder / "ablation.md") as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")
