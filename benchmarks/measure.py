@@ -31,9 +31,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """`--quick`, and `--repeats` for what is measured several times."""
+def parse_arguments(
+    description: str,
+    arguments: list[str] | None = None,
+    add: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> argparse.Namespace:
+    """`--quick`, `--repeats` for what is measured several times, and what `add` adds."""
     parser = make_parser(description)
+    add(parser)
     parser.add_argument("--repeats", type=int, default=3, help="measurements in turn; the medians count")
     parsed = parser.parse_args(arguments)
     if parsed.repeats < 1:
@@ -41,8 +46,14 @@ def parse_arguments(description: str, arguments: list[str] | None = None) -> arg
     return parsed
 
 
-def describe_machine() -> str:
-    """Processor, cores that may be used, memory, versions."""
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`--device`, for what can be measured on a GPU too."""
+    choices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    parser.add_argument("--device", choices=choices, default="cpu", help="cuda where there is a GPU (%(default)s)")
+
+
+def describe_machine(device: str = "cpu") -> str:
+    """Processor, cores that may be used, memory, versions; the GPU where that is the device."""
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -50,18 +61,27 @@ def describe_machine() -> str:
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         model = names[0] if names else model
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = f"{torch.cuda.get_device_name()}; " if device == "cuda" else ""
     return (
-        f"{model}, {available_cores()} cores, {torch.get_num_threads()} threads, {gib:.0f} GiB; "
+        f"{gpu}{model}, {available_cores()} cores, {torch.get_num_threads()} threads, {gib:.0f} GiB; "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
 
 
 def seconds_of(function: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call."""
+    """Wall-clock seconds of one call, until a GPU that it used is done with it."""
     gc.collect()
+    finish_queued()
     began = time.perf_counter()
     function()
+    finish_queued()
     return time.perf_counter() - began
+
+
+def finish_queued() -> None:
+    """Wait for what a GPU was given to do, where this process uses one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def in_turn(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -81,7 +101,8 @@ def ratio_of(slow: list[float], fast: list[float]) -> float:
 def peak_memory_of(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """Result of `function(*arguments)`, run in a fresh process, and the most memory it held in MiB (Linux).
 
-    The function must be importable, and its result picklable. What importing takes counts too.
+    That of tensors on the GPU where it uses one, else of the process, with what importing takes.
+    The function must be importable, and its result picklable.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_with_peak, function, arguments).result()
@@ -89,6 +110,8 @@ def peak_memory_of(function: Callable[..., Any], *arguments: Any) -> tuple[Any, 
 
 def _with_peak(function: Callable[..., Any], arguments: tuple) -> tuple[Any, float]:
     result = function(*arguments)
+    if torch.cuda.is_initialized():
+        return result, torch.cuda.max_memory_allocated() / MIB
     status = Path("/proc/self/status").read_text()  # getrusage would count what the parent held at the fork
     kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     return result, kib * 1024 / MIB
@@ -100,9 +123,10 @@ def available_memory() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1024
 
 
-def matmul_peak(dtype: torch.dtype, size: int = 2048, repeats: int = 10) -> float:
-    """GFLOP/s of a square matrix product on this machine: the best of several, by torch and by oneDNN."""
-    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+def matmul_peak(dtype: torch.dtype, device: str = "cpu", repeats: int = 10) -> float:
+    """GFLOP/s of a square matrix product on this machine: the best of several, by torch and by the model's way."""
+    size = 2048 if device == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     ways = (torch.matmul, lambda one, other: product(one, other, None))
     times = [seconds_of(lambda way=way: way(left, right)) for way in ways for _ in range(repeats)]
     return 2 * size**3 / min(times) / GIGA

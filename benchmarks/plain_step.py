@@ -156,7 +156,8 @@ class PlainStep:
         positive = fuse(model.text_encoder, text.ids, text.mask, self.image)
         ids, mask = torch.cat([text.ids, text.ids[texts]]), torch.cat([text.mask, text.mask[texts]])
         negative = fuse(model.text_encoder, ids, mask, torch.cat([self.image[images], self.image]))
-        states, matches = torch.cat([positive, negative]), torch.arange(3 * batch.size) < batch.size
+        states = torch.cat([positive, negative])
+        matches = torch.arange(3 * batch.size, device=states.device) < batch.size
         valid = torch.cat([torch.ones_like(matches[: batch.size]), allowed.any(1), allowed.any(1)])
         numbers = torch.cat([batch.attributes, batch.attributes, batch.attributes[texts]])
         weights = losses.attribute_weights(numbers, batch.attribute_count)

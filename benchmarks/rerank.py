@@ -1,6 +1,6 @@
 """Re-ranking: the product's way against one caption at a time, padded, as the published code goes.
 
-    python -m benchmarks.rerank [--quick]
+    python -m benchmarks.rerank [--quick] [--device cuda]
 
 Both get the same image tokens (encoding images is in neither time) and the same token ids (embedding
 words is in both). The plain way, in float32: the candidates of a caption are a batch, the caption,
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from benchmarks.measure import describe_machine, make_parser, ratio_of, seconds_of, show
+from benchmarks.measure import add_device, describe_machine, make_parser, ratio_of, seconds_of, show
 from benchmarks.plain_step import dense
 from dataset.batch import SpecialTokens
 from dataset.gallery import Captions, EvaluationSplit, blocks_of
@@ -39,7 +39,7 @@ SPECIAL = SpecialTokens(pad=0, cls=101, sep=102, mask=103)
 MAX_WORDS, LENGTHS = 75, (18, 48)
 PATCHES, WIDTH = 24 * 24, 768
 PLAIN, PLAIN_FUSED = "plain", "plain, fused attention"
-TURNS = 2  # portions of captions and images, timed in turn
+TURNS = {"cpu": 2, "cuda": 4}  # portions of captions and images, timed in turn
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
@@ -55,6 +55,7 @@ def plain_scores(
     padded = torch.full((1, max_words), model.special.pad)
     padded[0, : len(ids)] = torch.tensor(ids)
     mask = (torch.arange(max_words) < len(ids))[None, None, None]               # [1, 1, 1, T] True = word
+    padded, mask = padded.to(tokens.device), mask.to(tokens.device)
     states, below = encoder.bert.embeddings(padded), encoder.size.first_cross_layer
     for layer in encoder.bert.encoder.layer[:below]:
         states = plain_feed_forward(layer, plain_attention(layer.attention, states, states, attend, mask))
@@ -82,7 +83,7 @@ def written_out(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
     """Attention [K, A, T, d] by products and a softmax; mask True = attend."""
     scores = query @ keys.transpose(-1, -2) / query.shape[-1] ** 0.5
     if mask is not None:
-        scores = scores + torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+        scores = scores + torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)
     return scores.softmax(-1) @ values
 
 
@@ -108,6 +109,7 @@ class Size:
 
 
 FULL, QUICK = Size(images=64, captions=64, plain=4, layers=12), Size(images=16, captions=64, plain=4, layers=4)
+ON_GPU = Size(images=64, captions=256, plain=8, layers=12)  # as many captions as ask for an image in an evaluation
 
 
 def build(layers: int) -> PersonSearchModel:
@@ -144,7 +146,8 @@ def product_scores(
     model: PersonSearchModel, captions: Captions, tokens: Tensor, precision: str
 ) -> Tensor:
     """ITM scores [C, G] of all pairs by the function that re-ranks in an evaluation; tokens [G, N, D]."""
-    setting = Setting(torch.device("cpu"), partial(autocast, precision, "cpu"), (384, 384), 16, len(tokens))
+    device = tokens.device
+    setting = Setting(device, partial(autocast, precision, device.type), (384, 384), 16, len(tokens))
     kept = KeptTokens(setting.memory)
     for block in blocks_of(len(tokens), setting.batch_size):
         kept.offer(block, tokens[block.start : block.stop].to(kept_type(setting)))
@@ -163,12 +166,12 @@ class Measured:
     scores: dict[str, Tensor]
 
 
-def measure(size: Size, turns: int) -> Measured:
+def measure(size: Size, turns: int, device: str = "cpu") -> Measured:
     """All ways in turn: the plain ones on a share of their captions with all images, the product's on
     all captions with a share of the images."""
     generator = torch.Generator().manual_seed(0)
-    model, captions = build(size.layers), random_captions(size.captions, generator)
-    tokens = torch.randn(size.images, PATCHES + 1, WIDTH, generator=generator)
+    model, captions = build(size.layers).to(device), random_captions(size.captions, generator)
+    tokens = torch.randn(size.images, PATCHES + 1, WIDTH, generator=generator).to(device)
     seconds, scores = defaultdict(list), defaultdict(list)
     for images, asked in zip(tokens.chunk(turns), asked_plainly(size).chunk(turns), strict=True):
         some = [captions.ids[place] for place in asked.tolist()]
@@ -184,7 +187,7 @@ def measure(size: Size, turns: int) -> Measured:
             found: list[Tensor] = []
             took = seconds_of(lambda way=way, found=found: found.append(way()))
             seconds[name].append(took / found[0].numel())
-            scores[name].append(found[0])
+            scores[name].append(found[0].cpu())
     whole = {name: torch.cat(parts, dim=int(name in PRECISIONS)) for name, parts in scores.items()}
     return Measured(dict(seconds), whole)
 
@@ -222,13 +225,16 @@ def report(measured: Measured, size: Size) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    size = QUICK if make_parser(__doc__).parse_args(arguments).quick else FULL
-    print(describe_machine())
+    parser = make_parser(__doc__)
+    add_device(parser)
+    options = parser.parse_args(arguments)
+    size = QUICK if options.quick else FULL if options.device == "cpu" else ON_GPU
+    print(describe_machine(options.device))
     print(
         f"{size.images} images x {size.captions} captions of {LENGTHS[0]} to {LENGTHS[1]} tokens, "
         f"{size.layers} layers; plainly {size.plain} captions, padded to {MAX_WORDS}"
     )
-    report(measure(size, TURNS), size)
+    report(measure(size, TURNS[options.device], options.device), size)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """A training step against the published way to compute it (`benchmarks.plain_step`).
 
-    python -m benchmarks.train_step [--quick]
+    python -m benchmarks.train_step [--quick] [--device cuda] [--batch 8 24]
 
 Full size: ViT-B/16 at 384 x 384, BERT-base with full cross-attention, captions of 18 to 48 tokens, batches of 4
-and 8; forward, backward, AdamW. Every measurement is made in a process of its own, after steps to warm up. Where
-the plain step does not fit into memory, it takes portions of 4, one after the other, and so needs less than it would.
+and 8 unless others are named; forward, backward, AdamW. Every measurement is made in a process of its own, after
+steps to warm up. Where the plain step does not fit into main memory, it takes portions of 4, one after the other,
+and so needs less than it would.
 
 Time is taken without dropout, so that losses can be compared; the published step has it and takes longer. Memory
-is taken with it, as in training, and at full size alone: the peak of a process over two steps. The product's step in
-bfloat16 is also measured with `gradient_checkpointing`, which trades time for memory.
+is taken with it, as in training, and at full size alone: the peak of a process over two steps (on a GPU, that of its
+tensors). The product's step in bfloat16 is also measured with `gradient_checkpointing`, which trades time for memory.
 """
 
+import argparse
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.full_size import configuration, make_batch, make_draws, make_model
 from benchmarks.measure import (
     GIGA,
+    add_device,
     available_memory,
     describe_machine,
     matmul_peak,
@@ -31,12 +34,13 @@ from benchmarks.measure import (
 from benchmarks.plain_step import PlainStep
 from utils.memory import keep_freed_memory
 from utils.optimization import clip_gradients, make_optimizer
-from utils.precision import autocast
+from utils.precision import set_precision
 
 ALPHA = 0.4
 PORTION = 4  # samples that the plain step takes at once where memory is short
 PLAIN_MIB = 5700, 2100  # what the plain step needs at full size: at all, and for each sample
 WARM_UP = 2  # steps until memory is found
+TIMED = {"cpu": 1, "cuda": 10}  # steps against the clock
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,12 @@ PLAIN = "plain float32"
 WAYS = {
     PLAIN: Way("fp32", plain=True),
     "float32": Way("fp32"),
+    "tf32": Way("tf32"),
     "bfloat16": Way("bf16"),
     "bfloat16, checkpointed": Way("bf16", settings=("gradient_checkpointing=true",)),
 }
-RATIOS = ("float32", "bfloat16")  # what is compared in the end
+TENSOR_CORES = "tf32"  # of a GPU alone
+COMPARED = ("float32", TENSOR_CORES, "bfloat16")  # in the end
 
 
 @dataclass(frozen=True)
@@ -66,31 +72,40 @@ class Measured:
     losses: dict[str, float]
 
 
-def portions_of(size: int, quick: bool) -> int:
+def ways_on(device: str, quick: bool) -> list[str]:
+    """The ways that are measured there."""
+    ways = [way for way in WAYS if device == "cuda" or way != TENSOR_CORES]
+    return [way for way in ways if not WAYS[way].settings] if quick else ways
+
+
+def portions_of(size: int, quick: bool, device: str) -> int:
     """In how many portions the plain step takes a batch."""
     at_all, each = PLAIN_MIB
-    return 1 if quick or size <= PORTION or available_memory() > (at_all + each * size) else size // PORTION
+    whole = quick or device == "cuda" or size <= PORTION or available_memory() > (at_all + each * size)
+    return 1 if whole else size // PORTION
 
 
-def measure(name: str, size: int, portions: int, quick: bool, dropout: bool, warm_up: int) -> Measured:
-    """Build model and optimizer, take steps to warm up and one against the clock."""
-    way = WAYS[name]
+def measure(name: str, size: int, portions: int, quick: bool, dropout: bool, warm_up: int, device: str) -> Measured:
+    """Build model and optimizer, take steps to warm up and some against the clock."""
+    way, place = WAYS[name], torch.device(device)
+    in_precision = set_precision(way.precision, place)
     if not way.plain:
         keep_freed_memory()
     config = configuration(quick, *way.settings, dropout=dropout)
-    model = make_model(config).train()
+    with place:
+        model = make_model(config).train()
     optimizer = make_optimizer(model.named_parameters(), 1e-5, 1e-4, ("prd", "mrtd"), 0.02, (0.9, 0.999), 1e-8)
     if way.plain:
         optimizer = torch.optim.AdamW(optimizer.param_groups, foreach=False)
     weights, size = config.weights.model_dump(), size // portions
-    batch, draws = make_batch(config, size), make_draws(model, size)
+    batch, draws = make_batch(config, size).to(place), make_draws(model, size).to(place)
 
     def step() -> dict[str, torch.Tensor]:
         for _ in range(portions):
             if way.plain:
                 found = PlainStep(model, batch, draws, ALPHA).losses()
             else:
-                with autocast(way.precision, "cpu"):
+                with in_precision():
                     found = model(batch, draws, ALPHA)
             sum(weights[name] * value for name, value in found.items()).backward()
         clip_gradients(model, None)
@@ -101,7 +116,8 @@ def measure(name: str, size: int, portions: int, quick: bool, dropout: bool, war
         return found
 
     first, *_ = [step() for _ in range(warm_up)]
-    return Measured(seconds_of(step), {name: value.item() for name, value in first.items()})
+    seconds = seconds_of(lambda: [step() for _ in range(TIMED[device])]) / TIMED[device]
+    return Measured(seconds, {name: value.item() for name, value in first.items()})
 
 
 def count_flop(size: int, quick: bool) -> float:
@@ -115,28 +131,30 @@ def count_flop(size: int, quick: bool) -> float:
     return counter.get_total_flops()
 
 
-def compare(size: int, quick: bool, repeats: int) -> dict[str, float]:
-    """Measure all ways in turn at a batch of `size` and print what was seen; returns the two ratios."""
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+def compare(size: int, quick: bool, repeats: int, device: str = "cpu") -> dict[str, float]:
+    """Measure all ways in turn at a batch of `size` and print what was seen; returns their ratios to the plain one."""
+    ways = ways_on(device, quick)
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     losses: dict[str, dict[str, float]] = {}
-    portions = {way: portions_of(size, quick) if WAYS[way].plain else 1 for way in WAYS}
+    portions = {way: portions_of(size, quick, device) if WAYS[way].plain else 1 for way in ways}
     for _ in range(repeats):
-        for way in list(WAYS)[:3] if quick else WAYS:
-            measured, _ = peak_memory_of(measure, way, size, portions[way], quick, False, WARM_UP)
+        for way in ways:
+            measured, _ = peak_memory_of(measure, way, size, portions[way], quick, False, WARM_UP, device)
             seconds[way].append(measured.seconds)
             losses[way] = measured.losses
     halved = portions[PLAIN] > 1
     print(f"\nbatch {size}" + (f" (plain: portions of {PORTION}, for want of memory)" if halved else ""))
-    show({way: values for way, values in seconds.items() if values}, "step")
+    show(seconds, "step")
     if not halved:
         print_losses(losses)
     if not quick:  # few layers say nothing of it
-        print_memory({way: peak_memory_of(measure, way, size, portions[way], quick, True, 1)[1] for way in WAYS})
+        given = {way: (way, size, portions[way], quick, True, 1, device) for way in ways}
+        print_memory({way: peak_memory_of(measure, *arguments)[1] for way, arguments in given.items()})
     flop = count_flop(size, quick)
     for way, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        achieved, peak = flop / min(seconds[way]) / GIGA, matmul_peak(dtype)
+        achieved, peak = flop / min(seconds[way]) / GIGA, matmul_peak(dtype, device)
         print(f"matrix products {way}: {achieved:.0f} of {peak:.0f} GFLOP/s: {100 * achieved / peak:.0f}% of the peak")
-    return {way: ratio_of(seconds[PLAIN], seconds[way]) for way in RATIOS}
+    return {way: ratio_of(seconds[PLAIN], seconds[way]) for way in COMPARED if way in ways}
 
 
 def print_memory(memory: dict[str, float]) -> None:
@@ -157,12 +175,18 @@ def print_losses(losses: dict[str, dict[str, float]]) -> None:
         print(f"greatest difference, {way}: {distance:.1e} ({furthest})")
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where, and how large."""
+    add_device(parser)
+    parser.add_argument("--batch", type=int, nargs="+", metavar="N", help="samples of a step (4 and 8; quick: 4)")
+
+
 def main() -> None:
-    arguments = parse_arguments(__doc__)
-    print(describe_machine())
+    arguments = parse_arguments(__doc__, add=add_arguments)
+    print(describe_machine(arguments.device))
     ratios = {}
-    for size in (4,) if arguments.quick else (4, 8):
-        ratios[size] = compare(size, arguments.quick, arguments.repeats)
+    for size in arguments.batch or ((4,) if arguments.quick else (4, 8)):
+        ratios[size] = compare(size, arguments.quick, arguments.repeats, arguments.device)
     for size, found in ratios.items():
         print(f"\nbatch {size}")
         for way, ratio in found.items():

@@ -1,7 +1,7 @@
 """Our model against numbers computed by the published code on tiny random models.
 
 Takes every `*.pt` of the folder GOLDEN_DIR whose name has no `vim`, whatever sizes it states;
-skips, saying so, where the folder is absent.
+skips, saying so, where the folder is absent. GOLDEN_DEVICE=cuda compares what a GPU computes.
 """
 
 from functools import cache
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_numbers import golden_folder
+from golden_numbers import golden_device, golden_folder
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
@@ -34,7 +34,7 @@ class RecordedDraws:
 
     def hard_negatives(self, image_weights, text_weights):
         # what was drawn must be something that we could draw
-        rows = torch.arange(len(image_weights))
+        rows = torch.arange(len(image_weights), device=image_weights.device)
         assert (image_weights[rows, self.draws["image_neg_idx"]] > 0).all()
         assert (text_weights[rows, self.draws["text_neg_idx"]] > 0).all()
         return self.draws["image_neg_idx"], self.draws["text_neg_idx"]
@@ -53,7 +53,7 @@ class RecordedDraws:
 
 @cache
 def read(path: Path) -> dict:
-    return torch.load(path, weights_only=True)
+    return torch.load(path, weights_only=True, map_location=golden_device())
 
 
 def build(golden: dict) -> PersonSearchModel:
@@ -79,7 +79,7 @@ def build(golden: dict) -> PersonSearchModel:
     special = SpecialTokens(pad=0, cls=1, sep=2, mask=3)
     model = PersonSearchModel(VisionTransformer(vision), fusion, decoder, objective, special, config["embed_dim"])
     model.load_state_dict(golden["state_dict"], strict=True)
-    return model
+    return model.to(golden_device())
 
 
 def batch_of(golden: dict) -> TrainBatch:
@@ -94,7 +94,7 @@ def batch_of(golden: dict) -> TrainBatch:
         attribute_count=int(attributes.max()),
         identity=inputs["idx"],
         replaced=inputs["replace"],
-        index=torch.arange(len(inputs["idx"])),
+        index=torch.arange(len(inputs["idx"]), device=golden_device()),
     )
 
 

@@ -1,13 +1,14 @@
 """Our Vision Mamba against tokens and gradients computed by the published code on tiny random encoders.
 
 Takes every `*vim*.pt` of the folder GOLDEN_DIR, whatever sizes it states; skips, saying so, where there is none.
+GOLDEN_DEVICE=cuda compares what a GPU computes.
 """
 
 from pathlib import Path
 
 import pytest
 import torch
-from golden_numbers import golden_folder
+from golden_numbers import golden_device, golden_folder
 
 from models.image_encoder import VisionSize
 from models.vision_mamba import VisionMamba
@@ -21,7 +22,7 @@ pytestmark = [
 
 def read(path: Path) -> tuple[dict, VisionMamba]:
     """The numbers, and an encoder of the stated sizes with the recorded parameters."""
-    golden = torch.load(path, weights_only=True)
+    golden = torch.load(path, weights_only=True, map_location=golden_device())
     config = golden["config"]
     sides = config["img_size"]
     sides = tuple(sides) if isinstance(sides, list | tuple) else (sides, sides)
@@ -30,7 +31,7 @@ def read(path: Path) -> tuple[dict, VisionMamba]:
     encoder = VisionMamba(size)
     own = {name: value for name, value in golden["state_dict"].items() if not name.startswith("head.")}
     encoder.load_state_dict(own, strict=True)
-    return golden, encoder.eval()
+    return golden, encoder.eval().to(golden_device())
 
 
 @torch.no_grad()

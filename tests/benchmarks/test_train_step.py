@@ -47,3 +47,10 @@ def test_the_benchmark_reports_ratios_memory_and_losses(monkeypatch, capsys):
     assert set(ratios) == {"float32", "bfloat16"} and all(ratio > 0 for ratio in ratios.values())
     assert "greatest difference, float32" in printed and "100 MiB of 100 MiB plain: 100%" in printed
     assert train_step.count_flop(4, True) > 1e6
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_tensor_cores_alone_can_do_is_measured_on_a_gpu_alone(device):
+    ways = train_step.ways_on(device, quick=False)
+    assert ways[0] == train_step.PLAIN and (train_step.TENSOR_CORES in ways) == (device == "cuda")
+    assert train_step.portions_of(512, False, "cuda") == 1
