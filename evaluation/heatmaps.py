@@ -46,7 +46,7 @@ class CaptionMaps:
 
 def add_map_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", type=int, metavar="N",
-                        help="fusion layer whose attention is looked at (default: a third into those with images)")
+                        help="fusion layer whose attention is looked at (default: the fourth from the top)")
     parser.add_argument("--target", choices=TARGETS, default="match", help="the logit that words speak for: match, of"
                         " caption and image, or attribute, of the attribute that a word belongs to (%(default)s)")
 

@@ -36,11 +36,9 @@ class WordMaps:
 
 
 def usual_layer(encoder: TextEncoder) -> int:
-    """The layer whose maps are looked at when none is asked for: a third into the fusion layers (ALBEF: 8 of 0-11),
-    and never the last one, from which the match logit reads CLS alone."""
-    size = encoder.size
-    third = size.fusion_layer + (size.num_hidden_layers - size.fusion_layer) // 3
-    return max(size.first_cross_layer, min(third, size.num_hidden_layers - 2))
+    """The layer whose maps are looked at when none is asked for: the fourth from the top (ALBEF: 8 of 0-11), or the
+    first one that looks at images. In small models maps of later layers hardly depend on the word."""
+    return max(encoder.size.first_cross_layer, encoder.size.num_hidden_layers - 4)
 
 
 def require_maps(encoder: TextEncoder, layer: int, target: str) -> None:
