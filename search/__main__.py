@@ -135,7 +135,7 @@ def run_serve(options: argparse.Namespace) -> None:
     require_free_port(options.host, options.port)
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder) as gallery:
-        site = build_site(Searcher(encoder, gallery), options.allow_upload)
+        site = build_site(Searcher(encoder, gallery), options.allow_upload, options.host)
         print(f"http://{options.host}:{options.port} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
         uvicorn.run(site, host=options.host, port=options.port, log_level="warning")
 

@@ -6,10 +6,14 @@
     GET  /api/gallery   how many images, and what they can be filtered by
     POST /api/images    an image file as the body, only where uploads are allowed -> its id
 
-Wrong input is answered by status 400 and {"error": one line}.
+Wrong input is answered by status 400 and {"error": one line}. Pages of other sites that a user has open cannot use the
+API: requests that a browser sends on their behalf are answered by status 403.
 """
 
+import ipaddress
+from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -50,9 +54,19 @@ class Doubt(BaseModel):
     id: str
 
 
-def build_app(searcher: Searcher, allow_upload: bool = False) -> FastAPI:
-    """The API alone."""
+def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") -> FastAPI:
+    """The API alone. host: where it is served; if that is this machine alone, other names of it are refused, as a site
+    uses them that makes its own name mean this machine."""
     app = FastAPI(title="Text-based person search", description=__doc__, version="1")
+
+    @app.middleware("http")
+    async def refuse_other_sites(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        asked, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if origin and urlsplit(origin).netloc != asked and request.url.path.startswith("/api/"):
+            return JSONResponse({"error": "requests of other sites are refused"}, status_code=403)
+        if is_this_machine(host) and not is_this_machine(urlsplit(f"//{asked}").hostname or ""):
+            return JSONResponse({"error": f"this is served on {host} alone, not on {asked}"}, status_code=403)
+        return await go_on(request)
 
     @app.exception_handler(UserError)
     def refuse(request: Request, error: UserError) -> JSONResponse:
@@ -97,14 +111,22 @@ def build_app(searcher: Searcher, allow_upload: bool = False) -> FastAPI:
     return app
 
 
-def build_site(searcher: Searcher, allow_upload: bool = False) -> FastAPI:
+def is_this_machine(host: str) -> bool:
+    """Whether a name or address is that of the machine itself, as seen from itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def build_site(searcher: Searcher, allow_upload: bool = False, host: str = "") -> FastAPI:
     """The API, and the page at /."""
     import gradio  # slow to import
 
     from search.page import build_page
 
     page = build_page(searcher, allow_upload)
-    return gradio.mount_gradio_app(build_app(searcher, allow_upload), page, path="/")
+    return gradio.mount_gradio_app(build_app(searcher, allow_upload, host), page, path="/")
 
 
 async def body_of(request: Request) -> bytes:

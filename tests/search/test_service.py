@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from search import service
 from search.page import condition, problem, reasons_as_html
-from search.service import build_site
+from search.service import build_app, build_site
 from utils.errors import UserError
 
 SENTENCE = "A woman in a red coat and grey jeans."
@@ -168,3 +168,26 @@ def test_reasons_cannot_hold_script(searcher):
     found = Explanation("<script>.jpg", 0.5, heat, [Attribute("<b>red</b>", 0.25, heat)], heat)
     page = reasons_as_html(found)
     assert "<script>" not in page and "<b>" not in page and "&lt;b&gt;red" in page and "25%" in page
+
+
+def test_other_sites_cannot_use_the_api(client, photos, searcher):
+    before = len(searcher.gallery.records)
+    for origin, status in (("http://evil.example", 403), ("null", 403), ("http://testserver", 200), (None, 200)):
+        headers = {"Origin": origin} if origin else {}
+        assert client.post("/api/search", json={"text": SENTENCE}, headers=headers).status_code == status, origin
+        if status == 403:
+            assert client.post("/api/images", content=png(), headers=headers).status_code == 403
+    assert len(searcher.gallery.records) == before
+
+
+@pytest.mark.parametrize(
+    ("host", "asked", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1:7860", 200), ("127.0.0.1", "localhost:7860", 200), ("127.0.0.1", "[::1]:7860", 200),
+        ("127.0.0.1", "evil.example:7860", 403), ("127.0.0.1", "127.0.0.1.evil.example", 403), ("127.0.0.1", "", 403),
+        ("localhost", "evil.example", 403), ("0.0.0.0", "photos.example", 200),
+    ],
+)  # fmt: skip
+def test_a_site_for_this_machine_has_no_other_names(searcher, host, asked, status):
+    client = TestClient(build_app(searcher, host=host))
+    assert client.get("/api/gallery", headers={"Host": asked}).status_code == status
