@@ -116,7 +116,7 @@ def parse_attributes(
     nlp, _ = load_spacy()
     portions = [captions[start : start + _BATCH] for start in range(0, len(captions), _BATCH)]
     found: list[list[Attribute]] = []
-    with tqdm(total=len(captions), desc="parsing captions", unit="caption") as progress:
+    with tqdm(total=len(captions), desc="parsing captions", unit="caption", disable=len(portions) < 2) as progress:
         for parsed in map_in_order(_parse_portion, portions, processes, (nlp, max_words), fork=True):
             found += parsed
             progress.update(len(parsed))

@@ -135,9 +135,13 @@ def run_serve(options: argparse.Namespace) -> None:
     require_free_port(options.host, options.port)
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder) as gallery:
+        gallery.clear_page()  # of a process that was killed
         site = build_site(Searcher(encoder, gallery), options.allow_upload, options.host)
         print(f"http://{options.host}:{options.port} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
-        uvicorn.run(site, host=options.host, port=options.port, log_level="warning")
+        try:
+            uvicorn.run(site, host=options.host, port=options.port, log_level="warning")
+        finally:
+            gallery.clear_page()
 
 
 def require_free_port(host: str, port: int) -> None:

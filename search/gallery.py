@@ -3,6 +3,7 @@
     GALLERY/gallery.json   which model and preprocessing made it, which folder its images are in
     GALLERY/records/       embeddings and metadata as plain files (search/records.py)
     GALLERY/index.db       the search index of Milvus Lite, which can be built again from the records
+    GALLERY/page/          what the web page shows, while it is served
 
 With a Milvus server in place of GALLERY (http://host:19530), the first two stand in a folder named after it.
 """
@@ -11,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from utils.files import read_json, require_folder, write_json
 
 FORMAT = 1
 ABOUT, RECORDS, INDEX, SYNCHRONISED, LOCK = "gallery.json", "records", "index.db", "synchronised.json", ".lock"
+PAGE = "page"
 COLLECTION = "gallery"
 
 
@@ -102,9 +105,18 @@ class Gallery:
         return {"records": self.records.newest(), "images": len(self.records)}
 
     def forget(self, paths: list[str]) -> None:
-        """Erase images from records and index; their files are left alone."""
+        """Erase images from records and index, and copies that a page has shown; their files are left alone."""
+        self.clear_page()
         self.records.forget(paths)
         self.synchronise()
+
+    @property
+    def page(self) -> Path:
+        """The folder of what a web page shows: copies of images and heat maps."""
+        return self.folder / PAGE
+
+    def clear_page(self) -> None:
+        shutil.rmtree(self.page, ignore_errors=True)
 
     def rebuild(self) -> None:
         """Build the index again from the records."""

@@ -24,6 +24,7 @@ EXAMPLES = (
 )
 PICTURE = (192, 384)  # width and height that images are shown in, in pixels
 MOST_VALUES, MOST_FILTERS = 200, 4
+CACHE_SECONDS = 600, 3600  # how often copies of what was shown are looked at, and how long they are kept
 NOTICE = (
     "Results are rankings with errors: look at every image before anything follows from it. Do not use this to track,"
     " profile or identify people without a legal basis."
@@ -32,10 +33,10 @@ NOTICE = (
 
 def build_page(searcher: Searcher, allow_upload: bool = False) -> gr.Blocks:
     """All of the page, for `gradio.mount_gradio_app`."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         shown = gr.State([])  # paths of the hits, in their order
         asked = gr.State("")
-        gr.Markdown(f"# {TITLE}\n{len(searcher.gallery.records)} images. {NOTICE}")
+        gr.Markdown(f"# {TITLE}\n{len(searcher.gallery.records)} images. {NOTICE} For programs: [HTTP API](/docs).")
         with gr.Row():
             text = gr.Textbox(label="Who?", placeholder=EXAMPLES[0], lines=2, scale=5, elem_id="text")
             button = gr.Button("Search", variant="primary", scale=1, elem_id="search")
@@ -130,8 +131,8 @@ def picture_of(gallery: Gallery, path: str) -> Image.Image:
 
 
 def label_of(hit: Hit) -> str:
-    match = "" if hit.match is None else f"match {hit.match:.0%}, "
-    return f"{match}similarity {hit.similarity:.2f} · {hit.path}"
+    """Short, or the page cuts it."""
+    return f"cosine {hit.similarity:.2f}" if hit.match is None else f"match {hit.match:.0%}, cos. {hit.similarity:.2f}"
 
 
 def summary(found: Answer) -> str:

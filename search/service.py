@@ -11,6 +11,7 @@ API: requests that a browser sends on their behalf are answered by status 403.
 """
 
 import ipaddress
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from utils.errors import UserError
 from utils.files import atomic_write
 
 LARGEST_UPLOAD = 20 * 2**20
+NO_UPLOADS = "uploads are not allowed here; start with --allow_upload"
 UPLOADS = "uploads"  # folder below that of the images
 ENDING_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 
@@ -64,6 +66,8 @@ def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") ->
         asked, origin = request.headers.get("host", ""), request.headers.get("origin")
         if origin and urlsplit(origin).netloc != asked and request.url.path.startswith("/api/"):
             return JSONResponse({"error": "requests of other sites are refused"}, status_code=403)
+        if not allow_upload and request.url.path.startswith("/gradio_api/upload"):
+            return JSONResponse({"error": NO_UPLOADS}, status_code=403)
         if is_this_machine(host) and not is_this_machine(urlsplit(f"//{asked}").hostname or ""):
             return JSONResponse({"error": f"this is served on {host} alone, not on {asked}"}, status_code=403)
         return await go_on(request)
@@ -103,7 +107,7 @@ def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") ->
     async def upload(request: Request) -> JSONResponse:
         """Add an image to the gallery: the file is the body of the request."""
         if not allow_upload:
-            return JSONResponse({"error": "uploads are not allowed here; start with --allow_upload"}, status_code=403)
+            return JSONResponse({"error": NO_UPLOADS}, status_code=403)
         content = await body_of(request)
         record = await run_in_threadpool(add_image, searcher, content)
         return JSONResponse({"id": record.id, "path": record.path})
@@ -120,13 +124,14 @@ def is_this_machine(host: str) -> bool:
 
 
 def build_site(searcher: Searcher, allow_upload: bool = False, host: str = "") -> FastAPI:
-    """The API, and the page at /."""
+    """The API, and the page at /. What the page shows is copied to the gallery's folder, nowhere else."""
+    os.environ["GRADIO_TEMP_DIR"] = str(searcher.gallery.page)
     import gradio  # slow to import
 
     from search.page import build_page
 
-    page = build_page(searcher, allow_upload)
-    return gradio.mount_gradio_app(build_app(searcher, allow_upload, host), page, path="/")
+    page, app = build_page(searcher, allow_upload), build_app(searcher, allow_upload, host)
+    return gradio.mount_gradio_app(app, page, path="/", max_file_size=LARGEST_UPLOAD, footer_links=[])
 
 
 async def body_of(request: Request) -> bytes:

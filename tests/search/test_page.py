@@ -46,8 +46,10 @@ def served(benchmark, trained, tmp_path_factory):
             assert process.poll() is None, process.stdout.read().decode()
             time.sleep(0.2)
     yield address
+    assert list((place / "page").rglob("*.*"))  # copies of what was shown, nowhere else
     process.terminate()
     process.wait(30)
+    assert not (place / "page").exists()
 
 
 @pytest.fixture
@@ -103,9 +105,13 @@ def test_empty_long_and_odd_queries(page):
     ask(page, "?!", "the sentence holds no word")
 
 
-def test_file_names_are_text(page):
+def test_file_names_are_text(page, served):
+    question = json.dumps({"text": "a person", "top": 50}).encode()
+    request = urllib.request.Request(f"{served}/api/search", question, {"Content-Type": "application/json"})
+    found = [hit["path"] for hit in json.load(urllib.request.urlopen(request))["hits"]]
+    odd = next(place for place, path in enumerate(found) if path.startswith("<img"))
     page.locator("input[aria-label*='Images shown']").first.fill("50")
     page.keyboard.press("Tab")
     ask(page, "a person", "images in")
-    page.wait_for_timeout(500)
-    assert "<img src=x" in page.locator("#hits").inner_text()
+    hits(page).nth(odd).click()
+    page.wait_for_function("document.querySelector('#reasons').innerText.includes('<img src=x')", timeout=60_000)

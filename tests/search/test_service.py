@@ -131,7 +131,8 @@ def test_without_leave_nothing_is_uploaded(searcher):
     client = TestClient(build_site(searcher))
     answer = client.post("/api/images", content=png())
     assert answer.status_code == 403 and "--allow_upload" in answer.json()["error"]
-    assert not (searcher.gallery.images / "uploads").exists()
+    assert client.post("/gradio_api/upload", files={"files": ("a.png", png())}).status_code == 403
+    assert not (searcher.gallery.images / "uploads").exists() and not searcher.gallery.page.exists()
 
 
 def test_many_at_once_are_all_answered(client):
