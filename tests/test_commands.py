@@ -27,7 +27,7 @@ from utils.config import apply_overrides
 RAW_FORMS = {"CUHK-PEDES": "reid_raw.json", "ICFG-PEDES": "ICFG-PEDES.json", "RSTPReid": "data_captions.json"}
 SMALLER = [*TINY, "text_encoder=tokenizer", "schedular.epochs=1", "max_steps=2", "batch_size_train=2"]
 EVERY_BENCHMARK = (
-    "attributes", "evaluation_scale", "image_size", "loader", "rerank", "scan", "step_profile", "train_step",
+    "attributes", "evaluation_scale", "gallery", "image_size", "loader", "rerank", "scan", "step_profile", "train_step",
 )
 EVERY_CONFIG = sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml"))
 
@@ -50,8 +50,15 @@ def readme_commands() -> list[str]:
 
 
 COMMANDS = [*readme_commands(), *MORE]
-# run the tests that this file belongs to: here one file of them
+ASK = """import time, urllib.request
+for _ in range(300):
+    try: urllib.request.urlopen('http://127.0.0.1:7897/api/gallery'); break
+    except OSError: time.sleep(0.2)
+else: raise SystemExit('nothing is served')"""
+# run the tests that this file belongs to: here one file of them; what serves for good is ended when it has answered
 SHORTENED = {
+    "python -m search serve --gallery gallery": "python -m search serve --gallery gallery --port 7897 & "
+    f'python -c "{ASK}"; answered=$?; kill $!; wait; exit $answered',
     "bash shell/test.sh": "bash shell/test.sh tests/evaluation/test_metrics.py",
     "bash shell/torture.sh --quick": "bash shell/torture.sh --quick tests/dataset/test_data_ledger.py",
 }
