@@ -18,7 +18,10 @@ logger = logging.getLogger(__name__)
 
 ID, PATH, VECTOR = "id", "path", "embedding"
 OWN_FIELDS = (ID, PATH, VECTOR)
-EXACT_BELOW = 100_000  # images; from there on Milvus chooses the index itself
+EXACT, GRAPH = "FLAT", "HNSW"  # all images compared; a graph of near neighbours (Malkov and Yashunin, 2020)
+EXACT_BELOW = 100_000  # images; from there on a graph
+BUILT_WITH = {EXACT: {}, GRAPH: {"M": 32, "efConstruction": 256}}
+LOOKED_AT = 512, 4  # images that a search of a graph keeps in view: so many, and so many times those that are wanted
 BATCH = 1000
 CONSISTENCY = "Strong"  # everybody sees what was written before they asked
 WAIT_SECONDS = 3600
@@ -34,6 +37,7 @@ class Store:
         if not self.client.has_collection(collection):
             self.create()
         self.client.load_collection(collection)
+        self.kind = self.described().get("index_type", EXACT)
 
     def create(self) -> None:
         """An empty collection. Metadata are dynamic fields: every gallery has its own."""
@@ -44,13 +48,18 @@ class Store:
         schema.add_field(PATH, DataType.VARCHAR, max_length=8192)
         schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=self.dimensions)
         self.client.create_collection(
-            self.collection, schema=schema, index_params=self.index("FLAT"), consistency_level=CONSISTENCY
+            self.collection, schema=schema, index_params=self.index(EXACT), consistency_level=CONSISTENCY
         )
 
     def index(self, kind: str) -> Any:
         wanted = self.client.prepare_index_params()
-        wanted.add_index(VECTOR, index_type=kind, metric_type="COSINE")
+        # as a value named "params", which Milvus Lite and servers both read
+        wanted.add_index(VECTOR, index_type=kind, metric_type="COSINE", params={"params": BUILT_WITH[kind]})
         return wanted
+
+    def described(self) -> Mapping[str, Any]:
+        """What Milvus says of the index of embeddings."""
+        return self.client.describe_index(self.collection, VECTOR) or {}
 
     def count(self) -> int:
         found = self.client.query(self.collection, filter="", output_fields=["count(*)"])
@@ -79,23 +88,25 @@ class Store:
 
         Raises UserError for a filter that Milvus does not understand.
         """
+        least, times = LOOKED_AT
         with complaints(f"the filter {where!r} is not understood") if where else complaints("the search failed"):
             found = self.client.search(
-                self.collection, data=[vector.astype(np.float32)], limit=count, filter=where, output_fields=[PATH]
-            )
+                self.collection, data=[vector.astype(np.float32)], limit=count, filter=where, output_fields=[PATH],
+                search_params={"params": {"ef": max(least, times * count)} if self.kind == GRAPH else {}},
+            )  # fmt: skip
         return [(hit[ID], hit["entity"][PATH], float(hit["distance"])) for hit in found[0]]
 
     def finish(self) -> None:
         """Write everything out, choose the index that this many images need, and wait until it is complete."""
         self.client.flush(self.collection)
-        wanted = "FLAT" if self.count() < EXACT_BELOW else "AUTOINDEX"
-        described = self.client.describe_index(self.collection, VECTOR)
-        if described and described.get("index_type") != wanted:
+        wanted = EXACT if self.count() < EXACT_BELOW else GRAPH
+        if self.kind != wanted:
             logger.info("building the index %s", wanted)
             self.client.release_collection(self.collection)
             self.client.drop_index(self.collection, VECTOR)
             self.client.create_index(self.collection, self.index(wanted))
             self.client.load_collection(self.collection)
+            self.kind = wanted
         self.wait_until_complete()
 
     def wait_until_complete(self) -> None:
@@ -103,7 +114,7 @@ class Store:
         deadline = time.monotonic() + WAIT_SECONDS
         with tqdm(desc="indexing", unit="image", leave=False, disable=None) as bar:
             while True:
-                state = self.client.describe_index(self.collection, VECTOR)
+                state = self.described()
                 bar.total = int(state.get("total_rows") or 0)
                 bar.n = int(state.get("indexed_rows") or 0)
                 bar.refresh()
@@ -117,6 +128,7 @@ class Store:
         """Remove all of it."""
         self.client.drop_collection(self.collection)
         self.create()
+        self.kind = EXACT
         self.client.load_collection(self.collection)
 
     def close(self) -> None:

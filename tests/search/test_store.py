@@ -1,0 +1,61 @@
+"""The index finds what an exact search finds, whatever it is built as, and keeps what it holds."""
+
+import numpy as np
+import pytest
+
+from search import store
+from search.records import Record
+
+pytest.importorskip("pymilvus")
+
+
+def records(count, size=16):
+    vectors = np.random.default_rng(0).standard_normal((count, size)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return [Record(f"{n}.jpg", str(n), vector, {"half": n % 2}) for n, vector in enumerate(vectors)]
+
+
+def exact(of, query, count):
+    return sorted(of, key=lambda record: -float(record.embedding @ query))[:count]
+
+
+@pytest.mark.parametrize(("exact_below", "kind"), [(10_000, store.EXACT), (1000, store.GRAPH)])
+def test_the_nearest_are_found_by_either_index(tmp_path, monkeypatch, exact_below, kind):
+    monkeypatch.setattr(store, "EXACT_BELOW", exact_below)
+    held, query = records(3000), records(3001)[-1].embedding
+    opened = store.Store(str(tmp_path / "index.db"), "gallery", 16)
+    try:
+        opened.put(held)
+        opened.finish()
+        assert opened.kind == kind and opened.described()["index_type"] == kind
+        expected = [record.path for record in exact(held, query, 100)]
+        found = opened.search(query, 100)
+        assert len({path for _, path, _ in found} & set(expected)) >= 98 and found[0][1] == expected[0]
+        similarity = [value for _, _, value in found]
+        assert similarity == sorted(similarity, reverse=True)
+        assert similarity[0] == pytest.approx(float(exact(held, query, 1)[0].embedding @ query), abs=1e-5)
+        odd = opened.search(query, 50, "half == 1")
+        assert odd[0][1] == exact([r for r in held if r.metadata["half"]], query, 1)[0].path
+        opened.remove([held[0].id])
+        assert opened.count() == 2999 and held[0].id not in opened.ids()
+    finally:
+        opened.close()
+    again = store.Store(str(tmp_path / "index.db"), "gallery", 16)
+    try:
+        assert again.kind == kind and len(again.search(query, 100)) == 100
+        again.clear()
+        assert again.kind == store.EXACT and again.count() == 0
+    finally:
+        again.close()
+
+
+def test_a_graph_is_built_as_it_was_asked_for(tmp_path, monkeypatch):
+    """Milvus Lite leaves out what it does not understand, without a word."""
+    monkeypatch.setattr(store, "EXACT_BELOW", 10)
+    opened = store.Store(str(tmp_path / "index.db"), "gallery", 16)
+    try:
+        opened.put(records(100))
+        opened.finish()
+        assert opened.described()["params"] == store.BUILT_WITH[store.GRAPH]
+    finally:
+        opened.close()
