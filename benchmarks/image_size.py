@@ -10,20 +10,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks.measure import describe_machine, make_parser, peak_memory_of, seconds_of
 from configs.schema import load_config
+from evaluation.figures import COLORS, new_figure, save_figure, tidy
 from models.build import build_image_encoder
-from utils.files import atomic_write, write_json
+from utils.files import write_json
 from utils.memory import keep_freed_memory
 from utils.precision import set_precision
 
 ENCODERS = {"vit": "ViT", "vim": "Vision Mamba"}
 SIDES, QUICK_SIDES = (224, 288, 384, 512, 640, 768), (224, 384)
-COLORS = {"vit": "#0072b2", "vim": "#d55e00"}
 PANELS = {"forward": ("forward", "seconds"), "training": ("forward and backward", "seconds"),
           "memory": ("peak memory, forward and backward", "MiB")}  # fmt: skip
 
@@ -67,22 +65,17 @@ def measure(encoder: str, size: str, side: int, precision: str, repeats: int) ->
 def draw(costs: Iterable[Cost], path: Path, title: str) -> None:
     """A panel for each kind of cost, a line for each encoder."""
     costs = list(costs)
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    figure.suptitle(title, parse_math=False, fontsize="medium")
+    figure = new_figure(13, 4.2, title)
     for number, (key, (name, unit)) in enumerate(PANELS.items(), 1):
         axes = figure.add_subplot(1, len(PANELS), number)
-        for encoder, label in ENCODERS.items():
+        for color, (encoder, label) in zip(COLORS, ENCODERS.items(), strict=False):
             points = [(cost.side, getattr(cost, key)) for cost in costs if cost.encoder == encoder]
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=COLORS[encoder], label=label)
-        axes.set_title(name)
-        axes.set(xlabel="side of the image in pixels", ylabel=unit)
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=color, label=label)
+        tidy(axes, name, "side of the image in pixels", unit)
         axes.set_xticks(sorted({cost.side for cost in costs}))
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    with atomic_write(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
+    save_figure(figure, path)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -25,14 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from dataset.attributes import Attribute
-from dataset.captions import clean_caption_with_offsets
 from dataset.gallery import EvaluationSplit
-from dataset.image_files import normalise as normalise_path
 from evaluation.figures import COLORS, MARKERS, new_figure, save_figure, tidy
 from evaluation.heatmaps import (
     CaptionMaps,
@@ -42,11 +38,11 @@ from evaluation.heatmaps import (
     upsample,
 )
 from evaluation.loading import TrainedModel
+from evaluation.mentions import Mentions, read_mask, read_mentions, spans_of
 from evaluation.ranking import progress
 from evaluation.statistics import Estimate, estimate, paired_p_value
 from evaluation.study import markdown_table, open_models, open_output, run_study, study_parser, tell, write_table
 from utils.errors import UserError
-from utils.files import read_json
 
 NAME = "grounding"
 MEASURES = ("pointing", "energy")
@@ -55,29 +51,9 @@ OTHER = "other attribute"
 CENTRE_WIDTH = 0.25  # standard deviation of the centre prior, in heights and widths of the image
 ASIDE = (-0.3, -0.18, 0.3)  # how far the marks of these stand beside the middle of the bars
 ALL = "all"
-ADVICE = "make one with `python -m dataset.synthetic FOLDER` (without --no-masks)"
 
 Scores = dict[str, np.ndarray]  # measure -> [M], 0 to 1, NaN where there is none
 Looker = tuple[TrainedModel, int]  # a model, and the layer that its maps are of
-
-
-@dataclass(frozen=True)
-class Mention:
-    """Characters [start, end) of a caption as written that speak of an attribute, by its value in masks."""
-
-    attribute: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Mentions:
-    """The mentions of chosen captions of a split. mentions: of each; masks: file of each; names: by mask value."""
-
-    places: list[int]
-    mentions: list[list[Mention]]
-    masks: list[Path]
-    names: dict[int, str]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -146,78 +122,11 @@ def without_words(maps: CaptionMaps) -> CaptionMaps:
     return replace(maps, words=torch.empty(0, maps.words.shape[1]))
 
 
-# ---- what captions mention, and where it is --------------------------------------------
-
-
 def draw_captions(count: int, wanted: int | None, seed: int) -> list[int]:
     """The places of `wanted` of `count` captions, ascending; None = all."""
     if wanted is None or wanted >= count:
         return list(range(count))
     return sorted(np.random.default_rng(seed).permutation(count)[:wanted].tolist())
-
-
-def read_mentions(split: EvaluationSplit, places: Sequence[int]) -> Mentions:
-    """What attributes.json beside the image folder says of the captions at these places.
-
-    Raises UserError when there is none, it has no masks, or it is not that of this split.
-    """
-    root = split.image_root.absolute().parent
-    path = root / "attributes.json"
-    if not path.is_file():
-        raise UserError(f"no file {path}: only the synthetic benchmark knows the pixels of attributes; {ADVICE}")
-    content = read_json(path, "attribute file")
-    shown_on = split.caption_image.tolist()
-    first = {image: place for place, image in reversed(list(enumerate(shown_on)))}  # an image's first caption
-    try:
-        names = {int(value): name for value, name in content["legend"].items()}
-        known = {normalise_path(image["file_path"]): image
-                 for identity in content["identities"] for image in identity["images"]}
-        records = [known_image(known, split.images[shown_on[place]], path) for place in places]
-        written = [record["captions"][place - first[shown_on[place]]]["mentions"]
-                   for record, place in zip(records, places, strict=True)]
-        mentions = [[Mention(one["attribute"], one["start"], one["end"]) for one in own] for own in written]
-        masks = [root / "masks" / record["mask"] for record in records]
-        wrong = [place for place, own in zip(places, mentions, strict=True)
-                 if any(not fits(one, split.texts[place], names) for one in own)]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        raise UserError(f"attribute file {path} is not that of the images and captions beside it; {ADVICE}") from None
-    if wrong:
-        raise UserError(f"attribute file {path}: its mentions are not those of caption {wrong[0]}; {ADVICE}")
-    return Mentions(list(places), mentions, masks, names)
-
-
-def known_image(known: Mapping[str, dict], name: str, path: Path) -> dict:
-    """What the attribute file says of an image. Raises UserError when that is nothing, or there is no mask."""
-    record = known.get(normalise_path(name))
-    if record is None:
-        raise UserError(f"attribute file {path} does not know image {name}; {ADVICE}")
-    if record["mask"] is None:
-        raise UserError(f"the benchmark of {path} was made without masks; {ADVICE}")
-    return record
-
-
-def fits(mention: Mention, text: str, names: Mapping[int, str]) -> bool:
-    """Whether a mention can be of this caption."""
-    return mention.attribute in names and 0 <= mention.start < mention.end <= len(text)
-
-
-def spans_of(text: str, mentions: Sequence[Mention]) -> list[Attribute]:
-    """The characters of each mention in the cleaned caption; none where cleaning left nothing of it."""
-    _, origins = clean_caption_with_offsets(text, None)
-    spans = []
-    for mention in mentions:
-        kept = [place for place, origin in enumerate(origins) if mention.start <= origin < mention.end]
-        spans.append([(kept[0], kept[-1] + 1)] if kept else [])
-    return spans
-
-
-def read_mask(path: Path) -> Tensor:
-    """Values [H, W] of a mask. Raises UserError when it cannot be read."""
-    try:
-        with Image.open(path) as mask:
-            return torch.from_numpy(np.array(mask.convert("L") if mask.mode != "P" else mask))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"mask {path} cannot be read ({str(error).splitlines()[0]}); {ADVICE}") from None
 
 
 # ---- measuring -------------------------------------------------------------------------

@@ -11,19 +11,9 @@ import torch
 from benchmark_data import data_settings, run
 from PIL import Image
 
-from evaluation.grounding import (
-    Mention,
-    Mentions,
-    centre_prior,
-    draw_captions,
-    main,
-    mean_of_others,
-    measure,
-    score,
-    score_wordless,
-    spans_of,
-)
+from evaluation.grounding import centre_prior, draw_captions, main, mean_of_others, measure, score, score_wordless
 from evaluation.heatmaps import CaptionMaps
+from evaluation.mentions import Mention, Mentions, spans_of
 from utils.errors import UserError
 
 # ---- by hand ---------------------------------------------------------------------------
