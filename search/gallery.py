@@ -210,7 +210,7 @@ def claimed(folder: Path, gallery: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "a+", encoding="ascii") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not lockf, which lets the same process in twice
         except BlockingIOError:
             file.seek(0)
             raise UserError(

@@ -1,0 +1,72 @@
+"""The same gallery on a Milvus server: here that of Milvus Lite, which speaks the protocol of all others."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from search.gallery import open_gallery
+from search.indexing import index
+from search.searcher import Searcher
+from utils.errors import UserError
+
+pytest.importorskip("pymilvus")
+SERVER = Path(sys.executable).with_name("milvus-lite")
+pytestmark = pytest.mark.skipif(not SERVER.exists(), reason="needs milvus-lite, which is not installed")
+
+SENTENCE = "A woman in a red coat and grey jeans."
+
+
+@pytest.fixture
+def address(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [SERVER, "server", "--data-dir", tmp_path / "milvus", "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    for _ in range(300):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            assert process.poll() is None
+            time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    process.kill()
+    process.wait()
+
+
+def test_a_server_finds_what_a_file_finds(encoder, photos, tmp_path, address, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a gallery on a server keeps its plain files
+    with open_gallery(str(tmp_path / "gallery"), encoder, photos) as gallery:
+        index(gallery, encoder)
+        expected = Searcher(encoder, gallery).search(SENTENCE).hits
+    with open_gallery(address, encoder, photos) as gallery:
+        report = index(gallery, encoder)
+        assert report.added == len(gallery.records) == gallery.store.count() > 0
+        found = Searcher(encoder, gallery).search(SENTENCE).hits
+        assert [hit.path for hit in found] == [hit.path for hit in expected]
+        with pytest.raises(UserError, match="is open in process"), open_gallery(address, encoder):
+            pass
+    with open_gallery(address, encoder) as gallery:
+        gallery.forget([found[0].path])
+        assert found[0].path not in [hit.path for hit in Searcher(encoder, gallery).search(SENTENCE).hits]
+        there = gallery.store.count()
+    (folder,) = (path for path in tmp_path.iterdir() if path.name.startswith("127.0.0.1-"))
+    assert there == report.added - 1 and (folder / "records").is_dir()
+    shutil.rmtree(folder)  # what a server holds without its plain files is another gallery's
+    with pytest.raises(UserError, match=r"images of another gallery"), open_gallery(address, encoder, photos):
+        pass
+    with open_gallery(f"{address}/mine", encoder, photos) as gallery:
+        assert gallery.store.count() == 0
+
+
+def test_no_server_is_told_in_a_line(encoder, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="cannot be reached"), open_gallery("http://127.0.0.1:9", encoder, photos):
+        pass
