@@ -16,6 +16,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 CHUNK_ELEMENTS = 3 * 2**20  # [B, c, N, I] of a chunk: small enough for caches, large enough to keep all cores busy
 SHORTEST, LONGEST = 8, 64  # steps of a chunk
@@ -30,6 +31,8 @@ def selective_scan(
     u, delta [B, L, I]; A [I, N], negative; B, C [B, L, N]; D, delta_bias [I].
     reverse: from the last step to the first. Uses the kernel of mamba-ssm on CUDA where that package is installed.
     """
+    if torch.compiler.is_exporting():
+        return scan_by_doubling(u, delta, A, B, C, D, delta_bias, reverse)
     if u.is_cuda and find_spec("mamba_ssm") is not None:
         return scan_by_kernel(u, delta, A, B, C, D, delta_bias, reverse)
     return SelectiveScan.apply(u, delta, A, B, C, D, delta_bias, reverse)
@@ -46,6 +49,28 @@ def scan_by_kernel(
     y = selective_scan_fn(
         u, delta, A.float(), B, C, D.float(), z=None, delta_bias=delta_bias.float(), delta_softplus=True
     ).transpose(1, 2)
+    return y.flip(1) if reverse else y
+
+
+def scan_by_doubling(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, reverse: bool
+) -> Tensor:
+    """The same in as many rounds as L has binary digits (Hillis and Steele, 1986): few operations, but more memory
+    than a loop. For graphs that would hold every step of a loop, as ONNX does."""
+    if reverse:
+        u, delta, B, C = (part.flip(1) for part in (u, delta, B, C))
+    kind, given = torch.promote_types(u.dtype, torch.float32), u
+    u, delta, A, B, C, D, delta_bias = (part.to(kind) for part in (u, delta, A, B, C, D, delta_bias))
+    d = torch.nn.functional.softplus(delta + delta_bias)
+    pace = torch.exp(d.unsqueeze(3) * A)                        # [B, L, I, N]
+    states = (d * u).unsqueeze(3) * B.unsqueeze(2)              # as if the state `reach` steps ago had been 0
+    reach = 1
+    while reach < u.shape[1]:
+        further = (0, 0, 0, 0, reach, 0)
+        states = states + pace * pad(states[:, :-reach], further)
+        pace = pace * pad(pace[:, :-reach], further, value=1.0)
+        reach *= 2
+    y = ((states * C.unsqueeze(2)).sum(3) + D * u).to(given.dtype)
     return y.flip(1) if reverse else y
 
 

@@ -39,10 +39,8 @@ def export(encoder: Encoder, folder: Path, metrics: Mapping[str, Any] | None, wi
 
     Raises UserError when it cannot be written, or ONNX and torch differ.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    if with_onnx and encoder.config.image_encoder != "vit":  # a scan would be written out step by step
-        raise UserError(f"image_encoder {encoder.config.image_encoder} has no ONNX form yet; leave out --onnx")
     require_folder(folder, "folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder")
@@ -51,7 +49,7 @@ def export(encoder: Encoder, folder: Path, metrics: Mapping[str, Any] | None, wi
     needed = {name: value for name, value in model.state_dict().items() if is_needed(name)}
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in needed.items()}
     with atomic_write(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+        temporary.write_bytes(save(weights, metadata={"format": "pt"}))
     write_json(folder / SETTINGS, settings_without_files(config.model_dump(mode="json")), indent=2)
     with atomic_write(folder / TOKENIZER) as temporary:
         temporary.write_text(encoder.trained.tokenizer.to_json(), encoding="utf-8")

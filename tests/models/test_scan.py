@@ -5,7 +5,7 @@ import torch
 from plain_mamba import scan
 
 from models import scan as module
-from models.scan import SelectiveScan, chunks_of, selective_scan, softplus
+from models.scan import SelectiveScan, chunks_of, scan_by_doubling, selective_scan, softplus
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "bias")
 
@@ -35,6 +35,16 @@ def chunk_length(request, monkeypatch):
 def test_it_is_the_recurrence(chunk_length, steps, backwards):
     given = inputs(steps=steps)
     torch.testing.assert_close(selective_scan(*given, backwards), scan(*given, backwards), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 12, 33])
+def test_it_is_the_recurrence_without_a_loop_too(steps, backwards):
+    given = inputs(steps=steps)
+    found = scan_by_doubling(*given, backwards)
+    torch.testing.assert_close(found, scan(*given, backwards), rtol=1e-10, atol=1e-10)
+    short = [part.to(torch.bfloat16) for part in given]
+    assert scan_by_doubling(*short, backwards).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("backwards", [False, True])

@@ -1,7 +1,10 @@
 """What is exported is the same model, with and without torch."""
 
+import sys
+
 import numpy as np
 import pytest
+from benchmark_data import TINY, data_settings, run
 
 from search.encoder import Encoder
 from search.export import export
@@ -23,6 +26,16 @@ def test_an_exported_folder_is_the_same_model(encoder, tmp_path):
     assert "12.50" in (tmp_path / "model" / "README.md").read_text()
     with pytest.raises(UserError, match="is not empty"):
         export(encoder, tmp_path / "model", None, with_onnx=False)
+
+
+def test_a_vision_mamba_has_an_onnx_form(benchmark, tmp_path):
+    """Whose scan is no loop there; what onnxruntime makes of it is compared with torch as it is written."""
+    settings = [*TINY, *data_settings(benchmark), "image_encoder=vim", "vision_depth=3", "max_steps=1"]
+    run(sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", tmp_path / "run", "--set",
+        *settings)  # fmt: skip
+    encoder = Encoder.open(tmp_path / "run" / "checkpoint_best.pth")
+    assert "image_encoder.onnx" in export(encoder, tmp_path / "model", None, with_onnx=True)
+    assert (tmp_path / "model" / "image_encoder.onnx").stat().st_size < 3_000_000
 
 
 def test_a_folder_that_holds_no_whole_model_is_told(encoder, tmp_path):
