@@ -174,6 +174,8 @@ def _single_line(records: Epochs, name: str, label: str = "", style: dict | None
 
 def log_of(run: Path) -> Path:
     """log.txt of a run, named by its folder or a file in it. Raises UserError when there is none."""
+    if not run.exists():
+        raise UserError(f"--checkpoint {run} does not exist; name the folder of a run, or a checkpoint in it")
     path = (run if run.is_dir() else run.parent) / "log.txt"
     if not path.is_file():
         raise UserError(f"--checkpoint {run}: there is no {path}; name the folder of a run, or a checkpoint in it")

@@ -21,8 +21,9 @@ from torch import Tensor
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.batch import normalise
 from dataset.captions import clean_caption, clean_caption_with_offsets
+from dataset.decoding import Unusable, read_content
 from dataset.gallery import EvaluationSplit, blocks_of
-from dataset.images import load_image
+from dataset.images import image_from, load_image
 from evaluation.drawing import GREY, INK, PAPER, clean, font, load_picture, text_width
 from evaluation.heatmaps import (
     CaptionMaps,
@@ -125,7 +126,11 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def own_query(options: argparse.Namespace, trained: TrainedModel) -> Query:
-    """The pair that --image and --text give."""
+    """The pair that --image and --text give. Raises UserError when the image is none."""
+    try:
+        image_from(read_content(options.image), trained.config.image_size)
+    except Unusable as fault:
+        raise UserError(f"--image {options.image} {fault}; name another one") from None
     attributes = parse_attributes([options.text], trained.config.max_words)[0]
     return Query(None, options.text, options.image, attributes)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -12,8 +13,8 @@ from evaluation.results import read_metrics
 from evaluation.sheet import SheetRow, ranking_sheet
 from search.encoder import Encoder
 from search.gallery import Gallery, open_gallery, recorded_encoder
-from search.indexing import index, read_metadata
-from search.searcher import CANDIDATES, Answer, Searcher
+from search.indexing import images_below, index, read_metadata, typed
+from search.searcher import CANDIDATES, Answer, Searcher, unknown_column
 from utils.errors import CommandParser, UserError, run_command_line
 from utils.interruption import Interruption
 from utils.logs import set_up_logging
@@ -50,13 +51,14 @@ def open_encoder(options: argparse.Namespace) -> Encoder:
 def run_index(options: argparse.Namespace) -> None:
     """Encode the images below a folder; again: what is new, changed or gone."""
     metadata = read_metadata(options.metadata) if options.metadata else None
-    if not options.folder.is_dir():
-        raise UserError(f"{options.folder} is no folder of images")
+    if not images_below(options.folder):
+        raise UserError(f"there is no image (jpg, png, webp) below {options.folder}; images of a gallery are erased by"
+                        " python -m search forget")  # fmt: skip
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder, options.folder) as gallery:
         report = index(gallery, encoder, metadata)
         for path, fault in report.unreadable.items():
-            print(f"unreadable: {path} {fault}")
+            print(f"unreadable: {in_a_line(path)} {fault}")
         print(f"{report}; the gallery holds {len(gallery.records)} images")
 
 
@@ -79,15 +81,23 @@ def tell(answer: Answer, gallery: Gallery, as_json: bool) -> None:
         return
     for rank, hit in enumerate(answer.hits, 1):
         match = "     " if hit.match is None else f"{hit.match:.3f}"
-        print(f"{rank:3}  match {match}  similarity {hit.similarity:.3f}  {gallery.images / hit.path}")
+        file = in_a_line(str(gallery.images / hit.path))
+        print(f"{rank:3}  match {match}  similarity {hit.similarity:.3f}  {file}")
     if not answer.hits:
         print("nothing found")
     for path, fault in answer.missing.items():
         print(f"left out: {path} {fault}", file=sys.stderr)
 
 
+def in_a_line(name: str) -> str:
+    """A name of a file, in quotes where it would not stay in its line."""
+    return name if name.isprintable() else ascii(name)
+
+
 def write_sheet(answer: Answer, gallery: Gallery, path: Path) -> None:
     """A picture of the hits."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--sheet {path}: the picture is a PNG file; let its name end in .png")
     if not answer.hits:
         raise UserError("nothing was found, so there is nothing to draw")
     scores = [hit.similarity if hit.match is None else hit.match for hit in answer.hits]
@@ -107,23 +117,41 @@ def run_forget(options: argparse.Namespace) -> None:
 
 
 def matching(gallery: Gallery, names: Sequence[str], where: Sequence[str]) -> list[str]:
-    """Paths that are named, lie in a named folder, or whose metadata have the given NAME=VALUE.
+    """Paths that are named or lie in a named folder (all, where none is named), and whose metadata have every given
+    NAME=VALUE.
 
-    Raises UserError for a name that nothing has.
+    Raises UserError for a name or a column that nothing has, and when neither names nor conditions are given.
     """
-    found: dict[str, None] = {}
+    if not names and not where:
+        raise UserError("name images, or folders, or give --where NAME=VALUE")
+    chosen: dict[str, None] = {} if names else dict.fromkeys(gallery.records.by_path)
     for name in names:
-        prefix = name.rstrip("/") + "/"
-        here = [path for path in gallery.records.by_path if path == name or path.startswith(prefix)]
-        if not here:
-            raise UserError(f"the gallery holds no image {name!r}, and none below it")
-        found |= dict.fromkeys(here)
+        for inside in below(gallery.images, name):
+            here = [path for path in gallery.records.by_path if path == inside or path.startswith(f"{inside}/")]
+            if here:
+                break
+        else:
+            raise UserError(f"the gallery holds no image {name!r}, and none below it; its paths start from"
+                            f" {gallery.images}")  # fmt: skip
+        chosen |= dict.fromkeys(here)
+    columns = gallery.columns()
     for condition in where:
         name, equals, value = condition.partition("=")
         if not equals:
             raise UserError(f"--where {condition}: NAME=VALUE is expected")
-        found |= {r.path: None for r in gallery.records if str(r.metadata.get(name)) == value}
-    return list(found)
+        if name not in columns:
+            raise UserError(f"--where {condition}: {unknown_column(name, columns)}")
+        wanted = (value, typed([value])[0])
+        have = {path: gallery.records.by_path[path].metadata.get(name) for path in chosen}
+        chosen = {path: None for path in chosen if have[path] is not None
+                  and (str(have[path]) == wanted[0] or have[path] == wanted[1])}  # fmt: skip
+    return list(chosen)
+
+
+def below(folder: Path, name: str) -> list[str]:
+    """What a gallery may call a path: it is given below its folder, whole, or from the working directory."""
+    paths = (Path(os.path.normpath(start / name)) for start in (folder, Path.cwd()))
+    return [path.relative_to(folder).as_posix() for path in paths if path.is_relative_to(folder)]
 
 
 def run_serve(options: argparse.Namespace) -> None:
@@ -156,8 +184,7 @@ def require_free_port(host: str, port: int) -> None:
 def run_rebuild(options: argparse.Namespace) -> None:
     """Build the index again from the records."""
     encoder = open_encoder(options)
-    with open_gallery(options.gallery, encoder) as gallery:
-        gallery.rebuild()
+    with open_gallery(options.gallery, encoder, anew=True) as gallery:
         print(f"the index of {len(gallery.records)} images is built again")
 
 
@@ -196,8 +223,9 @@ def build_parser() -> CommandParser:
     one.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the images")
     add_model(one)
     one = add("forget", run_forget)
-    one.add_argument("images", nargs="*", help="paths or folders, as the gallery names them")
-    one.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", help="all images with this metadata")
+    one.add_argument("images", nargs="*", help="images, or folders of them (all images, with --where alone)")
+    one.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", 
+                     help="only those whose metadata have all of these")
     add_model(one)
     add_model(add("rebuild", run_rebuild))
     one = add("serve", run_serve)

@@ -110,6 +110,7 @@ class Encoder:
         """
         if len(text) > MOST_CHARACTERS:
             raise UserError(f"the sentence has {len(text)} characters; give one of at most {MOST_CHARACTERS}")
+        text = text.encode("utf-8", "replace").decode()  # what is no text, such as half of a surrogate pair
         cleaned = clean_caption(text, self.config.max_words)
         if not any(character.isalnum() for character in cleaned):
             raise UserError("the sentence holds no word; describe a person, such as: a woman in a red coat")

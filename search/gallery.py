@@ -13,7 +13,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -28,7 +28,7 @@ from utils.files import read_json, require_folder, write_json
 
 FORMAT = 1
 ABOUT, RECORDS, INDEX, SYNCHRONISED, LOCK = "gallery.json", "records", "index.db", "synchronised.json", ".lock"
-PAGE = "page"
+PAGE, ERASING = "page", "erasing"
 COLLECTION = "gallery"
 
 
@@ -37,6 +37,7 @@ class Gallery:
 
     def __init__(self, folder: Path, about: dict[str, Any], records: Records, store: Store):
         self.folder, self.about, self.records, self.store = folder, about, records, store
+        self.known_columns: tuple[dict[str, Any], dict[str, list[Any]]] = {}, {}
 
     @property
     def images(self) -> Path:
@@ -61,6 +62,11 @@ class Gallery:
 
     def columns(self) -> dict[str, list[Any]]:
         """Metadata by name with the values they take, sorted: what can be filtered by."""
+        if self.known_columns[0] != self.state():
+            self.known_columns = self.state(), self.find_columns()
+        return self.known_columns[1]
+
+    def find_columns(self) -> dict[str, list[Any]]:
         found: dict[str, set[Any]] = {}
         for record in self.records:
             for name, value in record.metadata.items():
@@ -72,6 +78,8 @@ class Gallery:
 
         Raises UserError when it holds images of another gallery.
         """
+        if (self.folder / ERASING).exists() or self.records.entries > len(self.records):  # its process was killed
+            self.erase()
         path, there = self.folder / SYNCHRONISED, self.store.count()
         if not self.records.files() and there:
             raise UserError(
@@ -91,7 +99,7 @@ class Gallery:
         self.store.put(records)
 
     def drop(self, paths: Sequence[str]) -> None:
-        """Images whose files are gone."""
+        """Images whose files are gone: they count no more, and go for good with the next `erase`."""
         old = [self.records.by_path[path].id for path in paths]
         self.records.drop(paths)
         self.store.remove(old)
@@ -106,9 +114,16 @@ class Gallery:
 
     def forget(self, paths: list[str]) -> None:
         """Erase images from records and index, and copies that a page has shown; their files are left alone."""
+        self.records.lose(paths)
+        self.erase()
+
+    def erase(self) -> None:
+        """Write records and index anew, with what counts alone: both only mark what is replaced or removed."""
         self.clear_page()
-        self.records.forget(paths)
-        self.synchronise()
+        (self.folder / ERASING).touch()
+        self.records.rewrite()
+        self.rebuild()
+        (self.folder / ERASING).unlink()
 
     @property
     def page(self) -> Path:
@@ -122,7 +137,7 @@ class Gallery:
         """Build the index again from the records."""
         self.store.clear()
         self.store.put(list(self.records))
-        self.store.finish()
+        self.finish()
 
 
 def place_of(gallery: str) -> tuple[str, str, Path]:
@@ -141,8 +156,10 @@ def place_of(gallery: str) -> tuple[str, str, Path]:
 
 
 @contextlib.contextmanager
-def open_gallery(gallery: str, encoder: Encoder, images: str | Path | None = None) -> Iterator[Gallery]:
-    """Open a gallery, or make one when `images`, the folder to be indexed, is given.
+def open_gallery(
+    gallery: str, encoder: Encoder, images: str | Path | None = None, anew: bool = False
+) -> Iterator[Gallery]:
+    """Open a gallery, or make one when `images`, the folder to be indexed, is given. anew: its index is built again.
 
     The index is brought in line with the records, which are right whatever happened to the last process.
 
@@ -152,14 +169,19 @@ def open_gallery(gallery: str, encoder: Encoder, images: str | Path | None = Non
     uri, collection, folder = place_of(str(gallery))
     images = None if images is None else Path(images)
     if images is None and not (folder / ABOUT).is_file():
-        raise UserError(f"there is no gallery {gallery}; make it by: python -m search index FOLDER --gallery {gallery}")
+        raise UserError(no_gallery(gallery))
     require_folder(folder, "--gallery")
     with claimed(folder, gallery):
         about = open_about(folder, encoder, images)
         records = Records(folder / RECORDS)
+        if anew and not is_server(str(gallery)):
+            shutil.rmtree(folder / INDEX, ignore_errors=True)
+            (folder / INDEX).unlink(missing_ok=True)
         store = Store(uri, collection, encoder.dimensions)
         try:
             opened = Gallery(folder, about, records, store)
+            if anew:
+                opened.rebuild()
             opened.synchronise()
             yield opened
         finally:
@@ -185,18 +207,28 @@ def open_about(folder: Path, encoder: Encoder, images: Path | None) -> dict[str,
         if before != value:
             was = "by another model" if name == "model" else f"with {name} {before}, not {value}"
             raise UserError(
-                f"gallery {folder} was made {was} (by {about.get('encoder')}); use that, or make a new one"
+                f"gallery {folder} was made {was}: {checkpoint_of(about)}; use that, or make a new one"
             )
     if images is not None and str(images.resolve()) != about["images"]:
         raise UserError(f"gallery {folder} is of the images in {about['images']}; name a new one for {images}")
     return about
 
 
+def no_gallery(gallery: str) -> str:
+    return f"there is no gallery {gallery}; make it: python -m search index FOLDER --gallery {gallery} --checkpoint C"
+
+
+def checkpoint_of(about: Mapping[str, Any]) -> str:
+    """What gallery.json says of the model's file."""
+    source = about.get("encoder")
+    return str(source.get("checkpoint")) if isinstance(source, dict) else "an unknown checkpoint"
+
+
 def recorded_encoder(gallery: str) -> dict[str, Any]:
     """The arguments of `Encoder.open` that made a gallery. Raises UserError when there is no such gallery."""
     path = place_of(gallery)[2] / ABOUT
     if not path.is_file():
-        raise UserError(f"there is no gallery {gallery}; make it by: python -m search index FOLDER --gallery {gallery}")
+        raise UserError(no_gallery(gallery))
     about = read_json(path, "gallery file")
     source = about.get("encoder") if isinstance(about, dict) else None
     if not isinstance(source, dict) or not isinstance(source.get("checkpoint"), str):
@@ -225,6 +257,8 @@ def claimed(folder: Path, gallery: str) -> Iterator[None]:
 
 def check_columns(names: list[str], where: str) -> None:
     """Raises UserError for names of metadata that the index needs itself, or that a filter cannot write."""
-    for name in names:
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise UserError(f"{where}: two columns are called {name!r}")
         if name in (*OWN_FIELDS, "digest") or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise UserError(f"{where}: no filter can name column {name!r}; use letters, digits and _, not id or path")

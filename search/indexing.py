@@ -5,7 +5,9 @@ date says. Each batch is kept before it is counted, so that a killed process los
 """
 
 import csv
+import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ from utils.parallel import available_cores
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 BATCH = 64
 READ_AHEAD = 4  # batches
+MOST_FILES = 200  # of records, until they are written as one
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -74,12 +78,16 @@ def read_metadata(path: Path | None) -> dict[str, dict[str, Any]]:
         raise UserError(f"metadata {path} cannot be read: {error}") from None
     if not rows or not rows[0] or rows[0][0] != "image":
         raise UserError(f"metadata {path}: the first column must be called `image`")
-    names = rows[0][1:]
+    names, seen = rows[0][1:], {}
     check_columns(names, f"metadata {path}")
     for number, row in enumerate(rows, 1):
         if row and len(row) != len(rows[0]):
             raise UserError(f"metadata {path}, line {number}: {len(row)} cells, not {len(rows[0])}")
+        if row and seen.setdefault(row[0], number) != number:
+            raise UserError(f"metadata {path}, line {number}: {row[0]} is in line {seen[row[0]]} already")
     table = [row for row in rows[1:] if row]
+    if not table:
+        raise UserError(f"metadata {path} has a header and no rows; leave out --metadata to keep what is known")
     columns = {name: typed([row[place] for row in table]) for place, name in enumerate(names, 1)}
     return {
         row[0]: {name: values[place] for name, values in columns.items() if values[place] is not None}
@@ -88,14 +96,18 @@ def read_metadata(path: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def typed(cells: Sequence[str]) -> list[Any]:
-    """A column's values: whole numbers, numbers, or text, the same kind for all; None where empty."""
-    for kind in (int, float):
-        try:
-            values = [kind(cell) if cell.strip() else None for cell in cells]
-        except ValueError:
-            continue
-        if all(value is None or np.isfinite(value) for value in values):
-            return values
+    """A column's values: whole numbers of 64 bits, numbers, or text, the same kind for all; None where empty.
+
+    Numbers with leading zeros are names, and stay text.
+    """
+    if not any(re.match(r"\s*[+-]?0\d", cell) for cell in cells):
+        for kind in (int, float):
+            try:
+                values = [kind(cell) if cell.strip() else None for cell in cells]
+            except ValueError:
+                continue
+            if all(value is None or abs(value) < (2**63 if kind is int else float("inf")) for value in values):
+                return values
     return [cell if cell.strip() else None for cell in cells]
 
 
@@ -143,8 +155,19 @@ def read_ahead(function, paths: Sequence[str]) -> Iterator[Found]:
 
 
 def index(gallery: Gallery, encoder: Encoder, metadata: Mapping[str, Mapping[str, Any]] | None = None) -> Report:
-    """Bring `gallery` in line with its folder. metadata: by path; None = what is known of images stays."""
+    """Bring `gallery` in line with its folder. metadata: by path; None = what is known of images stays.
+
+    Raises UserError when metadata are of no image of the folder, or it holds none although the gallery does.
+    """
     report, paths = Report(), images_below(gallery.images)
+    if not paths and len(gallery.records):
+        raise UserError(f"there is no image below {gallery.images} any more; nothing was changed: is it not mounted?"
+                        " Images of a gallery are erased by python -m search forget")  # fmt: skip
+    check_metadata(metadata, paths)
+    paths, report.unreadable = [path for path in paths if is_text(path)], {
+        path.encode("utf-8", "backslashreplace").decode(): "has a name that is not UTF-8; rename it"
+        for path in paths if not is_text(path)
+    }  # fmt: skip
     known = {record.digest: record.embedding for record in gallery.records}
     with tqdm(total=len(paths), desc="images", unit="image", disable=None) as bar:
         found = read_ahead(lambda path: look(gallery, encoder, known, path), paths)
@@ -156,9 +179,34 @@ def index(gallery: Gallery, encoder: Encoder, metadata: Mapping[str, Mapping[str
     if gone:
         gallery.drop(gone)
     report.removed = len(gone)
-    gallery.records.rewrite_if_wasteful()
+    if report.removed or report.updated:
+        gallery.erase()
+    elif len(gallery.records.files()) > MOST_FILES:
+        gallery.records.rewrite()
     gallery.finish()
     return report
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name can be written down: on Linux it can hold any bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_metadata(metadata: Mapping[str, Mapping[str, Any]] | None, paths: Sequence[str]) -> None:
+    """Tell of rows of images that are not there. Raises UserError when that is so of all of them."""
+    if metadata is None:
+        return
+    there = set(paths)
+    unknown = [path for path in metadata if path not in there]
+    if len(unknown) == len(metadata):
+        example = f", such as {unknown[0]} (an image is called {paths[0]})" if unknown and paths else ""
+        raise UserError(f"the metadata are of no image below the folder{example}; nothing was changed")
+    if unknown:
+        logger.warning("%d rows of the metadata are of images that are not there, such as %s", len(unknown), unknown[0])
 
 
 def take(

@@ -19,8 +19,6 @@ import numpy as np
 from utils.errors import UserError
 from utils.files import atomic_write, remove_leftovers
 
-WASTE = 1000  # superseded entries that are worth writing all records anew
-
 
 @dataclass(frozen=True)
 class Record:
@@ -88,7 +86,7 @@ class Records:
         except Exception as error:  # damaged files make numpy and zipfile raise nearly any type
             raise UserError(
                 f"gallery file {path} is damaged ({type(error).__name__}); remove it and index again: what it held is"
-                " encoded anew"
+                " encoded anew (name --metadata again, if there were any)"
             ) from None
         if head["whole"]:
             self.lose(list(self.by_path))
@@ -102,11 +100,6 @@ class Records:
         self.write(records, ())
         self.take(records)
 
-    def forget(self, paths: Iterable[str]) -> None:
-        """Erase images from the files, not only from what counts."""
-        self.lose(paths)
-        self.rewrite()
-
     def drop(self, paths: Sequence[str]) -> None:
         """Images that are gone: they count no more; what the files hold of them goes with the next `rewrite`."""
         self.write((), paths)
@@ -119,10 +112,6 @@ class Records:
         for path in older:
             path.unlink(missing_ok=True)
         self.entries = len(self)
-
-    def rewrite_if_wasteful(self) -> None:
-        if self.entries - len(self) > max(WASTE, len(self)) or len(self.files()) > WASTE:
-            self.rewrite()
 
     def write(self, records: Sequence[Record], forgotten: Iterable[str], whole: bool = False) -> None:
         """The next file; whole: what earlier ones say no longer counts."""

@@ -3,6 +3,7 @@
 Letters: K candidates, N image tokens, D width.
 """
 
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -23,6 +24,8 @@ CANDIDATES = 128
 MOST_CANDIDATES = 1000
 ENCODED_AT_ONCE = 32
 CACHE_BYTES = 2**30
+QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""  # text within a filter
+OF_FILTERS = {"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists", "path", "id"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Searcher:
             clock = Clock()
             query = self.encoder.query(text)
             clock.lap("reading")
+            self.check_filter(where)
             near = self.gallery.store.search(query.embedding, max(top, candidates), where)
             clock.lap("embedding search")
             found, missing = self.candidates(path for _, path, _ in near[:candidates])
@@ -104,6 +108,13 @@ class Searcher:
             for _, path, similarity in kept[:top]
         ]
         return Answer(query, hits, clock.milliseconds, missing)
+
+    def check_filter(self, where: str) -> None:
+        """Raises UserError for a name that no image has as metadata: Milvus would find nothing, without a word."""
+        columns = self.gallery.columns() if where else {}
+        for name in re.findall(r"[A-Za-z_]\w*(?!\w*\s*\()", re.sub(QUOTED, "''", where)):
+            if name.lower() not in OF_FILTERS and name not in columns:
+                raise UserError(f"the filter {where!r} is not understood: {unknown_column(name, columns)}")
 
     def match(self, query: Query, tokens: dict[str, Tensor]) -> dict[str, float]:
         """Match logits by path."""
@@ -144,6 +155,13 @@ class Searcher:
         for path, one in found.items():
             self.cache.put(self.gallery.records.by_path[path].digest, one)
         return found
+
+
+def unknown_column(name: str, columns: Iterable[str]) -> str:
+    """What to tell who names metadata that no image has."""
+    there = ", ".join(columns)
+    text = f" (text is written '{name}')" if there else ""
+    return f"no metadata are called {name}{text}; there are {there or 'none: give some to index by --metadata'}"
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""The HTTP API of a gallery, and the page on top of it; described for programs at /docs.
+"""The HTTP API of a gallery, and the page on top of it; this text is at /docs, and for programs at /openapi.json.
 
     POST /api/search    {"text", "top", "candidates", "where"} -> hits, best first, and milliseconds by stage
     POST /api/explain   {"text", "id"} -> how well each attribute of the text fits the image, and heat maps
@@ -6,10 +6,12 @@
     GET  /api/gallery   how many images, and what they can be filtered by
     POST /api/images    an image file as the body, only where uploads are allowed -> its id
 
-Wrong input is answered by status 400 and {"error": one line}. Pages of other sites that a user has open cannot use the
+Wrong input is answered by status 400, what is not there by 404, what is not allowed by 403, each with
+{"error": one line}. Pages of other sites that a user has open cannot use the
 API: requests that a browser sends on their behalf are answered by status 403.
 """
 
+import html
 import ipaddress
 import os
 from collections.abc import Awaitable, Callable
@@ -17,10 +19,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from dataset.decoding import Unusable, examine, explained
 from dataset.digests import digest_of
@@ -59,7 +63,7 @@ class Doubt(BaseModel):
 def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") -> FastAPI:
     """The API alone. host: where it is served; if that is this machine alone, other names of it are refused, as a site
     uses them that makes its own name mean this machine."""
-    app = FastAPI(title="Text-based person search", description=__doc__, version="1")
+    app = FastAPI(title="Text-based person search", description=__doc__, version="1", docs_url=None, redoc_url=None)
 
     @app.middleware("http")
     async def refuse_other_sites(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -75,6 +79,21 @@ def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") ->
     @app.exception_handler(UserError)
     def refuse(request: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, status_code=400)
+
+    @app.exception_handler(RequestValidationError)
+    def refuse_question(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse({"error": f"the request is not understood: {where} {first['msg']}"}, status_code=400)
+
+    @app.exception_handler(HTTPException)
+    def refuse_address(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
+
+    @app.get("/docs", response_class=HTMLResponse)
+    def documentation() -> str:
+        """What this API is."""
+        return f"<title>HTTP API</title><pre>{html.escape(__doc__ or '')}</pre><a href='/openapi.json'>openapi.json</a>"
 
     @app.post("/api/search")
     def search(question: Question) -> dict[str, Any]:
@@ -111,6 +130,10 @@ def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") ->
         content = await body_of(request)
         record = await run_in_threadpool(add_image, searcher, content)
         return JSONResponse({"id": record.id, "path": record.path})
+
+    @app.api_route("/api/{rest:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"], include_in_schema=False)
+    def nothing(request: Request, rest: str) -> JSONResponse:
+        return JSONResponse({"error": f"there is no {request.method} /api/{rest}; see /docs"}, status_code=404)
 
     return app
 

@@ -32,7 +32,7 @@ class Store:
 
     def __init__(self, uri: str, collection: str, dimensions: int):
         """uri: a file of Milvus Lite, or http://host:port of a server. Raises UserError when it cannot be opened."""
-        self.client, self.collection, self.dimensions = connect(uri), collection, dimensions
+        self.client, self.collection, self.dimensions = Told(connect(uri), uri), collection, dimensions
         self.uri = uri
         if not self.client.has_collection(collection):
             self.create()
@@ -90,7 +90,7 @@ class Store:
         """
         least, times = LOOKED_AT
         with complaints(f"the filter {where!r} is not understood") if where else complaints("the search failed"):
-            found = self.client.search(
+            found = self.client.client.search(
                 self.collection, data=[vector.astype(np.float32)], limit=count, filter=where, output_fields=[PATH],
                 search_params={"params": {"ef": max(least, times * count)} if self.kind == GRAPH else {}},
             )  # fmt: skip
@@ -154,6 +154,22 @@ def connect(uri: str) -> Any:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # tracebacks of what is told in a line here
     with complaints(f"the index {uri} cannot be {'reached' if is_server(uri) else 'opened'}"):
         return MilvusClient(uri)
+
+
+class Told:
+    """A client of Milvus whose errors are UserErrors of one line."""
+
+    def __init__(self, client: Any, uri: str):
+        self.client, self.uri = client, uri
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.client, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            with complaints(f"the index {self.uri} fails ({name}; python -m search rebuild makes it again)"):
+                return method(*arguments, **named)
+
+        return call
 
 
 class complaints:

@@ -172,6 +172,7 @@ def test_a_pair_of_ones_own(checkpoint, benchmark, tmp_path):
         (["--image", "x.jpg"], "--image and --text belong together"),
         (["--image", "x.jpg", "--text", "a man", "--captions", "1"], "give one of them"),
         (["--image", "x.jpg", "--text", " . "], "--text holds no word"),
+        (["--image", "x.jpg", "--text", "a man"], "--image x.jpg does not exist; name another one"),
         (["--image", "missing.jpg", "--text", "a man"], "image missing.jpg"),
         (["--layer", "1"], "layer 1 is the last one, of which the match logit reads CLS alone"),
         (["--layer", "7"], "layer 7 has no cross-attention; choose one from 0 to 1"),

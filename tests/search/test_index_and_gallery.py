@@ -88,6 +88,9 @@ def test_metadata_are_filters(encoder, photos, tmp_path):
         ("image,id\na,b\n", "column 'id'"),
         ("image,the camera\na,b\n", "column 'the camera'"),
         ("", "first column"),
+        ("image,camera\n", "a header and no rows"),
+        ("image,camera\na,b\nb,c\na,d\n", "line 4: a is in line 2 already"),
+        ("image,camera,camera\na,b,c\n", "two columns are called 'camera'"),
     ],
 )
 def test_wrong_metadata_are_told(tmp_path, text, words):
@@ -100,6 +103,105 @@ def test_wrong_metadata_are_told(tmp_path, text, words):
 def test_columns_have_one_kind():
     assert typed(["1", "", "3"]) == [1, None, 3] and typed(["1", "2.5"]) == [1.0, 2.5]
     assert typed(["1", "x"]) == ["1", "x"] and typed(["nan", "1"]) == ["nan", "1"]
+    assert typed(["007", "8"]) == ["007", "8"] and typed(["0", "0.5"]) == [0.0, 0.5]
+    assert typed(["9" * 30, "1"]) == [1e30, 1.0] and typed(["1e999", "1"]) == ["1e999", "1"]
+
+
+def test_metadata_of_other_images_change_nothing(encoder, photos, tmp_path, caplog):
+    with open_gallery(str(tmp_path / "gallery"), encoder, photos) as gallery:
+        one = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))[0]
+        index(gallery, encoder, {one: {"camera": "c1"}})
+        with pytest.raises(UserError, match=r"of no image below the folder, such as photos/a\.jpg"):
+            index(gallery, encoder, {"photos/a.jpg": {"camera": "c2"}})
+        assert gallery.records.by_path[one].metadata == {"camera": "c1"}
+        index(gallery, encoder, {one: {"camera": "c3"}, "gone.jpg": {"camera": "c2"}})
+        assert "1 rows of the metadata are of images that are not there, such as gone.jpg" in caplog.text
+        assert gallery.columns() == {"camera": ["c3"]}
+
+
+def all_content(place):
+    """Everything that the files of a gallery say, unpacked."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    said = []
+    for path in place.rglob("*"):
+        if path.suffix == ".parquet":
+            said.append(str(parquet.read_table(path).to_pylist()))
+        elif path.suffix == ".npz":
+            with np.load(path) as file:
+                said.append(str(file["head"]))
+        elif path.is_file():
+            said.append(path.read_bytes().decode("latin-1"))
+    return "\n".join(said)
+
+
+@pytest.mark.parametrize("way", ["forgotten", "deleted", "changed, killed"])
+def test_what_is_erased_is_in_no_file(encoder, photos, tmp_path, way):
+    place = tmp_path / "gallery"
+    secret = photos / "secret-person.png"
+    Image.new("RGB", (30, 60), "red").save(secret)
+    with open_gallery(str(place), encoder, photos) as gallery:
+        index(gallery, encoder, {secret.name: {"person": "anna-secret"}})
+        digest = gallery.records.by_path[secret.name].digest
+    assert all(word in all_content(place) for word in (secret.name, "anna-secret", digest))
+    with open_gallery(str(place), encoder) as gallery:
+        if way == "forgotten":
+            gallery.forget([secret.name])
+        elif way == "deleted":
+            secret.unlink()
+            assert index(gallery, encoder).removed == 1
+        else:  # the process ended before it erased what was dropped
+            gallery.drop([secret.name])
+            gallery.finish()
+    with open_gallery(str(place), encoder) as gallery:
+        assert secret.name not in gallery.records.by_path and gallery.store.count() == len(gallery.records) > 0
+    found = all_content(place)
+    assert not [word for word in (secret.name, "anna-secret", digest) if word in found]
+
+
+def test_a_killed_erasure_is_finished(encoder, photos, tmp_path, monkeypatch):
+    place = tmp_path / "gallery"
+    indexed(place, encoder, photos)
+    one = None
+    with open_gallery(str(place), encoder) as gallery:
+        one = next(iter(gallery.records)).path
+        monkeypatch.setattr(type(gallery), "rebuild", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            gallery.forget([one])
+    monkeypatch.undo()
+    with open_gallery(str(place), encoder):
+        pass
+    assert one not in all_content(place)
+
+
+def test_odd_names_of_files_are_left_out(encoder, photos, tmp_path):
+    odd = os.fsencode(photos) + b"/bad\xff\xfe.jpg"
+    shutil.copy(next(photos.rglob("*.jpg")), odd)
+    report, paths = indexed(tmp_path / "gallery", encoder, photos)
+    assert report.unreadable == {"bad\\udcff\\udcfe.jpg": "has a name that is not UTF-8; rename it"}
+    assert paths and not [path for path in paths if "bad" in path]
+
+
+def test_an_empty_folder_forgets_nothing(encoder, photos, tmp_path):
+    indexed(tmp_path / "gallery", encoder, photos)
+    shutil.move(photos, tmp_path / "away")
+    photos.mkdir()
+    with open_gallery(str(tmp_path / "gallery"), encoder) as gallery:
+        with pytest.raises(UserError, match=r"no image below .* any more; nothing was changed"):
+            index(gallery, encoder)
+        assert len(gallery.records)
+
+
+def test_a_damaged_index_is_told_and_built_again(encoder, photos, tmp_path):
+    place = tmp_path / "gallery"
+    indexed(place, encoder, photos)
+    for path in (place / "index.db").rglob("*.parquet"):
+        path.write_bytes(b"junk" * 50)
+    with pytest.raises(UserError, match="search rebuild") as told, open_gallery(str(place), encoder) as gallery:
+        gallery.store.search(next(iter(gallery.records)).embedding, 5)
+    assert "\n" not in str(told.value)
+    with open_gallery(str(place), encoder, anew=True) as gallery:
+        assert gallery.store.count() == len(gallery.records) > 0
+        assert gallery.store.search(next(iter(gallery.records)).embedding, 5)
 
 
 def test_it_refuses_what_is_not_its_own(encoder, photos, tmp_path):

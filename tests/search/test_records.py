@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from search import records as module
 from search.records import Record, Records
 from utils.errors import UserError
 
@@ -31,19 +30,19 @@ def test_what_is_forgotten_is_in_no_file(tmp_path):
     kept = Records(tmp_path)
     kept.add([record("secret-person.jpg", value=0.123), record("other.jpg")])
     kept.drop(["other.jpg"])
-    kept.forget(["secret-person.jpg"])
+    kept.lose(["secret-person.jpg"])
+    kept.rewrite()
     assert len(kept) == 0 and read(tmp_path) == {}
     for path in tmp_path.iterdir():
         content = path.read_bytes()
         assert b"secret" not in content and np.float32(0.123).tobytes() not in content
 
 
-def test_files_stay_few(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "WASTE", 5)
+def test_many_files_become_one(tmp_path):
     kept = Records(tmp_path)
     for number in range(12):
         kept.add([record("a.jpg", str(number))])
-    kept.rewrite_if_wasteful()
+    kept.rewrite()
     assert len(kept.files()) == 1 and read(tmp_path)["a.jpg"][0] == "11"
 
 

@@ -83,7 +83,9 @@ def test_filters_and_numbers(searcher):
         ({"text": "a" * 30_000}, "30000 characters"),
         ({"text": "a man", "top": 0}, "top must be from 1"),
         ({"text": "a man", "candidates": 5000}, "candidates from 0 to"),
-        ({"text": "a man", "where": "camera = c1 or"}, "the filter 'camera = c1 or' is not understood"),
+        ({"text": "a man", "where": "camera = 'c1' or"}, "the filter \"camera = 'c1' or\" is not understood"),
+        ({"text": "a man", "where": "camera == c1"}, "(text is written 'c1'); there are camera"),
+        ({"text": "a man", "where": "bogus == 'c1'"}, "no metadata are called bogus"),
     ],
 )
 def test_wrong_questions(searcher, arguments, words):
@@ -139,8 +141,8 @@ def test_the_command_line(trained, photos, tmp_path):
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
     assert all(str(photos) in hit["file"] for hit in answer["hits"])
     assert Image.open(tmp_path / "hits.png").width > 300
-    gone = answer["hits"][0]["path"]
-    assert search("forget", gone, "--gallery", place).returncode == 0
+    gone, whole = answer["hits"][0]["path"], answer["hits"][1]["file"]
+    assert search("forget", gone, whole, "--gallery", place).returncode == 0
     again = json.loads(search("query", SENTENCE, "--gallery", place, "--top", 3, "--json").stdout)
     assert gone not in [hit["path"] for hit in again["hits"]]
     for arguments, words in (

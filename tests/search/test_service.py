@@ -44,7 +44,10 @@ def test_search_explain_and_images(client, searcher):
     assert image.headers["content-type"] == "image/jpeg" and image.headers["x-content-type-options"] == "nosniff"
     about = client.get("/api/gallery").json()
     assert about == {"images": len(searcher.gallery.records), "columns": {"camera": ["c0", "c1", "c2"]}}
-    assert client.get("/docs").status_code == 200 and "/api/search" in client.get("/openapi.json").json()["paths"]
+    documentation = client.get("/docs")
+    assert documentation.status_code == 200 and "POST /api/search" in documentation.text
+    assert "http:" not in documentation.text and "https:" not in documentation.text  # all of it comes from here
+    assert "/api/search" in client.get("/openapi.json").json()["paths"]
 
 
 @pytest.mark.parametrize(
@@ -52,16 +55,27 @@ def test_search_explain_and_images(client, searcher):
     [
         ({"text": " ?! "}, 400, "the sentence holds no word"),
         ({"text": "a man", "where": "camera ="}, 400, "is not understood"),
-        ({"text": "a man", "where": "x" * 3000}, 422, "2000"),
-        ({"text": "a man", "top": 10**9}, 422, "1000"),
-        ({"text": 7}, 422, "string"),
-        ({"text": "a man", "tops": 7}, 422, "tops"),
-        ([], 422, ""),
+        ({"text": "a man", "where": "x" * 3000}, 400, "where String should have at most 2000"),
+        ({"text": "a man", "top": 10**9}, 400, "1000"),
+        ({"text": 7}, 400, "text Input should be a valid string"),
+        ({"text": "a man", "tops": 7}, 400, "tops"),
+        ([], 400, ""),
+        ({"text": "a man", "where": "bogus == 1"}, 400, "no metadata are called bogus"),
     ],
 )
 def test_wrong_questions_are_told(client, question, status, words):
     answer = client.post("/api/search", json=question)
-    assert answer.status_code == status and words in answer.text and "Traceback" not in answer.text
+    assert answer.status_code == status and words in answer.json()["error"] and set(answer.json()) == {"error"}
+
+
+def test_what_is_no_json_or_text_is_answered_too(client):
+    as_json = {"Content-Type": "application/json"}
+    answer = client.post("/api/search", content=b"{no json", headers=as_json)
+    assert answer.status_code == 400 and "not understood" in answer.json()["error"]
+    odd = client.post("/api/search", content=b'{"text": "a\\u0000man \\ud800", "top": 1}', headers=as_json)
+    assert odd.status_code == 200 and len(odd.json()["hits"]) == 1
+    missing = client.get("/api/nothing")
+    assert missing.status_code == 404 and set(missing.json()) == {"error"}
 
 
 def test_nothing_but_the_gallery_is_served(client, searcher, tmp_path):
