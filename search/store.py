@@ -25,6 +25,7 @@ LOOKED_AT = 512, 4  # images that a search of a graph keeps in view: so many, an
 BATCH = 1000
 CONSISTENCY = "Strong"  # everybody sees what was written before they asked
 WAIT_SECONDS = 3600
+REBUILD = "python -m search rebuild makes it again"
 
 
 class Store:
@@ -68,10 +69,11 @@ class Store:
     def ids(self) -> set[str]:
         """Of all images in it."""
         found: set[str] = set()
-        pages = self.client.query_iterator(self.collection, batch_size=BATCH, output_fields=[ID])
-        while page := pages.next():
-            found.update(row[ID] for row in page)
-        pages.close()
+        with complaints(f"the index {self.uri} fails ({REBUILD})"):
+            pages = self.client.query_iterator(self.collection, batch_size=BATCH, output_fields=[ID])
+            while page := pages.next():
+                found.update(row[ID] for row in page)
+            pages.close()
         return found
 
     def put(self, records: Sequence[Record]) -> None:
@@ -166,7 +168,7 @@ class Told:
         method = getattr(self.client, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
-            with complaints(f"the index {self.uri} fails ({name}; python -m search rebuild makes it again)"):
+            with complaints(f"the index {self.uri} fails ({name}; {REBUILD})"):
                 return method(*arguments, **named)
 
         return call
