@@ -112,7 +112,7 @@ class Searcher:
     def check_filter(self, where: str) -> None:
         """Raises UserError for a name that no image has as metadata: Milvus would find nothing, without a word."""
         columns = self.gallery.columns() if where else {}
-        for name in re.findall(r"[A-Za-z_]\w*(?!\w*\s*\()", re.sub(QUOTED, "''", where)):
+        for name in re.findall(r"(?<![\w.])[A-Za-z_]\w*(?!\w*\s*\()", re.sub(QUOTED, "''", where)):
             if name.lower() not in OF_FILTERS and name not in columns:
                 raise UserError(f"the filter {where!r} is not understood: {unknown_column(name, columns)}")
 

@@ -7,8 +7,8 @@
     POST /api/images    an image file as the body, only where uploads are allowed -> its id
 
 Wrong input is answered by status 400, what is not there by 404, what is not allowed by 403, each with
-{"error": one line}. Pages of other sites that a user has open cannot use the
-API: requests that a browser sends on their behalf are answered by status 403.
+{"error": one line}. Pages of other sites that a user has open cannot use the API: requests that a browser sends on
+their behalf are answered by status 403.
 """
 
 import html
@@ -65,30 +65,8 @@ def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") ->
     uses them that makes its own name mean this machine."""
     app = FastAPI(title="Text-based person search", description=__doc__, version="1", docs_url=None, redoc_url=None)
 
-    @app.middleware("http")
-    async def refuse_other_sites(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        asked, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if origin and urlsplit(origin).netloc != asked and request.url.path.startswith("/api/"):
-            return JSONResponse({"error": "requests of other sites are refused"}, status_code=403)
-        if not allow_upload and request.url.path.startswith("/gradio_api/upload"):
-            return JSONResponse({"error": NO_UPLOADS}, status_code=403)
-        if is_this_machine(host) and not is_this_machine(urlsplit(f"//{asked}").hostname or ""):
-            return JSONResponse({"error": f"this is served on {host} alone, not on {asked}"}, status_code=403)
-        return await go_on(request)
-
-    @app.exception_handler(UserError)
-    def refuse(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, status_code=400)
-
-    @app.exception_handler(RequestValidationError)
-    def refuse_question(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        return JSONResponse({"error": f"the request is not understood: {where} {first['msg']}"}, status_code=400)
-
-    @app.exception_handler(HTTPException)
-    def refuse_address(request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
+    refuse_strangers(app, allow_upload, host)
+    answer_errors(app)
 
     @app.get("/docs", response_class=HTMLResponse)
     def documentation() -> str:
@@ -136,6 +114,39 @@ def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") ->
         return JSONResponse({"error": f"there is no {request.method} /api/{rest}; see /docs"}, status_code=404)
 
     return app
+
+
+def refuse_strangers(app: FastAPI, allow_upload: bool, host: str) -> None:
+    """Answer what other sites ask, other names of this machine, and uploads without leave, by status 403."""
+
+    @app.middleware("http")
+    async def refuse_other_sites(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        asked, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if origin and urlsplit(origin).netloc != asked and request.url.path.startswith("/api/"):
+            return JSONResponse({"error": "requests of other sites are refused"}, status_code=403)
+        if not allow_upload and request.url.path.startswith("/gradio_api/upload"):
+            return JSONResponse({"error": NO_UPLOADS}, status_code=403)
+        if is_this_machine(host) and not is_this_machine(urlsplit(f"//{asked}").hostname or ""):
+            return JSONResponse({"error": f"this is served on {host} alone, not on {asked}"}, status_code=403)
+        return await go_on(request)
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Answer whatever is wrong with a request by {"error": one line}."""
+
+    @app.exception_handler(UserError)
+    def refuse(request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, status_code=400)
+
+    @app.exception_handler(RequestValidationError)
+    def refuse_question(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse({"error": f"the request is not understood: {where} {first['msg']}"}, status_code=400)
+
+    @app.exception_handler(HTTPException)
+    def refuse_address(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
 
 
 def is_this_machine(host: str) -> bool:

@@ -72,6 +72,8 @@ def test_filters_and_numbers(searcher):
     assert len(everything.hits) == len(searcher.gallery.records)
     assert [hit.score is None for hit in everything.hits[:3]] == [False, False, True]
     assert not searcher.search(SENTENCE, where="camera == 'none'").hits
+    assert searcher.search(SENTENCE, where="camera like 'c%' and not (camera == \"1e5 is text\")").hits
+    searcher.check_filter("camera == 'c1' or 1e5 < 2.5E3 and array_contains(camera, 1)")  # numbers are no names
     assert set(everything.milliseconds) == {"reading", "embedding search", "image tokens", "re-ranking"}
 
 
