@@ -1,8 +1,8 @@
 """Trains and evaluates text-based person search: the one driver.
 
-    python Retrieval.py --config configs/PS_cuhk_pedes.yaml --output_dir output/cuhk --checkpoint ALBEF.pth
-    python Retrieval.py --config ... --output_dir ... --checkpoint output/cuhk/checkpoint_best.pth --evaluate
-    torchrun --nproc_per_node 4 Retrieval.py ...
+python Retrieval.py --config configs/PS_cuhk_pedes.yaml --output_dir output/cuhk --checkpoint ALBEF.pth
+python Retrieval.py --config ... --output_dir ... --checkpoint output/cuhk/checkpoint_best.pth --evaluate
+torchrun --nproc_per_node 4 Retrieval.py ...
 """
 
 import argparse
@@ -18,17 +18,17 @@ import torch
 
 from configs.schema import Config, load_config, require_files
 from dataset.batch import TrainBatch
-from dataset.gallery import EvaluationSplit
-from dataset.opening import FROM_CAPTIONS, fit_vocabulary, open_tokenizer, open_training_set, warn_of_shared_identities
+from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_tokenizer, open_training_set, warn_of_shared_identities
+from dataset.evaluation_split import EvaluationSplit
 from dataset.tokens import CaptionTokenizer
-from dataset.training import BatchPlan, TrainLoader
+from dataset.train_set import BatchPlan, TrainLoader
 from evaluation.evaluate import Metrics, evaluate
-from evaluation.loading import evaluation_setting, load_trained, open_split
+from evaluation.trained import evaluation_setting, load_trained, open_split
 from evaluation.verify import fingerprints, verify
 from models.build import build_model, compile_layers, require_compiler
-from models.draws import RandomDraws, StepNoise
 from models.inspection import count_parameters, estimate_memory
 from models.person_search import PersonSearchModel
+from models.randomness import RandomDraws, StepNoise
 from models.released import (
     grid_of,
     load_image_encoder,
@@ -37,9 +37,17 @@ from models.released import (
     resume_model,
     saved_config,
 )
-from utils.checkpoint import read_checkpoint
+from utils.checkpoints.files import read_checkpoint
+from utils.checkpoints.run_folder import RunFolder, is_restart
 from utils.config import save_yaml
-from utils.distributed import (
+from utils.epoch_log import Step
+from utils.errors import CommandParser, UserError, run_command_line
+from utils.files import require_folder
+from utils.logs import set_up_logging
+from utils.memory import keep_freed_memory
+from utils.optimization import LearningRate, make_optimizer
+from utils.precision import be_deterministic, set_precision
+from utils.processes.distributed import (
     choose_device,
     end_with_parent,
     is_main,
@@ -49,17 +57,9 @@ from utils.distributed import (
     read_launch,
     world_size,
 )
-from utils.epoch_log import Step
-from utils.errors import CommandParser, UserError, run_command_line
-from utils.files import require_folder
-from utils.interruption import Interruption
-from utils.logs import set_up_logging
-from utils.memory import keep_freed_memory
-from utils.optimization import LearningRate, make_optimizer
-from utils.precision import be_deterministic, set_precision
-from utils.run_folder import RunFolder, is_restart
+from utils.processes.interruption import Interruption
 from utils.run_loop import Job, RunLoop, RunPlan
-from utils.training import Stepper, StepRules, Trained, wrap
+from utils.stepper import Stepper, StepRules, Trained, wrap
 
 logger = logging.getLogger("Retrieval")
 interruption = Interruption()
@@ -71,21 +71,38 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line. Raises UserError for wrong flags."""
     parser = CommandParser(description="Train and evaluate text-based person search.")
     parser.add_argument("--config", default="configs/PS_cuhk_pedes.yaml", help="YAML file")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE", dest="overrides",
-                        help="settings on top of the YAML file, such as optimizer.lr=1e-4")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        dest="overrides",
+        help="settings on top of the YAML file, such as optimizer.lr=1e-4",
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("output/cuhk-pedes"), help="folder of the run")
     parser.add_argument("--checkpoint", type=Path, help="weights to start from, to evaluate, or to resume")
     parser.add_argument("--vision_checkpoint", help="weights that the image encoder starts from, in place of those")
-    parser.add_argument("--resume", action="store_true",
-                        help="go on with the run of --checkpoint (default: checkpoint_last.pth of --output_dir)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run of --checkpoint (default: checkpoint_last.pth of --output_dir)",
+    )
     parser.add_argument("--evaluate", action="store_true", help="only evaluate --checkpoint on the test split")
-    parser.add_argument("--eval_mAP", action=argparse.BooleanOptionalAction, default=True,
-                        help="report mAP and mINP beside R@k")
+    parser.add_argument(
+        "--eval_mAP", action=argparse.BooleanOptionalAction, default=True, help="report mAP and mINP beside R@k"
+    )
     parser.add_argument("--text_encoder", help="tokenizer and BERT weights: folder, hub name, or from_captions")
-    parser.add_argument("--verify", action="store_true",
-                        help="check that --checkpoint is whole, that its data are there, and that it has its metrics")
-    parser.add_argument("--dry_run", action="store_true",
-                        help="check configuration, files and checkpoint, print sizes and shapes, and stop")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="check that --checkpoint is whole, that its data are there, and that it has its metrics",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check configuration, files and checkpoint, print sizes and shapes, and stop",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--dist_url", default="env://", help="where processes meet")
@@ -145,8 +162,11 @@ def open_run(arguments: argparse.Namespace, device: torch.device) -> Run:
     if config.compile and not arguments.evaluate:
         require_compiler()
     if config.schedular.lr not in (None, config.optimizer.lr):
-        logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", config.schedular.lr,
-                       config.optimizer.lr)  # fmt: skip
+        logger.warning(
+            "schedular.lr %g is not used: the learning rate is optimizer.lr %g",
+            config.schedular.lr,
+            config.optimizer.lr,
+        )
     if config.deterministic or device.type == "cpu":
         be_deterministic()
     return Run(arguments, config, device, set_precision(config.precision, device), checkpoint)
@@ -249,9 +269,7 @@ class Training:
     pool: samples among which hard negatives are drawn when the configuration does not say.
     """
 
-    def __init__(
-        self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit
-    ):
+    def __init__(self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit):
         config = run.config
         self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
         self.loader = open_loader(run, tokenizer, run.output)
@@ -376,9 +394,7 @@ class Training:
         }
 
 
-def train(
-    run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, splits: dict[str, EvaluationSplit]
-) -> None:
+def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, splits: dict[str, EvaluationSplit]) -> None:
     """Train, then evaluate the best checkpoint on the last of `splits`.
 
     Everything that is read is checked before anything is written.

@@ -23,7 +23,7 @@ from dataset.captions import clean_caption, clean_caption_with_offsets
 from dataset.synthetic.generate import person_of, picture_of
 from dataset.synthetic.options import Options
 from dataset.tokens import CaptionTokenizer
-from dataset.training import BatchPlan, TrainLoader, TrainSet
+from dataset.train_set import BatchPlan, TrainLoader, TrainSet
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -159,8 +159,11 @@ def main(arguments: list[str] | None = None) -> None:
         )
         slow = [seconds / len(sample) for seconds in times["one by one"]]
         fast = [seconds / len(captions) for seconds in times["product"]]
-        show({f"one by one ({len(sample)} captions)": slow, f"product ({len(captions)} captions)": fast},
-             "1,000 captions", per=1 / 1000)
+        show(
+            {f"one by one ({len(sample)} captions)": slow, f"product ({len(captions)} captions)": fast},
+            "1,000 captions",
+            per=1 / 1000,
+        )
         print(f"captions per second: one by one {1 / min(slow):.0f}, product {1 / min(fast):.0f} (best of each)")
         print(f"same attributes: {count_equal(nlp, sample)} of {len(sample)} captions")
         counts = count_parses(entries[:60], Path(folder), batch=8)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.measure import MIB, describe_machine, in_turn, matmul_peak, parse_arguments, peak_memory_of, show
-from dataset.gallery import Captions, EvaluationSplit
+from dataset.evaluation_split import Captions, EvaluationSplit
 from evaluation.metrics import summarise
 from evaluation.ranking import StageResult, right_images, search
 
@@ -99,8 +99,10 @@ def show_large(size: int) -> float:
     matrix = 4 * size * size / MIB
     shown = ", ".join(f"{name} {metrics[name]:.2f}" for name in ("r1", "r5", "r10", "mAP", "mINP"))
     rate = 2 * size * size * EMBEDDING / seconds / 1e9
-    print(f"{size:,} captions x {size:,} images: {seconds:.1f} s ({rate:.0f} GFLOP/s), "
-          f"peak memory {peak:,.0f} MiB (the matrix alone would be {matrix:,.0f} MiB)")
+    print(
+        f"{size:,} captions x {size:,} images: {seconds:.1f} s ({rate:.0f} GFLOP/s), "
+        f"peak memory {peak:,.0f} MiB (the matrix alone would be {matrix:,.0f} MiB)"
+    )
     print(f"    {shown}")
     return peak
 
@@ -108,8 +110,9 @@ def show_large(size: int) -> float:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options = parse_arguments(__doc__, arguments)
-    growth, large = ((2_500, 5_000, 10_000), (10_000, 40_000)) if options.quick else (
-        (5_000, 10_000, 20_000), (20_000, 100_000))
+    growth, large = (
+        ((2_500, 5_000, 10_000), (10_000, 40_000)) if options.quick else ((5_000, 10_000, 20_000), (20_000, 100_000))
+    )
     print(describe_machine())
     print(f"matrix products: {matmul_peak(torch.float32):.0f} GFLOP/s in float32")
     show_growth(growth, options.repeats)

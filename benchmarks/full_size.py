@@ -8,17 +8,21 @@ from torch import Tensor
 from configs.schema import Config, load_config
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.build import build_model
-from models.draws import RandomDraws, StepNoise
 from models.person_search import PersonSearchModel
+from models.randomness import RandomDraws, StepNoise
 
 SPECIAL = SpecialTokens(pad=0, cls=101, sep=102, mask=103)  # of bert-base-uncased
 SHORTEST, LONGEST = 18, 48  # word pieces of the captions of the three benchmarks, [CLS] and [SEP] included
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "PS_cuhk_pedes.yaml"
 NO_DROPOUT = ["bert_config.hidden_dropout_prob=0", "bert_config.attention_probs_dropout_prob=0"]
 QUICK = [  # full width and resolution; few layers, and vocabulary and queue in proportion
-    "vision_depth=2", "decoder_depth=1", "bert_config.num_hidden_layers=2", "bert_config.fusion_layer=1",
-    "bert_config.vocab_size=5000", "queue_size=8192",
-]  # fmt: skip
+    "vision_depth=2",
+    "decoder_depth=1",
+    "bert_config.num_hidden_layers=2",
+    "bert_config.fusion_layer=1",
+    "bert_config.vocab_size=5000",
+    "queue_size=8192",
+]
 
 
 def configuration(quick: bool, *settings: str, dropout: bool = False) -> Config:

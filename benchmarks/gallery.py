@@ -56,9 +56,12 @@ def measure_store(real: np.ndarray, queries: np.ndarray, count: int, seed: int) 
             filtered.append(seconds_of(lambda query=query: store.search(query, CANDIDATES, "camera == 'c3'")))
         store.close()
     return {
-        "filling": filling, "recall": float(np.mean(recalls)), "median": float(np.median(times)),
-        "p99": float(np.quantile(times, 0.99)), "filtered": float(np.median(filtered)),
-    }  # fmt: skip
+        "filling": filling,
+        "recall": float(np.mean(recalls)),
+        "median": float(np.median(times)),
+        "p99": float(np.quantile(times, 0.99)),
+        "filtered": float(np.median(filtered)),
+    }
 
 
 def measure_queries(encoder: Encoder, photos: Path, texts: Sequence[str]) -> tuple[np.ndarray, dict[str, list[float]]]:
@@ -90,8 +93,10 @@ def run(options: argparse.Namespace) -> None:
     found, memory = peak_memory_of(measure_store, real, vectors, count, 0)
     print(f"index of {count:,} images, filled in {found['filling']:.1f} s, {memory:.0f} MiB at most, all included")
     print(f"  recall of the {CANDIDATES} exact neighbours: {found['recall']:.4f}")
-    print(f"  search: median {1000 * found['median']:.1f} ms, 99 % below {1000 * found['p99']:.1f} ms; "
-          f"with a filter {1000 * found['filtered']:.1f} ms")  # fmt: skip
+    print(
+        f"  search: median {1000 * found['median']:.1f} ms, 99 % below {1000 * found['p99']:.1f} ms; "
+        f"with a filter {1000 * found['filtered']:.1f} ms"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks.measure import describe_machine, make_parser, peak_memory_of, seconds_of
 from configs.schema import load_config
-from evaluation.figures import COLORS, new_figure, save_figure, tidy
+from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
 from models.build import build_image_encoder
 from utils.files import write_json
 from utils.memory import keep_freed_memory
@@ -22,8 +22,11 @@ from utils.precision import set_precision
 
 ENCODERS = {"vit": "ViT", "vim": "Vision Mamba"}
 SIDES, QUICK_SIDES = (224, 288, 384, 512, 640, 768), (224, 384)
-PANELS = {"forward": ("forward", "seconds"), "training": ("forward and backward", "seconds"),
-          "memory": ("peak memory, forward and backward", "MiB")}  # fmt: skip
+PANELS = {
+    "forward": ("forward", "seconds"),
+    "training": ("forward and backward", "seconds"),
+    "memory": ("peak memory, forward and backward", "MiB"),
+}
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,10 @@ def main(arguments: list[str] | None = None) -> None:
     costs = [take(encoder, side=side) for encoder, side in tqdm(cases, leave=False)]
     print(f"{'encoder':14} {'side':>5} {'forward s':>10} {'training s':>11} {'forward MiB':>12} {'training MiB':>13}")
     for cost in costs:
-        print(f"{ENCODERS[cost.encoder]:14} {cost.side:5} {cost.forward:10.3f} {cost.training:11.3f}"
-              f" {cost.forward_memory:12.0f} {cost.memory:13.0f}")  # fmt: skip
+        print(
+            f"{ENCODERS[cost.encoder]:14} {cost.side:5} {cost.forward:10.3f} {cost.training:11.3f}"
+            f" {cost.forward_memory:12.0f} {cost.memory:13.0f}"
+        )
     if options.plot:
         draw(costs, options.plot, f"One image, encoders of size {size}, {options.precision}; {describe_machine()}")
         figures = {"machine": describe_machine(), "size": size, "precision": options.precision}

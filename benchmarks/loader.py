@@ -27,7 +27,7 @@ from dataset.images import as_rgb, load_image
 from dataset.synthetic.generate import person_of, picture_of
 from dataset.synthetic.options import Options
 from dataset.tokens import CaptionTokenizer
-from dataset.training import BatchPlan, TrainLoader, TrainSet
+from dataset.train_set import BatchPlan, TrainLoader, TrainSet
 
 SIZE = (384, 384)
 BATCH = 8
@@ -143,8 +143,10 @@ def show_parts(parts: Parts) -> None:
         share = 100 * milliseconds / parts.whole
         print(f"{name.replace('_', ' '):16} {milliseconds:7.3f} ms per sample {share:5.1f} %")
     loader, decoding = 1000 / parts.whole, 1000 / parts.decoding
-    print(f"loader with one worker: {loader:.0f} images per second; decoding alone: {decoding:.0f}; "
-          f"the loader takes {parts.whole / parts.decoding:.2f} times as long")
+    print(
+        f"loader with one worker: {loader:.0f} images per second; decoding alone: {decoding:.0f}; "
+        f"the loader takes {parts.whole / parts.decoding:.2f} times as long"
+    )
 
 
 # ---- whether a step waits ----
@@ -183,8 +185,10 @@ def show_waits(
     middle, longest = statistics.median(others), max(others)
     late = sum(wait > LATE * seconds for wait in others)
     print(f"{name}: a step of {seconds} s needs {batch / seconds:.0f} samples per second, a worker makes {made:.0f}")
-    print(f"    waited per batch: {1000 * middle:.1f} ms ({100 * middle / seconds:.1f} % of the step), "
-          f"longest {1000 * longest:.1f} ms, for the first {1000 * first:.0f} ms")
+    print(
+        f"    waited per batch: {1000 * middle:.1f} ms ({100 * middle / seconds:.1f} % of the step), "
+        f"longest {1000 * longest:.1f} ms, for the first {1000 * first:.0f} ms"
+    )
     print(f"    batches that took more than {LATE:.0%} of the step: {late} of {len(others)}")
 
 

@@ -15,10 +15,10 @@ from torch.nn.functional import gelu, linear, normalize, softmax
 from dataset.batch import TextTokens, TrainBatch
 from models import losses
 from models.decoder import VisualDecoder, fill_removed, patchify
-from models.draws import RandomDraws
 from models.fusion import Attention, PostNorm, TextEncoder
 from models.image_encoder import PatchSubset, take_tokens
 from models.person_search import PersonSearchModel, negative_weights
+from models.randomness import RandomDraws
 from models.vision_transformer import VisionTransformer
 
 

@@ -26,7 +26,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from benchmarks.measure import add_device, describe_machine, make_parser, ratio_of, seconds_of, show
 from benchmarks.plain_step import dense
 from dataset.batch import SpecialTokens
-from dataset.gallery import Captions, EvaluationSplit, blocks_of
+from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of
 from evaluation.ranking import KeptTokens, Setting, kept_type, score_candidates
 from models.decoder import DecoderSize
 from models.fusion import Attention, FusionSize, PostNorm
@@ -54,12 +54,12 @@ def plain_scores(
     encoder, attend = model.text_encoder, scaled_dot_product_attention if fused else written_out
     padded = torch.full((1, max_words), model.special.pad)
     padded[0, : len(ids)] = torch.tensor(ids)
-    mask = (torch.arange(max_words) < len(ids))[None, None, None]               # [1, 1, 1, T] True = word
+    mask = (torch.arange(max_words) < len(ids))[None, None, None]  # [1, 1, 1, T] True = word
     padded, mask = padded.to(tokens.device), mask.to(tokens.device)
     states, below = encoder.bert.embeddings(padded), encoder.size.first_cross_layer
     for layer in encoder.bert.encoder.layer[:below]:
         states = plain_feed_forward(layer, plain_attention(layer.attention, states, states, attend, mask))
-    states = states.repeat(len(tokens), 1, 1)                                   # [K, T, D]
+    states = states.repeat(len(tokens), 1, 1)  # [K, T, D]
     for layer in encoder.bert.encoder.layer[below:]:
         states = plain_attention(layer.attention, states, states, attend, mask)
         states = plain_attention(layer.crossattention, states, tokens, attend)
@@ -142,9 +142,7 @@ def pretend_split(images: int, captions: Captions) -> EvaluationSplit:
 
 
 @torch.inference_mode()
-def product_scores(
-    model: PersonSearchModel, captions: Captions, tokens: Tensor, precision: str
-) -> Tensor:
+def product_scores(model: PersonSearchModel, captions: Captions, tokens: Tensor, precision: str) -> Tensor:
     """ITM scores [C, G] of all pairs by the function that re-ranks in an evaluation; tokens [G, N, D]."""
     device = tokens.device
     setting = Setting(device, partial(autocast, precision, device.type), (384, 384), 16, len(tokens))

@@ -51,7 +51,7 @@ def make_inputs(size: Size) -> list[Tensor]:
 
 def plain_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     """The twin of `selective_scan`."""
-    u, delta, B, C = (part.transpose(1, 2).contiguous() for part in (u, delta, B, C))       # [B, I or N, L]
+    u, delta, B, C = (part.transpose(1, 2).contiguous() for part in (u, delta, B, C))  # [B, I or N, L]
     d = torch.nn.functional.softplus(delta + delta_bias[:, None])
     pace = torch.exp(torch.einsum("bil,in->biln", d, A))
     added = torch.einsum("bil,bnl,bil->biln", d, B, u)
@@ -116,9 +116,11 @@ def main(arguments: list[str] | None = None) -> None:
         times = {way: seconds[1:] or seconds for way, (seconds, _) in found.items()}
         show({f"{name}, {way}": seconds for way, seconds in times.items()}, "scan")
         plain, product = (found[way][1] for way in ("plain", "product"))
-        print(f"peak memory: plain {plain:.0f} MiB, product {product:.0f} MiB ({product / plain:.0%});"
-              f" beyond the {libraries:.0f} MiB of libraries {plain - libraries:.0f} and {product - libraries:.0f}"
-              f" ({(product - libraries) / (plain - libraries):.0%})")  # fmt: skip
+        print(
+            f"peak memory: plain {plain:.0f} MiB, product {product:.0f} MiB ({product / plain:.0%});"
+            f" beyond the {libraries:.0f} MiB of libraries {plain - libraries:.0f} and {product - libraries:.0f}"
+            f" ({(product - libraries) / (plain - libraries):.0%})"
+        )
         for way in ("plain", KEPT):
             ratio = statistics.median(times[way]) / statistics.median(times["product"])
             print(f"ratio {name}{way.removeprefix('plain')}: {ratio:.1f}")

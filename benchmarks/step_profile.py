@@ -23,15 +23,22 @@ from benchmarks.measure import describe_machine, make_parser, seconds_of
 from configs.schema import Config
 from dataset.annotations import Entry
 from dataset.tokens import CaptionTokenizer
-from dataset.training import BatchRequest, TrainSet
+from dataset.train_set import BatchRequest, TrainSet
 from models.person_search import PersonSearchModel
 from utils.optimization import clip_gradients, make_optimizer
 from utils.precision import autocast
 
 STAGES = (
-    "encode_image", "encode_text", "encode_momentum", "contrast", "draw_negatives", "prepare_words", "fuse_rows",
-    "fusion_losses", "reconstruct",
-)  # fmt: skip
+    "encode_image",
+    "encode_text",
+    "encode_momentum",
+    "contrast",
+    "draw_negatives",
+    "prepare_words",
+    "fuse_rows",
+    "fusion_losses",
+    "reconstruct",
+)
 ALPHA = 0.4
 CAPTION = "A woman with long black hair wears a red coat, grey jeans and white shoes and carries a black backpack."
 

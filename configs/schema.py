@@ -157,7 +157,10 @@ class Config(Section):
     mrtd_mask_probability: Fraction = 0.3
     mlm_distill_axis: Literal["vocabulary", "positions"] = "vocabulary"
     contrastive_terms: Annotated[list[Literal["i2t", "t2i", "i2i", "t2t"]], Field(min_length=1)] = [
-        "i2t", "t2i", "i2i", "t2t"
+        "i2t",
+        "t2i",
+        "i2i",
+        "t2t",
     ]
     contrastive_keys: Literal["momentum", "online"] = "momentum"
     hard_negatives_within: Group | Annotated[list[Group], Field(min_length=1)] = None
@@ -259,8 +262,9 @@ class Config(Section):
         if self.queue_size < self.batch_size_train:
             yield "queue_size", f"must hold a batch of {self.batch_size_train}"
         if any(group and self.batch_size_train % group for group in as_list(self.hard_negatives_within)):
-            yield "hard_negatives_within", (
-                f"{self.hard_negatives_within} must divide batch_size_train ({self.batch_size_train}), or be null"
+            yield (
+                "hard_negatives_within",
+                (f"{self.hard_negatives_within} must divide batch_size_train ({self.batch_size_train}), or be null"),
             )
         if self.weights.mae and int(self.image_size[0] * self.image_size[1] / patch**2 * (1 - self.mask_ratio)) < 1:
             yield "mask_ratio", "leaves no patch of an image"

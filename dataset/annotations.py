@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.csv_rows import read_csv_records
+from dataset.annotation_checks import check_duplicate_images, check_identity_types, similar_identities
+from dataset.annotation_csv import read_csv_records
+from dataset.annotation_entries import SPLITS, Problem, Record, read_json_records
 from dataset.image_files import image_sizes, missing_images, normalise
-from dataset.raw import SPLITS, Problem, Record, read_json_records
-from dataset.validate import check_duplicate_images, check_identity_types, similar_identities
 from utils.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from dataset.captions import CAPTION_RULES, clean_caption, clean_caption_with_offsets
 from utils.errors import UserError
 from utils.files import atomic_write, read_json
-from utils.parallel import available_cores, map_in_order
+from utils.processes.parallel import available_cores, map_in_order
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -53,15 +53,13 @@ COLOURS = frozenset(
         "peach", "pink", "plum", "purple", "red", "rose", "ruby", "rust", "salmon", "scarlet",
         "silver", "tan", "taupe", "teal", "turquoise", "vermilion", "violet", "white", "yellow",
     }
-)
+)  # fmt: skip
 _PACKED = re.compile(r"(\d+-\d+([ ;]\d+-\d+)*)?")
 
 logger = logging.getLogger(__name__)
 
 
-def attribute_ids(
-    attributes: Sequence[Attribute], offsets: Sequence[tuple[int, int]], length: int
-) -> list[int]:
+def attribute_ids(attributes: Sequence[Attribute], offsets: Sequence[tuple[int, int]], length: int) -> list[int]:
     """The number of the attribute that each of `length` word pieces belongs to; 0 = none.
 
     `offsets` are the (start, end) characters of the pieces, (0, 0) for [CLS] and [SEP]; pieces
@@ -104,9 +102,7 @@ def load_spacy() -> "tuple[Language, str]":
         raise UserError(f"the spaCy model {name} {version} does not load ({reason}): {_INSTALL}") from None
 
 
-def parse_attributes(
-    captions: Sequence[str], max_words: int | None, processes: int = 1
-) -> list[list[Attribute]]:
+def parse_attributes(captions: Sequence[str], max_words: int | None, processes: int = 1) -> list[list[Attribute]]:
     """The attributes of each caption, given as annotated (not cleaned).
 
     Spans are characters of `clean_caption(caption, max_words)`; words beyond `max_words` are
@@ -183,7 +179,7 @@ def _words(chunk: "Span", read: _Reading) -> list[tuple[tuple[int, int], bool]]:
 
 
 def kind_of_word(token: "Token", root: int | None) -> str | None:
-    """"adjective", "noun" or None; root: place of the noun of the chunk that the word is in, None = in none."""
+    """ "adjective", "noun" or None; root: place of the noun of the chunk that the word is in, None = in none."""
     if token.pos_ == "ADJ" or (root is not None and token.i != root and token.lower_ in COLOURS):
         return "adjective"
     return "noun" if token.pos_ in ("NOUN", "PROPN") else None

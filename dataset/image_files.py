@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dataset.decoding import Unusable, image_fault, read_content
 from dataset.digests import digest_of
-from utils.parallel import available_cores
+from utils.processes.parallel import available_cores
 
 
 def normalise(image: str) -> str:

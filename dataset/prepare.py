@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dataset.annotation_checks import check_image_files, check_records, warn_records
+from dataset.annotation_csv import read_csv_records
+from dataset.annotation_entries import SPLITS, Problem, Record, read_json_records
 from dataset.annotations import Entry, summarise
-from dataset.csv_rows import read_csv_records
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
-from dataset.raw import SPLITS, Problem, Record, read_json_records
-from dataset.validate import check_image_files, check_records, warn_records
 from utils.errors import CommandParser, UserError, nearest, run_command_line
 from utils.files import atomic_write
 
@@ -87,16 +87,25 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("name", metavar="NAME", help=f"{names} (CSV: your own ROOT/annotations.csv)")
     parser.add_argument("root", metavar="ROOT", help="its folder: the annotation file and imgs/")
-    parser.add_argument("--val-identities", type=int, metavar="N",
-                        help="hold out N training identities when there is no validation split")  # fmt: skip
+    parser.add_argument(
+        "--val-identities",
+        type=int,
+        metavar="N",
+        help="hold out N training identities when there is no validation split",
+    )
     parser.add_argument("--seed", type=int, default=42, help="chooses the held out identities (default: 42)")
-    parser.add_argument("--decode", choices=("quick", "full"), default="quick",
-                        help="full: decode every pixel, as training does (default: quick)")  # fmt: skip
+    parser.add_argument(
+        "--decode",
+        choices=("quick", "full"),
+        default="quick",
+        help="full: decode every pixel, as training does (default: quick)",
+    )
     parser.add_argument("--skip-images", action="store_true", help="do not look at the image files")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
     parser.add_argument("--report", metavar="FILE", help="write all problems and warnings to FILE")
-    parser.add_argument("--directory", metavar="DIR", default=".",
-                        help="where a relative ROOT and FILE start from (default: here)")  # fmt: skip
+    parser.add_argument(
+        "--directory", metavar="DIR", default=".", help="where a relative ROOT and FILE start from (default: here)"
+    )
     options = parser.parse_args(arguments)
     if options.skip_images and options.decode == "full":
         raise UserError("--skip-images and --decode full exclude each other; give one of them")
@@ -202,8 +211,7 @@ def _warn_empty_splits(splits: dict[str, list[Record]]) -> None:
     for name, records in splits.items():
         if not records:
             hint = f"; {advice[name]}" if name in advice else ""
-            print(f"warning: the data set has no {name} split, {name}.json is an empty list{hint}",
-                  file=sys.stderr)  # fmt: skip
+            print(f"warning: the data set has no {name} split, {name}.json is an empty list{hint}", file=sys.stderr)
 
 
 def write_splits(splits: dict[str, list[Record]], folder: Path, digests: dict[str, str] | None) -> None:
@@ -243,9 +251,7 @@ def entries_of(records: Sequence[Record]) -> list[dict[str, Any]]:
 def summary_table(splits: dict[str, list[Record]]) -> str:
     """One row per split, then all of them."""
     every = [record for records in splits.values() for record in records]
-    lines = [
-        f"{'split':<6}{'identities':>12}{'images':>9}{'captions':>10}{'captions/image':>16}{'words/caption':>15}"
-    ]
+    lines = [f"{'split':<6}{'identities':>12}{'images':>9}{'captions':>10}{'captions/image':>16}{'words/caption':>15}"]
     for name, records in {**splits, "all": every}.items():
         row = summarise([Entry(record.image, record.identity, record.captions) for record in records])
         lines.append(

@@ -63,9 +63,7 @@ class CaptionTokenizer:
         return cls(load(name), origin=f"tokenizer {name}")
 
     @classmethod
-    def train(
-        cls, captions: Iterable[str], vocabulary_size: int = 4000, min_frequency: int = 2
-    ) -> "CaptionTokenizer":
+    def train(cls, captions: Iterable[str], vocabulary_size: int = 4000, min_frequency: int = 2) -> "CaptionTokenizer":
         """Learn a small vocabulary from cleaned captions; the same captions give the same one.
 
         [PAD] is 0, then [UNK] [CLS] [SEP] [MASK], then every character seen, first and later in a word;
@@ -138,9 +136,7 @@ class CaptionTokenizer:
         return CaptionTokenizer.from_json, (self.to_json(),)
 
 
-def pad_batch(
-    rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None
-) -> tuple[Tensor, Tensor]:
+def pad_batch(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> tuple[Tensor, Tensor]:
     """Rows of ids, padded at their end to `length` (None = the longest row).
 
     Returns ids [B, T] int64 and mask [B, T] bool, True = token, False = padding.

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.gallery import EvaluationSplit
+from dataset.evaluation_split import EvaluationSplit
 from evaluation.metrics import format_table
 from evaluation.ranking import Setting, StageResult, rank_split, summarise_stages
 from models.person_search import PersonSearchModel
-from utils.distributed import is_main
 from utils.files import atomic_write, write_json
+from utils.processes.distributed import is_main
 
 logger = logging.getLogger(__name__)
 

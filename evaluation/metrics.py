@@ -210,6 +210,4 @@ def format_table(results: dict[str, dict[str, float | int]]) -> str:
         metrics = ["-" if result.get(key) is None else f"{result[key]:.2f}" for key in METRIC_NAMES]
         lines.append([name, *metrics, *(str(result.get(key, "-")) for key in counts)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
-    )
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)

@@ -20,13 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset.batch import TextTokens
-from dataset.gallery import Captions, EvaluationSplit, blocks_of, load_blocks
+from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of, load_blocks
 from evaluation.metrics import count_ahead, rerank_ranks, summarise
 from models.fusion import Packing, Pairing
 from models.linear import prepare_weights
 from models.person_search import PersonSearchModel
-from utils.distributed import is_main, rank, sum_over_processes, world_size
 from utils.precision import product_type
+from utils.processes.distributed import is_main, rank, sum_over_processes, world_size
 
 SIMILARITIES_AT_ONCE = 2**25  # caption rows are taken few enough to keep a block of them below this
 # Words that look at one image together: on a CPU few enough for its cache to hold their attention, on a GPU
@@ -86,9 +86,7 @@ def rank_split(model: PersonSearchModel, split: EvaluationSplit, setting: Settin
 
 def summarise_stages(results: dict[str, StageResult], split: EvaluationSplit) -> dict[str, dict[str, float | int]]:
     """Metrics by stage, in per cent, with the counts of captions and images."""
-    return {
-        stage: {**summarise(result.ranks.cpu()), "images": len(split.images)} for stage, result in results.items()
-    }
+    return {stage: {**summarise(result.ranks.cpu()), "images": len(split.images)} for stage, result in results.items()}
 
 
 def right_images(split: EvaluationSplit) -> Tensor:

@@ -1,6 +1,6 @@
 """The report of a run: curves.png, rankings.png and index.html in OUTPUT/report.
 
-    python -m evaluation.report OUTPUT [--image_root FOLDER] [--queries 30]
+    python -m evaluation report OUTPUT [--image_root FOLDER] [--queries 30]
 
 Reads log.txt, metrics.json and rankings.npz of the output folder and uses those that are there.
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.curves import draw_curves, has_curves
+from evaluation.drawing.page import Query, build_page
+from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.metrics import STAGE_NAMES, format_table
-from evaluation.page import Query, build_page
 from evaluation.results import Rankings, read_log, read_metrics, read_rankings
-from evaluation.sheet import SheetRow, ranking_sheet
-from utils.errors import CommandParser, UserError, run_command_line
+from evaluation.studies.curves import draw_curves, has_curves
+from utils.errors import CommandParser, UserError
 from utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def _training_line(log: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = CommandParser(prog="python -m evaluation.report", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="python -m evaluation report", description=__doc__.splitlines()[0])
     parser.add_argument("output_dir", help="output folder of a run: log.txt, metrics.json, rankings.npz")
     parser.add_argument("--image_root", help="folder of the images, if it has moved since")
     parser.add_argument("--queries", type=int, default=PAGE_QUERIES, help="captions shown (%(default)s)")
@@ -172,7 +172,3 @@ def main(arguments: list[str] | None = None) -> None:
     if metrics.exists():
         print(format_table(read_metrics(metrics)))
     print(f"report written to {folder / 'index.html'}")
-
-
-if __name__ == "__main__":
-    run_command_line(main)

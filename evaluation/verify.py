@@ -11,14 +11,14 @@ import torch
 from configs.schema import Config, as_list, resolve_config
 from dataset.annotations import fingerprint, load_annotations
 from dataset.bad_images import leave_out
-from dataset.opening import fit_vocabulary, open_tokenizer
+from dataset.build import fit_vocabulary, open_tokenizer
 from evaluation.evaluate import Metrics, evaluate
-from evaluation.loading import evaluation_setting, open_split
+from evaluation.trained import evaluation_setting, open_split
 from models.build import build_model
-from utils.checkpoint import read_checkpoint
-from utils.distributed import on_main
+from utils.checkpoints.files import read_checkpoint
 from utils.errors import UserError
 from utils.precision import set_precision
+from utils.processes.distributed import on_main
 
 logger = logging.getLogger(__name__)
 

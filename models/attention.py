@@ -14,9 +14,7 @@ from models.recompute import bytes_of, recomputed
 from utils.precision import full_precision
 
 
-def attend(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, dropout: float = 0.0
-) -> Tensor:
+def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention: query [B, A, T, d], keys and values [B, A, N, d] -> [B, A, T, d].
 
     mask broadcasts to [B, A, T, N], True = attend. Fused, but on a CPU with bfloat16, where torch's fused

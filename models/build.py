@@ -19,9 +19,14 @@ IMAGE_ENCODERS: dict[str, type[ImageEncoder]] = {"vit": VisionTransformer, "vim"
 def build_image_encoder(config: Config) -> ImageEncoder:
     """The image encoder alone, freshly initialised."""
     size = VisionSize(
-        config.image_size, config.patch_size, config.vision_width, config.vision_depth, config.vision_heads,
-        config.drop_path, config.vision_states,
-    )  # fmt: skip
+        config.image_size,
+        config.patch_size,
+        config.vision_width,
+        config.vision_depth,
+        config.vision_heads,
+        config.drop_path,
+        config.vision_states,
+    )
     return IMAGE_ENCODERS[config.image_encoder](size, config.gradient_checkpointing)
 
 

@@ -126,6 +126,4 @@ def patchify(image: Tensor, patch: int) -> Tensor:
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     """Inverse of `patchify`: [B, L, P * P * 3] -> [B, 3, H, W] for a (rows, columns) grid."""
     pixels = patches.reshape(patches.shape[0], *grid, patch, patch, -1)
-    return pixels.permute(0, 5, 1, 3, 2, 4).reshape(
-        patches.shape[0], -1, grid[0] * patch, grid[1] * patch
-    )
+    return pixels.permute(0, 5, 1, 3, 2, 4).reshape(patches.shape[0], -1, grid[0] * patch, grid[1] * patch)

@@ -113,12 +113,12 @@ class Packing:
 class LayerContext:
     """What a layer reads beside its own states."""
 
-    mask: Tensor                                     # [R, 1, 1, T] True = word
+    mask: Tensor  # [R, 1, 1, T] True = word
     memory: ImageMemory | None = None
     pairing: Pairing = field(default_factory=Pairing)
     cls_only: bool = False
     packing: Packing | None = None
-    image: tuple[Tensor, Tensor] | None = None       # this layer's keys and values of the memory
+    image: tuple[Tensor, Tensor] | None = None  # this layer's keys and values of the memory
 
     def at(self, number: int) -> "LayerContext":
         """What layer `number` reads. The same for all layers but for tensors, so that one compiled layer serves all."""
@@ -137,8 +137,8 @@ def look_at_images(query: Tensor, keys: Tensor, values: Tensor, pairing: Pairing
     keys and values are [B, A, N, d]; returns [R, A, T, d].
     """
     images, stacks = keys.shape[0], pairing.aligned
-    own = query[: stacks * images].unflatten(0, (stacks, images))            # [S, B, A, T, d]
-    own = own.permute(1, 2, 0, 3, 4)                                         # [B, A, S, T, d]
+    own = query[: stacks * images].unflatten(0, (stacks, images))  # [S, B, A, T, d]
+    own = own.permute(1, 2, 0, 3, 4)  # [B, A, S, T, d]
     seen = attend(own.flatten(2, 3), keys, values, dropout=dropout)
     seen = seen.unflatten(2, own.shape[2:4]).permute(2, 0, 1, 3, 4).flatten(0, 1)
     if pairing.crossed is None:
@@ -212,7 +212,7 @@ class Attention(nn.Module):
             return self.finish(attend(*map(self.split, (query, keys, values)), context.mask, dropout), states)
         query = query.transpose(0, 1) if context.cls_only else packing.apart(query)
         parts = (query, packing.apart(keys), packing.apart(values))
-        seen = attend(*map(self.split, parts), context.mask, dropout).transpose(1, 2).flatten(2)   # [R, T', D]
+        seen = attend(*map(self.split, parts), context.mask, dropout).transpose(1, 2).flatten(2)  # [R, T', D]
         return self.output(seen.transpose(0, 1) if context.cls_only else packing.together(seen), states)
 
     def to_images(self, states: Tensor, keys: Tensor, values: Tensor, pairing: Pairing) -> Tensor:

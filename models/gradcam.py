@@ -79,8 +79,8 @@ def word_maps(
     with torch.enable_grad():
         states, attention = fuse_watched(encoder, begun, text.mask, memory, layer)
         match = model.match_logits(states[:, 0])[:, 1]
-        weights = attribute_weights(attributes, int(attributes.max()))                        # [B, C, T]
-        by_attribute = model.match_logits(weights @ states.float())[..., 1]                   # [B, C]
+        weights = attribute_weights(attributes, int(attributes.max()))  # [B, C, T]
+        by_attribute = model.match_logits(weights @ states.float())[..., 1]  # [B, C]
         if target == "match":
             gradient = torch.autograd.grad(match.sum(), attention)[0]
         else:

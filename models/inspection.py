@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dataset.batch import TextTokens, TrainBatch
-from models.draws import RandomDraws, StepNoise
 from models.person_search import PersonSearchModel
+from models.randomness import RandomDraws, StepNoise
 
 GIB = 2**30
 
@@ -42,6 +42,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 def meta_batch(batch: int, tokens: int, attributes: int, image_size: tuple[int, int]) -> TrainBatch:
     """A training batch without content."""
+
     def integers(*shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.long, device="meta")
 

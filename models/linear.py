@@ -63,7 +63,7 @@ class OneDnnLinear(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         states, weight = ctx.saved_tensors
         of_states, of_weight, of_bias = ctx.needs_input_grad
-        flat = gradient.flatten(0, -2)                                                    # [rows, out]
+        flat = gradient.flatten(0, -2)  # [rows, out]
         return (
             product(gradient, weight.t(), None) if of_states else None,
             product(flat.t(), states.flatten(0, -2).t(), None) if of_weight else None,

@@ -11,7 +11,7 @@ from timm.layers import DropPath
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from utils.distributed import gather_rows
+from utils.processes.distributed import gather_rows
 
 EMPTY = -100  # identity of a queue slot that was never written
 FOLLOWED = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")

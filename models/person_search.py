@@ -21,15 +21,15 @@ from torch.nn.functional import normalize, softmax
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models import losses
 from models.decoder import DecoderSize, VisualDecoder, fill_removed, patchify
-from models.draws import MaskedTokens, RandomDraws
 from models.fusion import FusionSize, ImageMemory, Pairing, TextEncoder
+from models.fusion_batch import FusionRows
 from models.image_encoder import ImageEncoder, PatchSubset
 from models.linear import Linear
 from models.momentum import Momentum
+from models.randomness import MaskedTokens, RandomDraws
 from models.recompute import bytes_of, recomputed
-from models.rows import FusionRows
-from utils.distributed import gather_rows, gather_with_gradient, mean_over_processes
 from utils.precision import full_precision
+from utils.processes.distributed import gather_rows, gather_with_gradient, mean_over_processes
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,11 @@ class PersonSearchModel(Momentum, nn.Module):
     def undecayed(self) -> set[str]:
         """Names of parameters that weight decay leaves alone, beyond those of one dimension and biases."""
         names = self.visual_encoder.undecayed
-        return {f"visual_encoder.{name}" for name, _ in self.visual_encoder.named_parameters()
-                if name.rpartition(".")[2] in names}  # fmt: skip
+        return {
+            f"visual_encoder.{name}"
+            for name, _ in self.visual_encoder.named_parameters()
+            if name.rpartition(".")[2] in names
+        }
 
     def asks_momentum(self, alpha: float) -> bool:
         """Whether a loss looks at the momentum model; MLM does for soft targets alone."""
@@ -298,9 +301,7 @@ class PersonSearchModel(Momentum, nn.Module):
         return torch.stack(terms).mean()
 
     @torch.no_grad()
-    def draw_negatives(
-        self, embedded: Embedded, identity: Tensor, draws: RandomDraws, within: int | None
-    ) -> Negatives:
+    def draw_negatives(self, embedded: Embedded, identity: Tensor, draws: RandomDraws, within: int | None) -> Negatives:
         """One hard negative image per text and text per image, likelier the more similar (RaSa, p-ITM)."""
         allowed = identity[:, None] != identity[None, :]
         if within is not None:
@@ -395,9 +396,7 @@ class PersonSearchModel(Momentum, nn.Module):
             found["mrtd"] = losses.token_replaced(logits, labels, over_all(labels != losses.IGNORED))
         return found
 
-    def stack_pairs(
-        self, fused: dict[str, Tensor], attributes: Tensor, count: int, negatives: Negatives
-    ) -> "Pairs":
+    def stack_pairs(self, fused: dict[str, Tensor], attributes: Tensor, count: int, negatives: Negatives) -> "Pairs":
         """Positives, texts with negative images, negative texts with images: 3B rows."""
         names = ("positive", "negative_image", "negative_text")
         places = torch.arange(len(names) * len(attributes), device=attributes.device)
@@ -411,7 +410,7 @@ class PersonSearchModel(Momentum, nn.Module):
 
     def match_attributes(self, pairs: "Pairs") -> Tensor:
         """Attribute loss (MARS section 3.3) on the mean state of each attribute's words."""
-        weights = losses.attribute_weights(pairs.attributes, pairs.attribute_count)        # [3B, C, T]
+        weights = losses.attribute_weights(pairs.attributes, pairs.attribute_count)  # [3B, C, T]
         with full_precision(weights):
             logits = self.match_logits(weights @ pairs.states.float())
         present = weights.any(-1)
@@ -423,7 +422,7 @@ class PersonSearchModel(Momentum, nn.Module):
         labels, teacher, axis = words.labels, words.teacher, self.objective.mlm_distill_axis
         total = over_all(labels != losses.IGNORED)
         if teacher is None or axis == "vocabulary":
-            states, labels = (part.flatten(0, 1)[words.chosen][None] for part in (states, labels))     # [1, M, ...]
+            states, labels = (part.flatten(0, 1)[words.chosen][None] for part in (states, labels))  # [1, M, ...]
             teacher = None if teacher is None else teacher.flatten(0, 1)[words.chosen][None]
 
         def loss(states: Tensor) -> Tensor:

@@ -25,9 +25,18 @@ FOREIGN = "of another image encoder"  # why a tensor is not used
 CLASSIFIER = ("head.weight", "head.bias")  # of an image encoder that was trained to classify
 COUNTERS = ("idx_queue", "queue_ptr")  # mean nothing outside the run that made them
 OF_THE_MODEL = (  # settings that decide which tensors there are
-    "image_encoder", "vision_size", "vision_width", "vision_depth", "patch_size", "image_res", "bert_config",
-    "decoder_depth", "embed_dim", "queue_size", "weights",
-)  # fmt: skip
+    "image_encoder",
+    "vision_size",
+    "vision_width",
+    "vision_depth",
+    "patch_size",
+    "image_res",
+    "bert_config",
+    "decoder_depth",
+    "embed_dim",
+    "queue_size",
+    "weights",
+)
 OF_A_RUN = (*COUNTERS, "image_queue", "text_queue")  # states of a run, not of the networks
 NEEDED_TO_SEARCH = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")
 
@@ -137,9 +146,12 @@ def load_image_encoder(
     wrong = [
         *(f"lacks {name}" for name in own if name not in fitting),
         *(f"holds {name}, which the configured one does not have" for name in fitting if name not in own),
-        *(f"holds {name} of shape {list(value.shape)} instead of {list(own[name].shape)}"
-          for name, value in fitting.items() if name in own and value.shape != own[name].shape),
-    ]  # fmt: skip
+        *(
+            f"holds {name} of shape {list(value.shape)} instead of {list(own[name].shape)}"
+            for name, value in fitting.items()
+            if name in own and value.shape != own[name].shape
+        ),
+    ]
     if wrong:
         raise UserError(
             f"vision_checkpoint {where} is no image encoder as configured ({len(wrong)} tensors do not fit): it"
@@ -253,9 +265,7 @@ def resize_positions(
     return insert_row(patches, cls, cls_place(len(patches))).reshape(like.shape)
 
 
-def grid_of_positions(
-    patches: int, stated: tuple[int, int] | None, here: tuple[int, int]
-) -> tuple[int, int] | None:
+def grid_of_positions(patches: int, stated: tuple[int, int] | None, here: tuple[int, int]) -> tuple[int, int] | None:
     """The first with so many patches: the grid that the checkpoint states, a square, the grid of this model."""
     side = round(patches**0.5)
     return next((grid for grid in (stated, (side, side), here) if grid and grid[0] * grid[1] == patches > 0), None)

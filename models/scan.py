@@ -62,8 +62,8 @@ def scan_by_doubling(
     kind, given = torch.promote_types(u.dtype, torch.float32), u
     u, delta, A, B, C, D, delta_bias = (part.to(kind) for part in (u, delta, A, B, C, D, delta_bias))
     d = torch.nn.functional.softplus(delta + delta_bias)
-    pace = torch.exp(d.unsqueeze(3) * A)                        # [B, L, I, N]
-    states = (d * u).unsqueeze(3) * B.unsqueeze(2)              # as if the state `reach` steps ago had been 0
+    pace = torch.exp(d.unsqueeze(3) * A)  # [B, L, I, N]
+    states = (d * u).unsqueeze(3) * B.unsqueeze(2)  # as if the state `reach` steps ago had been 0
     reach = 1
     while reach < u.shape[1]:
         further = (0, 0, 0, 0, reach, 0)

@@ -57,7 +57,7 @@ class Mixer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        x, z = self.in_proj(tokens).chunk(2, dim=-1)                                           # [B, N, I] each
+        x, z = self.in_proj(tokens).chunk(2, dim=-1)  # [B, N, I] each
         seen = self.read(x, "") + self.read(x, "_b")
         return recomputed(self.gate, seen, z, kept=2 * bytes_of(*seen.shape, like=seen))
 
@@ -69,9 +69,9 @@ class Mixer(nn.Module):
         """x [B, N, I] from the first token to the last, or with suffix `_b` from the last to the first: [B, N, I]."""
         backwards = suffix == "_b"
         convolution, projection, pace, decay, skip = (
-            getattr(self, name) for name in
-            (f"conv1d{suffix}", f"x_proj{suffix}", f"dt_proj{suffix}", f"A{suffix}_log", f"D{suffix}")
-        )  # fmt: skip
+            getattr(self, name)
+            for name in (f"conv1d{suffix}", f"x_proj{suffix}", f"dt_proj{suffix}", f"A{suffix}_log", f"D{suffix}")
+        )
         u = silu(convolve(x, convolution.weight, convolution.bias, backwards))
         r, written, asked = projection(u).split([self.rank, self.states, self.states], dim=-1)
         return selective_scan(u, pace(r), -torch.exp(decay), written, asked, skip, pace.bias, backwards)
@@ -87,10 +87,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, backwards: bool) -> Tensor
         weight = weight.flip(-1)
     # on a CPU its gradient takes ten times as long in bfloat16
     kind = weight.dtype if x.device.type == "cpu" else x.dtype
-    image = x.to(kind).transpose(1, 2).unsqueeze(2)                                            # [B, I, 1, N]
+    image = x.to(kind).transpose(1, 2).unsqueeze(2)  # [B, I, 1, N]
     with full_precision(x):
         wide = conv2d(image, weight.unsqueeze(2).to(kind), bias.to(kind), padding=(0, width - 1), groups=len(weight))
-    seen = wide[..., -tokens:] if backwards else wide[..., :tokens]                            # of [B, I, 1, N + W - 1]
+    seen = wide[..., -tokens:] if backwards else wide[..., :tokens]  # of [B, I, 1, N + W - 1]
     return seen.squeeze(2).transpose(1, 2).to(x.dtype)
 
 

@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
-from evaluation.sheet import SheetRow, ranking_sheet
 from search.encoder import Encoder
 from search.gallery import Gallery, open_gallery, recorded_encoder
 from search.indexing import images_below, index, read_metadata, typed
 from search.searcher import CANDIDATES, Answer, Searcher, unknown_column
 from utils.errors import CommandParser, UserError, run_command_line
-from utils.interruption import Interruption
 from utils.logs import set_up_logging
+from utils.processes.interruption import Interruption
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -30,8 +30,15 @@ def add_model(parser: argparse.ArgumentParser, needed: bool = False) -> None:
     more = "" if needed else " (default: the one that made the gallery)"
     parser.add_argument("--checkpoint", required=needed, type=Path, help=f"trained weights{more}")
     parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside the checkpoint)")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE", dest="overrides",
-                        help="settings on top of it, such as precision=fp32")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        dest="overrides",
+        help="settings on top of it, such as precision=fp32",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -52,8 +59,10 @@ def run_index(options: argparse.Namespace) -> None:
     """Encode the images below a folder; again: what is new, changed or gone."""
     metadata = read_metadata(options.metadata) if options.metadata else None
     if not images_below(options.folder):
-        raise UserError(f"there is no image (jpg, png, webp) below {options.folder}; images of a gallery are erased by"
-                        " python -m search forget")  # fmt: skip
+        raise UserError(
+            f"there is no image (jpg, png, webp) below {options.folder}; images of a gallery are erased by"
+            " python -m search forget"
+        )
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder, options.folder) as gallery:
         report = index(gallery, encoder, metadata)
@@ -74,10 +83,22 @@ def run_query(options: argparse.Namespace) -> None:
 
 def tell(answer: Answer, gallery: Gallery, as_json: bool) -> None:
     if as_json:
-        hits = [{"rank": rank, "file": str(gallery.images / hit.path), "match": hit.match, **asdict(hit)}
-                for rank, hit in enumerate(answer.hits, 1)]  # fmt: skip
-        print(json.dumps({"query": answer.query.text, "hits": hits, "missing": answer.missing,
-                          "milliseconds": answer.milliseconds}, indent=2, ensure_ascii=False))  # fmt: skip
+        hits = [
+            {"rank": rank, "file": str(gallery.images / hit.path), "match": hit.match, **asdict(hit)}
+            for rank, hit in enumerate(answer.hits, 1)
+        ]
+        print(
+            json.dumps(
+                {
+                    "query": answer.query.text,
+                    "hits": hits,
+                    "missing": answer.missing,
+                    "milliseconds": answer.milliseconds,
+                },
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
         return
     for rank, hit in enumerate(answer.hits, 1):
         match = "     " if hit.match is None else f"{hit.match:.3f}"
@@ -131,8 +152,9 @@ def matching(gallery: Gallery, names: Sequence[str], where: Sequence[str]) -> li
             if here:
                 break
         else:
-            raise UserError(f"the gallery holds no image {name!r}, and none below it; its paths start from"
-                            f" {gallery.images}")  # fmt: skip
+            raise UserError(
+                f"the gallery holds no image {name!r}, and none below it; its paths start from {gallery.images}"
+            )
         chosen |= dict.fromkeys(here)
     columns = gallery.columns()
     for condition in where:
@@ -143,8 +165,11 @@ def matching(gallery: Gallery, names: Sequence[str], where: Sequence[str]) -> li
             raise UserError(f"--where {condition}: {unknown_column(name, columns)}")
         wanted = (value, typed([value])[0])
         have = {path: gallery.records.by_path[path].metadata.get(name) for path in chosen}
-        chosen = {path: None for path in chosen if have[path] is not None
-                  and (str(have[path]) == wanted[0] or have[path] == wanted[1])}  # fmt: skip
+        chosen = {
+            path: None
+            for path in chosen
+            if have[path] is not None and (str(have[path]) == wanted[0] or have[path] == wanted[1])
+        }
     return list(chosen)
 
 
@@ -224,8 +249,9 @@ def build_parser() -> CommandParser:
     add_model(one)
     one = add("forget", run_forget)
     one.add_argument("images", nargs="*", help="images, or folders of them (all images, with --where alone)")
-    one.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", 
-                     help="only those whose metadata have all of these")
+    one.add_argument(
+        "--where", nargs="+", default=[], metavar="NAME=VALUE", help="only those whose metadata have all of these"
+    )
     add_model(one)
     add_model(add("rebuild", run_rebuild))
     one = add("serve", run_serve)

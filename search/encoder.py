@@ -17,13 +17,13 @@ from dataset.batch import TextTokens, normalise
 from dataset.captions import clean_caption
 from dataset.images import image_from
 from dataset.tokens import Encoded
-from evaluation.loading import TrainedModel, open_trained
 from evaluation.ranking import encode_images, match_one
+from evaluation.trained import TrainedModel, open_trained
 from search.pretrained import read_pretrained
-from utils.distributed import Launch, choose_device
 from utils.errors import UserError
 from utils.memory import keep_freed_memory
 from utils.precision import be_deterministic
+from utils.processes.distributed import Launch, choose_device
 
 MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 
@@ -49,10 +49,13 @@ class Encoder:
 
     @classmethod
     def open(
-        cls, checkpoint: str | Path, config: str | Path | None = None, device: str = "auto",
+        cls,
+        checkpoint: str | Path,
+        config: str | Path | None = None,
+        device: str = "auto",
         overrides: Sequence[str] = (),
-    ) -> "Encoder":  # fmt: skip
-        """From a checkpoint of a run, its settings as in `evaluation.loading.open_trained`, or an exported folder.
+    ) -> "Encoder":
+        """From a checkpoint of a run, its settings as in `evaluation.trained.open_trained`, or an exported folder.
 
         Raises UserError when it cannot be used.
         """
@@ -83,9 +86,11 @@ class Encoder:
                 digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         digest.update(self.trained.tokenizer.to_json().encode())
         return {
-            "model": digest.hexdigest(), "image_size": list(self.config.image_size), "max_words": self.config.max_words,
+            "model": digest.hexdigest(),
+            "image_size": list(self.config.image_size),
+            "max_words": self.config.max_words,
             "precision": self.config.precision,
-        }  # fmt: skip
+        }
 
     # ---- images ------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from dataset.batch import IMAGE_MEAN, IMAGE_STD
 from evaluation.metrics import METRIC_NAMES
-from evaluation.study import markdown_table
+from evaluation.studies.study import markdown_table
 from models.person_search import PersonSearchModel
 from search.encoder import Encoder
 from search.pretrained import CARD, SETTINGS, TOKENIZER, WEIGHTS, is_needed
@@ -147,9 +147,12 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
     mask[1, 7:] = 0
     towers = {
         IMAGE_ONNX: (ImageTower(encoder.model), {"images": images}, {"images": {0: "batch"}}),
-        TEXT_ONNX: (TextTower(encoder.model), {"ids": ids, "mask": mask},
-                    {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}}),
-    }  # fmt: skip
+        TEXT_ONNX: (
+            TextTower(encoder.model),
+            {"ids": ids, "mask": mask},
+            {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}},
+        ),
+    }
     for name, (tower, inputs, axes) in towers.items():
         tower = tower.cpu().float().eval()
         write_onnx(tower, inputs, axes, folder / name)
@@ -165,9 +168,14 @@ def write_onnx(
     with atomic_write(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own inside
         program = torch.onnx.export(
-            tower, tuple(inputs.values()), dynamo=True, input_names=list(inputs), output_names=["embeddings"],
-            dynamic_shapes=shapes, verbose=False,
-        )  # fmt: skip
+            tower,
+            tuple(inputs.values()),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=["embeddings"],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
         program.save(temporary, external_data=False)
 
 

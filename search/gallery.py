@@ -206,9 +206,7 @@ def open_about(folder: Path, encoder: Encoder, images: Path | None) -> dict[str,
         before = about["made_with"].get(name)
         if before != value:
             was = "by another model" if name == "model" else f"with {name} {before}, not {value}"
-            raise UserError(
-                f"gallery {folder} was made {was}: {checkpoint_of(about)}; use that, or make a new one"
-            )
+            raise UserError(f"gallery {folder} was made {was}: {checkpoint_of(about)}; use that, or make a new one")
     if images is not None and str(images.resolve()) != about["images"]:
         raise UserError(f"gallery {folder} is of the images in {about['images']}; name a new one for {images}")
     return about

@@ -24,7 +24,7 @@ from search.encoder import Encoder
 from search.gallery import Gallery, check_columns
 from search.records import Record
 from utils.errors import UserError
-from utils.parallel import available_cores
+from utils.processes.parallel import available_cores
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 BATCH = 64
@@ -59,8 +59,11 @@ def images_below(folder: Path) -> list[str]:
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place, name).relative_to(folder).as_posix() for name in files
-                  if name.lower().endswith(ENDINGS) and not name.startswith(".")]  # fmt: skip
+        found += [
+            Path(place, name).relative_to(folder).as_posix()
+            for name in files
+            if name.lower().endswith(ENDINGS) and not name.startswith(".")
+        ]
     return sorted(found)
 
 
@@ -161,13 +164,19 @@ def index(gallery: Gallery, encoder: Encoder, metadata: Mapping[str, Mapping[str
     """
     report, paths = Report(), images_below(gallery.images)
     if not paths and len(gallery.records):
-        raise UserError(f"there is no image below {gallery.images} any more; nothing was changed: is it not mounted?"
-                        " Images of a gallery are erased by python -m search forget")  # fmt: skip
+        raise UserError(
+            f"there is no image below {gallery.images} any more; nothing was changed: is it not mounted?"
+            " Images of a gallery are erased by python -m search forget"
+        )
     check_metadata(metadata, paths)
-    paths, report.unreadable = [path for path in paths if is_text(path)], {
-        path.encode("utf-8", "backslashreplace").decode(): "has a name that is not UTF-8; rename it"
-        for path in paths if not is_text(path)
-    }  # fmt: skip
+    paths, report.unreadable = (
+        [path for path in paths if is_text(path)],
+        {
+            path.encode("utf-8", "backslashreplace").decode(): "has a name that is not UTF-8; rename it"
+            for path in paths
+            if not is_text(path)
+        },
+    )
     known = {record.digest: record.embedding for record in gallery.records}
     with tqdm(total=len(paths), desc="images", unit="image", disable=None) as bar:
         found = read_ahead(lambda path: look(gallery, encoder, known, path), paths)
@@ -210,9 +219,13 @@ def check_metadata(metadata: Mapping[str, Mapping[str, Any]] | None, paths: Sequ
 
 
 def take(
-    gallery: Gallery, encoder: Encoder, batch: Sequence[Found], known: dict[str, np.ndarray],
-    metadata: Mapping[str, Mapping[str, Any]] | None, report: Report,
-) -> None:  # fmt: skip
+    gallery: Gallery,
+    encoder: Encoder,
+    batch: Sequence[Found],
+    known: dict[str, np.ndarray],
+    metadata: Mapping[str, Mapping[str, Any]] | None,
+    report: Report,
+) -> None:
     """Keep what is new or changed in a batch, then count it."""
     fresh = {one.digest: one.image for one in batch if one.image is not None}
     if fresh:

@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from dataset.decoding import Unusable, decode
-from evaluation.drawing import placeholder
+from evaluation.drawing.pictures import placeholder
 from search.explain import Explanation, explain, overlay
 from search.gallery import Gallery
 from search.searcher import CANDIDATES, Answer, Hit, Searcher
@@ -46,12 +46,20 @@ def build_page(searcher: Searcher, allow_upload: bool = False) -> gr.Blocks:
             k = gr.Slider(0, 256, CANDIDATES, step=1, label="Candidates k that are read with the sentence (0: none)")
         filters = build_filters(searcher.gallery.columns())
         message = gr.Markdown(elem_id="message")
-        hits = gr.Gallery(label="Hits", columns=5, height="auto", object_fit="contain", allow_preview=False,
-                          elem_id="hits")  # fmt: skip
+        hits = gr.Gallery(
+            label="Hits", columns=5, height="auto", object_fit="contain", allow_preview=False, elem_id="hits"
+        )
         gr.Markdown("Click an image to see why it was found.")
         reasons = gr.HTML(elem_id="reasons")
-        heats = gr.Gallery(label="Where the model looked", columns=6, height="auto", object_fit="contain",
-                           allow_preview=False, visible=False, elem_id="heats")  # fmt: skip
+        heats = gr.Gallery(
+            label="Where the model looked",
+            columns=6,
+            height="auto",
+            object_fit="contain",
+            allow_preview=False,
+            visible=False,
+            elem_id="heats",
+        )
         inputs, outputs = [text, top, k, *filters.values()], [hits, message, shown, asked, reasons, heats]
         calls = Callbacks(searcher, list(filters))
         gr.on([button.click, text.submit], calls.answer, inputs, outputs, api_name=False, trigger_mode="always_last")

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from configs.schema import resolve_config
 from dataset.tokens import CaptionTokenizer
-from evaluation.loading import TrainedModel, evaluation_setting
+from evaluation.trained import TrainedModel, evaluation_setting
 from models.build import build_model
 from utils.errors import UserError
 from utils.files import read_json

@@ -118,9 +118,12 @@ class Records:
         existing = self.files()
         number = int(existing[-1].stem) + 1 if existing else 1
         head = {
-            "paths": [record.path for record in records], "digests": [record.digest for record in records],
-            "metadata": [dict(record.metadata) for record in records], "forgotten": list(forgotten), "whole": whole,
-        }  # fmt: skip
+            "paths": [record.path for record in records],
+            "digests": [record.digest for record in records],
+            "metadata": [dict(record.metadata) for record in records],
+            "forgotten": list(forgotten),
+            "whole": whole,
+        }
         embeddings = np.stack([record.embedding for record in records]) if records else np.zeros((0, 0), np.float32)
         with atomic_write(self.folder / f"{number:08d}.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, head=np.array(json.dumps(head)), embeddings=embeddings.astype(np.float32))

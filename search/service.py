@@ -217,12 +217,24 @@ def add_image(searcher: Searcher, content: bytes) -> Record:
 def answer_as_json(answer: Answer, searcher: Searcher) -> dict[str, Any]:
     by_path = searcher.gallery.records.by_path
     hits = [
-        {"rank": rank, "id": by_path[hit.path].id, "path": hit.path, "match": hit.match, "score": hit.score,
-         "similarity": hit.similarity, "metadata": hit.metadata}
+        {
+            "rank": rank,
+            "id": by_path[hit.path].id,
+            "path": hit.path,
+            "match": hit.match,
+            "score": hit.score,
+            "similarity": hit.similarity,
+            "metadata": hit.metadata,
+        }
         for rank, hit in enumerate(answer.hits, 1)
-    ]  # fmt: skip
-    return {"text": answer.query.text, "read_as": answer.query.cleaned, "hits": hits, "missing": answer.missing,
-            "milliseconds": answer.milliseconds}  # fmt: skip
+    ]
+    return {
+        "text": answer.query.text,
+        "read_as": answer.query.cleaned,
+        "hits": hits,
+        "missing": answer.missing,
+        "milliseconds": answer.milliseconds,
+    }
 
 
 def explanation_as_json(found: Explanation) -> dict[str, Any]:

@@ -93,9 +93,13 @@ class Store:
         least, times = LOOKED_AT
         with complaints(f"the filter {where!r} is not understood") if where else complaints("the search failed"):
             found = self.client.client.search(
-                self.collection, data=[vector.astype(np.float32)], limit=count, filter=where, output_fields=[PATH],
+                self.collection,
+                data=[vector.astype(np.float32)],
+                limit=count,
+                filter=where,
+                output_fields=[PATH],
                 search_params={"params": {"ef": max(least, times * count)} if self.kind == GRAPH else {}},
-            )  # fmt: skip
+            )
         return [(hit[ID], hit["entity"][PATH], float(hit["distance"])) for hit in found[0]]
 
     def finish(self) -> None:

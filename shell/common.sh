@@ -69,7 +69,7 @@ run_retrieval() {
     local restarts="${RESTARTS:-0}"
     [[ "$restarts" =~ ^[0-9]+$ ]] || fail "RESTARTS=$restarts: give how often a run that failed is started again, 0 or more"
     if [ "$processes" -gt 1 ] || [ "$restarts" -gt 0 ]; then
-        exec "$PYTHON" -m utils.launch "$processes" Retrieval.py "$@"
+        exec "$PYTHON" -m utils.processes.launch "$processes" Retrieval.py "$@"
     fi
     exec "$PYTHON" Retrieval.py "$@"
 }

@@ -55,4 +55,4 @@ start=(--checkpoint "$output/pretraining/checkpoint_best.pth")
 if [ -f "$output/checkpoint_last.pth" ]; then start=(); fi
 run "$output" "$config" "${start[@]}" --set "${settings[@]}" "${test_split[@]}" "$@"
 echo "4/4 report"
-"$PYTHON" -m evaluation.report "$output"
+"$PYTHON" -m evaluation report "$output"

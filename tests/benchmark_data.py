@@ -8,13 +8,34 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 TINY = [
-    "image_res=[32,16]", "patch_size=8", "vision_width=32", "vision_depth=1", "vision_heads=2", "embed_dim=16",
-    "decoder_depth=1", "decoder_heads=2", "queue_size=32", "vocabulary_size=300", "max_words=40",
-    "bert_config.hidden_size=32", "bert_config.num_hidden_layers=2", "bert_config.num_attention_heads=2",
-    "bert_config.intermediate_size=64", "bert_config.fusion_layer=1", "bert_config.encoder_width=32",
-    "bert_config.max_position_embeddings=80", "bert_config.hidden_dropout_prob=0.0",
-    "bert_config.attention_probs_dropout_prob=0.0", "text_encoder=from_captions", "workers=0", "precision=fp32",
-    "batch_size_train=8", "batch_size_test=5", "k_test=6", "eval_epoch=0", "schedular.epochs=2",
+    "image_res=[32,16]",
+    "patch_size=8",
+    "vision_width=32",
+    "vision_depth=1",
+    "vision_heads=2",
+    "embed_dim=16",
+    "decoder_depth=1",
+    "decoder_heads=2",
+    "queue_size=32",
+    "vocabulary_size=300",
+    "max_words=40",
+    "bert_config.hidden_size=32",
+    "bert_config.num_hidden_layers=2",
+    "bert_config.num_attention_heads=2",
+    "bert_config.intermediate_size=64",
+    "bert_config.fusion_layer=1",
+    "bert_config.encoder_width=32",
+    "bert_config.max_position_embeddings=80",
+    "bert_config.hidden_dropout_prob=0.0",
+    "bert_config.attention_probs_dropout_prob=0.0",
+    "text_encoder=from_captions",
+    "workers=0",
+    "precision=fp32",
+    "batch_size_train=8",
+    "batch_size_test=5",
+    "k_test=6",
+    "eval_epoch=0",
+    "schedular.epochs=2",
     "hard_negatives_within=null",
 ]
 
@@ -27,7 +48,11 @@ def environment(**more: str) -> dict[str, str]:
 def run(*command: str | Path, check: bool = True, **more: str) -> subprocess.CompletedProcess:
     """Run a command in the repository; on failure show what it printed."""
     done = subprocess.run(
-        [str(part) for part in command], cwd=REPOSITORY, env=environment(**more), capture_output=True, text=True,
+        [str(part) for part in command],
+        cwd=REPOSITORY,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
         timeout=600,
     )
     if check and done.returncode != 0:
@@ -46,6 +71,8 @@ def data_settings(root: Path) -> list[str]:
     """Settings that point a configuration at a prepared benchmark."""
     files = root / "processed_data"
     return [
-        f"train_file=[{files}/train.json]", f"val_file={files}/val.json", f"test_file={files}/test.json",
+        f"train_file=[{files}/train.json]",
+        f"val_file={files}/val.json",
+        f"test_file={files}/test.json",
         *(f"{split}_image_root={root}/imgs" for split in ("train", "val", "test")),
     ]

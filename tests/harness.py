@@ -15,19 +15,39 @@ from pathlib import Path
 
 from benchmark_data import REPOSITORY, TINY, data_settings, environment
 
-from utils.checkpoint import digest_of, read_checkpoint
-from utils.run_folder import LAST
+from utils.checkpoints.files import digest_of, read_checkpoint
+from utils.checkpoints.run_folder import LAST
 
 FULL = os.environ.get("FAULTS") == "full"
 LIVELY = [  # on top of TINY: everything that is random in a step, on two processes
-    "batch_size_train=4", "bert_config.hidden_dropout_prob=0.1", "bert_config.attention_probs_dropout_prob=0.1",
-    "weak_pos_pair_probability=0.5", "workers=1", "schedular.epochs=6", "schedular.sched=cosine_step",
-    "optimizer.lr=1e-3", "mlm_distill_axis=positions",
-]  # fmt: skip
+    "batch_size_train=4",
+    "bert_config.hidden_dropout_prob=0.1",
+    "bert_config.attention_probs_dropout_prob=0.1",
+    "weak_pos_pair_probability=0.5",
+    "workers=1",
+    "schedular.epochs=6",
+    "schedular.sched=cosine_step",
+    "optimizer.lr=1e-3",
+    "mlm_distill_axis=positions",
+]
 OF_THE_STATE = (  # what of a checkpoint must be the same in two runs that were disturbed differently
-    "model", "optimizer", "lr_scheduler", "next_epoch", "next_iteration", "iterations", "step", "epoch", "evaluated",
-    "failed", "best", "best_epoch", "metrics", "seed", "data", "tokenizer",
-)  # fmt: skip
+    "model",
+    "optimizer",
+    "lr_scheduler",
+    "next_epoch",
+    "next_iteration",
+    "iterations",
+    "step",
+    "epoch",
+    "evaluated",
+    "failed",
+    "best",
+    "best_epoch",
+    "metrics",
+    "seed",
+    "data",
+    "tokenizer",
+)
 
 
 def state_of(folder: Path) -> dict[str, str]:
@@ -107,15 +127,30 @@ def rank_of(process: int) -> int | None:
 
 
 def driver(
-    output: Path, benchmark: Path, *flags: str, processes: int = 2, settings: Sequence[str] = (),
+    output: Path,
+    benchmark: Path,
+    *flags: str,
+    processes: int = 2,
+    settings: Sequence[str] = (),
     script: str = "Retrieval.py",
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """The command of a tiny run."""
-    launcher = ["-m", "utils.launch", str(processes)] if processes > 1 else []
+    launcher = ["-m", "utils.processes.launch", str(processes)] if processes > 1 else []
     return [
-        sys.executable, *launcher, script, "--config", "configs/demo.yaml", "--output_dir", str(output), *flags,
-        "--set", *TINY, *data_settings(benchmark), *LIVELY, *settings,
-    ]  # fmt: skip
+        sys.executable,
+        *launcher,
+        script,
+        "--config",
+        "configs/demo.yaml",
+        "--output_dir",
+        str(output),
+        *flags,
+        "--set",
+        *TINY,
+        *data_settings(benchmark),
+        *LIVELY,
+        *settings,
+    ]
 
 
 def start(command: Sequence[str], folder: Path, **more: str) -> Running:
@@ -124,9 +159,13 @@ def start(command: Sequence[str], folder: Path, **more: str) -> Running:
     errors = folder / "errors.txt"
     with open(errors, "ab") as file:
         process = subprocess.Popen(
-            list(map(str, command)), cwd=REPOSITORY, env=environment(**more), stdout=subprocess.DEVNULL, stderr=file,
+            list(map(str, command)),
+            cwd=REPOSITORY,
+            env=environment(**more),
+            stdout=subprocess.DEVNULL,
+            stderr=file,
             start_new_session=True,
-        )  # fmt: skip
+        )
     return Running(process, errors)
 
 

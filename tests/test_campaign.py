@@ -68,7 +68,10 @@ def campaign(folder, source: str, *flags: str) -> tuple[subprocess.CompletedProc
     (folder / "pytest.ini").write_text("[pytest]\naddopts = -p campaign\n")
     command = [sys.executable, "-m", "pytest", "test_it.py", "--campaign", "deep/table.md", *flags]
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True,
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
         env=environment(PYTHONPATH=f"{REPOSITORY}/tests:{REPOSITORY}"),
     )
     path = folder / "deep" / "table.md"

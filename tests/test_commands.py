@@ -27,13 +27,23 @@ from utils.config import apply_overrides
 RAW_FORMS = {"CUHK-PEDES": "reid_raw.json", "ICFG-PEDES": "ICFG-PEDES.json", "RSTPReid": "data_captions.json"}
 SMALLER = [*TINY, "text_encoder=tokenizer", "schedular.epochs=1", "max_steps=2", "batch_size_train=2"]
 EVERY_BENCHMARK = (
-    "attributes", "evaluation_scale", "gallery", "image_size", "loader", "rerank", "scan", "step_profile", "train_step",
+    "attributes",
+    "evaluation_scale",
+    "gallery",
+    "image_size",
+    "loader",
+    "rerank",
+    "scan",
+    "step_profile",
+    "train_step",
 )
 EVERY_CONFIG = sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml"))
 
 # Scripts that the README names as "likewise", and every configuration through the driver.
 MORE = [
-    "bash shell/icfg_train.sh ALBEF.pth", "bash shell/rstp_train.sh ALBEF.pth", "bash shell/icfg-eval.sh",
+    "bash shell/icfg_train.sh ALBEF.pth",
+    "bash shell/rstp_train.sh ALBEF.pth",
+    "bash shell/icfg-eval.sh",
     "bash shell/rstp-eval.sh MARS.pth",
     "CONFIG=configs/demo_vim.yaml OUTPUT=output/demo-vim bash shell/demo.sh",
     *(f"python -m benchmarks.{name} --help" for name in EVERY_BENCHMARK),
@@ -94,7 +104,8 @@ def plant_data(root: Path, benchmark: Path) -> None:
     os.symlink(benchmark / "imgs", mine / "imgs")
     rows = [
         f'{e["file_path"]},{e["id"]},"{caption.replace(chr(34), "")}",{e["split"]}'
-        for e in entries for caption in e["captions"]
+        for e in entries
+        for caption in e["captions"]
     ]
     (mine / "annotations.csv").write_text("\n".join(["image,identity,caption,split", *rows]) + "\n")
 
@@ -119,7 +130,8 @@ def sandbox(benchmark, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("sandbox") / "repository"
     everywhere, on_top = {"__pycache__", ".pytest_cache", ".ruff_cache"}, {".git", ".venv", "output", "data"}
     shutil.copytree(
-        REPOSITORY, root,
+        REPOSITORY,
+        root,
         ignore=lambda folder, names: everywhere | (on_top if Path(folder) == REPOSITORY else set()),
     )
     plant_data(root, benchmark)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from benchmark_data import TINY, data_settings, run
 
-from utils.checkpoint import read_checkpoint
+from utils.checkpoints.files import read_checkpoint
 
 # hard negatives among the same 4 samples, however many processes share the batch of 8
 RUN = ["max_steps=5", "hard_negatives_within=4", "weak_pos_pair_probability=0.5", "mlm_distill_axis=positions"]
@@ -16,8 +16,18 @@ RUN = ["max_steps=5", "hard_negatives_within=4", "weak_pos_pair_probability=0.5"
 def train(output, benchmark, processes: int, *settings: str) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     run(
-        sys.executable, *(launcher if processes > 1 else []), "Retrieval.py", "--config", "configs/demo.yaml",
-        "--output_dir", output, "--set", *TINY, *data_settings(benchmark), *RUN, f"batch_size_train={8 // processes}",
+        sys.executable,
+        *(launcher if processes > 1 else []),
+        "Retrieval.py",
+        "--config",
+        "configs/demo.yaml",
+        "--output_dir",
+        output,
+        "--set",
+        *TINY,
+        *data_settings(benchmark),
+        *RUN,
+        f"batch_size_train={8 // processes}",
         *settings,
     )
 
@@ -71,8 +81,15 @@ def test_evaluation_of_one_checkpoint_is_identical_for_one_and_two_processes(run
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         run(
-            sys.executable, *(launcher if processes > 1 else []), "Retrieval.py", "--evaluate", "--config",
-            runs / "1" / "config.yaml", "--checkpoint", runs / "1" / "checkpoint_best.pth", "--output_dir",
+            sys.executable,
+            *(launcher if processes > 1 else []),
+            "Retrieval.py",
+            "--evaluate",
+            "--config",
+            runs / "1" / "config.yaml",
+            "--checkpoint",
+            runs / "1" / "checkpoint_best.pth",
+            "--output_dir",
             tmp_path / str(processes),
         )
     one, two = ((tmp_path / n / "metrics.json").read_text() for n in ("1", "2"))

@@ -13,10 +13,10 @@ from golden_numbers import golden_device, golden_folder
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
-from models.draws import MaskedTokens
 from models.fusion import FusionSize, Pairing
 from models.image_encoder import PatchSubset, VisionSize
 from models.person_search import Objective, PersonSearchModel
+from models.randomness import MaskedTokens
 from models.vision_transformer import VisionTransformer
 
 FILES = sorted(p for p in golden_folder().glob("*.pt") if "vim" not in p.name)
@@ -61,9 +61,7 @@ def build(golden: dict) -> PersonSearchModel:
     config, bert = golden["config"], golden["bert_config"]
     sides = config["image_res"]
     sides = tuple(sides) if isinstance(sides, list | tuple) else (sides, sides)
-    vision = VisionSize(
-        sides, config["patch_size"], config["vision_width"], config["vit_depth"], config["vit_heads"]
-    )
+    vision = VisionSize(sides, config["patch_size"], config["vision_width"], config["vit_depth"], config["vit_heads"])
     fusion = FusionSize(**{name: bert[name] for name in FusionSize.__dataclass_fields__ if name in bert})
     objective = Objective(
         weights=golden["loss_weights"],
@@ -157,8 +155,12 @@ def test_evaluation(path):
     model, recorded = build(golden).eval(), golden["evaluation"]
     tokens, images = model.encode_image(recorded["images"])
     reading = model.encode_text(TextTokens(recorded["text_ids"], recorded["text_mask"].bool()))
-    for ours, name in ((images, "image_embed"), (reading.embedding, "text_embed"), (reading.states, "text_tokens"),
-                       (reading.embedding @ images.T, "similarity")):
+    for ours, name in (
+        (images, "image_embed"),
+        (reading.embedding, "text_embed"),
+        (reading.states, "text_tokens"),
+        (reading.embedding @ images.T, "similarity"),
+    ):
         torch.testing.assert_close(ours, recorded[name], atol=1e-5, rtol=0)
     caption, image = (~recorded["itm_score"].isnan()).nonzero(as_tuple=True)
     memory = model.text_encoder.remember(tokens)

@@ -26,8 +26,14 @@ def read(path: Path) -> tuple[dict, VisionMamba]:
     config = golden["config"]
     sides = config["img_size"]
     sides = tuple(sides) if isinstance(sides, list | tuple) else (sides, sides)
-    size = VisionSize(sides, config["patch_size"], config["embed_dim"], config["depth"],
-                      drop_path=config["drop_path_rate"], states=config["d_state"])  # fmt: skip
+    size = VisionSize(
+        sides,
+        config["patch_size"],
+        config["embed_dim"],
+        config["depth"],
+        drop_path=config["drop_path_rate"],
+        states=config["d_state"],
+    )
     encoder = VisionMamba(size)
     own = {name: value for name, value in golden["state_dict"].items() if not name.startswith("head.")}
     encoder.load_state_dict(own, strict=True)

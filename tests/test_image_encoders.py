@@ -10,7 +10,7 @@ from harness import driver, finish, state_of
 
 from models.image_encoder import VisionSize
 from models.vision_mamba import VisionMamba
-from utils.checkpoint import read_checkpoint
+from utils.checkpoints.files import read_checkpoint
 
 VIM = ["image_encoder=vim", "vision_depth=2"]
 ONE_EPOCH = ["schedular.epochs=1"]
@@ -18,9 +18,18 @@ ONE_EPOCH = ["schedular.epochs=1"]
 
 def retrieve(output, benchmark, *flags, settings=()):
     return run(
-        sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output, *flags, "--set",
-        *TINY, *data_settings(benchmark), *settings,
-    )  # fmt: skip
+        sys.executable,
+        "Retrieval.py",
+        "--config",
+        "configs/demo.yaml",
+        "--output_dir",
+        output,
+        *flags,
+        "--set",
+        *TINY,
+        *data_settings(benchmark),
+        *settings,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +47,14 @@ def files(benchmark, tmp_path_factory):
 def mamba(benchmark, files):
     """A run from both."""
     done = retrieve(
-        files / "vim", benchmark, "--checkpoint", files / "vit" / "checkpoint_best.pth",
-        "--vision_checkpoint", files / "vim.pth", settings=[*VIM, *ONE_EPOCH],
-    )  # fmt: skip
+        files / "vim",
+        benchmark,
+        "--checkpoint",
+        files / "vit" / "checkpoint_best.pth",
+        "--vision_checkpoint",
+        files / "vim.pth",
+        settings=[*VIM, *ONE_EPOCH],
+    )
     return files / "vim", done.stderr
 
 
@@ -66,8 +80,14 @@ def test_it_learned_and_kept_what_it_started_from(mamba, files):
 def test_its_trained_encoder_is_evaluated_and_not_the_one_it_started_from(mamba, benchmark, files, tmp_path):
     (files / "vim.pth").rename(files / "moved.pth")
     try:
-        retrieve(tmp_path, benchmark, "--evaluate", "--checkpoint", mamba[0] / "checkpoint_best.pth",
-                 settings=[*VIM, f"vision_checkpoint={files}/vim.pth"])  # fmt: skip
+        retrieve(
+            tmp_path,
+            benchmark,
+            "--evaluate",
+            "--checkpoint",
+            mamba[0] / "checkpoint_best.pth",
+            settings=[*VIM, f"vision_checkpoint={files}/vim.pth"],
+        )
         assert (tmp_path / "metrics.json").read_text() == (mamba[0] / "metrics.json").read_text()
         run(sys.executable, "Retrieval.py", "--verify", "--checkpoint", mamba[0] / "checkpoint_best.pth")
     finally:
@@ -82,8 +102,18 @@ def test_both_files_may_stand_in_the_configuration(mamba, benchmark, files, tmp_
 
 @pytest.mark.parametrize("flag", ["--evaluate", "--resume", "--verify"])
 def test_a_start_is_refused_where_nothing_starts(flag, tmp_path):
-    done = run(sys.executable, "Retrieval.py", flag, "--checkpoint", "a.pth", "--vision_checkpoint", "b.pth",
-               "--output_dir", tmp_path / "run", check=False)  # fmt: skip
+    done = run(
+        sys.executable,
+        "Retrieval.py",
+        flag,
+        "--checkpoint",
+        "a.pth",
+        "--vision_checkpoint",
+        "b.pth",
+        "--output_dir",
+        tmp_path / "run",
+        check=False,
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: --vision_checkpoint is what a new run starts from; --checkpoint has the")
 
@@ -95,5 +125,3 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(benchmark, 
         command = driver(tmp_path / "other", benchmark, *flags, settings=[*settings, f"max_steps={steps}"])
         finish(command, tmp_path / "b")
     assert state_of(tmp_path / "one") == state_of(tmp_path / "other")
-
-

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.distributed import mean_over_processes
+from utils.processes.distributed import mean_over_processes
 
 PORTIONS = 20  # points of the curves of an epoch
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from utils.interruption import BY_HAND, Stopped
+from utils.processes.interruption import BY_HAND, Stopped
 
 FAILED, BAD_INPUT = 1, 2  # exit codes
 REPORTS = "ERROR_REPORTS"  # environment variable: the folder that a launcher reads messages from

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from utils.distributed import barrier, is_main, on_main
+from utils.checkpoints.run_folder import RunFolder
 from utils.epoch_log import EpochLog, Step
 from utils.errors import UserError
-from utils.interruption import Interruption, Stopped
 from utils.logs import RunLog
 from utils.optimization import load_moments
-from utils.run_folder import RunFolder
-from utils.training import Stepper, Wishes
+from utils.processes.distributed import barrier, is_main, on_main
+from utils.processes.interruption import Interruption, Stopped
+from utils.stepper import Stepper, Wishes
 
 
 @dataclass(frozen=True)
@@ -147,21 +147,23 @@ class RunLoop:
         """Write all that the run is resumed from."""
         log = self.log.state()  # of all processes
         if is_main():
-            self.folder.save_last({
-                **self.content(),
-                "optimizer": self.stepper.optimizer.state_dict(),
-                "lr_scheduler": self.stepper.schedule.schedule.state_dict(),
-                "failed": self.stepper.failed,
-                "next_epoch": self.step.epoch,
-                "next_iteration": self.step.iteration,
-                "iterations": self.plan.iterations,
-                "evaluated": self.evaluated,
-                "epoch_log": log,
-                "best": self.best,
-                "best_epoch": self.best_epoch,
-                "metrics": self.metrics,
-                "seed": self.plan.seed,
-            })
+            self.folder.save_last(
+                {
+                    **self.content(),
+                    "optimizer": self.stepper.optimizer.state_dict(),
+                    "lr_scheduler": self.stepper.schedule.schedule.state_dict(),
+                    "failed": self.stepper.failed,
+                    "next_epoch": self.step.epoch,
+                    "next_iteration": self.step.iteration,
+                    "iterations": self.plan.iterations,
+                    "evaluated": self.evaluated,
+                    "epoch_log": log,
+                    "best": self.best,
+                    "best_epoch": self.best_epoch,
+                    "metrics": self.metrics,
+                    "seed": self.plan.seed,
+                }
+            )
         self.saved_at = time.monotonic()
         barrier()
 

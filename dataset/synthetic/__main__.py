@@ -9,7 +9,7 @@ from dataset.synthetic.generate import generate
 from dataset.synthetic.options import FORMATS, PRESETS, Options, options_from, parse_size
 from dataset.synthetic.preview import write_preview
 from utils.errors import CommandParser, UserError, run_command_line
-from utils.parallel import available_cores
+from utils.processes.parallel import available_cores
 
 FEWEST_IMAGES = 32
 

@@ -30,8 +30,13 @@ def paint_back_bag(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
         half = s.half(s.chest_half + 0.02, 0.05) / s.unit
     bag_box(canvas, person, centre, half, 0.112, s.unit)
     if s.facing < -0.3:
-        pocket = box_shape(centre.x - 0.05 * s.unit, centre.y + 0.02 * s.unit, centre.x + 0.05 * s.unit,
-                           centre.y + 0.085 * s.unit, 0.01 * s.unit)  # fmt: skip
+        pocket = box_shape(
+            centre.x - 0.05 * s.unit,
+            centre.y + 0.02 * s.unit,
+            centre.x + 0.05 * s.unit,
+            centre.y + 0.085 * s.unit,
+            0.01 * s.unit,
+        )
         canvas.crease([*pocket, pocket[0]], 88, 0.007)
         handle = s.body(0, 0.188, -0.07)
         loop = ellipse(handle.x, handle.y, 0.018 * s.unit, 0.01 * s.unit)

@@ -39,8 +39,16 @@ def capsule(a: Point, b: Point, ra: float, rb: float) -> Shape:
 def box_shape(x0: float, y0: float, x1: float, y1: float, corner: float = 0.0) -> Shape:
     """A rectangle with cut corners."""
     c = corner
-    return [(x0 + c, y0), (x1 - c, y0), (x1, y0 + c), (x1, y1 - c), (x1 - c, y1), (x0 + c, y1), (x0, y1 - c),
-            (x0, y0 + c)]  # fmt: skip
+    return [
+        (x0 + c, y0),
+        (x1 - c, y0),
+        (x1, y0 + c),
+        (x1, y1 - c),
+        (x1 - c, y1),
+        (x0 + c, y1),
+        (x0, y1 - c),
+        (x0, y0 + c),
+    ]
 
 
 @lru_cache(maxsize=64)

@@ -28,9 +28,18 @@ VAGUE_SHARE = 0.07
 MIN_WORDS, MAX_WORDS = 15, 45
 # How often an annotator mentions a part that can be seen.
 MENTIONED = {
-    "upper": 0.96, "inner": 0.8, "lower": 0.95, "dress": 1.0, "shoes": 0.72, "bag": 0.88, "hair": 0.68,
-    "headwear": 0.85, "glasses": 0.6, "scarf": 0.85, "item": 0.75,
-}  # fmt: skip
+    "upper": 0.96,
+    "inner": 0.8,
+    "lower": 0.95,
+    "dress": 1.0,
+    "shoes": 0.72,
+    "bag": 0.88,
+    "hair": 0.68,
+    "headwear": 0.85,
+    "glasses": 0.6,
+    "scarf": 0.85,
+    "item": 0.75,
+}
 DROP_FIRST = ("hair", "glasses", "item", "shoes", "scarf", "inner")
 
 _MARK = re.compile(r"<(\d+)\|([^<>]*)>")

@@ -17,8 +17,16 @@ LEG_WIDTHS = {
     "leggings": (0.047, 0.031, 0.021),
 }
 BARE_LEG = (0.044, 0.03, 0.02)
-HEM = {"t-shirt": 0.52, "shirt": 0.54, "jacket": 0.53, "coat": 0.7, "hoodie": 0.535, "sweater": 0.525,
-       "vest": 0.51, "blouse": 0.52}  # fmt: skip
+HEM = {
+    "t-shirt": 0.52,
+    "shirt": 0.54,
+    "jacket": 0.53,
+    "coat": 0.7,
+    "hoodie": 0.535,
+    "sweater": 0.525,
+    "vest": 0.51,
+    "blouse": 0.52,
+}
 SLACK = {"jacket": 0.012, "coat": 0.016, "hoodie": 0.013, "sweater": 0.008, "vest": 0.009, "blouse": 0.006}
 
 
@@ -78,8 +86,10 @@ def paint_shoe(canvas: Canvas, person: Person, skeleton: Skeleton, side: str, to
     if shoes.kind == "sandals":
         canvas.paint(foot, person.skin, NUMBER["skin"], tone)
         middle = ((heel[0] + toe[0]) / 2, (heel[1] + toe[1]) / 2)
-        straps = [capsule((p[0] - 0.02 * unit, p[1]), (p[0] + 0.02 * unit, p[1]), 0.009 * unit, 0.009 * unit)
-                  for p in (middle, (ankle[0], ankle[1] + 0.004 * unit))]  # fmt: skip
+        straps = [
+            capsule((p[0] - 0.02 * unit, p[1]), (p[0] + 0.02 * unit, p[1]), 0.009 * unit, 0.009 * unit)
+            for p in (middle, (ankle[0], ankle[1] + 0.004 * unit))
+        ]
         canvas.paint([*straps, sole], shoes, number, tone, soft=0.006)
         return
     if shoes.kind == "boots":

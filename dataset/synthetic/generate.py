@@ -22,7 +22,7 @@ from dataset.synthetic.person import ATTRIBUTES, Person, sample_person
 from dataset.synthetic.render import Picture, draw_picture
 from utils.errors import UserError
 from utils.files import atomic_write, read_json, write_json
-from utils.parallel import map_in_order
+from utils.processes.parallel import map_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -67,16 +67,26 @@ def draw_identity(root: Path, options: Options, identity: int) -> tuple[list[dic
         if options.masks:
             write_bytes(root / "masks" / mask, encode_mask(picture.label))
         texts = [caption["text"] for caption in captions]
-        entries.append({
-            "split": split, "captions": texts, "file_path": name,
-            "processed_tokens": [tokens(text) for text in texts], "id": identity,
-        })  # fmt: skip
-        images.append({
-            "file_path": name, "mask": mask if options.masks else None, "view": picture.view,
-            "moving": picture.moving, "occlusion": picture.occlusion,
-            "visible_pixels": picture.visible_pixels(),
-            "captions": [{"mentions": caption["mentions"]} for caption in captions],
-        })  # fmt: skip
+        entries.append(
+            {
+                "split": split,
+                "captions": texts,
+                "file_path": name,
+                "processed_tokens": [tokens(text) for text in texts],
+                "id": identity,
+            }
+        )
+        images.append(
+            {
+                "file_path": name,
+                "mask": mask if options.masks else None,
+                "view": picture.view,
+                "moving": picture.moving,
+                "occlusion": picture.occlusion,
+                "visible_pixels": picture.visible_pixels(),
+                "captions": [{"mentions": caption["mentions"]} for caption in captions],
+            }
+        )
     return entries, {"id": identity, "split": split, "attributes": person.describe(), "images": images}
 
 

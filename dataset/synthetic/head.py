@@ -16,8 +16,12 @@ def paint_neck(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
         length = 0.27 if person.hair.kind == "long" else 0.165
         axis = s.body(0, 0.0, -0.03)
         half = (HEAD_RX + 0.016) * s.unit
-        shape = [(axis.x - half * 0.8, s.body(0, 0.05).y), (axis.x + half * 0.8, s.body(0, 0.05).y),
-                 (axis.x + half, s.body(0, length).y), (axis.x - half, s.body(0, length).y)]  # fmt: skip
+        shape = [
+            (axis.x - half * 0.8, s.body(0, 0.05).y),
+            (axis.x + half * 0.8, s.body(0, 0.05).y),
+            (axis.x + half, s.body(0, length).y),
+            (axis.x - half, s.body(0, length).y),
+        ]
         canvas.paint([shape], person.hair, NUMBER["hair"], tone=0.85)
     top, base = s.body(0, 0.12, 0.004).at, s.body(0, 0.175).at
     canvas.paint([capsule(top, base, 0.03 * s.unit, 0.036 * s.unit)], person.skin, NUMBER["skin"], tone=0.85)
@@ -101,8 +105,9 @@ def paint_hair(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
     if hair.kind == "curly":
         head = s.body(0, HEAD_Y - 0.02)
         ring = [(math.cos(a), math.sin(a)) for a in (math.pi * k / 7 for k in range(8))]
-        shapes += [ellipse(head.x + c * 0.055 * unit, head.y - v * 0.055 * unit, 0.022 * unit, 0.022 * unit)
-                   for c, v in ring]  # fmt: skip
+        shapes += [
+            ellipse(head.x + c * 0.055 * unit, head.y - v * 0.055 * unit, 0.022 * unit, 0.022 * unit) for c, v in ring
+        ]
     if hair.kind in ("long", "medium"):
         shapes += hanging_hair(s, 0.28 if hair.kind == "long" else 0.165, away)
     if hair.kind == "bun":
@@ -123,8 +128,15 @@ def hanging_hair(skeleton: Skeleton, length: float, away: bool) -> list[Shape]:
     if away:
         top, end = s.body(0, 0.07), s.body(0, length)
         half = (HEAD_RX + 0.012) * unit
-        return [[(top.x - half * 0.9, top.y), (top.x + half * 0.9, top.y), (end.x + half, end.y),
-                 (end.x, end.y + 0.012 * unit), (end.x - half, end.y)]]  # fmt: skip
+        return [
+            [
+                (top.x - half * 0.9, top.y),
+                (top.x + half * 0.9, top.y),
+                (end.x + half, end.y),
+                (end.x, end.y + 0.012 * unit),
+                (end.x - half, end.y),
+            ]
+        ]
     locks = []
     # On a turned head the lock of the hidden side would cross the face.
     sides = (-1, 1) if abs(s.sin) < 0.35 else (1 if s.sin < 0 else -1,)

@@ -43,9 +43,15 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("train", 0, 10**6), ("val", 0, 10**6), ("test", 0, 10**6), ("images_per_identity", 1, 1000),
-            ("captions_per_image", 1, 20), ("height", 32, 1024), ("width", 16, 1024), ("seed", 0, 2**63),
-        ):  # fmt: skip
+            ("train", 0, 10**6),
+            ("val", 0, 10**6),
+            ("test", 0, 10**6),
+            ("images_per_identity", 1, 1000),
+            ("captions_per_image", 1, 20),
+            ("height", 32, 1024),
+            ("width", 16, 1024),
+            ("seed", 0, 2**63),
+        ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UserError(f"{name.replace('_', ' ')} is {value}; choose a number from {low} to {high}")

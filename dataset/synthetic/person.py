@@ -9,17 +9,40 @@ from dataset.synthetic.colours import HAIR_COLOURS, PALETTE, RGB, SKIN_TONES, co
 
 # Mask values: the place in this tuple is the pixel value; 0 is background and everything else.
 ATTRIBUTES = (
-    "background", "hair", "headwear", "glasses", "scarf", "upper", "inner",
-    "lower", "dress", "shoes", "bag", "item", "skin",
-)  # fmt: skip
+    "background",
+    "hair",
+    "headwear",
+    "glasses",
+    "scarf",
+    "upper",
+    "inner",
+    "lower",
+    "dress",
+    "shoes",
+    "bag",
+    "item",
+    "skin",
+)
 NUMBER = {name: number for number, name in enumerate(ATTRIBUTES)}
 
 PATTERNS = ("horizontal stripes", "vertical stripes", "checked", "dotted")
 
 COLOUR_WEIGHTS = {
-    "black": 9, "white": 8, "grey": 7, "red": 8, "orange": 5, "yellow": 5, "green": 6, "light blue": 6,
-    "blue": 7, "navy": 6, "purple": 5, "pink": 6, "brown": 5, "beige": 5,
-}  # fmt: skip
+    "black": 9,
+    "white": 8,
+    "grey": 7,
+    "red": 8,
+    "orange": 5,
+    "yellow": 5,
+    "green": 6,
+    "light blue": 6,
+    "blue": 7,
+    "navy": 6,
+    "purple": 5,
+    "pink": 6,
+    "brown": 5,
+    "beige": 5,
+}
 JEANS = ("blue", "light blue", "navy", "black", "grey", "white")
 OPENABLE = ("jacket", "coat", "hoodie", "shirt")
 
@@ -192,8 +215,19 @@ def sample_shoes(rng: random.Random, gender: str, clothes: dict[str, Any]) -> Th
     avoid = [lower.colour] if lower else []
     if kind == "dress shoes" and gender == "man":
         return make_thing(rng, kind, rng.choice([c for c in ("black", "brown") if c not in avoid]))
-    weights = {"black": 6, "white": 7, "grey": 3, "red": 4, "brown": 4, "blue": 3, "pink": 2, "beige": 2,
-               "yellow": 2, "green": 2, "orange": 2}  # fmt: skip
+    weights = {
+        "black": 6,
+        "white": 7,
+        "grey": 3,
+        "red": 4,
+        "brown": 4,
+        "blue": 3,
+        "pink": 2,
+        "beige": 2,
+        "yellow": 2,
+        "green": 2,
+        "orange": 2,
+    }
     return make_thing(rng, kind, pick(rng, {k: v for k, v in weights.items() if k not in avoid}))
 
 

@@ -15,9 +15,19 @@ from dataset.synthetic.scene import paint_background, paint_ground_shadow, paint
 
 # Share of the image's pixels from which a part is worth a phrase in a caption.
 NOTICED = {
-    "hair": 0.004, "headwear": 0.003, "glasses": 0.0006, "scarf": 0.003, "upper": 0.015, "inner": 0.005,
-    "lower": 0.015, "dress": 0.03, "shoes": 0.002, "bag": 0.004, "item": 0.0012, "skin": 0.004,
-}  # fmt: skip
+    "hair": 0.004,
+    "headwear": 0.003,
+    "glasses": 0.0006,
+    "scarf": 0.003,
+    "upper": 0.015,
+    "inner": 0.005,
+    "lower": 0.015,
+    "dress": 0.03,
+    "shoes": 0.002,
+    "bag": 0.004,
+    "item": 0.0012,
+    "skin": 0.004,
+}
 
 
 @dataclass(frozen=True)
@@ -85,8 +95,13 @@ def paint_passer(canvas: Canvas, rng: random.Random, unit: float) -> str:
     """Another pedestrian in front at the edge of the frame."""
     side = rng.choice((0, 1))
     offset = rng.uniform(-0.06, 0.1) * canvas.size[0]
-    paint_stranger(canvas, rng, side * canvas.size[0] + (offset if side == 0 else -offset),
-                   canvas.size[1] * rng.uniform(0.05, 0.2), unit)  # fmt: skip
+    paint_stranger(
+        canvas,
+        rng,
+        side * canvas.size[0] + (offset if side == 0 else -offset),
+        canvas.size[1] * rng.uniform(0.05, 0.2),
+        unit,
+    )
     return "pedestrian in front"
 
 

@@ -193,8 +193,11 @@ def paint_car(canvas: Canvas, rng: random.Random) -> None:
     x0, x1 = (-0.2 * width, reach) if from_left else (width - reach, 1.2 * width)
     body = Thing("car", "grey", dull(rng, 0.25, 0.85, 0.35))
     canvas.paint([box_shape(x0, top, x1, height + 20, 0.06 * width)], body, 0)
-    canvas.plain([box_shape(x0 + 0.05 * width, top + 0.05 * height, x1 - 0.05 * width, top + 0.065 * height)],
-                 scaled(body.rgb, 0.6), 0)  # fmt: skip
+    canvas.plain(
+        [box_shape(x0 + 0.05 * width, top + 0.05 * height, x1 - 0.05 * width, top + 0.065 * height)],
+        scaled(body.rgb, 0.6),
+        0,
+    )
 
 
 def paint_bush(canvas: Canvas, rng: random.Random) -> None:

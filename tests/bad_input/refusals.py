@@ -77,9 +77,18 @@ class Ground:
     def arguments(self, *more: str | Path, settings: tuple = (), output: Path | None = None) -> list[str | Path]:
         """Those of Retrieval.py for a small run on this ground."""
         return [
-            "--config", DEMO, "--device", "cpu", "--output_dir", output or self.output, *more,
-            "--set", *SMALL, *data_settings(self.data), *settings,
-        ]  # fmt: skip
+            "--config",
+            DEMO,
+            "--device",
+            "cpu",
+            "--output_dir",
+            output or self.output,
+            *more,
+            "--set",
+            *SMALL,
+            *data_settings(self.data),
+            *settings,
+        ]
 
     def retrieve(self, *arguments: str | Path, settings: tuple = (), output: Path | None = None) -> Ending:
         return call(Retrieval.main, *self.arguments(*arguments, settings=settings, output=output))

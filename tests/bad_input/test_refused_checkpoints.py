@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.checkpoint import save_checkpoint
+from utils.checkpoints.files import save_checkpoint
 
 # ---- checkpoints -----------------------------------------------------------------------
 
@@ -144,8 +144,10 @@ def test_evaluation_at_another_size_than_training_is_said(ground, finished):
 
 def test_another_run_is_not_resumed_over_the_one_in_the_folder(ground, run_folder, finished):
     ground.refuses(
-        "of another run", "leave out --checkpoint",
-        arguments=("--resume", "--checkpoint", finished / "checkpoint_last.pth"), settings=("max_steps=4",),
+        "of another run",
+        "leave out --checkpoint",
+        arguments=("--resume", "--checkpoint", finished / "checkpoint_last.pth"),
+        settings=("max_steps=4",),
     )
 
 
@@ -159,7 +161,8 @@ def test_resuming_needs_the_state_of_the_optimizer(ground, finished):
 def test_resuming_with_another_model_is_refused(ground, run_folder):
     ground.refuses(
         "was made with another configuration: another embed_dim (16 there, 8 here); resume with",
-        arguments=("--resume",), settings=("embed_dim=8",),
+        arguments=("--resume",),
+        settings=("embed_dim=8",),
     )
 
 
@@ -173,9 +176,10 @@ def test_when_both_checkpoints_are_damaged_both_are_named(ground, run_folder):
     for name in ("checkpoint_last.pth", "checkpoint_previous.pth"):
         (run_folder / name).write_bytes(b"no checkpoint")
     ground.refuses(
-        "checkpoint_last.pth cannot be read", "checkpoint_previous.pth, the one before it, cannot be read either",
+        "checkpoint_last.pth cannot be read",
+        "checkpoint_previous.pth, the one before it, cannot be read either",
         arguments=("--resume",),
-    )  # fmt: skip
+    )
 
 
 def test_a_file_that_is_no_image_encoder_is_named_by_its_option(ground):
@@ -188,16 +192,27 @@ def test_a_file_that_is_no_image_encoder_is_named_by_its_option(ground):
 @pytest.mark.parametrize(("batch", "steps"), [(16, 2), (4, 8)])
 def test_resuming_within_an_epoch_needs_steps_of_the_same_size(ground, run_folder, batch, steps):
     ground.refuses(
-        f"stopped after step 2 of 4 in an epoch, which here has {steps}", "batch_size_train",
-        arguments=("--resume",), settings=(f"batch_size_train={batch}", "max_steps=4"),
+        f"stopped after step 2 of 4 in an epoch, which here has {steps}",
+        "batch_size_train",
+        arguments=("--resume",),
+        settings=(f"batch_size_train={batch}", "max_steps=4"),
     )
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"step": "x"}, {"next_iteration": -1}, {"next_iteration": 5}, {"optimizer": {}}, {"optimizer": [1]},
-        {"best": None}, {"next_epoch": None}, {"epoch_log": {}}, {"seed": 3}, {"data": None}, {"evaluated": []},
+        {"step": "x"},
+        {"next_iteration": -1},
+        {"next_iteration": 5},
+        {"optimizer": {}},
+        {"optimizer": [1]},
+        {"best": None},
+        {"next_epoch": None},
+        {"epoch_log": {}},
+        {"seed": 3},
+        {"data": None},
+        {"evaluated": []},
     ],
     ids=str,
 )
@@ -209,7 +224,8 @@ def test_a_damaged_state_of_a_run_is_refused_and_the_run_left_alone(ground, run_
 
 def test_a_finished_run_is_not_resumed_elsewhere_without_its_best_model(ground, finished):
     ground.refuses(
-        "is finished", "does not hold its checkpoint_best.pth",
+        "is finished",
+        "does not hold its checkpoint_best.pth",
         arguments=("--resume", "--checkpoint", finished / "checkpoint_last.pth"),
     )
 

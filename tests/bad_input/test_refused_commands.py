@@ -97,7 +97,7 @@ def test_rankings_with_a_damaged_byte_are_refused(ground, run_folder):
         (("Retrieval.py",), {"RANK": "abc", "WORLD_SIZE": "2"}, "must be integers"),
         (("-m", "dataset.prepare", "CUHK-PEDES", "/nowhere"), {}, "/nowhere does not exist"),
         (("-m", "dataset.synthetic", "/dev/null/x", "--preset", "tiny"), {}, "cannot write /dev/null/x"),
-        (("-m", "evaluation.report", "/nowhere"), {}, "/nowhere holds none of log.txt"),
+        (("-m", "evaluation", "report", "/nowhere"), {}, "/nowhere holds none of log.txt"),
     ],
     ids=["configuration", "environment", "prepare", "synthetic", "report"],
 )
@@ -109,8 +109,18 @@ def test_a_real_command_ends_with_one_line_and_2(command, variables, part):
 
 def test_a_tokenizer_that_cannot_be_reached_is_refused(benchmark, tmp_path):
     done = run(
-        sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", tmp_path / "output",
-        "--text_encoder", "no-such-owner/no-such-model", "--set", *SMALL, *data_settings(benchmark), check=False,
+        sys.executable,
+        "Retrieval.py",
+        "--config",
+        "configs/demo.yaml",
+        "--output_dir",
+        tmp_path / "output",
+        "--text_encoder",
+        "no-such-owner/no-such-model",
+        "--set",
+        *SMALL,
+        *data_settings(benchmark),
+        check=False,
     )
     part = "tokenizer no-such-owner/no-such-model is neither a folder here nor reachable on the model hub"
     check_refusal(Ending(done.returncode, done.stderr), part)

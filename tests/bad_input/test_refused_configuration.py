@@ -1,6 +1,5 @@
 """Wrong YAML files, settings, flags and environments: one clear line, exit code 2, nothing changed."""
 
-
 import pytest
 import torch
 from benchmark_data import REPOSITORY

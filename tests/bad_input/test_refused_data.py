@@ -26,7 +26,7 @@ ANNOTATIONS = {
     "no captions": ([{**ENTRY, "captions": []}], "entry 1 (a.jpg): has an empty list of captions"),
     "caption without words": ([{**ENTRY, "captions": ["..."]}], "caption 1 has no words"),
     "nested too deeply": ("[" * 100_000, "is not valid JSON"),
-    "other encoding": ("[\"caf\xe9\"]".encode("latin-1"), "is not UTF-8"),
+    "other encoding": ('["caf\xe9"]'.encode("latin-1"), "is not UTF-8"),
     "one identity written two ways": ([ENTRY, {**ENTRY, "file_path": "b.jpg", "id": "1"}], "write it one way"),
     "one image of two people": ([ENTRY, {**ENTRY, "id": 2}], "identity 2, but 1 in entry 1"),
     "image outside its folder": ([{**ENTRY, "file_path": "../a.jpg"}], "leaves the image folder"),
@@ -56,8 +56,11 @@ def test_a_wrong_test_file_is_refused_before_evaluation(ground, case, finished):
 
 
 def test_a_dry_run_finds_missing_test_images(ground):
-    ground.refuses("1 of 1 images are missing", arguments=("--dry_run",),
-                   settings=(f"test_file={ground.write('wrong.json', [ENTRY])}",))
+    ground.refuses(
+        "1 of 1 images are missing",
+        arguments=("--dry_run",),
+        settings=(f"test_file={ground.write('wrong.json', [ENTRY])}",),
+    )
 
 
 def test_an_annotation_file_of_another_kind_is_refused(ground):
@@ -113,7 +116,13 @@ def test_a_broken_image_of_one_process_stops_all_with_its_name(own_ground):
     path.write_bytes(b"hello")
     settings = ("max_steps=4", "batch_size_train=4")
     done = run(
-        sys.executable, "-m", "utils.launch", "2", "Retrieval.py", *own_ground.arguments(settings=settings), check=False
+        sys.executable,
+        "-m",
+        "utils.processes.launch",
+        "2",
+        "Retrieval.py",
+        *own_ground.arguments(settings=settings),
+        check=False,
     )
     check_refusal(Ending(done.returncode, done.stderr), str(path), "is no image", alone=False)
 

@@ -55,5 +55,7 @@ def test_captions_are_parsed_in_the_first_call_only(drawn):
     captions = {caption for entry in entries for caption in entry.captions}
     samples = sum(len(entry.captions) for entry in entries)
     assert count_parses(entries, folder, 8) == {
-        "first call": len(captions), "second call": 0, f"{samples // 8} training batches": 0
-    }  # fmt: skip
+        "first call": len(captions),
+        "second call": 0,
+        f"{samples // 8} training batches": 0,
+    }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.rerank import SPECIAL, plain_scores, product_scores, random_captions, rank_correlation
-from dataset.gallery import Captions
+from dataset.evaluation_split import Captions
 from models.decoder import DecoderSize
 from models.fusion import FusionSize
 from models.image_encoder import VisionSize
@@ -17,8 +17,15 @@ MAX_WORDS = 20
 def tiny_model(full_ca: bool) -> PersonSearchModel:
     torch.manual_seed(0)
     fusion = FusionSize(
-        vocab_size=200, hidden_size=24, num_hidden_layers=4, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=MAX_WORDS, fusion_layer=2, encoder_width=16, full_ca=full_ca,
+        vocab_size=200,
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=MAX_WORDS,
+        fusion_layer=2,
+        encoder_width=16,
+        full_ca=full_ca,
     )
     vision = VisionSize(image_size=(32, 16), patch_size=8, width=16, depth=1, heads=2)
     objective = Objective(weights={"pitm": 1.0}, queue_size=1)

@@ -8,16 +8,34 @@ from benchmarks.full_size import configuration, make_batch, make_draws, make_mod
 from benchmarks.plain_step import PlainStep
 
 TINY = [
-    "image_res=[32,16]", "patch_size=8", "vision_width=32", "vision_depth=2", "vision_heads=2", "decoder_depth=1",
-    "decoder_heads=2", "embed_dim=16", "queue_size=32", "bert_config.hidden_size=32", "bert_config.num_hidden_layers=4",
-    "bert_config.num_attention_heads=2", "bert_config.intermediate_size=64", "bert_config.encoder_width=32",
-    "bert_config.fusion_layer=2", "bert_config.vocab_size=2000", "bert_config.initializer_range=0.2",
-]  # fmt: skip
+    "image_res=[32,16]",
+    "patch_size=8",
+    "vision_width=32",
+    "vision_depth=2",
+    "vision_heads=2",
+    "decoder_depth=1",
+    "decoder_heads=2",
+    "embed_dim=16",
+    "queue_size=32",
+    "bert_config.hidden_size=32",
+    "bert_config.num_hidden_layers=4",
+    "bert_config.num_attention_heads=2",
+    "bert_config.intermediate_size=64",
+    "bert_config.encoder_width=32",
+    "bert_config.fusion_layer=2",
+    "bert_config.vocab_size=2000",
+    "bert_config.initializer_range=0.2",
+]
 
 
-@pytest.mark.parametrize("settings", [
-    ["mlm_distill_axis=positions"], ["mlm_distill_axis=vocabulary"], ["bert_config.full_ca=false"],
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["mlm_distill_axis=positions"],
+        ["mlm_distill_axis=vocabulary"],
+        ["bert_config.full_ca=false"],
+    ],
+)
 def test_the_plain_step_has_the_losses_and_gradients_of_the_product(settings):
     config, found = configuration(True, *TINY, *settings), []
     for plain in (True, False):

@@ -90,11 +90,22 @@ def test_the_defaults_are_the_published_recipe(load):
 def test_a_file_of_mars_is_read_unchanged(load):
     config = load(MARS)
     assert config.optimizer.model_dump() == {
-        "opt": "adamW", "lr": 1e-5, "lr_custm": 1e-4, "weight_decay": 0.02, "betas": [0.9, 0.999], "eps": 1e-8
+        "opt": "adamW",
+        "lr": 1e-5,
+        "lr_custm": 1e-4,
+        "weight_decay": 0.02,
+        "betas": [0.9, 0.999],
+        "eps": 1e-8,
     }
     assert config.schedular.model_dump() == {
-        "sched": "cosine", "lr": 1e-5, "epochs": 30, "min_lr": 1e-6, "decay_rate": 1, "warmup_lr": 1e-5,
-        "warmup_epochs": 1, "cooldown_epochs": 0,
+        "sched": "cosine",
+        "lr": 1e-5,
+        "epochs": 30,
+        "min_lr": 1e-6,
+        "decay_rate": 1,
+        "warmup_lr": 1e-5,
+        "warmup_epochs": 1,
+        "cooldown_epochs": 0,
     }
     assert config.train_file == ["CUHK-PEDES/processed_data/train.json"]
     assert config.test_image_root == "CUHK-PEDES"
@@ -108,17 +119,28 @@ def test_every_loss_of_the_model_has_a_weight():
 
 
 def test_a_file_of_rasa_has_five_weights_and_no_mask_ratio(load):
-    text = changed(weights="[0.5, 1, 1, 0.5, 0.5]", mask_ratio=None, max_words="50", batch_size_train="13",
-                   bert_config="'configs/config_bert_partial.json'")
+    text = changed(
+        weights="[0.5, 1, 1, 0.5, 0.5]",
+        mask_ratio=None,
+        max_words="50",
+        batch_size_train="13",
+        bert_config="'configs/config_bert_partial.json'",
+    )
     config = load(text)
     assert config.weights.model_dump() == dict(zip(LOSS_NAMES, [0.5, 1, 1, 0.5, 0.5, 0, 0], strict=True))
     assert (config.max_words, config.batch_size_train, config.bert_config.full_ca) == (50, 13, False)
 
 
 def test_a_file_of_mamba_tbps_has_its_own_numbers(load):
-    text = changed(mask_ratio="0.5", max_words="90", temp="0.05", batch_size_train="12", image_res="[384, 128]",
-                   schedular="{sched: cosine, lr: 2e-5, epochs: 60, min_lr: 1E-6, decay_rate: 1, warmup_lr: 1e-5, "
-                             "warmup_epochs: 1, cooldown_epochs: 0}")
+    text = changed(
+        mask_ratio="0.5",
+        max_words="90",
+        temp="0.05",
+        batch_size_train="12",
+        image_res="[384, 128]",
+        schedular="{sched: cosine, lr: 2e-5, epochs: 60, min_lr: 1E-6, decay_rate: 1, warmup_lr: 1e-5, "
+        "warmup_epochs: 1, cooldown_epochs: 0}",
+    )
     config = load(text)
     assert (config.mask_ratio, config.max_words, config.temp, config.image_size) == (0.5, 90, 0.05, (384, 128))
     assert (config.schedular.epochs, config.schedular.lr, config.schedular.min_lr) == (60, 2e-5, 1e-6)
@@ -320,11 +342,31 @@ MAMBA = {
 @pytest.mark.parametrize("name", MAMBA)
 def test_the_presets_of_mamba_tbps_are_those_of_mars_but_for_what_was_published(name):
     config = load_config(REPOSITORY / "configs" / f"mamba_{name}.yaml")
-    found = (config.image_size, config.mask_ratio, config.max_words, config.temp, config.optimizer.weight_decay,
-             config.weights.mae, config.momentum, config.weights.cl, config.eval_epoch)  # fmt: skip
+    found = (
+        config.image_size,
+        config.mask_ratio,
+        config.max_words,
+        config.temp,
+        config.optimizer.weight_decay,
+        config.weights.mae,
+        config.momentum,
+        config.weights.cl,
+        config.eval_epoch,
+    )
     assert found == MAMBA[name]
     mars = load_config(REPOSITORY / "configs" / f"PS_{name}.yaml").model_dump()
     changed = {key for key, value in config.model_dump().items() if value != mars[key]}
-    assert changed <= {"image_encoder", "vision_depth", "drop_path", "image_res", "mask_ratio", "max_words", "temp",
-                       "optimizer", "weights", "momentum", "eval_epoch"}  # fmt: skip
+    assert changed <= {
+        "image_encoder",
+        "vision_depth",
+        "drop_path",
+        "image_res",
+        "mask_ratio",
+        "max_words",
+        "temp",
+        "optimizer",
+        "weights",
+        "momentum",
+        "eval_epoch",
+    }
     assert (config.image_encoder, config.vision_width, config.vision_depth) == ("vim", 768, 24)

@@ -224,9 +224,7 @@ def test_another_max_words_is_parsed_again(parser, folders, caplog):
         ("_version", lambda package: "9.9", "now 9.9"),
     ],
 )
-def test_other_rules_or_models_are_parsed_again(
-    parser, folders, monkeypatch, caplog, name, replacement, reason
-):
+def test_other_rules_or_models_are_parsed_again(parser, folders, monkeypatch, caplog, name, replacement, reason):
     cached_attributes(["one"], *folders, 75)
     monkeypatch.setattr(attributes, name, replacement)
     cached_attributes(["one"], *folders, 75)

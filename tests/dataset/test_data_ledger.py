@@ -6,7 +6,7 @@ import pytest
 
 from dataset.annotations import load_annotations
 from dataset.tokens import CaptionTokenizer
-from dataset.training import BatchPlan, TrainLoader, TrainSet
+from dataset.train_set import BatchPlan, TrainLoader, TrainSet
 
 pytestmark = pytest.mark.promise("Data ledger")
 
@@ -36,8 +36,16 @@ def ledger(data, workers: int, stops: list[tuple[int, int]]) -> list[tuple[int, 
 
 
 def fingerprint(batch) -> str:
-    parts = (batch.image1, batch.image2, batch.caption.ids, batch.caption2.ids, batch.attributes, batch.identity,
-             batch.replaced, batch.index)  # fmt: skip
+    parts = (
+        batch.image1,
+        batch.image2,
+        batch.caption.ids,
+        batch.caption2.ids,
+        batch.attributes,
+        batch.identity,
+        batch.replaced,
+        batch.index,
+    )
     return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
 
 
@@ -50,8 +58,11 @@ def test_all_samples_come_once_an_epoch_in_another_order_each(data, undisturbed)
     batches = len(data) // BATCH
     assert [epoch for epoch, _ in undisturbed] == [0] * batches + [1] * batches
     assert len({digest for _, digest in undisturbed}) == 2 * batches
-    places = [place for batch in TrainLoader(data, BatchPlan(len(data), BATCH, 0, 1, 7), 0, False).epoch(0)
-              for place in batch.index.tolist()]  # fmt: skip
+    places = [
+        place
+        for batch in TrainLoader(data, BatchPlan(len(data), BATCH, 0, 1, 7), 0, False).epoch(0)
+        for place in batch.index.tolist()
+    ]
     assert len(set(places)) == len(places) == batches * BATCH
 
 

@@ -105,8 +105,12 @@ def plant_defects(data):
     places = {
         "identity in several splits": ["identity 0"],
         "wrong type": [
-            data.add(id=True), data.add(id=1.5), data.add(captions="A girl."), data.add(captions=[1]),
-            data.add(split=3), data.add(image=7),
+            data.add(id=True),
+            data.add(id=1.5),
+            data.add(captions="A girl."),
+            data.add(captions=[1]),
+            data.add(split=3),
+            data.add(image=7),
         ],
         "missing key": [data.add(**{key: None}) for key in ("id", "captions", "split", "image")],
         "unknown split": [data.add(split="tset")],
@@ -117,10 +121,11 @@ def plant_defects(data):
         "bad text": [data.add(captions=["\ud800 girl"])],
         "missing image": [data.add(image="more/none.jpg"), data.add(image="nowhere/none.jpg")],
         "duplicate image": [
-            data.add(image="cam1/0007_1.jpg", id=7), data.add(image="./cam2/0007_2.jpg", id=7),
+            data.add(image="cam1/0007_1.jpg", id=7),
+            data.add(image="./cam2/0007_2.jpg", id=7),
         ],
         "ambiguous identity": ["identity is written 6"],
-    }  # fmt: skip
+    }
     data.add(id=0)
     data.add(id="6")
     unreadable = {"empty.jpg": b"", "text.jpg": b"not an image", "half.jpg": picture(1)[:-40]}
@@ -244,8 +249,10 @@ def test_digests_of_an_earlier_preparation_do_not_stay_when_images_are_not_looke
     assert len(cuhk.result("train")) == 8
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"algorithm": "blake2b-128", "digests": {"a": 1}}',
-                                     '{"algorithm": "md5", "digests": {}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"algorithm": "blake2b-128", "digests": {"a": 1}}', '{"algorithm": "md5", "digests": {}}'],
+)
 def test_a_damaged_digest_file_is_refused(cuhk, content):
     cuhk.run()
     path = cuhk.root / "processed_data" / "image_digests.json"
@@ -335,9 +342,7 @@ def test_names_in_any_case(name):
     assert find_format(name).name == "CUHK-PEDES"
 
 
-@pytest.mark.parametrize(
-    ("name", "close"), [("cuhk", "CUHK-PEDES"), ("RSTP-Ried", "RSTPReid"), ("icfg", "ICFG-PEDES")]
-)
+@pytest.mark.parametrize(("name", "close"), [("cuhk", "CUHK-PEDES"), ("RSTP-Ried", "RSTPReid"), ("icfg", "ICFG-PEDES")])
 def test_wrong_name_gets_the_nearest(name, close):
     with pytest.raises(UserError, match=f"did you mean '{close}'"):
         find_format(name)

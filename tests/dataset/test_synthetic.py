@@ -161,9 +161,7 @@ def test_people_of_the_test_split_look_different():
     options = Options(train=0, val=0, test=100)
     looks = set()
     for identity in range(1, 101):
-        things = {
-            name: person_of(options, identity).thing(name) for name in ("upper", "lower", "dress", "shoes")
-        }
+        things = {name: person_of(options, identity).thing(name) for name in ("upper", "lower", "dress", "shoes")}
         looks.add(tuple((name, t.kind, t.colour) for name, t in things.items() if t))
     assert len(looks) >= 97
 

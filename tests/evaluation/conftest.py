@@ -11,7 +11,15 @@ def tiny_run(benchmark, tmp_path_factory):
     """The folder of a tiny run; read only."""
     output = tmp_path_factory.mktemp("studied") / "run"
     run(
-        sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output, "--set", *TINY,
-        *data_settings(benchmark), "max_steps=3",
-    )  # fmt: skip
+        sys.executable,
+        "Retrieval.py",
+        "--config",
+        "configs/demo.yaml",
+        "--output_dir",
+        output,
+        "--set",
+        *TINY,
+        *data_settings(benchmark),
+        "max_steps=3",
+    )
     return output

@@ -10,7 +10,7 @@ from PIL import Image
 from configs.schema import load_config
 from dataset.annotations import Entry
 from dataset.batch import normalise
-from dataset.gallery import blocks_of, make_split
+from dataset.evaluation_split import blocks_of, make_split
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
 from evaluation.ranking import (
@@ -34,10 +34,22 @@ from utils.precision import autocast
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "brown"]
 SIZES = [
-    "image_res=[32,16]", "patch_size=8", "vision_width=32", "vision_depth=2", "vision_heads=4", "embed_dim=16",
-    "decoder_heads=4", "queue_size=16", "bert_config.hidden_size=32", "bert_config.num_hidden_layers=4",
-    "bert_config.num_attention_heads=4", "bert_config.intermediate_size=64", "bert_config.fusion_layer=2",
-    "bert_config.encoder_width=32", "bert_config.max_position_embeddings=40", "max_words=30",
+    "image_res=[32,16]",
+    "patch_size=8",
+    "vision_width=32",
+    "vision_depth=2",
+    "vision_heads=4",
+    "embed_dim=16",
+    "decoder_heads=4",
+    "queue_size=16",
+    "bert_config.hidden_size=32",
+    "bert_config.num_hidden_layers=4",
+    "bert_config.num_attention_heads=4",
+    "bert_config.intermediate_size=64",
+    "bert_config.fusion_layer=2",
+    "bert_config.encoder_width=32",
+    "bert_config.max_position_embeddings=40",
+    "max_words=30",
 ]
 
 
@@ -182,8 +194,8 @@ def test_images_are_encoded_once_when_they_fit_and_else_again_by_blocks(split, e
     model = tiny_model(tokenizer, True)
     for room, expected in (
         (13 * TOKEN_BYTES, [4, 4, 4, 1]),
-        (13 * TOKEN_BYTES - 1, [4, 4, 4, 1, 1]),             # the last block of one image does not fit
-        (9 * TOKEN_BYTES, [4, 4, 4, 1, 4]),                  # nor does the third, but the last one does
+        (13 * TOKEN_BYTES - 1, [4, 4, 4, 1, 1]),  # the last block of one image does not fit
+        (9 * TOKEN_BYTES, [4, 4, 4, 1, 4]),  # nor does the third, but the last one does
         (0, [4, 4, 4, 1, 4, 4, 4, 1]),
     ):
         encoded.clear()

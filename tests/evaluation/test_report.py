@@ -11,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from evaluation.curves import as_points, draw_curves
 from evaluation.report import choose_queries, main, write_report
 from evaluation.results import read_log, read_metrics, read_rankings
+from evaluation.studies.curves import as_points, draw_curves
 from utils.errors import UserError, run_command_line
 
 CAPTIONS = ["<script>alert(1)</script> & a red coat", "a man in black", "穿红色外套的女人", ""]

@@ -6,7 +6,7 @@ import sys
 import pytest
 from benchmark_data import TINY, data_settings, run
 
-from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.checkpoints.files import read_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.promise("What was saved is what scored")
 
@@ -15,9 +15,16 @@ pytestmark = pytest.mark.promise("What was saved is what scored")
 def trained(benchmark, tmp_path_factory):
     output = tmp_path_factory.mktemp("verified") / "run"
     run(
-        sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output, "--set", *TINY,
+        sys.executable,
+        "Retrieval.py",
+        "--config",
+        "configs/demo.yaml",
+        "--output_dir",
+        output,
+        "--set",
+        *TINY,
         *data_settings(benchmark),
-    )  # fmt: skip
+    )
     return output
 
 
@@ -29,8 +36,13 @@ def verified(path):
 def test_what_was_saved_is_what_scored(trained, name):
     done = verified(trained / name)
     assert done.returncode == 0, done.stderr
-    for line in ("the checksum is right", "all values are finite", "the configuration is valid", "the data are those",
-                 "the metrics on the val split are those of its run"):  # fmt: skip
+    for line in (
+        "the checksum is right",
+        "all values are finite",
+        "the configuration is valid",
+        "the data are those",
+        "the metrics on the val split are those of its run",
+    ):
         assert line in done.stderr
     logged = [json.loads(line)["val"] for line in (trained / "log.txt").read_text().splitlines()]
     content = read_checkpoint(trained / name)

@@ -14,8 +14,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import Retrieval
-from utils.distributed import rank
 from utils.errors import run_command_line
+from utils.processes.distributed import rank
 
 WHAT, RANK, STEPS = os.environ["BREAK"].split(":")
 FIRST, LAST = map(int, STEPS.split("-"))

@@ -24,23 +24,56 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from limited_reading import limit, memory, read
 
-from utils.checkpoint import save_checkpoint
+from utils.checkpoints.files import save_checkpoint
 from utils.errors import UserError
 
 SECONDS = 5
 OPCODES = b"(.012FGIJKLMNPQRSTUVX]abcdeghijlopqrstu})" + bytes(range(0x80, 0x99))
 GLOBALS = [
-    b"cposix\nsystem\n", b"cbuiltins\neval\n", b"c__builtin__\nset\n", b"c__builtin__\nbytearray\n",
-    b"ccollections\nOrderedDict\n", b"ccollections\nCounter\n", b"ctorch\nFloatStorage\n", b"ctorch\nTensor\n",
-    b"ctorch.storage\nUntypedStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_qtensor\n",
-    b"ctorch._utils\n_rebuild_parameter\n", b"ctorch._utils\n_rebuild_sparse_tensor\n", b"ctorch\nSize\n",
-    b"c_codecs\nencode\n", b"ctorch.nn.parameter\nParameter\n", b"ctorch\nfloat32\n",
-]  # fmt: skip
+    b"cposix\nsystem\n",
+    b"cbuiltins\neval\n",
+    b"c__builtin__\nset\n",
+    b"c__builtin__\nbytearray\n",
+    b"ccollections\nOrderedDict\n",
+    b"ccollections\nCounter\n",
+    b"ctorch\nFloatStorage\n",
+    b"ctorch\nTensor\n",
+    b"ctorch.storage\nUntypedStorage\n",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ctorch._utils\n_rebuild_qtensor\n",
+    b"ctorch._utils\n_rebuild_parameter\n",
+    b"ctorch._utils\n_rebuild_sparse_tensor\n",
+    b"ctorch\nSize\n",
+    b"c_codecs\nencode\n",
+    b"ctorch.nn.parameter\nParameter\n",
+    b"ctorch\nfloat32\n",
+]
 PIECES = [
-    b"\xff" * 4, b"\xff" * 8, bytes(4), b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"K\xff", b"\x8a\x08" + b"\xff" * 7
-    + b"\x7f", b"X\x07\0\0\0storage", b")R", b"Q", b"q\x01", b"h\x01", b"h\0", b"}", b"]", b"(", b"t", b"b", b"s",
-    b"\x81", b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07",
-]  # fmt: skip
+    b"\xff" * 4,
+    b"\xff" * 8,
+    bytes(4),
+    b"\x7f\xff\xff\xff",
+    b"\xff\xff\xff\x7f",
+    b"K\xff",
+    b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
+    b"X\x07\0\0\0storage",
+    b")R",
+    b"Q",
+    b"q\x01",
+    b"h\x01",
+    b"h\0",
+    b"}",
+    b"]",
+    b"(",
+    b"t",
+    b"b",
+    b"s",
+    b"\x81",
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"PK\x06\x06",
+    b"PK\x06\x07",
+]
 
 
 def contents() -> list[dict]:
@@ -52,9 +85,11 @@ def contents() -> list[dict]:
     return [
         {"model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}, "config": {"lr": 1e-5, "on": [True]}},
         {"model": linear.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "best": -1.0, "x": 2**80},
-        {"model": {"w": torch.nn.Parameter(torch.ones(3)), "half": torch.ones(2, dtype=torch.bfloat16)},
-         "values": [b"xy", 1j, torch.Size([1]), {1, 2}, None, (1, "a"), Counter("ab"), torch.float16]},
-    ]  # fmt: skip
+        {
+            "model": {"w": torch.nn.Parameter(torch.ones(3)), "half": torch.ones(2, dtype=torch.bfloat16)},
+            "values": [b"xy", 1j, torch.Size([1]), {1, 2}, None, (1, "a"), Counter("ab"), torch.float16],
+        },
+    ]
 
 
 def bases(folder: Path) -> dict[str, list[bytes]]:
@@ -95,8 +130,13 @@ def splice(data: bytes, draw: random.Random) -> bytes:
     """Moves, doubles or removes a range."""
     start, end = sorted(draw.choices(range(len(data)), k=2))
     place = draw.randrange(len(data))
-    return draw.choice((data[:start] + data[end:], data[:place] + data[start:end] + data[place:],
-                        data[:start] + data[start:end] * 2 + data[end:]))  # fmt: skip
+    return draw.choice(
+        (
+            data[:start] + data[end:],
+            data[:place] + data[start:end] + data[place:],
+            data[:start] + data[start:end] * 2 + data[end:],
+        )
+    )
 
 
 def insert(data: bytes, draw: random.Random) -> bytes:

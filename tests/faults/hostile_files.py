@@ -203,8 +203,9 @@ def nested_load(marker: Path) -> bytes:
 
 
 def nested_pickle(marker: Path) -> bytes:
-    inner = call(name("_codecs", "encode"), text(pickle.dumps(Call(open, str(marker), "w"), 0).decode("latin1")),
-                 text("latin1"))  # fmt: skip
+    inner = call(
+        name("_codecs", "encode"), text(pickle.dumps(Call(open, str(marker), "w"), 0).decode("latin1")), text("latin1")
+    )
     return archive(checkpoint(call(name("pickle", "loads"), inner)))
 
 
@@ -214,8 +215,9 @@ CODE: dict[str, Callable[[Path], bytes]] = {
     "os.system, protocol 4": lambda marker: pickle.dumps(Call(os.system, f"touch {marker}"), 4),
     "os.system, archive": calling("os", "system", shell),
     "os.system, old format": lambda marker: legacy(old_checkpoint(call(name("posix", "system"), shell(marker)))),
-    "os.system, before the content": lambda marker: HEAD + call(name("os", "system"), shell(marker)) + b"."
-    + legacy(old_checkpoint(b"N")),
+    "os.system, before the content": lambda marker: (
+        HEAD + call(name("os", "system"), shell(marker)) + b"." + legacy(old_checkpoint(b"N"))
+    ),
     "os.system, after the content": after_the_content,
     "os.system, as a key": in_a_key,
     "os.system, as a hook": in_a_hook,
@@ -224,8 +226,9 @@ CODE: dict[str, Callable[[Path], bytes]] = {
     "os.system, in a command line": in_a_command_line,
     "INST opcode": lambda marker: f"(S'touch {marker}'\nios\nsystem\n.".encode(),
     "OBJ opcode": lambda marker: b"(" + name("os", "system") + text(f"touch {marker}") + b"o.",
-    "STACK_GLOBAL opcode": lambda marker: b"\x80\x04" + text("os") + text("system") + b"\x93"
-    + shell(marker) + b"\x85R.",
+    "STACK_GLOBAL opcode": lambda marker: (
+        b"\x80\x04" + text("os") + text("system") + b"\x93" + shell(marker) + b"\x85R."
+    ),
     "builtins.eval": calling("builtins", "eval", source),
     "builtins.exec": calling("builtins", "exec", source),
     "builtins.eval, old name": calling("__builtin__", "eval", source),
@@ -272,10 +275,13 @@ def listed(one: bytes, entries: list[tuple[str, int, int]], stated: int | None =
     with zipfile.ZipFile(io.BytesIO(one)) as records:
         start = records.start_dir
     list_ = b"".join(
-        b"PK\x01\x02" + struct.pack("<6HI", 20, 20, 0, 0, 0, 0, 0) + struct.pack("<II", size, size)
-        + struct.pack("<5HII", len(name), 0, 0, 0, 0, 0, header) + name.encode()
+        b"PK\x01\x02"
+        + struct.pack("<6HI", 20, 20, 0, 0, 0, 0, 0)
+        + struct.pack("<II", size, size)
+        + struct.pack("<5HII", len(name), 0, 0, 0, 0, 0, header)
+        + name.encode()
         for name, header, size in entries
-    )  # fmt: skip
+    )
     stated = len(entries) if stated is None else stated
     wide = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, stated, stated, len(list_), start)
     place = struct.pack("<4sLQL", b"PK\x06\x07", 0, start + len(list_), 1)
@@ -319,10 +325,14 @@ def records_in_one_another(marker: Path) -> bytes:
 def laughs(opening: bytes, closing: bytes, levels: int = 40, times: int = 10) -> bytes:
     """A list of containers, each of ten times the one before: small, and endless for whoever looks at every value."""
     keys = [whole(number) if opening == b"}(" else b"" for number in range(times)]
-    return b"](K\x01q\x00" + b"".join(
-        opening + b"".join(key + b"h" + bytes([level]) for key in keys) + closing + b"q" + bytes([level + 1])
-        for level in range(levels)
-    ) + b"e"  # fmt: skip
+    return (
+        b"](K\x01q\x00"
+        + b"".join(
+            opening + b"".join(key + b"h" + bytes([level]) for key in keys) + closing + b"q" + bytes([level + 1])
+            for level in range(levels)
+        )
+        + b"e"
+    )
 
 
 def doubled_tuples(levels: int) -> bytes:
@@ -366,9 +376,12 @@ def shared_by_many(marker: Path) -> bytes:
 SPARSE = call(
     name("torch._utils", "_rebuild_sparse_tensor"),
     call(name("torch.serialization", "_get_layout"), text("torch.sparse_coo")),
-    group(tensor(storage("1", 0, "LongStorage"), (1, 0), (1, 1)), tensor(storage("2", 0), (0,)),
-          call(name("torch", "Size"), group(whole(FAR)))),
-)  # fmt: skip
+    group(
+        tensor(storage("1", 0, "LongStorage"), (1, 0), (1, 1)),
+        tensor(storage("2", 0), (0,)),
+        call(name("torch", "Size"), group(whole(FAR))),
+    ),
+)
 
 RESOURCES: dict[str, Callable[[Path], bytes]] = {
     "zip bomb in the pickle": lambda marker: archive(
@@ -395,11 +408,18 @@ RESOURCES: dict[str, Callable[[Path], bytes]] = {
     "one storage of two lengths": item(tensor(storage("0", 1), (1,))),
     "one storage of two types": item(tensor(storage("0", 2, "IntStorage"))),
     "tensor beyond its storage": lambda marker: archive(checkpoint(b"N", tensor(storage(), (FAR,)))),
-    "tensor of bytes beyond its storage": item(call(
-        name("torch._utils", "_rebuild_tensor_v3"), group(text("storage"), name("torch.storage", "UntypedStorage"),
-        text("1"), text("cpu"), whole(0)) + b"Q", whole(0), group(whole(FAR)), group(whole(1)), b"\x89", ORDERED,
-        name("torch", "uint16")
-    )),
+    "tensor of bytes beyond its storage": item(
+        call(
+            name("torch._utils", "_rebuild_tensor_v3"),
+            group(text("storage"), name("torch.storage", "UntypedStorage"), text("1"), text("cpu"), whole(0)) + b"Q",
+            whole(0),
+            group(whole(FAR)),
+            group(whole(1)),
+            b"\x89",
+            ORDERED,
+            name("torch", "uint16"),
+        )
+    ),
     "tensor that begins beyond its storage": lambda marker: archive(checkpoint(b"N", tensor(storage(), offset=FAR))),
     "tensor of repeated numbers": lambda marker: archive(checkpoint(b"N", tensor(storage(), (FAR,), (0,)))),
     "tensor of overlapping windows": lambda marker: archive(
@@ -415,16 +435,20 @@ RESOURCES: dict[str, Callable[[Path], bytes]] = {
     "old file, storage beyond the file": old_storage(FAR, FAR, bytes(8)),
     "old file, storage of another length": old_storage(2**30, 2, bytes(8)),
     "old file, storage said to be longer": old_storage(2, FAR, bytes(8)),
-    "old file, storage without numbers": lambda marker: legacy(
-        old_checkpoint(storage("1", FAR, "FloatStorage", b"N"))
-    ),
+    "old file, storage without numbers": lambda marker: legacy(old_checkpoint(storage("1", FAR, "FloatStorage", b"N"))),
     "old file, view of a storage": lambda marker: legacy(
         old_checkpoint(b"N", view=group(text("v"), whole(0), whole(FAR)))
     ),
     "sparse tensor": lambda marker: archive(checkpoint(SPARSE), {"0": bytes(8), "1": b"", "2": b""}),
     "quantized tensor": rebuilt(
-        "_rebuild_qtensor", storage("0", 2, "QInt8Storage"), whole(0), group(whole(FAR)), group(whole(1)),
-        group(name("torch", "per_tensor_affine"), b"G" + bytes(8), whole(0)), b"\x89", ORDERED,
+        "_rebuild_qtensor",
+        storage("0", 2, "QInt8Storage"),
+        whole(0),
+        group(whole(FAR)),
+        group(whole(1)),
+        group(name("torch", "per_tensor_affine"), b"G" + bytes(8), whole(0)),
+        b"\x89",
+        ORDERED,
     ),
     "tensor without numbers": rebuilt(
         "_rebuild_meta_tensor_no_storage", name("torch", "float32"), group(whole(FAR)), group(whole(1)), b"\x89"
@@ -433,14 +457,27 @@ RESOURCES: dict[str, Callable[[Path], bytes]] = {
         "_rebuild_nested_tensor", tensor(storage()), *[tensor(storage("1", 1, "LongStorage"), (1, 1), (1, 1))] * 3
     ),
     "tensor of another class": rebuilt(
-        "_rebuild_wrapper_subclass", name("torch", "Tensor"), name("torch", "float32"), group(whole(FAR)),
-        group(whole(1)), whole(0), b"N", text("cpu"), b"\x89",
+        "_rebuild_wrapper_subclass",
+        name("torch", "Tensor"),
+        name("torch", "float32"),
+        group(whole(FAR)),
+        group(whole(1)),
+        whole(0),
+        b"N",
+        text("cpu"),
+        b"\x89",
     ),
-    "tensor with any attributes": lambda marker: archive(checkpoint(
-        call(name("torch._tensor", "_rebuild_from_type_v2"), REBUILD, name("torch", "Tensor"),
-             group(storage(), whole(0), group(whole(2)), group(whole(1)), b"\x89", ORDERED),
-             b"}" + text("numel") + whole(FAR) + b"s")
-    )),
+    "tensor with any attributes": lambda marker: archive(
+        checkpoint(
+            call(
+                name("torch._tensor", "_rebuild_from_type_v2"),
+                REBUILD,
+                name("torch", "Tensor"),
+                group(storage(), whole(0), group(whole(2)), group(whole(1)), b"\x89", ORDERED),
+                b"}" + text("numel") + whole(FAR) + b"s",
+            )
+        )
+    ),
     "memory of a tensor": item(call(name("torch", "FloatTensor"), whole(2**34))),
     "memory of a new tensor": item(name("torch", "Tensor") + group(whole(2**34)) + b"\x81"),
     "memory of a storage": item(call(name("torch.storage", "UntypedStorage"), whole(2**36))),
@@ -452,9 +489,7 @@ RESOURCES: dict[str, Callable[[Path], bytes]] = {
     "laughs of tuples": item(laughs(b"(", b"t")),
     "laughs of mappings": item(laughs(b"}(", b"u")),
     "wide laughs": item(laughs(b"](", b"e", levels=9, times=100_000)),
-    "laughs within an attribute": item(
-        ORDERED + b"}" + text("_metadata") + laughs(b"](", b"e") + b"s" + b"b"
-    ),
+    "laughs within an attribute": item(ORDERED + b"}" + text("_metadata") + laughs(b"](", b"e") + b"s" + b"b"),
     "key that takes for ever to hash": item(b"}" + doubled_tuples(60) + b"Ns"),
     "set that takes for ever to hash": item(call(name("builtins", "set"), b"]" + doubled_tuples(60) + b"a")),
     "pairs that take for ever to hash": item(
@@ -475,7 +510,8 @@ RESOURCES: dict[str, Callable[[Path], bytes]] = {
     ),
     "state of a parameter": item(
         call(name("torch._utils", "_rebuild_parameter"), tensor(storage()), b"\x89", ORDERED)
-        + group(b"\x89", b"N", b"}" + text("x") + name("collections", "OrderedDict") + b"s") + b"b"
+        + group(b"\x89", b"N", b"}" + text("x") + name("collections", "OrderedDict") + b"s")
+        + b"b"
     ),
     "class under a name of megabytes": item(b"}" + text("x\n" * 2_000_000) + name("collections", "OrderedDict") + b"s"),
     "class as a value": item(name("collections", "OrderedDict")),
@@ -489,10 +525,11 @@ RESOURCES: dict[str, Callable[[Path], bytes]] = {
     "memo of number 2**32 - 1": lambda marker: archive(HEAD + b"Nr\xff\xff\xff\xff."),
     "frame of length 2**62": lambda marker: archive(b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"N."),
     "millions of values": item(b"](" + b"N" * 3_000_000 + b"e"),
-    "hundreds of thousands of calls": item(b"](" + name("collections", "OrderedDict") + b"q\x01)R"
-                                           + b"h\x01)R" * 500_000 + b"e"),
+    "hundreds of thousands of calls": item(
+        b"](" + name("collections", "OrderedDict") + b"q\x01)R" + b"h\x01)R" * 500_000 + b"e"
+    ),
     "pickle of 70 megabytes": item(text("x" * 70_000_000)),
-}  # fmt: skip
+}
 
 
 def scripted() -> bytes:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from utils import files
-from utils.checkpoint import read_checkpoint, read_newest, save_checkpoint
+from utils.checkpoints.files import read_checkpoint, read_newest, save_checkpoint
 from utils.errors import UserError
 from utils.files import remove_leftovers
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 
-from utils.checkpoint import digest_of, read_checkpoint
+from utils.checkpoints.files import digest_of, read_checkpoint
 
 SECONDS, ROOM = 10, 2**30  # at most, of a process: its time, and by how much its address space may grow
 

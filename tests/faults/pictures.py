@@ -147,10 +147,17 @@ def tiff(
 ) -> bytes:
     """One uncompressed strip; `more`: further tags such as t339=[3], all of 16-bit integers."""
     tags = {
-        256: (SHORT, [shape[1]]), 257: (SHORT, [shape[0]]), 258: (SHORT, [bits] * samples), 259: (SHORT, [1]),
-        262: (SHORT, [photometric]), 273: (LONG, [0]), 277: (SHORT, [samples]), 278: (SHORT, [shape[0]]),
-        279: (LONG, [len(data)]), **{int(tag[1:]): (SHORT, values) for tag, values in more.items()},
-    }  # fmt: skip
+        256: (SHORT, [shape[1]]),
+        257: (SHORT, [shape[0]]),
+        258: (SHORT, [bits] * samples),
+        259: (SHORT, [1]),
+        262: (SHORT, [photometric]),
+        273: (LONG, [0]),
+        277: (SHORT, [samples]),
+        278: (SHORT, [shape[0]]),
+        279: (LONG, [len(data)]),
+        **{int(tag[1:]): (SHORT, values) for tag, values in more.items()},
+    }
     blob_at, blob, fields = 8 + 2 + 12 * len(tags) + 4, b"", {}
     for tag, (kind, values) in sorted(tags.items()):
         value = struct.pack(f"{order}{len(values)}{'H' if kind == SHORT else 'I'}", *values)
@@ -356,21 +363,24 @@ def refused_contents() -> dict[str, tuple[bytes, str]]:
         "TIFF 16, 0 is white": (tiff(words.tobytes(), 16, 1, 0), "0 is white"),
         "CMYK without Adobe": (without_adobe(cmyk_jpeg(np.zeros((8, 8, 4), np.uint8), 0)), "no Adobe marker"),
         "PNG 16, transparent colour": (
-            png(words[..., None], 16, 0, chunk(b"tRNS", struct.pack(">H", words[0, 0]))), "transparent colour of 16"
+            png(words[..., None], 16, 0, chunk(b"tRNS", struct.pack(">H", words[0, 0]))),
+            "transparent colour of 16",
         ),
         "PNG 4, transparent colour": (
-            png(GREY[..., None] // 16, 4, 0, chunk(b"tRNS", struct.pack(">H", 3))), "transparent colour of 4"
+            png(GREY[..., None] // 16, 4, 0, chunk(b"tRNS", struct.pack(">H", 3))),
+            "transparent colour of 4",
         ),
         "HDR PNG": (png(COLOURS, 8, 2, chunk(b"cICP", bytes([9, 16, 0, 1]))), "HDR"),
         "PNG with a wrong checksum": (
-            png(COLOURS, 8, 2).replace(chunk(b"IEND", b"")[-4:], b"\1\2\3\4"), "checksum of its IEND chunk"
+            png(COLOURS, 8, 2).replace(chunk(b"IEND", b"")[-4:], b"\1\2\3\4"),
+            "checksum of its IEND chunk",
         ),
         "PNG without end": (png(COLOURS, 8, 2)[:-12], "is truncated"),
         "JPEG without end": (jpeg[:-2], "is truncated: it has no end marker"),
         "JPEG with zeros for its end": (jpeg[:-40] + bytes(40), "is truncated: it has no end marker"),
         "half a JPEG": (jpeg[: len(jpeg) // 2], "runcated"),
         "half a WebP": (webp[: len(webp) // 2], "is "),
-    }  # fmt: skip
+    }
 
 
 # ---- damage ----------------------------------------------------------------------------

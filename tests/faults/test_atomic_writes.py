@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from utils import files
-from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.checkpoints.files import read_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.files import atomic_write, machine, remove_leftovers, write_json
 
@@ -308,11 +308,24 @@ def test_the_name_of_a_temporary_file_is_one_that_is_found(tmp_path):
 def test_nothing_else_is_ever_removed(tmp_path, gone):
     here = machine()
     names = [
-        f"a.pth.{here}-{gone}.tmp", f".a.pth.{here}-{gone}.tmp.pth", f".a.pth.{here}-{gone}.TMP", f".{here}-{gone}.tmp",
-        f".a.pth.{here}-{gone}", f".a.pth.{here}-{gone}x.tmp", f".a.pth.{here}-0{gone}.tmp", f".a.pth.{here}-.tmp",
-        f".a.pth.{here.upper()}0-{gone}.tmp", f".a.pth.{here[:7]}-{gone}.tmp", f".a.pth.{here}{gone}.tmp", ".a.pth.tmp",
-        f".notes.{gone}.tmp", ".notes.2024.tmp", "checkpoint_last.pth", ".tmp", f".a.pth.{here}-{gone}.tmp\n",
-    ]  # fmt: skip
+        f"a.pth.{here}-{gone}.tmp",
+        f".a.pth.{here}-{gone}.tmp.pth",
+        f".a.pth.{here}-{gone}.TMP",
+        f".{here}-{gone}.tmp",
+        f".a.pth.{here}-{gone}",
+        f".a.pth.{here}-{gone}x.tmp",
+        f".a.pth.{here}-0{gone}.tmp",
+        f".a.pth.{here}-.tmp",
+        f".a.pth.{here.upper()}0-{gone}.tmp",
+        f".a.pth.{here[:7]}-{gone}.tmp",
+        f".a.pth.{here}{gone}.tmp",
+        ".a.pth.tmp",
+        f".notes.{gone}.tmp",
+        ".notes.2024.tmp",
+        "checkpoint_last.pth",
+        ".tmp",
+        f".a.pth.{here}-{gone}.tmp\n",
+    ]
     write(tmp_path, *names)
     (tmp_path / f".folder.{here}-{gone}.tmp").mkdir()
     (tmp_path / f".link.{here}-{gone}.tmp").symlink_to(tmp_path / "checkpoint_last.pth")

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 from dataset import decoding
 from dataset.annotations import Entry
 from dataset.digests import digest_of
-from dataset.gallery import ImageBlocks, make_split
+from dataset.evaluation_split import ImageBlocks, make_split
 from dataset.image_files import missing_images, read_images
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer

@@ -8,7 +8,7 @@ import time
 import pytest
 from harness import driver, finish, start, state_of
 
-from utils.run_folder import LAST
+from utils.checkpoints.run_folder import LAST
 
 pytestmark = pytest.mark.promise("Dead peer")
 
@@ -37,9 +37,7 @@ def test_a_process_without_a_launcher_says_that_it_lost_another(benchmark, tmp_p
     # as under srun, where nobody watches
     output, flags = tmp_path / "run", driver(tmp_path / "run", benchmark, processes=1, settings=OFTEN)
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getpid() % 20_000)}
-    one, other = (
-        start(flags, tmp_path / rank, RANK=rank, LOCAL_RANK=rank, **place) for rank in ("0", "1")
-    )
+    one, other = (start(flags, tmp_path / rank, RANK=rank, LOCAL_RANK=rank, **place) for rank in ("0", "1"))
     one.wait_until((output / LAST).exists)
     other.kill()
     assert one.wait(60) == 1
@@ -78,7 +76,7 @@ def test_one_process_is_started_again_too(benchmark, tmp_path):
 @pytest.mark.parametrize("restarts", ["abc", "-1", "1.5"])
 def test_a_number_of_restarts_that_is_none_is_refused(tmp_path, restarts):
     script = ["bash", "-c", "source shell/common.sh; ensure_environment; run_retrieval"]
-    for number, command in enumerate((script, [sys.executable, "-m", "utils.launch", "2", "Retrieval.py"])):
+    for number, command in enumerate((script, [sys.executable, "-m", "utils.processes.launch", "2", "Retrieval.py"])):
         running = start(command, tmp_path / str(number), RESTARTS=restarts, MARS_ENV=sys.prefix, GPUS="1")
         assert running.wait() == 2
         assert running.said().startswith("error: ") and len(running.said().splitlines()) == 1

@@ -4,16 +4,18 @@ import pytest
 import torch
 from harness import driver, finish, start
 
-from utils.checkpoint import read_checkpoint
-from utils.run_folder import LAST
+from utils.checkpoints.files import read_checkpoint
+from utils.checkpoints.run_folder import LAST
 
 pytestmark = pytest.mark.promise("Elastic")
 
 # dropout differs from process to process; negatives among 2 samples are the same however 8 samples are shared out
 SETTINGS = [
-    "bert_config.hidden_dropout_prob=0", "bert_config.attention_probs_dropout_prob=0", "hard_negatives_within=2",
+    "bert_config.hidden_dropout_prob=0",
+    "bert_config.attention_probs_dropout_prob=0",
+    "hard_negatives_within=2",
     "optimizer.lr=1e-4",
-]  # fmt: skip
+]
 
 
 def model_of(folder) -> dict[str, torch.Tensor]:
@@ -27,17 +29,16 @@ def test_from_two_processes_to_one_to_four(benchmark, tmp_path, trials):
     elastic, said = tmp_path / "elastic", ""
     for processes, steps in ((2, 3), (1, 6), (4, 9)):
         resume = ["--resume"] if steps > 3 else []
-        command = driver(
-            elastic, benchmark, *resume, processes=processes, settings=[*SETTINGS, f"max_steps={steps}"]
-        )
+        command = driver(elastic, benchmark, *resume, processes=processes, settings=[*SETTINGS, f"max_steps={steps}"])
         said += finish(command, tmp_path / str(processes)).said()
     assert "batch_size_train is now 8: 1 processes share the 8 samples of a step" in said
     assert "batch_size_train is now 2: 4 processes share the 8 samples of a step" in said
     undisturbed, found = model_of(tmp_path / "two"), model_of(elastic)
     squares = [
         (((found[name] - value) ** 2).sum(), (value**2).sum())
-        for name, value in undisturbed.items() if name not in ("idx_queue", "queue_ptr")
-    ]  # fmt: skip
+        for name, value in undisturbed.items()
+        if name not in ("idx_queue", "queue_ptr")
+    ]
     apart, size = (torch.stack(part).sum().sqrt() for part in zip(*squares, strict=True))
     trial.measure("parameters differ by", float(apart / size), "of their norm")
     assert apart <= 1e-6 * size

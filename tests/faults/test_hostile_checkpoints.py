@@ -19,11 +19,20 @@ FUZZED = 10_000 if EVERYTHING else 2_000
 ALL = {**CODE, **RESOURCES}
 # those that torch reads without harm, and refuses or leaves to the program to refuse; it never sees the others
 HARMLESS_TO_TORCH = {
-    "compiled module", "memo of number 2**32 - 1", "tensors that share a storage", "laughs of lists",
-    "laughs of tuples", "laughs of mappings", "wide laughs", "laughs within an attribute",
-    "400,000 lists in one another", "list in itself", "class as a value", "class under a name of megabytes",
+    "compiled module",
+    "memo of number 2**32 - 1",
+    "tensors that share a storage",
+    "laughs of lists",
+    "laughs of tuples",
+    "laughs of mappings",
+    "wide laughs",
+    "laughs within an attribute",
+    "400,000 lists in one another",
+    "list in itself",
+    "class as a value",
+    "class under a name of megabytes",
     "storage as a value",
-}  # fmt: skip
+}
 REASONS = {  # where something else would stop a file as well, but later
     "zip bomb in the pickle": "compressed or encrypted",
     "zip bomb in a storage": "compressed or encrypted",

@@ -6,7 +6,7 @@ import time
 import pytest
 from harness import FULL, driver, finish, start, state_of
 
-from utils.run_folder import LAST, PREVIOUS
+from utils.checkpoints.run_folder import LAST, PREVIOUS
 
 KILLS = 50 if FULL else 3
 pytestmark = pytest.mark.promise("Killed anywhere")

@@ -3,8 +3,8 @@
 import pytest
 from harness import FULL, driver, finish, start
 
-from utils.checkpoint import read_checkpoint
-from utils.run_folder import BEST, LAST, PREVIOUS
+from utils.checkpoints.files import read_checkpoint
+from utils.checkpoints.run_folder import BEST, LAST, PREVIOUS
 
 pytestmark = pytest.mark.promise("Non-finite values")
 
@@ -14,8 +14,11 @@ STEPS = ["max_steps=5", "checkpoint_steps=1"]
 
 def tensors_of(folder, name=LAST):
     content = read_checkpoint(folder / name)
-    moments = {f"{number}.{key}": value for number, held in content["optimizer"]["state"].items()
-               for key, value in held.items()}  # fmt: skip
+    moments = {
+        f"{number}.{key}": value
+        for number, held in content["optimizer"]["state"].items()
+        for key, value in held.items()
+    }
     return {**content["model"], **moments}
 
 

@@ -9,8 +9,8 @@ import time
 import pytest
 from harness import FULL, driver, finish, start, state_of
 
-from utils.checkpoint import read_checkpoint
-from utils.run_folder import LAST
+from utils.checkpoints.files import read_checkpoint
+from utils.checkpoints.run_folder import LAST
 
 pytestmark = pytest.mark.promise("Preemption")
 

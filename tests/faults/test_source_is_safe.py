@@ -14,17 +14,43 @@ ELSEWHERE = {".venv", "output", "data", "__pycache__"}
 # never to be named at all
 FORBIDDEN = {
     *(f"builtins.{name}" for name in ("eval", "exec", "compile", "__import__")),
-    *(f"{module}.{name}" for module in ("pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal")
-      for name in ("load", "loads", "Unpickler")),
-    "joblib.load", "shelve.open", "pandas.read_pickle",
-    "torch.hub.load", "torch.jit.load", "torch.package.PackageImporter", "torch.serialization.add_safe_globals",
+    *(
+        f"{module}.{name}"
+        for module in ("pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal")
+        for name in ("load", "loads", "Unpickler")
+    ),
+    "joblib.load",
+    "shelve.open",
+    "pandas.read_pickle",
+    "torch.hub.load",
+    "torch.jit.load",
+    "torch.package.PackageImporter",
+    "torch.serialization.add_safe_globals",
     "torch.storage._load_from_bytes",
-    *(f"{module}.{name}" for module in ("yaml", "ruamel.yaml")
-      for name in ("load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all", "Loader",
-                   "UnsafeLoader", "FullLoader", "CLoader", "round_trip_load")),
-    "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn",
+    *(
+        f"{module}.{name}"
+        for module in ("yaml", "ruamel.yaml")
+        for name in (
+            "load",
+            "load_all",
+            "full_load",
+            "full_load_all",
+            "unsafe_load",
+            "unsafe_load_all",
+            "Loader",
+            "UnsafeLoader",
+            "FullLoader",
+            "CLoader",
+            "round_trip_load",
+        )
+    ),
+    "os.system",
+    "os.popen",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "pty.spawn",
     "asyncio.create_subprocess_shell",
-}  # fmt: skip
+}
 
 # to be called with this one argument alone
 EXACT = {"torch.serialization.safe_globals": "[argparse.Namespace]"}
@@ -36,9 +62,11 @@ RESTRICTED = {
     "numpy.load": ("allow_pickle", (False,), True),
     "numpy.lib.format.read_array": ("allow_pickle", (False,), True),
     "ruamel.yaml.YAML": ("typ", ("safe", "rt", "base"), True),
-    **{f"subprocess.{name}": ("shell", (False,), True)
-       for name in ("run", "call", "check_call", "check_output", "Popen")},
-}  # fmt: skip
+    **{
+        f"subprocess.{name}": ("shell", (False,), True)
+        for name in ("run", "call", "check_call", "check_output", "Popen")
+    },
+}
 
 MODULES = {name.rpartition(".")[0] for name in {*FORBIDDEN, *EXACT, *RESTRICTED}}  # not to be imported from with a star
 

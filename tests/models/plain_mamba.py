@@ -12,8 +12,8 @@ def scan(u, delta, A, B, C, D, bias, backwards=False) -> Tensor:
     """The recurrence, one step after the other: y [B, L, I]."""
     state, seen = u.new_zeros(u.shape[0], *A.shape), [None] * u.shape[1]
     for step in reversed(range(u.shape[1])) if backwards else range(u.shape[1]):
-        d = softplus(delta[:, step] + bias)                                              # [B, I]
-        decay = torch.exp(d[:, :, None] * A)                                             # [B, I, N]
+        d = softplus(delta[:, step] + bias)  # [B, I]
+        decay = torch.exp(d[:, :, None] * A)  # [B, I, N]
         state = decay * state + d[:, :, None] * B[:, step, None, :] * u[:, step, :, None]
         seen[step] = (state * C[:, step, None, :]).sum(-1) + D * u[:, step]
     return torch.stack(seen, 1)
@@ -22,10 +22,13 @@ def scan(u, delta, A, B, C, D, bias, backwards=False) -> Tensor:
 def read(x: Tensor, z: Tensor, of: dict[str, Tensor], mark: str, rank: int, states: int) -> Tensor:
     """One direction, always from first to last: S of the specification."""
     weight, bias = of[f"conv1d{mark}.weight"], of[f"conv1d{mark}.bias"]
-    u = torch.stack([
-        bias + sum(weight[:, 0, -1 - back] * x[:, step - back] for back in range(weight.shape[-1]) if step >= back)
-        for step in range(x.shape[1])
-    ], 1)  # fmt: skip
+    u = torch.stack(
+        [
+            bias + sum(weight[:, 0, -1 - back] * x[:, step - back] for back in range(weight.shape[-1]) if step >= back)
+            for step in range(x.shape[1])
+        ],
+        1,
+    )
     u = silu(u)
     r, B, C = (u @ of[f"x_proj{mark}.weight"].T).split([rank, states, states], -1)
     A = -of[f"A{mark}_log"].exp()

@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 
 from dataset.batch import TextTokens, TrainBatch
 from models.decoder import patchify
-from models.draws import RandomDraws, pick
 from models.fusion import Pairing
 from models.image_encoder import PatchSubset
 from models.losses import IGNORED
 from models.person_search import PersonSearchModel
+from models.randomness import RandomDraws, pick
 
 
 @dataclass(frozen=True)

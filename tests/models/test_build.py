@@ -19,8 +19,14 @@ TINY = {
     "max_words": 20,
     "queue_size": 24,
     "bert_config": {
-        "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3,
-        "intermediate_size": 48, "max_position_embeddings": 20, "fusion_layer": 1, "encoder_width": 16,
+        "vocab_size": 40,
+        "hidden_size": 24,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "intermediate_size": 48,
+        "max_position_embeddings": 20,
+        "fusion_layer": 1,
+        "encoder_width": 16,
     },
 }
 
@@ -42,9 +48,15 @@ def test_sizes_come_from_the_configuration():
 
 @pytest.mark.parametrize(
     ("key", "value", "field"),
-    [("temp", 0.05, "temp"), ("momentum", 0.9, "momentum"), ("mask_ratio", 0.5, "mask_ratio"),
-     ("mlm_probability", 0.25, "mlm_probability"), ("mrtd_mask_probability", 0.45, "mrtd_mask_probability"),
-     ("mlm_distill_axis", "positions", "mlm_distill_axis"), ("contrastive_keys", "online", "contrastive_keys")],
+    [
+        ("temp", 0.05, "temp"),
+        ("momentum", 0.9, "momentum"),
+        ("mask_ratio", 0.5, "mask_ratio"),
+        ("mlm_probability", 0.25, "mlm_probability"),
+        ("mrtd_mask_probability", 0.45, "mrtd_mask_probability"),
+        ("mlm_distill_axis", "positions", "mlm_distill_axis"),
+        ("contrastive_keys", "online", "contrastive_keys"),
+    ],
 )
 def test_the_objective_comes_from_the_configuration(key, value, field):
     assert getattr(model_of(**{key: value}).objective, field) == value
@@ -63,9 +75,7 @@ def test_temp_starts_at_the_configured_value_and_is_learned():
 
 def test_weights_reach_the_model_by_name():
     model = model_of(weights=[0.5, 1, 1, 0, 0.25])
-    assert model.objective.weights == {
-        "cl": 0.5, "pitm": 1, "mlm": 1, "prd": 0, "mrtd": 0.25, "mae": 0, "attribute": 0
-    }
+    assert model.objective.weights == {"cl": 0.5, "pitm": 1, "mlm": 1, "prd": 0, "mrtd": 0.25, "mae": 0, "attribute": 0}
     assert not hasattr(model, "prd_head")
     assert hasattr(model, "mrtd_head")
 

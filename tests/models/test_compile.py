@@ -21,8 +21,12 @@ def test_compiled_layers_give_the_same_losses_and_gradients_for_captions_of_any_
             compile_layers(model)
         losses = [step(model, tiny_batch(identities, seed=len(identities))) for identities in (IDENTITIES, [0, 1, 2])]
         sum(value for part in losses for value in part.values()).backward()
-        found.append([*(value for part in losses for value in part.values()),
-                      *(p.grad for p in model.parameters() if p.grad is not None)])
+        found.append(
+            [
+                *(value for part in losses for value in part.values()),
+                *(p.grad for p in model.parameters() if p.grad is not None),
+            ]
+        )
         assert list(model.state_dict()) == names
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert len(found[0]) == len(found[1])

@@ -110,8 +110,9 @@ def test_fill_removed_undoes_the_choice_of_patches():
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(4, 1 + 8, 5, generator=generator)
     keep = PatchSubset.from_noise(torch.rand(4, 8, generator=generator), 0.6)
-    visible = torch.stack([row[[0, *(1 + place for place in kept)]]
-                           for row, kept in zip(tokens, keep.kept.tolist(), strict=True)])
+    visible = torch.stack(
+        [row[[0, *(1 + place for place in kept)]] for row, kept in zip(tokens, keep.kept.tolist(), strict=True)]
+    )
     expected = tokens.clone()
     expected[:, 1:][keep.removed] = 0.5
     assert torch.equal(fill_removed(visible, keep, torch.full((1, 1, 5), 0.5)), expected)
@@ -165,9 +166,10 @@ def test_predicted_pixels_do_not_see_the_removed_patches():
 def test_predicted_pixels_are_conditioned_on_the_caption():
     model, batch = tiny_model().eval(), tiny_batch([0, 1, 2])
     keep = PatchSubset.from_noise(torch.rand(3, VISION.patches), 0.75)
-    one, other = (model.predict_patches(batch.image1, keep, model.encode_text(text))
-                  for text in (batch.caption, batch.caption2))
-    assert not torch.allclose(one[0], other[0], atol=1e-5)          # sample 0 has another caption2
+    one, other = (
+        model.predict_patches(batch.image1, keep, model.encode_text(text)) for text in (batch.caption, batch.caption2)
+    )
+    assert not torch.allclose(one[0], other[0], atol=1e-5)  # sample 0 has another caption2
     torch.testing.assert_close(one[1:], other[1:], atol=1e-5, rtol=0)  # the others differ in padding alone
 
 

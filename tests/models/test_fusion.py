@@ -11,7 +11,7 @@ from torch.nn.functional import gelu, layer_norm, linear
 from dataset.batch import TextTokens
 from models.attention import attend
 from models.fusion import Packing, Pairing, TextEncoder
-from models.rows import FusionRows
+from models.fusion_batch import FusionRows
 
 IMAGES, TOKENS, WIDTH = 3, 5, FUSION.encoder_width
 LENGTHS = [7, 4, 5]
@@ -117,9 +117,7 @@ def test_text_only_states_are_those_of_each_caption_alone(full_ca):
 
 
 @STYLES
-@pytest.mark.parametrize(
-    ("stacks", "crossed"), [(1, None), (2, None), (1, [2, 0, 1]), (2, [1, 1, 0, 2]), (0, [2, 2])]
-)
+@pytest.mark.parametrize(("stacks", "crossed"), [(1, None), (2, None), (1, [2, 0, 1]), (2, [1, 1, 0, 2]), (0, [2, 2])])
 @torch.no_grad()
 def test_fused_rows_are_each_caption_with_its_image_alone(full_ca, stacks, crossed):
     network, images = encoder(full_ca), image_tokens()
@@ -139,9 +137,7 @@ def test_vocabulary_logits_are_those_of_each_caption_alone(full_ca):
     torch.nn.init.normal_(network.cls.predictions.bias)
     states = network.fuse(network.begin(text.ids, text.mask), text.mask, network.remember(images), Pairing())
     plain = PlainBert(network)
-    expected = [
-        plain.vocabulary_logits(plain.with_image(words_of(text, row), images[row])) for row in range(IMAGES)
-    ]
+    expected = [plain.vocabulary_logits(plain.with_image(words_of(text, row), images[row])) for row in range(IMAGES)]
     assert_rows_are(network.vocabulary_logits(states), text, expected)
 
 
@@ -293,9 +289,7 @@ def test_one_projection_of_the_images_gives_the_gradients_of_separate_passes(ful
     together = network.fuse(begun, text.mask, network.remember(images), Pairing(2, crossed))
     shared = gradients(network, images, together)
     passes = [
-        network.fuse(
-            network.begin(text.ids[:3], text.mask[:3]), text.mask[:3], network.remember(given), Pairing()
-        )
+        network.fuse(network.begin(text.ids[:3], text.mask[:3]), text.mask[:3], network.remember(given), Pairing())
         for given in (images, images, images[crossed])
     ]
     assert_same_gradients(shared, gradients(network, images, torch.cat(passes)))
@@ -307,8 +301,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(full_ca, dropout):
     found = []
     for checkpointing in (False, True):
         network = tiny_model(
-            full_ca=full_ca, gradient_checkpointing=checkpointing,
-            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+            full_ca=full_ca,
+            gradient_checkpointing=checkpointing,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         ).text_encoder.train()
         images, text = image_tokens().requires_grad_(), captions(LENGTHS)
         torch.manual_seed(4)

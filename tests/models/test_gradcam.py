@@ -158,7 +158,7 @@ def test_maps_are_those_of_each_pair_alone(encoder, full_ca, target):
             wanted = of_attributes + [0.0] * (2 - len(of_attributes))
             assert found.attribute_match[row].tolist() == pytest.approx(wanted, abs=1e-5)
         assert found.maps[0].any()
-        assert not found.maps[1, LENGTHS[1]:].any()  # padding looks nowhere
+        assert not found.maps[1, LENGTHS[1] :].any()  # padding looks nowhere
 
 
 @STYLES

@@ -12,7 +12,7 @@ from models.image_encoder import VisionSize
 from models.released import load_image_encoder, load_weights, require_trained, resize_positions
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer
-from utils.checkpoint import read_checkpoint
+from utils.checkpoints.files import read_checkpoint
 from utils.errors import UserError
 
 SQUARE = replace(VISION, image_size=(24, 24))  # 3 x 3 patches
@@ -79,8 +79,9 @@ def test_a_vision_transformer_starts_from_a_file_of_its_own_too():
     torch.manual_seed(1)
     encoder, model = VisionTransformer(VISION), tiny_model()
     load_image_encoder(model, {**state(encoder), "head.weight": torch.zeros(5, 16)}, "deit.pth", VISION.grid)
-    assert all(one.equal(other) for one, other in
-               zip(model.visual_encoder.parameters(), encoder.parameters(), strict=True))  # fmt: skip
+    assert all(
+        one.equal(other) for one, other in zip(model.visual_encoder.parameters(), encoder.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(

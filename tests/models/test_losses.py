@@ -295,9 +295,7 @@ def test_attribute_loss_without_any_attribute_is_zero(count):
     logits = (averaging @ states) @ torch.randn(6, 2)
     assert logits.shape == (3, count, 2)
     matches, valid = torch.tensor([1, 0, 0]), torch.ones(3, dtype=torch.bool)
-    assert_zero_with_zero_gradient(
-        losses.attribute_matching(logits, averaging.any(-1), matches, valid), states
-    )
+    assert_zero_with_zero_gradient(losses.attribute_matching(logits, averaging.any(-1), matches, valid), states)
 
 
 # ---- means over processes --------------------------------------------------------------

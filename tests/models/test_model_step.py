@@ -21,10 +21,10 @@ from tiny_model import (
 from torch import Tensor
 
 from dataset.batch import TextTokens
-from models.draws import RandomDraws
 from models.fusion import Pairing
 from models.losses import IGNORED, LOSS_NAMES
 from models.person_search import PersonSearchModel, negative_weights
+from models.randomness import RandomDraws
 
 STYLES = pytest.mark.parametrize("full_ca", [True, False], ids=["full", "partial"])
 
@@ -109,8 +109,11 @@ def test_a_loss_alone_is_the_same_as_among_all(name):
 
 @pytest.mark.parametrize(
     ("missing", "parts"),
-    [("prd", {"prd_head"}), ("mrtd", {"mrtd_head"}),
-     ("mae", {"visual_decoder", "mask_token", "visual_decoder_pos_embed", "decoder_pred"})],
+    [
+        ("prd", {"prd_head"}),
+        ("mrtd", {"mrtd_head"}),
+        ("mae", {"visual_decoder", "mask_token", "visual_decoder_pos_embed", "decoder_pred"}),
+    ],
 )
 def test_the_parts_of_a_loss_of_weight_zero_are_not_built(missing, parts):
     def built(model: PersonSearchModel) -> set[str]:
@@ -242,8 +245,12 @@ def test_negatives_are_of_another_identity_and_likelier_the_more_similar():
 
 def test_negatives_stay_within_their_group():
     model = lived_in(tiny_model(only("pitm")))
-    pairs = [[False, True, False, False], [True, False, False, False],
-             [False, False, False, False], [False, False, False, False]]
+    pairs = [
+        [False, True, False, False],
+        [True, False, False, False],
+        [False, False, False, False],
+        [False, False, False, False],
+    ]
     for found in drawn_weights(model, [0, 1, 2, 2], negatives_within=2):
         assert (found > 0).tolist() == pairs
 

@@ -20,6 +20,7 @@ def always(monkeypatch):
 def kept_bytes(function, *inputs) -> int:
     """What autograd keeps of function(*inputs), its inputs aside."""
     own, kept = {part.untyped_storage()._cdata for part in inputs}, {}
+
     def keep(tensor):
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor

@@ -42,8 +42,14 @@ def full_size(config: str) -> dict[str, list]:
 
 @pytest.mark.parametrize(
     ("system", "config"),
-    [("MARS", "PS_cuhk_pedes.yaml"), ("MARS", "PS_icfg_pedes.yaml"), ("MARS", "PS_rstp_reid.yaml"),
-     ("RaSa", "rasa_cuhk_pedes.yaml"), ("RaSa", "rasa_icfg_pedes.yaml"), ("RaSa", "rasa_rstp_reid.yaml")],
+    [
+        ("MARS", "PS_cuhk_pedes.yaml"),
+        ("MARS", "PS_icfg_pedes.yaml"),
+        ("MARS", "PS_rstp_reid.yaml"),
+        ("RaSa", "rasa_cuhk_pedes.yaml"),
+        ("RaSa", "rasa_icfg_pedes.yaml"),
+        ("RaSa", "rasa_rstp_reid.yaml"),
+    ],
 )
 def test_a_configured_model_has_exactly_the_tensors_of_the_released_checkpoint(system, config):
     assert full_size(config) == layout(system)
@@ -52,7 +58,9 @@ def test_a_configured_model_has_exactly_the_tensors_of_the_released_checkpoint(s
 def test_the_albef_model_differs_from_the_released_one_by_positions_and_identities_alone():
     ours, theirs = full_size("albef_cuhk_pedes.yaml"), layout("ALBEF")
     assert {name for name in ours if ours[name] != theirs.get(name)} == {
-        "idx_queue", "visual_encoder.pos_embed", "visual_encoder_m.pos_embed"
+        "idx_queue",
+        "visual_encoder.pos_embed",
+        "visual_encoder_m.pos_embed",
     }
     assert set(theirs) < set(ours)
 
@@ -89,8 +97,6 @@ def small_albef() -> dict[str, torch.Tensor]:
     return weights
 
 
-
-
 def test_albef_into_mars_reports_every_tensor():
     model, checkpoint = mars(), small_albef()
     report = load_weights(model, checkpoint, "albef.pth")
@@ -100,8 +106,16 @@ def test_albef_into_mars_reports_every_tensor():
     assert report.unused == {"queue_ptr": "belongs to the run that made it"}
     assert set(report.fresh) == set(model.state_dict()) - set(report.loaded)
     assert {name.split(".")[0] for name in report.fresh} == {
-        "prd_head", "mrtd_head", "visual_decoder", "mask_token", "visual_decoder_pos_embed", "decoder_pred",
-        "idx_queue", "queue_ptr", "text_encoder", "text_encoder_m",
+        "prd_head",
+        "mrtd_head",
+        "visual_decoder",
+        "mask_token",
+        "visual_decoder_pos_embed",
+        "decoder_pred",
+        "idx_queue",
+        "queue_ptr",
+        "text_encoder",
+        "text_encoder_m",
     }
     assert all(".crossattention." in name for name in report.fresh if name.startswith("text_encoder"))
 
@@ -211,7 +225,8 @@ def test_the_report_reads_as_counts_and_names():
 
 def test_a_model_with_everything_search_needs_is_accepted():
     checkpoint = {
-        name: value for name, value in content(tiny_model(seed=5)).items()
+        name: value
+        for name, value in content(tiny_model(seed=5)).items()
         if not name.startswith(("prd_head", "visual_decoder")) and "position_ids" not in name
     }
     require_trained(load_weights(mars(), checkpoint, "own.pth"), "own.pth")
@@ -243,9 +258,17 @@ def plainly_resized(old: torch.Tensor, old_grid: tuple[int, int], grid: tuple[in
 
 @pytest.mark.parametrize(
     ("old_grid", "stated", "grid"),
-    [((3, 3), None, (4, 4)), ((3, 3), None, (4, 2)), ((3, 3), (3, 3), (4, 2)), ((4, 2), (4, 2), (6, 3)),
-     ((2, 4), (2, 4), (3, 3)), ((3, 3), (5, 7), (4, 2)), ((4, 4), None, (8, 2)),
-     ((8, 2), (8, 2), (4, 4)), ((4, 2), (4, 2), (2, 4))],
+    [
+        ((3, 3), None, (4, 4)),
+        ((3, 3), None, (4, 2)),
+        ((3, 3), (3, 3), (4, 2)),
+        ((4, 2), (4, 2), (6, 3)),
+        ((2, 4), (2, 4), (3, 3)),
+        ((3, 3), (5, 7), (4, 2)),
+        ((4, 4), None, (8, 2)),
+        ((8, 2), (8, 2), (4, 4)),
+        ((4, 2), (4, 2), (2, 4)),
+    ],
 )
 def test_positions_are_interpolated_over_the_patch_grid_and_cls_stays(old_grid, stated, grid):
     old = positions(old_grid)
@@ -344,8 +367,14 @@ def test_bert_weights_of_fewer_layers_are_refused(tmp_path):
 
 def test_a_language_model_that_is_no_bert_is_refused(tmp_path):
     transformers = pytest.importorskip("transformers")
-    sizes = {"vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2,
-             "intermediate_size": 48, "max_position_embeddings": 20}
+    sizes = {
+        "vocab_size": 40,
+        "hidden_size": 24,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 20,
+    }
     transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="has no bert"):
         load_language_model(mars(), str(tmp_path))

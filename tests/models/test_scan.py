@@ -18,8 +18,15 @@ def inputs(batch=2, steps=7, channels=3, states=4, kind=torch.float64):
 
     A = (-torch.rand(channels, states, generator=generator, dtype=torch.float64) - 0.1).to(kind)
     rows = (batch, steps, channels)
-    return [draw(*rows), draw(*rows), A, draw(batch, steps, states), draw(batch, steps, states), draw(channels),
-            draw(channels)]  # fmt: skip
+    return [
+        draw(*rows),
+        draw(*rows),
+        A,
+        draw(batch, steps, states),
+        draw(batch, steps, states),
+        draw(channels),
+        draw(channels),
+    ]
 
 
 @pytest.fixture(params=[1, 3, 64])
@@ -90,8 +97,10 @@ def test_bfloat16_inputs_keep_a_float32_state(backwards):
 
 def test_bfloat16_gradients_have_the_types_of_their_inputs_and_are_near():
     exact = [value.requires_grad_() for value in inputs(2, 40, 8, 4, torch.float32)]
-    rounded = [value.detach().to(torch.bfloat16 if n in (0, 1, 3, 4) else torch.float32).requires_grad_()
-               for n, value in enumerate(exact)]  # fmt: skip
+    rounded = [
+        value.detach().to(torch.bfloat16 if n in (0, 1, 3, 4) else torch.float32).requires_grad_()
+        for n, value in enumerate(exact)
+    ]
     expected = torch.autograd.grad(selective_scan(*exact).sum(), exact)
     found = torch.autograd.grad(selective_scan(*rounded).float().sum(), rounded)
     for one, other, given in zip(found, expected, rounded, strict=True):

@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dataset.batch import TextTokens, TrainBatch
 from models import person_search
-from models.draws import RandomDraws, StepNoise
 from models.person_search import PersonSearchModel
+from models.randomness import RandomDraws, StepNoise
 from utils.optimization import clip_gradients, make_optimizer
 
 

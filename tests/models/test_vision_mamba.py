@@ -164,9 +164,8 @@ def test_what_must_not_decay_does_not():
     endings = {name.removeprefix("visual_encoder.layers.0.") for name in decaying if "layers.0." in name}
     assert {ending for ending in endings if ending.startswith(("mixer", "norm"))} == {
         f"mixer.{name}.weight"
-        for name in ("in_proj", "out_proj", "conv1d", "conv1d_b", "x_proj", "x_proj_b", "dt_proj",
-                     "dt_proj_b")
-    }  # fmt: skip
+        for name in ("in_proj", "out_proj", "conv1d", "conv1d_b", "x_proj", "x_proj_b", "dt_proj", "dt_proj_b")
+    }
     assert not {"visual_encoder.cls_token", "visual_encoder.pos_embed"} & decaying
     assert "visual_encoder.patch_embed.proj.weight" in decaying and "mask_token" in decaying
     assert tiny_model().undecayed() == set()
@@ -174,5 +173,8 @@ def test_what_must_not_decay_does_not():
 
 def test_memory_is_estimated_without_running_it():
     memory = estimate_memory(person_search(), 4, 12, VISION.image_size, False)
-    assert memory.activations > estimate_memory(person_search(gradient_checkpointing=True), 4, 12, VISION.image_size,
-                                                False).activations > 0  # fmt: skip
+    assert (
+        memory.activations
+        > estimate_memory(person_search(gradient_checkpointing=True), 4, 12, VISION.image_size, False).activations
+        > 0
+    )

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
-from models.draws import RandomDraws, StepNoise
 from models.fusion import FusionSize
 from models.image_encoder import ImageEncoder, VisionSize
 from models.losses import LOSS_NAMES
 from models.person_search import Objective, PersonSearchModel
+from models.randomness import RandomDraws, StepNoise
 from models.vision_transformer import VisionTransformer
 
 SPECIAL = SpecialTokens(pad=0, cls=1, sep=2, mask=3)
@@ -78,9 +78,7 @@ def tiny_batch(identity: list[int], with_attributes: bool = True, seed: int = 0)
     image = [torch.randn(size, 3, *VISION.image_size, generator=generator) for _ in range(2)]
     lengths = [5 + i % 3 for i in range(size)]
     caption, other = captions(lengths, seed), captions([6] * size, seed + 1)
-    caption2 = TextTokens(
-        torch.nn.functional.pad(caption.ids, (0, 1)), torch.nn.functional.pad(caption.mask, (0, 1))
-    )
+    caption2 = TextTokens(torch.nn.functional.pad(caption.ids, (0, 1)), torch.nn.functional.pad(caption.mask, (0, 1)))
     caption2.ids[0, :6], caption2.mask[0, :6] = other.ids[0], other.mask[0]
     attributes = torch.zeros_like(caption2.ids)
     if with_attributes:

@@ -17,9 +17,17 @@ def trained(benchmark, tmp_path_factory):
     """The best checkpoint of a tiny run."""
     output = tmp_path_factory.mktemp("searched") / "run"
     run(
-        sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output, "--set", *TINY,
-        *data_settings(benchmark), "max_steps=3",
-    )  # fmt: skip
+        sys.executable,
+        "Retrieval.py",
+        "--config",
+        "configs/demo.yaml",
+        "--output_dir",
+        output,
+        "--set",
+        *TINY,
+        *data_settings(benchmark),
+        "max_steps=3",
+    )
     return output / "checkpoint_best.pth"
 
 

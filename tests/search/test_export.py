@@ -18,8 +18,14 @@ SENTENCE = "a woman in a red coat"
 
 def test_an_exported_folder_is_the_same_model(encoder, tmp_path):
     names = export(encoder, tmp_path / "model", {"stage1": {"r1": 12.5, "mAP": 7.25}}, with_onnx=True)
-    assert names == ["README.md", "config.json", "image_encoder.onnx", "model.safetensors", "text_encoder.onnx",
-                     "tokenizer.json"]  # fmt: skip
+    assert names == [
+        "README.md",
+        "config.json",
+        "image_encoder.onnx",
+        "model.safetensors",
+        "text_encoder.onnx",
+        "tokenizer.json",
+    ]
     again = Encoder.open(tmp_path / "model")
     assert again.identity() == encoder.identity()
     assert np.array_equal(again.query(SENTENCE).embedding, encoder.query(SENTENCE).embedding)
@@ -31,8 +37,16 @@ def test_an_exported_folder_is_the_same_model(encoder, tmp_path):
 def test_a_vision_mamba_has_an_onnx_form(benchmark, tmp_path):
     """Whose scan is no loop there; what onnxruntime makes of it is compared with torch as it is written."""
     settings = [*TINY, *data_settings(benchmark), "image_encoder=vim", "vision_depth=3", "max_steps=1"]
-    run(sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", tmp_path / "run", "--set",
-        *settings)  # fmt: skip
+    run(
+        sys.executable,
+        "Retrieval.py",
+        "--config",
+        "configs/demo.yaml",
+        "--output_dir",
+        tmp_path / "run",
+        "--set",
+        *settings,
+    )
     encoder = Encoder.open(tmp_path / "run" / "checkpoint_best.pth")
     assert "image_encoder.onnx" in export(encoder, tmp_path / "model", None, with_onnx=True)
     assert (tmp_path / "model" / "image_encoder.onnx").stat().st_size < 3_000_000

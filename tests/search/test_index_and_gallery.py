@@ -45,15 +45,18 @@ def test_it_follows_its_folder(encoder, photos, tmp_path, monkeypatch):
     assert (report.added, report.unchanged) == (0, len(names))
 
     encoded = []
-    monkeypatch.setattr(encoder, "encode_images", lambda images, real=encoder.encode_images: (
-        encoded.append(len(images)), real(images))[1])  # fmt: skip
-    (photos / names[0]).rename(photos / "moved.jpg")                              # the same content elsewhere
-    Image.new("RGB", (20, 40), "red").save(photos / names[1])                     # other content, same name
-    os.utime(photos / names[2], (1, 1))                                           # another date alone
+    monkeypatch.setattr(
+        encoder,
+        "encode_images",
+        lambda images, real=encoder.encode_images: (encoded.append(len(images)), real(images))[1],
+    )
+    (photos / names[0]).rename(photos / "moved.jpg")  # the same content elsewhere
+    Image.new("RGB", (20, 40), "red").save(photos / names[1])  # other content, same name
+    os.utime(photos / names[2], (1, 1))  # another date alone
     (photos / names[3]).unlink()
-    shutil.copy(photos / names[4], photos / "copy.PNG")                           # a JPEG by another name, twice
+    shutil.copy(photos / names[4], photos / "copy.PNG")  # a JPEG by another name, twice
     (photos / "broken.webp").write_text("no image")
-    (photos / names[5]).write_bytes(b"")                                          # was readable before
+    (photos / names[5]).write_bytes(b"")  # was readable before
     (photos / "notes.txt").write_text("not an image file")
     report, paths = indexed(place, encoder, photos)
     assert (report.added, report.updated, report.removed) == (2, 1, 3)
@@ -227,9 +230,13 @@ def test_one_process_holds_it(encoder, photos, tmp_path, trained):
     place = tmp_path / "gallery"
     with open_gallery(str(place), encoder, photos):
         done = subprocess.run(
-            [sys.executable, "-m", "search", "query", "a man", "--gallery", str(place)], cwd=REPOSITORY,
-            env=environment(), capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+            [sys.executable, "-m", "search", "query", "a man", "--gallery", str(place)],
+            cwd=REPOSITORY,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"is open in process {os.getpid()}" in done.stderr
 
@@ -300,15 +307,25 @@ def batches(place):
 def test_killed_at_any_moment_it_loses_nothing(encoder, photos, tmp_path, trained, monkeypatch):
     """Every image that the process had counted is there, none twice, and the next run finishes."""
     place, rng, killed = tmp_path / "gallery", random.Random(0), 0
-    command = [sys.executable, "-c", "import search.indexing as i; i.BATCH = 8; from search.__main__ import main; "
-               "import sys; sys.argv[0] = 'search'; main()", "index", str(photos), "--gallery", str(place),
-               "--checkpoint", str(trained)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        "import search.indexing as i; i.BATCH = 8; from search.__main__ import main; "
+        "import sys; sys.argv[0] = 'search'; main()",
+        "index",
+        str(photos),
+        "--gallery",
+        str(place),
+        "--checkpoint",
+        str(trained),
+    ]
     for number in range(3 * KILLS):
         for name in range(16 * MOST_BATCHES):
             noise = np.random.default_rng((number, name)).integers(0, 255, (40, 20, 3), dtype=np.uint8)
             Image.fromarray(noise).save(photos / f"noise{number:02d}-{name:03d}.png")
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT)  # fmt: skip
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         wanted = len(batches(place)) + rng.randint(0, MOST_BATCHES)
         while len(batches(place)) < wanted and process.poll() is None:
             time.sleep(0.005)

@@ -15,8 +15,14 @@ pytest.importorskip("pymilvus")
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium on the PATH")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run"]  # fmt: skip
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 PORT = 7893
 
 
@@ -30,8 +36,19 @@ def served(benchmark, trained, tmp_path_factory):
     shutil.copy(one, photos / "<img src=x onerror=document.title='pwned'>.jpg")
     names = [path.relative_to(photos).as_posix() for path in sorted(photos.rglob("*.jpg"))]
     (folder / "meta.csv").write_text("image,camera\n" + "".join(f"{n},c{i % 2}\n" for i, n in enumerate(names)))
-    index = [sys.executable, "-m", "search", "index", photos, "--gallery", place, "--checkpoint", trained, "--metadata",
-             folder / "meta.csv"]  # fmt: skip
+    index = [
+        sys.executable,
+        "-m",
+        "search",
+        "index",
+        photos,
+        "--gallery",
+        place,
+        "--checkpoint",
+        trained,
+        "--metadata",
+        folder / "meta.csv",
+    ]
     subprocess.run([str(part) for part in index], cwd=REPOSITORY, env=environment(), check=True, capture_output=True)
     serve = [sys.executable, "-m", "search", "serve", "--gallery", str(place), "--port", str(PORT)]
     process = subprocess.Popen(

@@ -128,9 +128,13 @@ def test_an_explanation_is_of_every_attribute(searcher):
 def test_the_command_line(trained, photos, tmp_path):
     def search(*arguments):
         done = subprocess.run(
-            [sys.executable, "-m", "search", *map(str, arguments)], cwd=REPOSITORY, env=environment(),
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+            [sys.executable, "-m", "search", *map(str, arguments)],
+            cwd=REPOSITORY,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert "Traceback" not in done.stderr
         return done
 

@@ -27,8 +27,9 @@ def address(tmp_path):
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [SERVER, "server", "--data-dir", tmp_path / "milvus", "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     for _ in range(300):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -83,11 +83,18 @@ def test_nothing_but_the_gallery_is_served(client, searcher, tmp_path):
     secret.write_text("my secret")
     (searcher.gallery.images / "link.jpg").symlink_to(secret)
     for path in (
-        "/api/images/../../../etc/passwd", "/api/images/%2e%2e%2f%2e%2e%2fetc%2fpasswd", f"/api/images/{secret}",
-        f"/gradio_api/file={secret}", "/gradio_api/file=/etc/passwd", "/gradio_api/file=../../etc/passwd",
-        "/file=/etc/passwd", f"/gradio_api/file={searcher.gallery.folder / 'gallery.json'}",
-        f"/static/../../..{secret}", "/api/images/" + "0" * 32, "/api/images/link.jpg",
-    ):  # fmt: skip
+        "/api/images/../../../etc/passwd",
+        "/api/images/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        f"/api/images/{secret}",
+        f"/gradio_api/file={secret}",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=../../etc/passwd",
+        "/file=/etc/passwd",
+        f"/gradio_api/file={searcher.gallery.folder / 'gallery.json'}",
+        f"/static/../../..{secret}",
+        "/api/images/" + "0" * 32,
+        "/api/images/link.jpg",
+    ):
         answer = client.get(path)
         assert answer.status_code >= 400, path
         assert "secret" not in answer.text.replace(str(secret), "") and "root:" not in answer.text, path
@@ -198,11 +205,16 @@ def test_other_sites_cannot_use_the_api(client, photos, searcher):
 @pytest.mark.parametrize(
     ("host", "asked", "status"),
     [
-        ("127.0.0.1", "127.0.0.1:7860", 200), ("127.0.0.1", "localhost:7860", 200), ("127.0.0.1", "[::1]:7860", 200),
-        ("127.0.0.1", "evil.example:7860", 403), ("127.0.0.1", "127.0.0.1.evil.example", 403), ("127.0.0.1", "", 403),
-        ("localhost", "evil.example", 403), ("0.0.0.0", "photos.example", 200),
+        ("127.0.0.1", "127.0.0.1:7860", 200),
+        ("127.0.0.1", "localhost:7860", 200),
+        ("127.0.0.1", "[::1]:7860", 200),
+        ("127.0.0.1", "evil.example:7860", 403),
+        ("127.0.0.1", "127.0.0.1.evil.example", 403),
+        ("127.0.0.1", "", 403),
+        ("localhost", "evil.example", 403),
+        ("0.0.0.0", "photos.example", 200),
     ],
-)  # fmt: skip
+)
 def test_a_site_for_this_machine_has_no_other_names(searcher, host, asked, status):
     client = TestClient(build_app(searcher, host=host))
     assert client.get("/api/gallery", headers={"Host": asked}).status_code == status

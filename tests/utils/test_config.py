@@ -19,8 +19,19 @@ class Car(Section):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-5", 1e-5), ("1E+3", 1000.0), ("3", 3), ("true", True), ("True", True), ("no", "no"), ("~", None),
-     ("[1, 2]", [1, 2]), ("012", 12), ("a: {b: 1}", {"a": {"b": 1}}), ("", None)],
+    [
+        ("1e-5", 1e-5),
+        ("1E+3", 1000.0),
+        ("3", 3),
+        ("true", True),
+        ("True", True),
+        ("no", "no"),
+        ("~", None),
+        ("[1, 2]", [1, 2]),
+        ("012", 12),
+        ("a: {b: 1}", {"a": {"b": 1}}),
+        ("", None),
+    ],
 )
 def test_values_are_read_by_the_rules_of_yaml_1_2(text, value):
     assert parse_yaml(text, "here") == value

@@ -1,0 +1,141 @@
+"""Opens the training data that a configuration names."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Config, require_files
+from dataset.annotations import Entry, check_disjoint, check_images, load_annotations
+from dataset.attributes import Attribute, cached_attributes, parse_attributes
+from dataset.bad_images import find_bad_images, leave_out
+from dataset.captions import clean_caption
+from dataset.digests import read_digests
+from dataset.tokens import CaptionTokenizer
+from dataset.train_set import TrainSet
+from utils.errors import UserError
+from utils.processes.distributed import on_main
+
+FROM_CAPTIONS = "from_captions"
+
+logger = logging.getLogger(__name__)
+
+
+def open_tokenizer(config: Config, checkpoint: Mapping[str, Any] | None = None) -> CaptionTokenizer:
+    """The tokenizer of the checkpoint's run, else the configured one, which may learn from the captions.
+
+    Raises UserError when there is none, or it has more words than the text encoder.
+    """
+    saved = (checkpoint or {}).get("config")
+    same = isinstance(saved, Mapping) and saved.get("text_encoder") == config.text_encoder
+    if same and isinstance(checkpoint.get("tokenizer"), str):
+        try:
+            return CaptionTokenizer.from_json(checkpoint["tokenizer"])
+        except UserError as error:
+            raise UserError(f"checkpoint {checkpoint.get('path', '')}: its tokenizer is damaged: {error}") from None
+    if config.text_encoder == FROM_CAPTIONS:
+        require_files(config, ("train_file",))
+        entries = [entry for name in config.train_file for entry in load_annotations(name, "train")]
+        captions = [clean_caption(caption, config.max_words) for entry in entries for caption in entry.captions]
+        return CaptionTokenizer.train(captions, config.vocabulary_size)
+    tokenizer = CaptionTokenizer.from_pretrained(config.text_encoder)
+    if tokenizer.vocabulary_size > config.bert_config.vocab_size:
+        raise UserError(
+            f"text_encoder {config.text_encoder} has {tokenizer.vocabulary_size} word pieces, more than"
+            f" bert_config.vocab_size ({config.bert_config.vocab_size})"
+        )
+    return tokenizer
+
+
+def fit_vocabulary(config: Config, tokenizer: CaptionTokenizer) -> Config:
+    """The configuration with a text encoder as large as a vocabulary learned from captions."""
+    if config.text_encoder != FROM_CAPTIONS:
+        return config
+    bert = config.bert_config.model_copy(update={"vocab_size": tokenizer.vocabulary_size})
+    return config.model_copy(update={"bert_config": bert})
+
+
+def open_training_set(
+    config: Config,
+    tokenizer: CaptionTokenizer,
+    seed: int,
+    cache_folder: Path | None,
+    skipped: Sequence[str] | None = None,
+) -> TrainSet:
+    """Training samples with the attributes of their captions.
+
+    Attributes are parsed once, by the main process, and cached beside the annotations, or in
+    `cache_folder` where that cannot be written; without one, the first captions are parsed
+    and nothing is kept (for a look at the data).
+
+    With `bad_images: skip` the main process reads every image and leaves out the bad ones;
+    `skipped`, those that an interrupted run left out (`TrainSet.skipped`), takes the place of looking.
+
+    Raises UserError when an image is missing, or, with `skip`, more than 0.1% of them are bad.
+    """
+    files = [load_annotations(name, "train") for name in config.train_file]
+    digests = {image: digest for name in config.train_file for image, digest in read_digests(name).items()}
+    entries = [entry for of_file in files for entry in of_file]
+    if skipped is None and config.bad_images == "skip":
+        skipped = on_main(find_bad_images)(entries, config.train_image_root, digests)
+    entries = leave_out(entries, skipped or ())
+    check_images(entries, config.train_image_root)
+    warn_of_merged_identities(config.train_file, files)
+    return TrainSet(
+        entries,
+        config.train_image_root,
+        tokenizer,
+        find_attributes(config, files, cache_folder),
+        config.image_size,
+        config.max_words,
+        config.bert_config.max_position_embeddings,
+        config.weak_pos_pair_probability,
+        seed,
+        digests,
+        skipped or (),
+    )
+
+
+def find_attributes(
+    config: Config, files: Sequence[Sequence[Entry]], cache_folder: Path | None
+) -> dict[str, list[Attribute]]:
+    """The attributes of the captions of every training file (`cache_folder` as in `open_training_set`)."""
+    attributes: dict[str, list[Attribute]] = {}
+    for name, entries in zip(config.train_file, files, strict=True):
+        captions = [caption for entry in entries for caption in entry.captions]
+        if config.weights.attribute == 0:
+            continue
+        if cache_folder is None:
+            captions = captions[:64]
+            attributes |= dict(zip(captions, parse_attributes(captions, config.max_words), strict=True))
+        else:
+            prepare = on_main(cached_attributes)
+            attributes |= prepare(captions, Path(name), cache_folder, config.max_words)
+    return attributes
+
+
+def warn_of_merged_identities(names: Sequence[str], files: Sequence[Sequence[Entry]]) -> None:
+    """Equal identities of two training files are one person, which files of different origin do not mean."""
+    known: dict[int | str, str] = {}
+    for name, entries in zip(names, files, strict=True):
+        identities = {entry.identity for entry in entries}
+        merged = [identity for identity in identities if identity in known]
+        if merged:
+            logger.warning(
+                "train_file: %d identities of %s are in %s too, such as %r: they count as the same people",
+                len(merged),
+                name,
+                known[merged[0]],
+                merged[0],
+            )
+        known |= dict.fromkeys(identities, name)
+
+
+def warn_of_shared_identities(config: Config) -> None:
+    """People who are in the training and in an evaluation split make results too good."""
+    training = [entry for name in config.train_file for entry in load_annotations(name, "train")]
+    for name in ("val", "test"):
+        if getattr(config, f"{name}_file"):
+            other = load_annotations(getattr(config, f"{name}_file"), name)
+            for warning in check_disjoint(training, other, ("train_file", f"{name}_file")):
+                logger.warning("%s", warning)

@@ -1,0 +1,165 @@
+"""Images and captions of an evaluation split, in blocks that do not depend on the processes.
+
+Letters: B images of a block, T text tokens.
+
+A block is always the same images in the same order, whoever works on it, so that results
+are the same for any number of processes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.annotations import Entry
+from dataset.batch import TextTokens, normalise
+from dataset.captions import clean_caption
+from dataset.image_files import normalise as normalise_path
+from dataset.images import load_image
+from dataset.tokens import CaptionTokenizer, pad_batch
+from utils.errors import UserError
+from utils.processes.loader_processes import loaded, loader_processes, serve_the_main_process
+
+
+def blocks_of(count: int, size: int) -> list[range]:
+    """0..count-1 in runs of `size`, the last one shorter."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Queries: token ids of each caption [CLS] ... [SEP], and what padding looks like."""
+
+    ids: list[list[int]]
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def tokens(self, places: Sequence[int]) -> TextTokens:
+        """The captions at `places`, padded to the longest of them."""
+        return TextTokens(*pad_batch([self.ids[place] for place in places], self.pad))
+
+
+@dataclass(frozen=True)
+class EvaluationSplit:
+    """Gallery images and the captions that search them.
+
+    identities are renumbered so that equal ones have equal numbers: image_identity [G],
+    caption_identity [C], int64. texts: the captions as written. digests: of image files by
+    normalised name; a file with another one is refused. view: what becomes of a resized image uint8
+    [3, H, W] and its place in the gallery before the model sees it; can be pickled. caption_image [C]: place in
+    the gallery of the image that a caption was written for, where that is known.
+    """
+
+    images: list[str]
+    image_root: Path
+    image_identity: Tensor
+    texts: list[str]
+    caption_identity: Tensor
+    identities: list[int | str]
+    captions: Captions
+    digests: Mapping[str, str] = field(default_factory=dict)
+    view: Callable[[Tensor, int], Tensor] | None = None
+    caption_image: Tensor | None = None
+
+    def with_texts(self, texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> "EvaluationSplit":
+        """The same queries in other words: one text for each caption."""
+        return replace(self, texts=list(texts), captions=encode_captions(texts, tokenizer, max_words))
+
+    def of_captions(self, places: Sequence[int]) -> "EvaluationSplit":
+        """The captions at `places` alone, before the whole gallery."""
+        chosen = torch.as_tensor(places, dtype=torch.long)
+        return replace(
+            self,
+            texts=[self.texts[place] for place in places],
+            caption_identity=self.caption_identity[chosen],
+            caption_image=None if self.caption_image is None else self.caption_image[chosen],
+            captions=Captions([self.captions.ids[place] for place in places], self.captions.pad),
+        )
+
+
+def encode_captions(texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> Captions:
+    """Captions as written, cleaned and cut into at most `max_words` word pieces."""
+    ids = [tokenizer.encode(clean_caption(text, max_words), max_words).ids for text in texts]
+    return Captions(ids, tokenizer.special.pad)
+
+
+def make_split(
+    entries: Sequence[Entry],
+    image_root: str | Path,
+    tokenizer: CaptionTokenizer,
+    max_words: int,
+    digests: Mapping[str, str] | None = None,
+) -> EvaluationSplit:
+    """Every image once as gallery, every caption as query; captions keep `max_words` word pieces.
+
+    Raises UserError when there is no caption.
+    """
+    numbers: dict[int | str, int] = {}
+    image_identity = [numbers.setdefault(entry.identity, len(numbers)) for entry in entries]
+    pairs = [(text, n) for entry, n in zip(entries, image_identity, strict=True) for text in entry.captions]
+    if not pairs:
+        raise UserError("the evaluation split holds no captions")
+    texts = [text for text, _ in pairs]
+    return EvaluationSplit(
+        images=[entry.image for entry in entries],
+        image_root=Path(image_root),
+        image_identity=torch.tensor(image_identity),
+        texts=texts,
+        caption_identity=torch.tensor([number for _, number in pairs]),
+        identities=list(numbers),
+        captions=encode_captions(texts, tokenizer, max_words),
+        digests=digests or {},
+        caption_image=torch.tensor([place for place, entry in enumerate(entries) for _ in entry.captions]),
+    )
+
+
+class ImageBlocks(Dataset[Tensor | UserError]):
+    """Blocks of images by place: uint8 [B, 3, H, W]."""
+
+    def __init__(self, split: EvaluationSplit, blocks: Sequence[Sequence[int]], size: tuple[int, int]):
+        self.split, self.blocks, self.size = split, blocks, size
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, number: int) -> Tensor | UserError:
+        # returned, not raised: a loader would bury the message in a worker's traceback
+        try:
+            return torch.stack([self.load(place) for place in self.blocks[number]])
+        except UserError as error:
+            return error
+
+    def load(self, place: int) -> Tensor:
+        split, name = self.split, self.split.images[place]
+        image = load_image(split.image_root / name, self.size, split.digests.get(normalise_path(name)))
+        return image if split.view is None else split.view(image, place)
+
+
+def load_blocks(
+    split: EvaluationSplit,
+    blocks: Sequence[Sequence[int]],
+    size: tuple[int, int],
+    device: torch.device,
+    workers: int,
+) -> Iterator[Tensor]:
+    """Normalised images [B, 3, H, W] of each block, on `device`, prepared ahead by workers.
+
+    Raises UserError naming an image that is unusable or has changed: none is ever skipped, which
+    would change metrics silently.
+    """
+    workers = min(workers, len(blocks))
+    loader = DataLoader(
+        ImageBlocks(split, blocks, size),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=serve_the_main_process,
+        multiprocessing_context=loader_processes() if workers else None,
+    )
+    for images in loaded(loader):
+        yield normalise(images.to(device, non_blocking=True))

@@ -1,0 +1,1 @@
+"""Pictures, diagrams and pages that studies and reports are made of."""

@@ -1,0 +1,250 @@
+"""Ablation: trains variants of a configuration with several seeds and says which differences are more than chance.
+
+    python -m evaluation ablation --config configs/ablations/demo.yaml --output_dir output/ablation --processes 2
+
+The YAML file names a configuration, what runs start from, seeds, and variants: settings as of --set. Every variant is
+trained with every seed, several side by side; what is finished is not done again, and an interrupted run goes on.
+Results are read from the rankings of each run. Letters: C captions, S seeds.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from configs.schema import REPOSITORY
+from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
+from evaluation.metrics import METRIC_NAMES, STAGE_NAMES, of_captions
+from evaluation.results import Rankings, read_log, read_rankings
+from evaluation.statistics import Estimate, estimate, paired_p_value
+from evaluation.studies.ablation_plan import MADE_WITH, Plan, Training, all_runs, check, read_plan, trainings
+from evaluation.studies.jobs import Job, run_jobs
+from evaluation.studies.study import add_output, markdown_table, open_output, tell, write_table
+from utils.checkpoints.run_folder import RunFolder
+from utils.errors import CommandParser, UserError
+from utils.files import atomic_write, write_json
+from utils.processes.interruption import Interruption
+from utils.processes.parallel import available_cores
+
+SHOWN_METRICS = ("r1", "mAP")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A variant's results: for each stage and metric, per cent by seed and caption [S, C]; minutes [S] of training."""
+
+    values: dict[str, dict[str, np.ndarray]]
+    people: np.ndarray
+    minutes: list[float] = field(default_factory=list)
+
+    @property
+    def stage(self) -> str:
+        """The final stage."""
+        return list(self.values)[-1]
+
+
+# ---- running ---------------------------------------------------------------------------
+
+
+def run_all(runs: Sequence[Training], processes: int, device: str) -> None:
+    """Train what is not finished, `processes` at a time. Raises UserError when a run fails."""
+    for run in runs:
+        check(run)
+    left = [run for run in runs if not run.finished()]
+    for run in left:
+        write_json(run.folder / MADE_WITH, run.made_with(), indent=2)
+    jobs = [
+        Job(
+            run.name,
+            run.command(device),
+            run.folder / "messages.txt",
+            run.start.name if isinstance(run.start, Training) else None,
+        )
+        for run in left
+    ]
+    with tqdm(total=len(runs), initial=len(runs) - len(jobs), desc="runs", unit="run") as bar:
+
+        def show(running: list[str]) -> None:
+            bar.set_postfix_str("; ".join(running), refresh=False)
+            bar.refresh()
+
+        run_jobs(jobs, processes, lambda place: environment(place, processes), lambda job: bar.update(), show)
+
+
+def environment(place: int, processes: int) -> dict[str, str]:
+    """Each run has its share of the cores, and one GPU where there are several."""
+    shared = {"OMP_NUM_THREADS": str(max(1, available_cores() // processes))} if processes > 1 else {}
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        shared["CUDA_VISIBLE_DEVICES"] = str(place % gpus)
+    return shared
+
+
+# ---- results ---------------------------------------------------------------------------
+
+
+def read_outcome(runs: Sequence[Training]) -> Outcome:
+    """Raises UserError when rankings cannot be read, or are not of the same captions."""
+    read = [read_rankings(run.folder / "rankings.npz") for run in runs]
+    for run, rankings in zip(runs, read, strict=True):
+        if not rankings.ranks:
+            raise UserError(f"{run.folder / 'rankings.npz'} lacks the ranks of right images: evaluate the run again")
+        if not np.array_equal(rankings.captions, read[0].captions):
+            raise UserError(f"{run.folder} was evaluated on other captions than {runs[0].folder}; evaluate it again")
+    stages = [stage for stage in STAGE_NAMES if all(stage in rankings.ranks for rankings in read)]
+    values = {
+        stage: {metric: np.stack([of_run(rankings, stage)[metric] for rankings in read]) for metric in METRIC_NAMES}
+        for stage in stages
+    }
+    minutes = [sum(epoch.get("seconds") or 0 for epoch in read_log(run.folder / "log.txt")) / 60 for run in runs]
+    return Outcome(values, read[0].caption_identities, minutes)
+
+
+def of_run(rankings: Rankings, stage: str) -> dict[str, np.ndarray]:
+    """Per cent by metric: [C]."""
+    found = of_captions(torch.from_numpy(rankings.ranks[stage]))
+    return {metric: 100 * values.numpy() for metric, values in found.items()}
+
+
+def compare(outcomes: Mapping[str, Outcome], seed: int) -> list[dict[str, Any]]:
+    """A row for each variant, stage and metric; the first variant is what the others are compared to."""
+    base = next(iter(outcomes.values()))
+    for name, outcome in outcomes.items():
+        if outcome.people.shape != base.people.shape or (outcome.people != base.people).any():
+            raise UserError(f"variant {name} was evaluated on other captions than the base; give both one test_file")
+    return [
+        compare_values(name, stage, metric, values, base, outcome, seed)
+        for name, outcome in outcomes.items()
+        for stage, metrics in outcome.values.items()
+        for metric, values in metrics.items()
+    ]
+
+
+def compare_values(
+    name: str, stage: str, metric: str, values: np.ndarray, base: Outcome, outcome: Outcome, seed: int
+) -> dict[str, Any]:
+    """values [S, C]. The standard deviation is over seeds; interval and p-value are over people, of the mean over
+    seeds: the former says how far chance in training moves a result, the latter how far other people would."""
+    by_seed, found = values.mean(1), estimate(values.mean(0), outcome.people, seed)
+    row = {
+        "variant": name,
+        "stage": stage,
+        "metric": metric,
+        "mean": found.mean,
+        "std": spread(by_seed),
+        "low": found.low,
+        "high": found.high,
+        "seeds": len(by_seed),
+        "minutes": float(np.mean(outcome.minutes)),
+        "by_seed": by_seed.tolist(),
+    }
+    compared = base.values.get(stage, {}).get(metric)
+    if outcome is not base and compared is not None:
+        row["difference"] = found.mean - float(compared.mean())
+        row["p"] = paired_p_value(values.mean(0), compared.mean(0), outcome.people, seed)
+    return row
+
+
+def spread(values: np.ndarray) -> float:
+    """Standard deviation of a sample; NaN of a single value."""
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
+def summary(rows: Sequence[Mapping[str, Any]], stages: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The table to read: a line for each variant, its final stage (`stages` by variant)."""
+    lines = []
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        of_variant = {row["metric"]: row for row in rows if row["variant"] == name and row["stage"] == stages[name]}
+        line: dict[str, Any] = {"variant": name}
+        for metric, title in METRIC_NAMES.items():
+            line[title] = f"{of_variant[metric]['mean']:.2f} ± {of_variant[metric]['std']:.2f}"
+        for metric in SHOWN_METRICS:
+            row, title = of_variant[metric], METRIC_NAMES[metric]
+            line[f"{title} interval"] = f"{row['low']:.1f} to {row['high']:.1f}"
+            line[f"{title} difference"] = f"{row['difference']:+.2f} (p {row['p']:.4f})" if "p" in row else ""
+        line["seeds"] = of_variant["r1"]["seeds"]
+        line["minutes"] = f"{of_variant['r1']['minutes']:.1f}"
+        lines.append(line)
+    return lines
+
+
+def draw(rows: Sequence[Mapping[str, Any]], stages: Mapping[str, str], path: Path, title: str) -> None:
+    """A panel for each shown metric: means with intervals, and each seed as a dot."""
+    names = list(stages)
+    figure = new_figure(11, 1.8 + 0.5 * len(names), title)
+    for number, metric in enumerate(SHOWN_METRICS):
+        axes = figure.add_subplot(1, len(SHOWN_METRICS), number + 1)
+        of_metric = {(row["variant"], row["stage"]): row for row in rows if row["metric"] == metric}
+        shown = [of_metric[name, stages[name]] for name in names]
+        for place, row in enumerate(shown):
+            color = COLORS[0] if place == 0 else COLORS[1]
+            found = Estimate(row["mean"], row["low"], row["high"], 0)
+            reach = [[found.mean - found.low], [found.high - found.mean]]
+            axes.errorbar([found.mean], [place], xerr=reach, color=color, marker="o", capsize=3, linewidth=1.6)
+            axes.plot(row["by_seed"], [place + 0.22] * row["seeds"], ".", color=color, alpha=0.6, markersize=5)
+        axes.axvline(shown[0]["mean"], color=COLORS[0], linestyle=":", linewidth=1)
+        tidy(axes, f"{METRIC_NAMES[metric]}, {STAGE_NAMES[stages[names[0]]]}", "per cent", "")
+        axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+    save_figure(figure, path)
+
+
+def write_results(plan: Plan, outcomes: Mapping[str, Outcome], folder: Path, seed: int) -> str:
+    """ablation.csv, .json, .md and .png; returns the Markdown table."""
+    rows, stages = compare(outcomes, seed), {name: outcome.stage for name, outcome in outcomes.items()}
+    lines = summary(rows, stages)
+    table = markdown_table(lines)
+    captions = len(next(iter(outcomes.values())).people)
+    title = f"{captions} captions; bars: 95 % interval over people, small dots: each seed"
+    write_table(folder, "ablation", rows, base=plan.base, seeds=plan.seeds, summary=lines)
+    with atomic_write(folder / "ablation.md") as temporary:
+        temporary.write_text(table + "\n", encoding="utf-8")
+    draw(rows, stages, folder / "ablation.png", title)
+    return table
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = CommandParser(prog="python -m evaluation ablation", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of the study")
+    parser.add_argument("--checkpoint", type=Path, help="what all runs start from, in place of what the study says")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        dest="overrides",
+        help="settings of all runs, below those of their variants",
+    )
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--report", action="store_true", help="train nothing: report the runs that are finished")
+    add_output(parser, "of the study's YAML file, under its name")
+    parsed = parser.parse_args(arguments)
+    if parsed.processes < 1:
+        raise UserError(f"--processes must be 1 or more, not {parsed.processes}")
+    return parsed
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    options = parse_arguments(arguments)
+    plan = read_plan(options.config, options.overrides, options.checkpoint)
+    folder = open_output(options, REPOSITORY / "output" / options.config.stem)
+    by_variant = trainings(plan, folder.absolute())
+    if not options.report:
+        Interruption().listen()
+        with RunFolder(folder).claimed():
+            run_all(all_runs(by_variant), options.processes, options.device)
+    whole = {name: [run for run in runs if run.finished()] for name, runs in by_variant.items()}
+    missing = [name for name, runs in whole.items() if not runs]
+    if missing:
+        raise UserError(f"{folder}: no run of variant {missing[0]} is finished; leave out --report to train it")
+    table = write_results(plan, {name: read_outcome(runs) for name, runs in whole.items()}, folder, options.seed)
+    tell(folder, "ablation", table)

@@ -1,0 +1,221 @@
+"""Training curves: every loss, learning rate, gradient norm, throughput and metrics of one or several runs.
+
+    python -m evaluation curves --checkpoint output/cuhk-pedes output/no-mae
+
+A run is named by its folder or a checkpoint in it; what is drawn is its log.txt.
+"""
+
+import argparse
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from evaluation.drawing.figures import COLORS, legend_below, new_figure, save_figure, tidy
+from evaluation.metrics import METRIC_NAMES, STAGE_NAMES
+from evaluation.results import read_log
+from evaluation.studies.study import add_output, labels_of, open_output, tell, write_table
+from utils.errors import CommandParser, UserError
+from utils.logs import flatten
+
+PANELS_IN_A_ROW = 4
+MOST_DOTS = 20
+SPLITS = {"val": "validation", "test": "selection on the test split"}
+COMPARED = ("r1", "mAP")  # metrics that several runs are compared by
+STAGE_STYLES = {"stage1": {"linestyle": "--", "marker": "s"}, "reranked": {"linestyle": "-", "marker": "o"}}
+
+Epochs = Sequence[Mapping[str, Any]]
+Lines = list[tuple[str, list[float], list[float], dict]]  # label, epochs, values, line style
+
+
+def as_points(epoch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is drawn of an epoch's losses: a record per portion of its curve, or one without a curve.
+
+    `epoch` of a point is how many epochs were trained by then; the log numbers epochs from 0.
+    """
+    curve = epoch.get("curve")
+    if curve:
+        return [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
+    alone = {name: epoch.get(name) for name in ("lr", "grad_norm")}
+    return [{**epoch.get("train", {}), **alone, "epoch": epoch["epoch"] + 1}]
+
+
+def has_curves(epoch: Mapping[str, Any]) -> bool:
+    """True where the record of an epoch holds anything that is drawn."""
+    return any(epoch.get(name) for name in ("train", "curve", "val", "test")) or epoch.get("lr") is not None
+
+
+def draw_curves(epochs: Epochs, path: str | os.PathLike, title: str = "") -> None:
+    """Draw the epochs of a log, in ascending order, into a PNG file of one panel per quantity.
+
+    An epoch has `epoch`, and any of `train` (losses by name), `lr`, `grad_norm`, `curve` (lists of
+    these by name, one value per portion of the epoch), and `val` or `test` (metrics in per cent
+    by stage). Raises UserError when the file cannot be written.
+    """
+    points = [point for epoch in epochs for point in as_points(epoch)]
+    panels = [(name, unit, _single_line(points, key)) for key, (name, unit) in _quantities(epochs).items()]
+    panels.append(("throughput", "samples per second", _single_line(_by_epoch(epochs), "samples_per_second")))
+    for split, name in SPLITS.items():
+        panels += [(f"{name}: {stage}", "per cent", lines) for stage, lines in _metric_lines(epochs, split).items()]
+    save_figure(_figure_of(panels, title), path)
+
+
+def compare_curves(runs: Mapping[str, Epochs], path: str | os.PathLike) -> None:
+    """Draw the logs of several runs, by name, into one PNG file: a panel for each quantity, a line for each run."""
+    quantities = {key: value for epochs in runs.values() for key, value in _quantities(epochs).items()}
+    points = {run: [point for epoch in epochs for point in as_points(epoch)] for run, epochs in runs.items()}
+    panels = [(name, unit, _lines_of_runs(points, key)) for key, (name, unit) in quantities.items()]
+    by_epoch = {run: _by_epoch(epochs) for run, epochs in runs.items()}
+    panels.append(("throughput", "samples per second", _lines_of_runs(by_epoch, "samples_per_second")))
+    for split, split_name in SPLITS.items():
+        for stage, stage_name in STAGE_NAMES.items():
+            for metric in COMPARED:
+                name = f"{split_name}: {METRIC_NAMES[metric]}, {stage_name}"
+                panels.append((name, "per cent", _lines_of_runs(by_epoch, f"{split}/{stage}/{metric}")))
+    save_figure(_figure_of(panels, "", shared_legend=True), path)
+
+
+def _figure_of(panels: Sequence[tuple[str, str, Lines]], title: str, shared_legend: bool = False) -> Figure:
+    """A figure of those panels (title, unit, lines) that have lines."""
+    panels = [panel for panel in panels if panel[2]]
+    rows = math.ceil(len(panels) / PANELS_IN_A_ROW)
+    figure = new_figure(4 * PANELS_IN_A_ROW, 3 * max(rows, 1), title)
+    for number, (name, unit, lines) in enumerate(panels):
+        axes = figure.add_subplot(rows, PANELS_IN_A_ROW, number + 1)
+        _draw_panel(axes, name, unit, lines)
+        if len(lines) > 1 and not shared_legend:
+            legend_below(axes, 3 if len(lines) > 4 else 2)
+    if shared_legend and panels:
+        handles: dict[str, Any] = {}
+        for axes in figure.axes:
+            lines, labels = axes.get_legend_handles_labels()
+            handles |= dict(zip(labels, lines, strict=True))
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def _quantities(epochs: Epochs) -> dict[str, tuple[str, str]]:
+    """What has a value at every step: key -> (title of its panel, unit)."""
+    found = {name: (f"loss: {name}", "loss") for name in _losses(epochs)}
+    return {**found, "lr": ("learning rate", "learning rate"), "grad_norm": ("gradient norm", "norm")}
+
+
+def _by_epoch(epochs: Epochs) -> Epochs:
+    """What has a value at the end of an epoch, by path: {"val": {"stage1": {"r1": 3}}} -> "val/stage1/r1"."""
+    return [{**flatten({**epoch, "curve": None}), "epoch": epoch["epoch"] + 1} for epoch in epochs]
+
+
+def _lines_of_runs(runs: Mapping[str, Epochs], key: str) -> Lines:
+    """One quantity of several runs, each in its colour."""
+    return [
+        line
+        for number, (run, records) in enumerate(runs.items())
+        for line in _single_line(records, key, run, {"color": COLORS[number % len(COLORS)]})
+    ]
+
+
+def _draw_panel(axes: Axes, title: str, unit: str, lines: Lines) -> None:
+    """One quantity over the epochs; few points are dots too, so that a single one is seen."""
+    for label, epochs, values, style in lines:
+        style = {"marker": "o", **style} if len(epochs) <= MOST_DOTS else {**style, "marker": None}
+        axes.plot(epochs, values, markersize=4, linewidth=1.6, label=label, **style)
+    tidy(axes, title, "epochs trained", unit)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if unit == "learning rate":
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    if unit == "samples per second":
+        axes.set_ylim(bottom=0)
+
+
+def _losses(epochs: Epochs) -> list[str]:
+    """Names of the losses: the total first, then in the order of the log."""
+    names = dict.fromkeys(name for epoch in epochs for name in epoch.get("train", {}))
+    return sorted(names, key=lambda name: name != "total")
+
+
+def _metric_lines(epochs: Epochs, split: str) -> dict[str, Lines]:
+    """The lines of each panel of a split: the metrics of stage 1 and of the re-ranked result.
+
+    R@1 and mAP of both stages share the first panel: they say what re-ranking brings.
+    """
+    validated = [{**epoch[split], "epoch": epoch["epoch"] + 1} for epoch in epochs if epoch.get(split)]
+    lines: dict[str, Lines] = {"R@1 and mAP": []}
+    for stage, stage_name in STAGE_NAMES.items():
+        records = [{**record.get(stage, {}), "epoch": record["epoch"]} for record in validated]
+        for color, metric in zip(COLORS, ("r1", "mAP"), strict=False):
+            style = {"color": color, **STAGE_STYLES[stage]}
+            label = f"{METRIC_NAMES[metric]} {stage_name}"
+            lines["R@1 and mAP"] += _single_line(records, metric, label, style)
+        lines[stage_name] = [
+            line
+            for color, (metric, name) in zip(COLORS, METRIC_NAMES.items(), strict=False)
+            for line in _single_line(records, metric, name, {"color": color})
+        ]
+    return lines
+
+
+def _single_line(records: Epochs, name: str, label: str = "", style: dict | None = None) -> Lines:
+    """The line of one value over the records that have it; no line when none has."""
+    points = [(record["epoch"], record[name]) for record in records if record.get(name) is not None]
+    if not points:
+        return []
+    x, y = map(list, zip(*points, strict=True))
+    return [(label, x, y, style or {"color": COLORS[0]})]
+
+
+# ---- the command -----------------------------------------------------------------------
+
+
+def log_of(run: Path) -> Path:
+    """log.txt of a run, named by its folder or a file in it. Raises UserError when there is none."""
+    if not run.exists():
+        raise UserError(f"--checkpoint {run} does not exist; name the folder of a run, or a checkpoint in it")
+    path = (run if run.is_dir() else run.parent) / "log.txt"
+    if not path.is_file():
+        raise UserError(f"--checkpoint {run}: there is no {path}; name the folder of a run, or a checkpoint in it")
+    return path
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = CommandParser(prog="python -m evaluation curves", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="RUN",
+        help="folder of a run, or a checkpoint in it; several are compared",
+    )
+    parser.add_argument("--label", nargs="+", default=[], help="names of the runs in the picture and the table")
+    add_output(parser, "of the first run")
+    parser.set_defaults(most=None)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    options = parse_arguments(arguments)
+    logs = [log_of(run) for run in options.checkpoint]
+    options.checkpoint = logs  # what labels are made from: the folder counts
+    folder, names = open_output(options, logs[0].parent), labels_of(options)
+    runs = {name: read_log(log) for name, log in zip(names, logs, strict=True)}
+    empty = [name for name, epochs in runs.items() if not any(map(has_curves, epochs))]
+    if empty:
+        raise UserError(f"the log of {empty[0]} holds no epoch yet")
+    if len(runs) == 1:
+        draw_curves(*runs.values(), folder / "curves.png", *runs)
+    else:
+        compare_curves(runs, folder / "curves.png")
+    rows = [
+        {"run": name, **record, "epoch": record["epoch"] - 1}
+        for name, epochs in runs.items()
+        for record in _by_epoch(epochs)
+    ]
+    write_table(folder, "curves", rows)
+    tell(folder, "curves")

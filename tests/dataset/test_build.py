@@ -1,0 +1,269 @@
+"""Opening of training data: digests are checked, and bad images stop the run or are left out."""
+
+import json
+import logging
+import multiprocessing
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs.schema import Config, load_config
+from dataset.build import open_training_set
+from dataset.decoding import image_fault
+from dataset.digests import digest_file, digest_of
+from dataset.tokens import CaptionTokenizer
+from dataset.train_set import BatchPlan, TrainLoader, TrainSet
+from utils.errors import UserError
+from utils.processes.distributed import Launch, process_group
+
+IMAGES = 1000  # of which one may be bad
+TOKENIZER = CaptionTokenizer.train(["a man in a red coat"], 100, 1)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training file with so many images of a few pixels, and one image of every kind of fault to put in."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "imgs"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "train.json"
+
+    def config(self, **settings: str) -> Config:
+        given = {"weights.attribute": 0, "image_res": 32, "train_file": [str(self.file)], **settings}
+        given["train_image_root"] = str(self.root)
+        return load_config(None, [f"{key}={json.dumps(value)}" for key, value in given.items()])
+
+    def open(self, skipped: list[str] | None = None, **settings: str) -> TrainSet:
+        return open_training_set(self.config(**settings), TOKENIZER, 0, self.folder, skipped)
+
+    def images(self) -> list[str]:
+        return [entry["file_path"] for entry in json.loads(self.file.read_text())]
+
+    def record_digests(self) -> None:
+        found = {image: digest_of((self.root / image).read_bytes()) for image in self.images()}
+        (self.folder / "image_digests.json").write_text(json.dumps(digest_file(found)))
+
+
+@pytest.fixture
+def data(tmp_path) -> Data:
+    made = Data(tmp_path)
+    entries = []
+    for number in range(IMAGES):
+        image = f"{number % 7}/{number}.png"
+        (made.root / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((2, 2, 3), number % 250, np.uint8)).save(made.root / image)
+        entries.append({"file_path": image, "id": number // 3, "captions": ["a man", "a red coat"]})
+    made.file.write_text(json.dumps(entries))
+    return made
+
+
+def break_file(data: Data, number: int) -> str:
+    (data.root / data.images()[number]).write_bytes(b"hello")
+    return data.images()[number]
+
+
+def break_pixels(data: Data, number: int) -> str:
+    """A PNG that is whole, checksums included, but for the coded pixels."""
+    path = data.root / data.images()[number]
+    head, coded = path.read_bytes().split(b"IDAT")
+    data_chunk = b"IDAT" + b"no zlib stream"
+    path.write_bytes(
+        head[:-4] + struct.pack(">I", 14) + data_chunk + struct.pack(">I", zlib.crc32(data_chunk)) + coded[-12:]
+    )
+    assert image_fault(path.read_bytes()) is None
+    return data.images()[number]
+
+
+def remove_file(data: Data, number: int) -> str:
+    (data.root / data.images()[number]).unlink()
+    return data.images()[number]
+
+
+def change_file(data: Data, number: int) -> str:
+    data.record_digests()
+    Image.new("RGB", (2, 2), "red").save(data.root / data.images()[number])
+    return data.images()[number]
+
+
+FAULTS = {
+    "is no image": break_file,
+    "is damaged": break_pixels,
+    "no such file": remove_file,
+    "changed since it was prepared": change_file,
+}
+
+
+def read_through(found: TrainSet, workers: int = 0) -> set[str]:
+    """The images of one epoch."""
+    loader = TrainLoader(found, BatchPlan(len(found), 9, 0, 1, 0), workers, False)
+    places = torch.cat([batch.index for batch in loader.epoch(0)]).tolist()
+    return {found.samples[place].image for place in places}
+
+
+# ---- stop ------------------------------------------------------------------------------
+
+
+def test_whole_data_are_opened_as_they_are(data, caplog):
+    for setting in ("stop", "skip"):
+        found = data.open(bad_images=setting)
+        assert found.skipped == () and len(found) == 2 * IMAGES
+    assert not caplog.records
+
+
+@pytest.mark.promise("Images")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("fault", ["is no image", "is damaged", "changed since it was prepared"])
+def test_a_bad_image_stops_training_by_its_name(data, fault, workers):
+    bad = FAULTS[fault](data, 400)
+    found = data.open()
+    with pytest.raises(UserError, match=f"image {data.root / bad} {fault}"):
+        read_through(found, workers)
+
+
+def test_a_missing_image_stops_opening(data):
+    bad = remove_file(data, 400)
+    with pytest.raises(UserError, match=rf"1 of {IMAGES} images are missing in .*: {bad} \(no such file\)"):
+        data.open()
+
+
+def test_images_prepared_elsewhere_are_not_checked(data):
+    change_file(data, 400)
+    (data.folder / "image_digests.json").unlink()
+    assert len(read_through(data.open())) > IMAGES * 0.9
+
+
+def test_digests_of_every_training_file_count(data, tmp_path):
+    data.record_digests()
+    more = tmp_path / "more"
+    more.mkdir()
+    Image.new("RGB", (2, 2)).save(data.root / "new.png")
+    (more / "train.json").write_text(json.dumps([{"file_path": "./new.png", "id": 1, "captions": ["a man"] * 20}]))
+    (more / "image_digests.json").write_text(json.dumps(digest_file({"new.png": "0" * 32})))
+    found = data.open(train_file=[str(data.file), str(more / "train.json")])
+    with pytest.raises(UserError, match=r"new\.png changed since it was prepared"):
+        read_through(found)
+
+
+# ---- skip ------------------------------------------------------------------------------
+
+
+@pytest.mark.promise("Images")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_image_is_left_out_and_said(data, fault, caplog):
+    bad = FAULTS[fault](data, 400)
+    with caplog.at_level(logging.WARNING):
+        found = data.open(bad_images="skip")
+    assert found.skipped == (bad,)
+    assert [sample.image for sample in found.samples] == [i for i in data.images() if i != bad for _ in range(2)]
+    (message,) = caplog.messages
+    assert f"1 of {IMAGES} training images in {data.root} (0.10%) are skipped: {bad} ({fault}" in message
+    assert bad not in read_through(found, workers=2)
+
+
+@pytest.mark.promise("Images")
+def test_a_thousandth_of_the_images_may_be_bad_and_one_more_may_not(data):
+    break_file(data, 7)
+    assert len(data.open(bad_images="skip").skipped) == 1
+    break_file(data, 8)
+    with pytest.raises(UserError, match=r"2 of 1000 training images in .* \(0\.20%\) cannot be used"):
+        data.open(bad_images="skip")
+
+
+@pytest.mark.promise("Images")
+@pytest.mark.parametrize("workers", ["0", "3"])
+def test_too_many_bad_images_are_counted_and_some_are_named(data, workers):
+    bad = [change_file(data, 8), break_file(data, 7), remove_file(data, 990), break_file(data, 995)]
+    with pytest.raises(UserError) as caught:
+        data.open(bad_images="skip", workers=int(workers))
+    message = str(caught.value)
+    assert f"4 of {IMAGES} training images in {data.root} (0.40%) cannot be used, more than the 0.1%" in message
+    assert f"{bad[1]} (is no image" in message and f"{bad[0]} (changed since" in message
+    assert f"{bad[2]} (no such file), ...; replace them" in message and bad[3] not in message
+    assert "\n" not in message
+
+
+def test_images_are_counted_once_however_often_they_are_listed(data):
+    entries = json.loads(data.file.read_text())
+    bad = break_file(data, 3)
+    data.file.write_text(json.dumps([*entries, {**entries[3], "file_path": "./" + bad}]))
+    assert data.open(bad_images="skip").skipped == (bad,)
+    assert all(bad not in sample.image for sample in data.open(bad_images="skip").samples)
+
+
+def test_a_missing_folder_is_no_bad_image(data):
+    data.root.rename(data.folder / "moved")
+    with pytest.raises(UserError, match=r"image folder .* does not exist"):
+        data.open(bad_images="skip")
+
+
+def test_an_image_that_goes_bad_later_stops_the_run(data):
+    found = data.open(bad_images="skip")
+    bad = break_file(data, 400)
+    with pytest.raises(UserError, match=f"image {data.root / bad} is no image"):
+        read_through(found)
+
+
+def test_a_resumed_run_leaves_out_what_it_left_out_before_without_looking(data, monkeypatch):
+    bad = break_file(data, 400)
+    first = data.open(bad_images="skip")
+    Image.new("RGB", (2, 2)).save(data.root / bad)  # repaired in between: the run goes on without it
+    break_file(data, 500)
+    monkeypatch.setattr("dataset.bad_images.read_images", None)
+    for setting in ("skip", "stop"):
+        again = data.open(list(first.skipped), bad_images=setting)
+        assert again.skipped == first.skipped and again.samples == first.samples
+    assert len(data.open([], bad_images="skip")) == 2 * IMAGES  # a run that left out nothing
+    remove_file(data, 400)  # not needed any more
+    assert data.open([bad]).samples == first.samples
+
+
+def test_recorded_images_of_other_data_are_refused(data):
+    with pytest.raises(UserError, match=r"left out image x\.png, which the training files do not name"):
+        data.open(["x.png"])
+
+
+def open_in_process(data: Data, rank: int, results) -> None:
+    with process_group(Launch(rank, 2, rank), torch.device("cpu"), f"file://{data.folder}/meeting"):
+        if rank == 1:  # what this process would see must not matter
+            (data.root / data.images()[9]).rename(data.root / "away.png")
+            Image.new("RGB", (2, 2)).save(data.root / data.images()[9])
+        torch.distributed.barrier()
+        import dataset.bad_images
+
+        looks = []
+        read_images = dataset.bad_images.read_images
+        dataset.bad_images.read_images = lambda *a, **k: looks.append(1) or read_images(*a, **k)
+        found = data.open(bad_images="skip")
+        results.put((rank, len(looks), found.skipped, [sample.image for sample in found.samples]))
+
+
+def test_the_main_process_looks_for_all(data):
+    bad = break_file(data, 400)
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    processes = [context.Process(target=open_in_process, args=(data, rank, results)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    main, other = sorted(results.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert main == (0, 1, (bad,), other[3]) and other == (1, 0, (bad,), main[3])
+    assert len(main[3]) == 2 * (IMAGES - 1)
+
+
+def test_only_the_two_settings_are_known(data):
+    with pytest.raises(UserError, match="bad_images"):
+        data.config(bad_images="ignore")

@@ -1,0 +1,332 @@
+"""The order of training samples, and what a sample is made of."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset.annotations import Entry
+from dataset.batch import TrainBatch
+from dataset.captions import clean_caption
+from dataset.tokens import CaptionTokenizer
+from dataset.train_set import BatchPlan, BatchRequest, TrainLoader, TrainSet, make_samples
+from utils.errors import UserError
+
+SIZE = (4, 6)  # height, width
+# identities 30 and "x" have two images; every caption is told apart by its length
+ENTRIES = [
+    Entry("a.png", 30, ("A red coat.", "A man in a red coat and blue jeans.")),
+    Entry("b.png", "x", ("A woman.", "A woman with a very small black leather bag today.")),
+    Entry("c.png", 30, ("Red coat, long dark hair and white shoes.", "The man walks.")),
+    Entry("d.png", "x", ("She has a bag in her left hand.", "A woman waits here.")),
+]
+CAPTIONS = [clean_caption(caption, None) for entry in ENTRIES for caption in entry.captions]
+TOKENIZER = CaptionTokenizer.train(CAPTIONS, 200, 1)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Images that are dark on the left, bright on the right, in a shade of their own."""
+    for number, entry in enumerate(ENTRIES):
+        pixels = np.zeros((*SIZE, 3), np.uint8)
+        pixels[:, :3], pixels[:, 3:] = 10 * number, 200 + 10 * number
+        Image.fromarray(pixels).save(tmp_path / entry.image)
+    return tmp_path
+
+
+def make_set(
+    root: Path, weak: float = 0.5, seed: int = 3, attributes: dict | None = None, tokens: int = 40
+) -> TrainSet:
+    return TrainSet(ENTRIES, root, TOKENIZER, attributes or {}, SIZE, 30, tokens, weak, seed)
+
+
+def batches(root: Path, batch: int, rank: int, world: int, workers: int = 0, epoch: int = 1) -> list[TrainBatch]:
+    data = make_set(root)
+    return list(TrainLoader(data, BatchPlan(len(data), batch, rank, world, 3), workers, False).epoch(epoch))
+
+
+def words(text) -> list[list[int]]:
+    """Token ids of each row, padding left out."""
+    return [row[mask].tolist() for row, mask in zip(text.ids, text.mask, strict=True)]
+
+
+def contents(batch: TrainBatch) -> dict[int, tuple]:
+    """All that makes up each sample, by its place in the data set."""
+    texts = zip(words(batch.caption), words(batch.caption2), strict=True)
+    return {
+        int(place): (
+            first,
+            second,
+            *(getattr(batch, name)[row].tolist() for name in ("image1", "image2", "identity", "replaced")),
+        )
+        for row, (place, (first, second)) in enumerate(zip(batch.index, texts, strict=True))
+    }
+
+
+def places(plan: BatchPlan) -> list[int]:
+    return [place for request in plan for place in request.own]
+
+
+# ---- the order -------------------------------------------------------------------------
+
+
+def test_an_epoch_is_a_permutation_of_all_samples():
+    order = places(BatchPlan(12, 4, 0, 1, seed=0))
+    assert sorted(order) == list(range(12))
+    assert order != list(range(12))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    plan = BatchPlan(50, 5, 0, 1, seed=0)
+    first = places(plan)
+    assert places(BatchPlan(50, 5, 0, 1, seed=0)) == first
+    assert places(BatchPlan(50, 5, 0, 1, seed=1)) != first
+    plan.epoch = 1
+    assert sorted(places(plan)) == sorted(first) and places(plan) != first
+
+
+def test_rows_of_all_processes_in_rank_order_make_up_the_batch_of_one():
+    one = [request.own for request in BatchPlan(25, 6, 0, 1, 7)]
+    three = [list(BatchPlan(25, 2, rank, 3, 7)) for rank in range(3)]
+    assert one == [sum((request.own for request in requests), ()) for requests in zip(*three, strict=True)]
+    for requests in zip(*three, strict=True):
+        assert len({request.everyone for request in requests}) == 1
+
+
+def test_what_does_not_fill_a_batch_is_left_out():
+    plan = BatchPlan(11, 2, 0, 2, 0)
+    assert len(plan) == len(list(plan)) == 2
+    assert all(len(request.everyone) == 4 and len(request.own) == 2 for request in plan)
+
+
+def test_skipping_leaves_the_rest_of_the_epoch_as_it_was():
+    plan = BatchPlan(20, 4, 0, 1, 0)
+    whole = list(plan)
+    plan.skip = 3
+    assert list(plan) == whole[3:]
+
+
+def test_a_training_set_smaller_than_the_batch_of_all_processes_is_refused():
+    BatchPlan(8, 4, 0, 2, 0)
+    with pytest.raises(UserError, match="has 7 captions, fewer than one batch of 8"):
+        BatchPlan(7, 4, 0, 2, 0)
+
+
+# ---- samples ---------------------------------------------------------------------------
+
+
+def test_there_is_a_sample_for_every_image_and_caption():
+    samples = make_samples(ENTRIES, 30)
+    assert [sample.image[0] for sample in samples] == list("aabbccdd")
+    assert [sample.caption for sample in samples] == CAPTIONS
+
+
+def test_identities_are_numbered_from_0_in_order_of_appearance():
+    assert [sample.identity for sample in make_samples(ENTRIES, 30)] == [0, 0, 1, 1, 0, 0, 1, 1]
+
+
+def test_captions_are_cleaned_and_keep_their_first_words():
+    assert make_samples(ENTRIES, 3)[1].caption == "a man in"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(root, workers):
+    plain, prepared = batches(root, 3, 0, 1), batches(root, 3, 0, 1, workers)
+    assert len(plain) == len(prepared) == 2
+    for one, other in zip(plain, prepared, strict=True):
+        assert contents(one) == contents(other)
+        assert torch.equal(one.index, other.index)
+
+
+def test_a_sample_does_not_depend_on_the_number_of_processes(root):
+    (one,) = batches(root, 8, 0, 1)
+    (left,), (right,) = batches(root, 4, 0, 2), batches(root, 4, 1, 2)
+    assert contents(one) == contents(left) | contents(right)
+    assert one.index.tolist() == left.index.tolist() + right.index.tolist()
+
+
+def test_a_sample_does_not_depend_on_the_batch_it_is_in(root):
+    data = make_set(root)
+    whole = contents(data[BatchRequest(5, tuple(range(8)), slice(0, 8))])
+    for place in range(8):
+        assert contents(data[BatchRequest(5, (place,), slice(0, 1))]) == {place: whole[place]}
+
+
+def test_samples_change_with_the_epoch_and_with_the_seed(root):
+    def drawn(data: TrainSet, epoch: int) -> dict:
+        return contents(data[BatchRequest(epoch, tuple(range(8)), slice(0, 8))])
+
+    assert drawn(make_set(root), 0) == drawn(make_set(root), 0)
+    assert drawn(make_set(root), 0) != drawn(make_set(root), 1)
+    assert drawn(make_set(root), 0) != drawn(make_set(root, seed=4), 0)
+
+
+def test_workers_live_on_and_follow_the_epoch(root):
+    data = make_set(root)
+    loader = TrainLoader(data, BatchPlan(8, 8, 0, 1, 3), 1, False)
+    for epoch in (0, 1, 0):
+        (batch,) = loader.epoch(epoch)
+        (plain,) = batches(root, 8, 0, 1, epoch=epoch)
+        assert contents(batch) == contents(plain)
+
+
+def test_a_resumed_epoch_gives_the_batches_that_were_left(root):
+    data = make_set(root)
+    loader = TrainLoader(data, BatchPlan(8, 2, 0, 1, 3), 0, False)
+    whole = [contents(batch) for batch in loader.epoch(2)]
+    assert [contents(batch) for batch in loader.epoch(2, skip=3)] == whole[3:]
+    assert [contents(batch) for batch in loader.epoch(2)] == whole
+
+
+def test_both_images_are_the_picture_or_its_mirror_image_half_of_the_time(root):
+    data = make_set(root)
+    flipped = []
+    for epoch in range(100):
+        batch = data[BatchRequest(epoch, tuple(range(8)), slice(0, 8))]
+        assert batch.image1.dtype == torch.uint8 and batch.image1.shape == (8, 3, *SIZE)
+        for place in range(8):
+            shade = 10 * (place // 2)
+            for image in (batch.image1[place], batch.image2[place]):
+                left, right = image[:, :, 0].unique().tolist(), image[:, :, -1].unique().tolist()
+                assert (left, right) in (([shade], [shade + 200]), ([shade + 200], [shade]))
+        flipped += list(zip(batch.image1[:, 0, 0, 0] >= 200, batch.image2[:, 0, 0, 0] >= 200, strict=True))
+    counts = [sum(pair == (a, b) for pair in flipped) for a in (False, True) for b in (False, True)]
+    assert all(abs(count - 200) < 60 for count in counts)  # 800 pairs, the four kinds alike
+
+
+# ---- captions --------------------------------------------------------------------------
+
+
+def caption_shares(root: Path, weak: float) -> tuple[float, float]:
+    """(share of samples whose caption2 differs, share of set flags) over many epochs."""
+    data, differing, flags = make_set(root, weak), [], []
+    for epoch in range(100):
+        batch = data[BatchRequest(epoch, tuple(range(8)), slice(0, 8))]
+        differing += [a != b for a, b in zip(words(batch.caption), words(batch.caption2), strict=True)]
+        flags += batch.replaced.tolist()
+        assert differing == [bool(flag) for flag in flags]
+    return sum(differing) / len(differing), sum(flags) / len(flags)
+
+
+def test_the_second_caption_is_replaced_with_the_given_probability(root):
+    # drawn from the four captions of the identity, the own one among them: 3/4 of the draws differ
+    assert caption_shares(root, 0.0) == (0.0, 0.0)
+    assert caption_shares(root, 1.0)[0] == pytest.approx(3 / 4, abs=0.06)
+    assert caption_shares(root, 0.4)[0] == pytest.approx(0.4 * 3 / 4, abs=0.06)
+
+
+def test_the_second_caption_is_one_of_the_same_identity(root):
+    data = make_set(root, weak=1.0)
+    seen = {}
+    for epoch in range(60):
+        batch = data[BatchRequest(epoch, tuple(range(8)), slice(0, 8))]
+        for identity, ids in zip(batch.identity.tolist(), words(batch.caption2), strict=True):
+            seen.setdefault(identity, set()).add(tuple(ids))
+    for identity, places_of in ((0, (0, 1, 4, 5)), (1, (2, 3, 6, 7))):
+        assert seen[identity] == {tuple(TOKENIZER.encode(CAPTIONS[place], 40).ids) for place in places_of}
+
+
+def test_a_replacement_of_the_same_text_does_not_count_as_replaced(root):
+    same = [Entry("a.png", 1, ("A man.",)), Entry("b.png", 1, ("A MAN!",))]
+    data = TrainSet(same, root, TOKENIZER, {}, SIZE, 30, 40, 1.0, 0)
+    assert data[BatchRequest(0, (0, 1), slice(0, 2))].replaced.tolist() == [0, 0]
+
+
+def test_first_captions_are_padded_to_the_longest_of_all_processes(root):
+    data = make_set(root)
+    lengths = [len(TOKENIZER.encode(caption, 40).ids) for caption in CAPTIONS]
+    everyone = tuple(sorted(range(8), key=lengths.__getitem__))
+    longest, shortest = lengths[everyone[-1]], lengths[everyone[0]]
+    batch = data[BatchRequest(0, everyone, slice(0, 1))]
+    assert batch.caption.ids.shape == (1, longest)
+    assert batch.caption.mask.tolist() == [[True] * shortest + [False] * (longest - shortest)]
+    assert (batch.caption.ids[~batch.caption.mask] == TOKENIZER.special.pad).all()
+
+
+def test_a_caption_is_cut_into_word_pieces_once_per_batch(root, monkeypatch):
+    data, cut = make_set(root), []
+    encode = data.encode
+    monkeypatch.setattr(data, "encode", lambda caption: cut.append(caption) or encode(caption))
+    data[BatchRequest(0, (0, 1, 0, 5), slice(0, 2))]
+    assert {CAPTIONS[place] for place in (0, 1, 5)} <= set(cut)
+    assert len(cut) == len(set(cut))
+
+
+def test_captions_keep_no_more_word_pieces_than_the_model_has_positions(root):
+    batch = make_set(root, tokens=6)[BatchRequest(0, tuple(range(8)), slice(0, 8))]
+    for text in (batch.caption, batch.caption2):
+        assert text.ids.shape[1] == 6
+        assert all(ids[0] == TOKENIZER.special.cls and ids[-1] == TOKENIZER.special.sep for ids in words(text))
+
+
+def attributes_of(*texts: str) -> list[list[tuple[int, int]]]:
+    """Spans of the words of each attribute in the caption that holds them all, cleaned."""
+    caption = next(c for c in CAPTIONS if all(word in c.split() for text in texts for word in text.split()))
+    return [[(caption.index(w), caption.index(w) + len(w)) for w in text.split()] for text in texts]
+
+
+def test_attributes_stand_on_the_word_pieces_of_the_second_caption(root):
+    attributes = {
+        ENTRIES[0].captions[1]: attributes_of("red coat", "blue jeans"),
+        ENTRIES[2].captions[0]: attributes_of("long dark hair", "white shoes"),
+    }
+    marked = {
+        clean_caption(ENTRIES[0].captions[1], None): ["red coat", "blue jeans"],
+        clean_caption(ENTRIES[2].captions[0], None): ["long dark hair", "white shoes"],
+    }
+    data, replaced = make_set(root, weak=1.0, attributes=attributes), 0
+    for epoch in range(20):
+        batch = data[BatchRequest(epoch, (0, 1, 4), slice(0, 3))]
+        assert batch.attributes.shape == batch.caption2.ids.shape
+        found = 0
+        for ids, numbers in zip(words(batch.caption2), batch.attributes.tolist(), strict=True):
+            caption = next(c for c in CAPTIONS if TOKENIZER.encode(c, 40).ids == ids)
+            expected = [0] * batch.attributes.shape[1]
+            for number, text in enumerate(marked.get(caption, []), start=1):
+                spans = [(caption.index(word), caption.index(word) + len(word)) for word in text.split()]
+                for place, (start, end) in enumerate(TOKENIZER.encode(caption, 40).offsets):
+                    if any(start < last and first < end for first, last in spans):
+                        expected[place] = number
+            assert numbers == expected
+            found = max(found, len(marked.get(caption, [])))
+        assert batch.attribute_count == found
+        replaced += int(batch.replaced.sum())
+    assert replaced > 10
+
+
+def test_a_set_without_attributes_marks_nothing(root):
+    batch = make_set(root)[BatchRequest(0, (0, 1), slice(0, 2))]
+    assert batch.attribute_count == 0 and not batch.attributes.any()
+
+
+# ---- broken images ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [(b"hello", "is no image"), (b"", "is no image"), (None, "does not exist")],
+    ids=["text", "empty", "missing"],
+)
+def test_iterating_stops_at_an_unreadable_image_and_names_it(root, workers, content, part):
+    os.remove(root / "c.png")
+    if content is not None:
+        (root / "c.png").write_bytes(content)
+    with pytest.raises(UserError, match=f"^image {root / 'c.png'} {part}"):
+        batches(root, 2, 0, 1, workers)
+
+
+def test_batches_before_an_unreadable_image_are_handed_out(root):
+    data = make_set(root)
+    plan = BatchPlan(8, 1, 0, 1, 3)
+    broken = data.samples[places(plan)[2]].image
+    fine = [data.samples[place].image != broken for place in places(plan)].index(False)
+    (root / broken).write_bytes(b"")
+    loaded = iter(TrainLoader(data, plan, 0, False).epoch(0))
+    for _ in range(fine):
+        next(loaded)
+    with pytest.raises(UserError, match=broken):
+        next(loaded)

@@ -1,0 +1,298 @@
+"""An ablation trains what its plan says and nothing twice, and its table follows from the runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmark_data import REPOSITORY, TINY, data_settings, environment
+
+from configs.schema import load_config
+from evaluation.studies import ablation
+from evaluation.studies.ablation_plan import Training, all_runs, check, folder_name, read_plan, trainings
+from evaluation.studies.jobs import Job, run_jobs
+from utils.errors import UserError
+
+PEOPLE = ["a", "a", "b", "b", "c", "c"]
+PLAN = """
+config: configs/demo.yaml
+seeds: [1, 2]
+variants:
+  full:
+  no MAE: {set: [weights.mae=0]}
+"""
+
+
+def plan_of(tmp_path, text, overrides=(), checkpoint=None):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return read_plan(path, overrides, checkpoint)
+
+
+# ---- plans -----------------------------------------------------------------------------
+
+
+def test_every_variant_is_trained_with_every_seed(tmp_path):
+    plan = plan_of(tmp_path, PLAN, ["precision=fp32"])
+    runs = all_runs(trainings(plan, tmp_path))
+    assert [(run.name, run.overrides) for run in runs] == [
+        ("full, seed 1", ("precision=fp32",)),
+        ("no MAE, seed 1", ("precision=fp32", "weights.mae=0")),
+        ("full, seed 2", ("precision=fp32",)),
+        ("no MAE, seed 2", ("precision=fp32", "weights.mae=0")),
+    ]
+    assert runs[1].folder == tmp_path / "runs" / "no-mae" / "seed-1"
+    assert runs[1].made_with()["settings"]["weights"]["mae"] == 0
+
+
+def test_a_grid_is_every_combination(tmp_path):
+    text = "config: configs/demo.yaml\nseeds: [1]\ngrid: {weights.mae: [0, 0.5], bert_config.full_ca: [true, false]}"
+    plan = plan_of(tmp_path, text)
+    assert list(plan.variants) == [
+        "weights.mae=0, bert_config.full_ca=true",
+        "weights.mae=0, bert_config.full_ca=false",
+        "weights.mae=0.5, bert_config.full_ca=true",
+        "weights.mae=0.5, bert_config.full_ca=false",
+    ]
+    assert plan.base == "weights.mae=0, bert_config.full_ca=true"
+    last = trainings(plan, tmp_path)["weights.mae=0.5, bert_config.full_ca=false"][0]
+    assert last.made_with()["settings"]["bert_config"]["full_ca"] is False
+
+
+def test_a_first_stage_is_trained_once_for_each_seed(tmp_path):
+    text = PLAN + "first_stage: configs/demo_pretrain.yaml\nset: [schedular.epochs=1]\n"
+    plan = plan_of(tmp_path, text, ["precision=fp32"])
+    runs = all_runs(trainings(plan, tmp_path))
+    assert [run.name for run in runs[:3]] == ["first stage demo_pretrain, seed 1", "full, seed 1", "no MAE, seed 1"]
+    assert len(runs) == 6
+    assert runs[1].checkpoint == runs[2].checkpoint == runs[0].folder / "checkpoint_best.pth"
+    assert runs[0].overrides == ("precision=fp32",)  # `set` is of the variants
+    assert runs[1].overrides == ("precision=fp32", "schedular.epochs=1")
+    other = plan_of(tmp_path, text, [], tmp_path / "mine.pth")
+    assert {run.checkpoint for run in all_runs(trainings(other, tmp_path))} == {tmp_path / "mine.pth"}
+
+
+def test_a_variant_may_have_a_start_of_its_own(tmp_path):
+    text = PLAN + "  other: {config: configs/demo_vim.yaml, first_stage: configs/demo_vim_pretrain.yaml}\n"
+    plan = plan_of(tmp_path, text + "checkpoint: start.pth\n")
+    by_variant = trainings(plan, tmp_path)
+    assert [str(runs[0].checkpoint) for runs in by_variant.values()][:2] == ["start.pth", "start.pth"]
+    assert by_variant["other"][0].start.config == "configs/demo_vim_pretrain.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("config: configs/demo.yaml\nseeds: [1]", "nothing to compare"),
+        (PLAN.replace("seeds: [1, 2]", "seeds: []"), "seeds"),
+        (PLAN.replace("[1, 2]", "[1, 1]"), "a seed is named twice"),
+        (PLAN.replace("[1, 2]", "[-1]"), "seeds"),
+        (PLAN + "base: nobody", "'nobody' is none of the variants: full, no MAE"),
+        (PLAN + "  No mae: {}\n", "same name"),
+        (PLAN.replace("set:", "sets:"), "sets"),
+        (PLAN.replace("config:", "confg:"), "confg"),
+        ("[1, 2]", "study.yaml"),
+    ],
+)
+def test_a_wrong_plan_is_told(tmp_path, text, words):
+    with pytest.raises(UserError) as told:
+        plan_of(tmp_path, text)
+    assert words in str(told.value) and "\n" not in str(told.value)
+
+
+def test_names_become_folders():
+    assert folder_name("No MAE, no attribute loss") == "no-mae-no-attribute-loss"
+    assert folder_name("../../etc") == "etc" and folder_name("ÄÖ") == "variant"
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    run = Training("full, seed 1", tmp_path / "run", "configs/demo.yaml", (), 1)
+    check(run)  # nothing there
+    (run.folder).mkdir()
+    (run.folder / "made_with.json").write_text(json.dumps(run.made_with()))
+    check(run)
+    with pytest.raises(UserError, match=r"weights.mae 0.1, now 0.0"):
+        check(Training("full, seed 1", tmp_path / "run", "configs/demo.yaml", ("weights.mae=0",), 1))
+    (run.folder / "made_with.json").unlink()
+    (run.folder / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else"):
+        check(run)
+    with pytest.raises(UserError, match=r"checkpoint none.pth does not exist"):
+        check(Training("full, seed 1", tmp_path / "new", "configs/demo.yaml", (), 1, "none.pth"))
+
+
+# ---- jobs ------------------------------------------------------------------------------
+
+
+def shell(name, line, folder, after=None):
+    return Job(name, ["bash", "-c", line], folder / f"{name}.txt", after)
+
+
+def run_quietly(jobs, processes=2, done=lambda job: None):
+    run_jobs(jobs, processes, lambda place: {"PLACE": str(place)}, done, lambda names: None)
+
+
+def test_jobs_wait_for_those_they_rest_on(tmp_path):
+    order = []
+    jobs = [
+        shell("late", f"cat {tmp_path}/made > {tmp_path}/copied", tmp_path, after="early"),
+        shell("early", f"sleep 0.5; echo $PLACE > {tmp_path}/made", tmp_path),
+        shell("other", "true", tmp_path),
+    ]
+    run_quietly(jobs, done=lambda job: order.append(job.name))
+    assert order == ["other", "early", "late"]
+    assert (tmp_path / "copied").read_text() in ("0\n", "1\n")
+
+
+def test_a_failed_job_stops_the_others_and_says_why(tmp_path):
+    jobs = [
+        shell("slow", "trap 'echo kept; exit' TERM; sleep 60 & wait", tmp_path),
+        shell("bad", "sleep 0.5; echo started; echo error: no such key >&2; exit 2", tmp_path),
+    ]
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"bad ended with exit code 2: error: no such key \(all .*bad.txt\)"):
+        run_quietly(jobs)
+    assert time.monotonic() - start < 30
+    assert (tmp_path / "slow.txt").read_text() == "kept\n"
+
+
+# ---- results ---------------------------------------------------------------------------
+
+
+def plant_run(folder, first_ranks):
+    """The files of a finished run in which each caption's only right image has this rank."""
+    folder.mkdir(parents=True)
+    count = len(first_ranks)
+    arrays = {
+        "captions": [f"caption {n}" for n in range(count)],
+        "caption_identities": PEOPLE[:count],
+        "image_paths": ["x.jpg"],
+        "image_identities": ["a"],
+        "image_root": "images",
+        "stage1_indices": np.zeros((count, 1), int),
+        "stage1_scores": np.zeros((count, 1)),
+        "stage1_ranks": np.array(first_ranks)[:, None],
+    }
+    np.savez(folder / "rankings.npz", **arrays)
+    (folder / "metrics.json").write_text("{}")
+    (folder / "log.txt").write_text('{"epoch": 0, "seconds": 90}\n')
+
+
+def test_the_table_follows_from_the_runs(tmp_path, capsys):
+    (tmp_path / "study.yaml").write_text(PLAN)
+    runs = tmp_path / "out" / "runs"
+    plant_run(runs / "full" / "seed-1", [1, 1, 1, 1, 2, 2])
+    plant_run(runs / "full" / "seed-2", [1, 1, 1, 1, 1, 1])
+    plant_run(runs / "no-mae" / "seed-1", [1, 2, 2, 2, 4, 4])
+    plant_run(runs / "no-mae" / "seed-2", [1, 2, 2, 2, 2, 2])
+    ablation.main(["--config", str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out"), "--report"])
+    rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+    of = {(row["variant"], row["metric"]): row for row in rows}
+    full, without = of["full", "r1"], of["no MAE", "r1"]
+    assert full["by_seed"] == pytest.approx([400 / 6, 100]) and full["mean"] == pytest.approx(500 / 6)
+    assert full["std"] == pytest.approx(np.std([400 / 6, 100], ddof=1)) and full["minutes"] == 1.5
+    assert full["low"] <= full["mean"] <= full["high"] and "p" not in full
+    assert without["difference"] == pytest.approx(100 / 6 - 500 / 6) and 0.1 < without["p"] < 0.4  # 3 people: 2 of 8
+    assert of["no MAE", "mAP"]["mean"] == pytest.approx(100 * (2 + 6 * 0.5 + 2 * 0.5 + 2 * 0.25) / 12)
+    printed = capsys.readouterr().out
+    assert "83.33 ± 23.57" in printed and (tmp_path / "out" / "ablation.md").read_text() in printed
+    assert {path.suffix for path in (tmp_path / "out").glob("ablation.*")} == {".csv", ".json", ".md", ".png"}
+
+
+def test_results_that_do_not_fit_are_told(tmp_path):
+    (tmp_path / "study.yaml").write_text(PLAN)
+    options = ["--config", str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out"), "--report"]
+    plant_run(tmp_path / "out" / "runs" / "full" / "seed-1", [1, 1, 1])
+    with pytest.raises(UserError, match="no run of variant no MAE is finished"):
+        ablation.main(options)
+    plant_run(tmp_path / "out" / "runs" / "no-mae" / "seed-1", [1, 1])
+    with pytest.raises(UserError, match="other captions than the base"):
+        ablation.main(options)
+
+
+# ---- the whole -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path, benchmark):
+    """A command that trains two variants of a tiny model, and its folder."""
+    (tmp_path / "study.yaml").write_text(PLAN.replace("[1, 2]", "[1]"))
+    settings = [*TINY, *data_settings(benchmark), "max_steps=3", "batch_size_train=4"]
+    command = [
+        sys.executable,
+        "-m",
+        "evaluation",
+        "ablation",
+        "--config",
+        str(tmp_path / "study.yaml"),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--set",
+        *settings,
+    ]
+    return command, tmp_path / "out"
+
+
+def start(command):
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(path, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    assert path.exists(), process.communicate()[0]
+
+
+def driver_processes(folder):
+    """Processes of Retrieval.py that write below `folder`."""
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            line = Path(f"/proc/{entry}/cmdline").read_text() if entry.isdigit() else ""
+        except OSError:
+            continue
+        if "Retrieval.py" in line and str(folder) in line:
+            found.append(int(entry))
+    return found
+
+
+def test_it_goes_on_where_it_was_killed(study):
+    command, folder = study
+    killed = start(command)
+    first, second = folder / "runs" / "full" / "seed-1", folder / "runs" / "no-mae" / "seed-1"
+    wait_for(second / "made_with.json", killed)
+    wait_for(second / "messages.txt", killed)  # the first run is finished, the second under way
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    deadline = time.monotonic() + 60
+    while driver_processes(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not driver_processes(folder)  # it took its trainings with it
+    finished = (first / "metrics.json").stat().st_mtime_ns, (first / "checkpoint_last.pth").read_bytes()
+    again = start(command)
+    printed = again.communicate(timeout=240)[0]
+    assert again.returncode == 0, printed
+    assert ((first / "metrics.json").stat().st_mtime_ns, (first / "checkpoint_last.pth").read_bytes()) == finished
+    rows = json.loads((folder / "ablation.json").read_text())["rows"]
+    assert {(row["variant"], row["stage"]) for row in rows} == {
+        (variant, stage) for variant in ("full", "no MAE") for stage in ("stage1", "reranked")
+    }
+    assert load_config(second / "config.yaml").weights.mae == 0 < load_config(first / "config.yaml").weights.mae
+    assert "| variant" in printed and "ablation.png" in printed
+
+
+def test_a_run_that_fails_ends_it_with_one_line(study):
+    command, _ = study
+    done = start([*command, "batch_size_train=4000", "queue_size=8000"])
+    printed = done.communicate(timeout=240)[0]
+    assert done.returncode == 2
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith("error: full, seed 1 ended with exit code 2: error:") and "messages.txt" in last

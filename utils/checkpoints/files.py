@@ -1,0 +1,200 @@
+"""Checkpoint files: written whole or not at all, read without running anything they hold.
+
+A file of this program ends with the SHA-256 of all bytes before it, as the comment of the zip archive that
+torch.save writes, so that any other program can still read it.
+"""
+
+import argparse
+import errno
+import hashlib
+import io
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from utils.checkpoints.pickle_reader import NOT_PLAIN, Refused, damaged
+from utils.checkpoints.untrusted import PlainFile, require_sound
+from utils.checkpoints.values import Unsuitable, digest_of, first_non_finite, require_plain
+from utils.errors import UserError
+from utils.files import atomic_write, similar_file
+
+__all__ = ["digest_of", "read_checkpoint", "read_newest", "save_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2  # in files that end with a checksum
+MARK = b"sha256:"
+DIGITS = 64
+SHARING = 100  # how many times the size of its file tensors may have by sharing storages, as equal layers do
+
+
+def save_checkpoint(
+    path: str | os.PathLike, content: dict[str, Any], previous: str | os.PathLike | None = None
+) -> None:
+    """Write tensors and plain values; the file that was there stays until the new one is complete.
+
+    previous: a name in the same folder that the file takes then. At every moment one of the two is complete.
+
+    Raises UserError when the file cannot be written, or a number in `content` is not finite; `path` is as it was
+    then. Raises TypeError for content that could not be read back.
+    """
+    content = {**content, "format": FORMAT}
+    require_storable(path, content)
+    with atomic_write(path, previous) as temporary, open(temporary, "w+b") as file:
+        write_archive(path, content, file)
+        require_readable(path, file)
+        add_checksum(file)
+
+
+def require_storable(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Raises UserError for numbers that are not finite, TypeError for values that are not read back."""
+    try:
+        require_plain(content)
+        wrong = first_non_finite(content)
+    except Unsuitable as error:
+        raise TypeError(f"checkpoint {path} cannot be written: it would hold {error}") from None
+    if wrong:
+        raise UserError(
+            f"checkpoint {path} is not written, as it would hold numbers that are not finite ({wrong}); go on from an"
+            " earlier one, with a lower learning rate or another precision"
+        )
+
+
+def write_archive(path: str | os.PathLike, content: dict[str, Any], file: BinaryIO) -> None:
+    """Write what torch.save writes. Raises OSError, or TypeError when torch has no way to write it."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if "view the same data" in str(error):
+            raise TypeError(f"checkpoint {path} cannot be written: {error}") from None
+        raise OSError(errno.ENOSPC, "the disk is full, or failed") from error  # torch does not tell which
+
+
+def require_readable(path: str | os.PathLike, file: BinaryIO) -> None:
+    """Raises TypeError when what torch wrote would be refused when it is read."""
+    try:
+        require_sound(file)
+    except Refused as error:
+        raise TypeError(f"checkpoint {path} cannot be written: read back, {error}") from None
+
+
+def read_checkpoint(path: str | os.PathLike, role: str = "checkpoint") -> dict[str, Any]:
+    """A checkpoint as {"model": {name: tensor}, ...}; a bare state dict is taken as the model.
+
+    Only tensors and plain values are read (`weights_only=True`), and command lines (argparse.Namespace), as mappings.
+    role: what messages call the file.
+    Raises UserError when the file is missing, damaged, hostile, or holds no named tensors.
+    """
+    if not Path(path).is_file():
+        found = "is a folder; name a file in it" if Path(path).is_dir() else f"does not exist{similar_file(Path(path))}"
+        raise UserError(f"{role} {path} {found}")
+    try:
+        content = read_content(path)
+    except Exception as error:  # damaged and foreign files make torch raise nearly any type
+        raise UserError(f"{role} {path} cannot be read: {reason(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{role} {path} holds {type(content).__name__}, not named tensors")
+    content = content if isinstance(content.get("model"), dict) else {"model": content}
+    tensors = {str(name): value for name, value in content["model"].items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{role} {path} holds no named tensors under `model`")
+    return {**content, "model": {name.removeprefix("module."): value for name, value in tensors.items()}}
+
+
+def read_newest(path: str | os.PathLike, previous: str | os.PathLike) -> dict[str, Any]:
+    """The checkpoint at `path`, or, when that is damaged or missing, the one before it; "path" says which.
+
+    Raises UserError about `path` when neither can be read.
+    """
+    try:
+        return {**read_checkpoint(path), "path": str(path)}
+    except UserError as error:
+        problem = error
+    try:
+        content = read_checkpoint(previous)
+    except UserError:
+        if not Path(previous).exists():
+            raise problem from None
+        raise UserError(f"{problem}; {previous}, the one before it, cannot be read either") from None
+    step = content.get("step")
+    logger.warning("%s; going back to step %s in %s", problem, step if type(step) is int else "unknown", previous)
+    return {**content, "path": str(previous)}
+
+
+def read_content(path: str | os.PathLike) -> Any:
+    """What torch finds in a file that has been checked. Raises nearly any exception."""
+    if str(path).endswith(".safetensors"):  # of numbers alone by design, and read by their own program
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with PlainFile(io.FileIO(path)) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice on files of other programs
+        has_checksum = check_checksum(file)
+        require_sound(file)
+        # from the file that was checked, also when another has taken its name
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        content = with_mappings(content)
+        require_plain(content, most_bytes=SHARING * file.seek(0, os.SEEK_END))
+    written = content.get("format") if isinstance(content, dict) else None
+    if isinstance(written, int) and written >= FORMAT and not has_checksum:
+        raise damaged("its checksum is missing; another program that writes it again must leave out its `format`")
+    return content
+
+
+def with_mappings(content: Any) -> Any:
+    """The command lines that a checkpoint holds, as mappings."""
+    if type(content) is not dict:
+        return content
+    return {name: dict(vars(value)) if type(value) is argparse.Namespace else value for name, value in content.items()}
+
+
+def reason(error: Exception) -> str:
+    """The gist of a failure to load, on one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, Refused):
+        return text
+    if isinstance(error, Unsuitable):
+        return f"it holds {text}"
+    if "weights_only" in text or "Weights only" in text or "Unsupported" in text:
+        return NOT_PLAIN
+    if isinstance(error, MemoryError) or "allocate memory" in text:
+        return "there is not enough memory for it"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(damaged((text or type(error).__name__)[:100]))
+
+
+# ---- checksums -------------------------------------------------------------------------
+
+
+def add_checksum(file: BinaryIO) -> None:
+    """Give an archive its checksum as the comment, the length of which are the last two bytes before it."""
+    file.seek(-2, os.SEEK_END)
+    file.write((len(MARK) + DIGITS).to_bytes(2, "little") + MARK)
+    file.write(checksum(file, file.tell()))
+
+
+def check_checksum(file: BinaryIO) -> bool:
+    """Whether a file ends with a checksum; those of other programs do not. Raises Refused when it is another one."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(MARK) - DIGITS))
+    mark, digits = file.read(len(MARK)), file.read()
+    if mark != MARK:
+        return False
+    if digits != checksum(file, size - DIGITS):
+        raise damaged("its checksum does not match; copy it again, or use an earlier one")
+    return True
+
+
+def checksum(file: BinaryIO, size: int) -> bytes:
+    """SHA-256 of the first bytes of a file, as digits."""
+    digest, block = hashlib.sha256(), memoryview(bytearray(2**20))
+    file.seek(0)
+    while size > 0 and (count := file.readinto(block[: min(size, len(block))])):
+        digest.update(block[:count])
+        size -= count
+    return digest.hexdigest().encode()

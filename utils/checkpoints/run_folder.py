@@ -1,0 +1,101 @@
+"""The folder of a run: who may write there, and the checkpoints in it.
+
+checkpoint_last.pth       where the run stands: what it is resumed from
+checkpoint_previous.pth   the one before, for when the last is damaged
+checkpoint_best.pth       the best model so far
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from utils.checkpoints.files import read_checkpoint, read_newest, save_checkpoint
+from utils.errors import UserError
+from utils.files import remove_leftovers
+
+LAST, PREVIOUS, BEST = "checkpoint_last.pth", "checkpoint_previous.pth", "checkpoint_best.pth"
+LOCK = ".lock"
+
+
+class RunFolder:
+    """The output folder of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def holds_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return any((self.path / name).exists() for name in (LAST, PREVIOUS))
+
+    def holds_best(self) -> bool:
+        return (self.path / BEST).exists()
+
+    @property
+    def last(self) -> Path:
+        return self.path / LAST
+
+    def refuse_to_overwrite(
+        self, checkpoint: Path | None, resume: bool, results: tuple[str, ...], evaluate: bool = False
+    ) -> None:
+        """Raises UserError when files of another run would be replaced.
+
+        checkpoint: where weights come from; resume: the run there shall go on; evaluate: it shall be evaluated;
+        results: files of a run beside checkpoints and log that would be replaced.
+        """
+        inside = checkpoint is None or checkpoint.resolve().parent == self.path.resolve()
+        if inside and (resume or evaluate):
+            return
+        kept = [name for name in (LAST, PREVIOUS, BEST, "log.txt", *results) if (self.path / name).exists()]
+        if not kept:
+            return
+        advice = "name another folder"
+        if self.holds_checkpoint() and not evaluate:
+            leave_or_add = "leave out --checkpoint" if resume else "add --resume"
+            advice = f"{leave_or_add} to go on with it, or {advice}"
+        raise UserError(f"--output_dir {self.path} holds {kept[0]} of another run; {advice}")
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other runs out, and clear away what a killed one left half written.
+
+        Raises UserError when another process writes there. The lock ends with the process, however that ends, and is
+        no child's: a loader process that outlives a killed run does not hold it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / LOCK, "w") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"--output_dir {self.path} is in use by another run; wait for its end, or name another folder"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            remove_leftovers(self.path)
+            yield
+
+    def newest(self, path: Path | None = None) -> dict[str, Any]:
+        """What to resume from: `path`, by default the last checkpoint, or the previous one where that is damaged."""
+        path = path or self.last
+        if path.name == LAST:
+            return read_newest(path, path.with_name(PREVIOUS))
+        return {**read_checkpoint(path), "path": str(path)}
+
+    def best(self) -> dict[str, Any]:
+        return read_checkpoint(self.path / BEST)
+
+    def save_last(self, content: dict[str, Any]) -> None:
+        save_checkpoint(self.last, content, previous=self.path / PREVIOUS)
+
+    def save_best(self, content: dict[str, Any]) -> None:
+        save_checkpoint(self.path / BEST, content)
+
+
+def is_restart(environment: dict[str, str] | None = None) -> bool:
+    """Whether torchrun or SLURM has started this command again after it failed or was taken off its machine."""
+    environment = dict(os.environ) if environment is None else environment
+    counts = (environment.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(count.isdigit() and int(count) > 0 for count in counts)

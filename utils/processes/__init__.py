@@ -1,0 +1,1 @@
+"""Processes: distributed training, launch, loader processes, signals."""

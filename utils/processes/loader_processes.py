@@ -1,0 +1,78 @@
+"""Processes that load data for a DataLoader: how they start, end, and tell what is wrong."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TypeVar
+
+from utils.errors import UserError
+
+Item = TypeVar("Item")
+
+TO_ALL = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends
+GRACE = 60  # seconds that a loader process outlives a SIGTERM
+
+
+def loader_processes() -> BaseContext:
+    """How processes that load data are started: by a server that forks itself, from which this one is made at once.
+
+    A fork of this process would hang now and then: by the time that data are loaded it runs threads, whose locks
+    nobody opens in the fork. The server outlives signals to all, because the processes that it has started end with it.
+    """
+    forkserver.set_forkserver_preload(own_modules())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_ALL)  # the server inherits it; here they wait for a moment
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return multiprocessing.get_context("forkserver")
+
+
+def own_modules() -> list[str]:
+    """What is imported of this program: the server imports it once, and all its processes have it."""
+    root = Path(__file__).resolve().parents[2]
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    own = {name: Path(file) for name, file in files.items() if file and "site-packages" not in file}
+    return sorted(name for name, file in own.items() if root in file.parents and name != "__main__")
+
+
+def loaded(loader: Iterable[Item | UserError]) -> Iterator[Item]:
+    """What a DataLoader yields. Its processes return what is wrong, as raising would bury it in their traceback.
+
+    Raises UserError for the first that is one, and when a process has died.
+    """
+    try:
+        for item in loader:
+            if isinstance(item, UserError):
+                raise UserError(str(item))  # `raise item` would tie this frame, and the processes, to the error
+            yield item
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError("a process that loads data has died (out of memory?); lower `workers` or set it to 0") from None
+
+
+def serve_the_main_process(*_: object) -> None:
+    """In a loader process: end when the main process does, however that ends, and leave signals to it.
+
+    A signal to all shall not take away what the main process needs to finish its step.
+    """
+    threading.Thread(target=end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_ALL)
+
+
+def end_with(process: BaseProcess) -> None:
+    """Wait for the end of a process, and end this one."""
+    wait([process.sentinel])
+    os._exit(1)
