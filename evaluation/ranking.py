@@ -7,7 +7,7 @@ E embedding, T text tokens, D width. Rows are captions.
 Stage 1 ranks the gallery by cosine similarity. Stage 2 goes image by image: an image is
 projected once, and all captions that have it among their K candidates look at it together.
 Both are split over processes by blocks that do not depend on their number, and neither ever
-holds a captions x images matrix. Image tokens and begun captions are kept as far as memory
+holds a captions x images matrix. Image tokens and prefixes of captions are kept as far as memory
 is granted; what does not fit is computed again when it is needed.
 """
 
@@ -256,11 +256,11 @@ def ask_image(model: PersonSearchModel, texts: "BegunTexts", tokens: Tensor, cap
     order = texts.lengths[captions].argsort(stable=True)
     scores = torch.empty(len(captions), device=tokens.device)
     with texts.setting.precision():
-        memory = model.text_encoder.remember(tokens[None])
+        memory = model.text_encoder.project_images(tokens[None])
         for portion in portions(texts.lengths[captions[order]].tolist(), WORDS_AT_ONCE[tokens.device.type]):
             who = order[portion]
             packing = Packing.of(texts.lengths[captions[who]]).to(tokens.device)
-            states = model.text_encoder.fuse_packed(texts.begun(captions[who]), packing, memory)
+            states = model.text_encoder.fuse_packed(texts.text_prefix(captions[who]), packing, memory)
             scores[who.to(tokens.device)] = model.match_logits(states)[:, 1]
     return scores
 
@@ -268,9 +268,9 @@ def ask_image(model: PersonSearchModel, texts: "BegunTexts", tokens: Tensor, cap
 def match_one(model: PersonSearchModel, text: TextTokens, tokens: Tensor, setting: Setting) -> Tensor:
     """ITM scores [B] of one caption (ids and mask [1, T]) for images with these tokens [B, N, D]."""
     with setting.precision():
-        memory = model.text_encoder.remember(tokens)
-        begun = model.text_encoder.begin(text.ids, text.mask)
-        together = (begun.expand(len(tokens), -1, -1), text.mask.expand(len(tokens), -1))
+        memory = model.text_encoder.project_images(tokens)
+        text_prefix = model.text_encoder.encode_prefix(text.ids, text.mask)
+        together = (text_prefix.expand(len(tokens), -1, -1), text.mask.expand(len(tokens), -1))
         return model.match_scores(*together, memory, Pairing()).float()
 
 
@@ -293,7 +293,7 @@ def kept_type(setting: Setting) -> torch.dtype:
 
 
 def bytes_per_word(model: PersonSearchModel, setting: Setting) -> int:
-    """Memory that a word of a begun caption takes."""
+    """Memory that a word of a prefix takes."""
     return model.text_encoder.size.hidden_size * kept_type(setting).itemsize
 
 
@@ -324,15 +324,15 @@ class BegunTexts:
         """Words [S, D] of captions, in the type that products turn them into."""
         text = self.captions.tokens(captions).to(self.setting.device)
         with self.setting.precision():
-            begun = self.model.text_encoder.begin(text.ids, text.mask)
-            return begun[text.mask].to(self.states.dtype)
+            text_prefix = self.model.text_encoder.encode_prefix(text.ids, text.mask)
+            return text_prefix[text.mask].to(self.states.dtype)
 
     def places(self, captions: Sequence[int]) -> Tensor:
         """Rows of `states` [S] that hold the words of captions."""
         ranges = [torch.arange(self.ends[c] - self.lengths[c], self.ends[c]) for c in captions]
         return torch.cat(ranges).to(self.setting.device)
 
-    def begun(self, captions: Tensor) -> Tensor:
+    def text_prefix(self, captions: Tensor) -> Tensor:
         """Words [S, D] of the captions [R] with these numbers."""
         if (captions >= self.kept).any():
             return self.read(captions.tolist())

@@ -4,7 +4,7 @@ Letters: R text rows, T text tokens, S words of all rows together, B images, N i
 D width, A heads, V vocabulary.
 
 Most of the work of fusion is the projection of image tokens to keys and values, and it
-depends on the image alone. So images are projected once, into an `ImageMemory`, and any
+depends on the image alone. So images are projected once, into an `ImageKeysValues`, and any
 number of text rows look at it: the five passes of a training step, or all captions that
 have the image among their candidates when a gallery is re-ranked. Rows that share an
 image stand side by side on the query axis (image tokens are never masked), so keys and
@@ -56,7 +56,7 @@ class FusionSize:
 
 
 @dataclass(frozen=True)
-class ImageMemory:
+class ImageKeysValues:
     """Keys and values of B images, projected once for every layer with cross-attention.
 
     layers: layer number -> (keys, values), each [B, A, N, D / A].
@@ -114,7 +114,7 @@ class LayerContext:
     """What a layer reads beside its own states."""
 
     mask: Tensor  # [R, 1, 1, T] True = word
-    memory: ImageMemory | None = None
+    memory: ImageKeysValues | None = None
     pairing: Pairing = field(default_factory=Pairing)
     cls_only: bool = False
     packing: Packing | None = None
@@ -340,11 +340,11 @@ class TextEncoder(nn.Module):
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx])
 
-    def run(self, states: Tensor, layers: range, context: LayerContext, begun: bool = False) -> Tensor:
-        """Layers `layers` on states [R, T, D]; begun: the first one's self-attention is done."""
+    def run(self, states: Tensor, layers: range, context: LayerContext, attended: bool = False) -> Tensor:
+        """Layers `layers` on states [R, T, D]; attended: the self-attention of the first one is done."""
         for number in layers:
             layer = self.bert.encoder.layer[number]
-            part = layer.after_text if begun and number == layers.start else layer
+            part = layer.after_text if attended and number == layers.start else layer
             states = self.call(part, states, context.at(number))
         return states
 
@@ -354,7 +354,7 @@ class TextEncoder(nn.Module):
             return checkpoint(part, states, context, use_reentrant=False)
         return part(states, context)
 
-    def begin(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def encode_prefix(self, ids: Tensor, mask: Tensor) -> Tensor:
         """What text-only and multi-modal passes have in common: [R, T] -> [R, T, D].
 
         ids are token ids, mask is True on words. The layers below the first one that looks at
@@ -364,40 +364,40 @@ class TextEncoder(nn.Module):
         states = self.run(self.bert.embeddings(ids), range(self.size.first_cross_layer), context)
         return self.call(self.bert.encoder.layer[0].attend_to_text, states, context) if self.size.full_ca else states
 
-    def go_on(self, begun: Tensor, end: int, context: LayerContext) -> Tensor:
-        """From where `begin` stopped through the layers below `end`."""
-        return self.run(begun, range(self.size.first_cross_layer, end), context, begun=self.size.full_ca)
+    def run_below(self, text_prefix: Tensor, end: int, context: LayerContext) -> Tensor:
+        """From where `encode_prefix` stopped through the layers below `end`."""
+        return self.run(text_prefix, range(self.size.first_cross_layer, end), context, attended=self.size.full_ca)
 
-    def read(self, begun: Tensor, mask: Tensor) -> Tensor:
+    def read(self, text_prefix: Tensor, mask: Tensor) -> Tensor:
         """Text-only states [R, T, D]: layers below `fusion_layer`, without cross-attention."""
-        return self.go_on(begun, self.size.fusion_layer, LayerContext(mask[:, None, None]))
+        return self.run_below(text_prefix, self.size.fusion_layer, LayerContext(mask[:, None, None]))
 
-    def remember(self, image_tokens: Tensor) -> ImageMemory:
+    def project_images(self, image_tokens: Tensor) -> ImageKeysValues:
         """Project image tokens [B, N, W] to the keys and values of every layer."""
         layers = self.bert.encoder.layer
         numbers = range(self.size.first_cross_layer, self.size.num_hidden_layers)
         projected = {n: layers[n].crossattention.project_source(image_tokens) for n in numbers}
         # heads lie between tokens: every product with them would copy them into order first
-        return ImageMemory({n: (keys.contiguous(), values.contiguous()) for n, (keys, values) in projected.items()})
+        return ImageKeysValues({n: (keys.contiguous(), values.contiguous()) for n, (keys, values) in projected.items()})
 
     def fuse(
-        self, begun: Tensor, mask: Tensor, memory: ImageMemory, pairing: Pairing, cls_only: bool = False
+        self, text_prefix: Tensor, mask: Tensor, memory: ImageKeysValues, pairing: Pairing, cls_only: bool = False
     ) -> Tensor:
         """Multi-modal states [R, T, D] of texts that look at images; [R, 1, D] with `cls_only`.
 
-        begun comes from `begin`, mask [R, T] is True on words.
+        text_prefix comes from `encode_prefix`, mask [R, T] is True on words.
         """
-        return self.finish(begun, LayerContext(mask[:, None, None], memory, pairing), cls_only)
+        return self.finish(text_prefix, LayerContext(mask[:, None, None], memory, pairing), cls_only)
 
-    def fuse_packed(self, begun: Tensor, packing: Packing, memory: ImageMemory) -> Tensor:
-        """Multi-modal CLS states [R, D] of texts, packed as begun [S, D], that look at one image."""
+    def fuse_packed(self, text_prefix: Tensor, packing: Packing, memory: ImageKeysValues) -> Tensor:
+        """Multi-modal CLS states [R, D] of texts, packed as text_prefix [S, D], that look at one image."""
         context = LayerContext(packing.mask[:, None, None], memory, packing=packing)
-        return self.finish(begun[None], context, cls_only=True)[0]
+        return self.finish(text_prefix[None], context, cls_only=True)[0]
 
-    def finish(self, begun: Tensor, context: LayerContext, cls_only: bool) -> Tensor:
-        """All layers from where `begin` stopped; the last one renews CLS alone with `cls_only`."""
+    def finish(self, text_prefix: Tensor, context: LayerContext, cls_only: bool) -> Tensor:
+        """All layers from where `encode_prefix` stopped; the last one renews CLS alone with `cls_only`."""
         last = self.size.num_hidden_layers - 1
-        states = self.go_on(begun, last, context)
+        states = self.run_below(text_prefix, last, context)
         return self.run(states, range(last, last + 1), replace(context, cls_only=cls_only))
 
     def vocabulary_logits(self, states: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softmax
 
 from dataset.batch import TextTokens
-from models.fusion import ImageMemory, Layer, LayerContext, Pairing, TextEncoder
+from models.fusion import ImageKeysValues, Layer, LayerContext, Pairing, TextEncoder
 from models.losses import attribute_weights
 from models.person_search import PersonSearchModel
 from utils.errors import UserError
@@ -74,10 +74,10 @@ def word_maps(
     layer = usual_layer(encoder) if layer is None else layer
     require_maps(encoder, layer, target)
     with torch.no_grad():
-        memory = encoder.remember(model.visual_encoder(images))
-        begun = encoder.begin(text.ids, text.mask)
+        memory = encoder.project_images(model.visual_encoder(images))
+        text_prefix = encoder.encode_prefix(text.ids, text.mask)
     with torch.enable_grad():
-        states, attention = fuse_watched(encoder, begun, text.mask, memory, layer)
+        states, attention = fuse_watched(encoder, text_prefix, text.mask, memory, layer)
         match = model.match_logits(states[:, 0])[:, 1]
         weights = attribute_weights(attributes, int(attributes.max()))  # [B, C, T]
         by_attribute = model.match_logits(weights @ states.float())[..., 1]  # [B, C]
@@ -100,14 +100,14 @@ def attribute_gradient(logits: Tensor, attention: Tensor, attributes: Tensor) ->
 
 
 def fuse_watched(
-    encoder: TextEncoder, begun: Tensor, mask: Tensor, memory: ImageMemory, layer: int
+    encoder: TextEncoder, text_prefix: Tensor, mask: Tensor, memory: ImageKeysValues, layer: int
 ) -> tuple[Tensor, Tensor]:
     """`TextEncoder.fuse` with the attention maps [B, A, T, N] of one layer: (states [B, T, D], maps)."""
     size, context = encoder.size, LayerContext(mask[:, None, None], memory, Pairing())
     first, here = size.first_cross_layer, encoder.bert.encoder.layer[layer]
     done = size.full_ca and layer == first  # its self-attention
     with torch.no_grad():  # the gradient ends at the maps
-        states = encoder.run(begun, range(first, layer), context, begun=size.full_ca)
+        states = encoder.run(text_prefix, range(first, layer), context, attended=size.full_ca)
         asking = states if done else here.attend_to_text(states, context.at(layer))
     states, maps = look_watched(here, asking, *memory.layers[layer])
     return encoder.run(states, range(layer + 1, size.num_hidden_layers), context), maps

@@ -100,7 +100,7 @@ class ImageEncoder(ABC, nn.Module):
 
     @staticmethod
     @abstractmethod
-    def cls_place(patches: int) -> int:
+    def cls_index(patches: int) -> int:
         """Where CLS stands in a row with so many patches, and its position among as many."""
 
     @abstractmethod
@@ -116,18 +116,18 @@ class ImageEncoder(ABC, nn.Module):
 
         With `keep`, removed patches are never encoded: [B, 1 + K, D].
         """
-        tokens = self.encode(self.begin(image, keep))
-        place = self.cls_place(tokens.shape[1] - 1)
+        tokens = self.encode(self.embed_patches(image, keep))
+        place = self.cls_index(tokens.shape[1] - 1)
         if place == 0:
             return tokens
         patches, cls = split_row(tokens, place)
         return torch.cat([cls, patches], dim=1)
 
-    def begin(self, image: Tensor, keep: PatchSubset | None = None) -> Tensor:
+    def embed_patches(self, image: Tensor, keep: PatchSubset | None = None) -> Tensor:
         """Patches and CLS with their positions, CLS at its place: what `encode` takes."""
-        positions, of_cls = split_row(self.pos_embed, self.cls_place(self.size.patches))
+        positions, of_cls = split_row(self.pos_embed, self.cls_index(self.size.patches))
         tokens = self.patch_embed(image) + positions
         if keep is not None:
             tokens = take_tokens(tokens, keep.kept)
         cls = (self.cls_token + of_cls).expand(tokens.shape[0], -1, -1)
-        return insert_row(tokens, cls, self.cls_place(tokens.shape[1]))
+        return insert_row(tokens, cls, self.cls_index(tokens.shape[1]))

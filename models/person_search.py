@@ -21,7 +21,7 @@ from torch.nn.functional import normalize, softmax
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models import losses
 from models.decoder import DecoderSize, VisualDecoder, fill_removed, patchify
-from models.fusion import FusionSize, ImageMemory, Pairing, TextEncoder
+from models.fusion import FusionSize, ImageKeysValues, Pairing, TextEncoder
 from models.fusion_batch import FusionRows
 from models.image_encoder import ImageEncoder, PatchSubset
 from models.linear import Linear
@@ -62,12 +62,12 @@ class Objective:
 class Reading:
     """A caption on its way through the text encoder.
 
-    begun [B, T, D]: what fusion starts from; states [B, T, D]: text-only states;
+    text_prefix [B, T, D]: what fusion starts from; states [B, T, D]: text-only states;
     embedding [B, E], normalised.
     """
 
     tokens: TextTokens
-    begun: Tensor
+    text_prefix: Tensor
     states: Tensor
     embedding: Tensor
 
@@ -207,13 +207,13 @@ class PersonSearchModel(Momentum, nn.Module):
 
     def encode_text(self, text: TextTokens) -> Reading:
         """A caption read without images."""
-        begun = self.text_encoder.begin(text.ids, text.mask)
-        states = self.text_encoder.read(begun, text.mask)
-        return Reading(text, begun, states, embed(self.text_proj, states))
+        text_prefix = self.text_encoder.encode_prefix(text.ids, text.mask)
+        states = self.text_encoder.read(text_prefix, text.mask)
+        return Reading(text, text_prefix, states, embed(self.text_proj, states))
 
-    def match_scores(self, begun: Tensor, mask: Tensor, memory: ImageMemory, pairing: Pairing) -> Tensor:
+    def match_scores(self, text_prefix: Tensor, mask: Tensor, memory: ImageKeysValues, pairing: Pairing) -> Tensor:
         """ITM match logits [R] of texts (from `text_encoder.begin`) that look at images."""
-        states = self.text_encoder.fuse(begun, mask, memory, pairing, cls_only=True)
+        states = self.text_encoder.fuse(text_prefix, mask, memory, pairing, cls_only=True)
         return self.match_logits(states[:, 0])[:, 1]
 
     def match_logits(self, states: Tensor) -> Tensor:
@@ -228,8 +228,8 @@ class PersonSearchModel(Momentum, nn.Module):
     def encode_momentum(self, image: Tensor, text: TextTokens) -> tuple[Tensor, Tensor, Tensor]:
         """The momentum model's image tokens, image embeddings and text embeddings."""
         tokens = self.visual_encoder_m(image)
-        begun = self.text_encoder_m.begin(text.ids, text.mask)
-        states = self.text_encoder_m.read(begun, text.mask)
+        text_prefix = self.text_encoder_m.encode_prefix(text.ids, text.mask)
+        states = self.text_encoder_m.read(text_prefix, text.mask)
         return tokens, embed(self.vision_proj_m, tokens), embed(self.text_proj_m, states)
 
     # ---- a training step ---------------------------------------------------------------
@@ -334,16 +334,16 @@ class PersonSearchModel(Momentum, nn.Module):
         if not ids:
             return {}
         rows = FusionRows()
-        for name, begun in self.begin_together(self.text_encoder_m, ids, mask).items():
-            rows.add(name, begun, mask)
-        fused = rows.fuse(self.text_encoder_m, self.text_encoder_m.remember(tokens_m))
+        for name, text_prefix in self.encode_prefixes(self.text_encoder_m, ids, mask).items():
+            rows.add(name, text_prefix, mask)
+        fused = rows.fuse(self.text_encoder_m, self.text_encoder_m.project_images(tokens_m))
         return {name: self.text_encoder_m.vocabulary_logits(states) for name, states in fused.items()}
 
     @staticmethod
-    def begin_together(encoder: TextEncoder, ids: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    def encode_prefixes(encoder: TextEncoder, ids: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         """Start the fusion of texts with ids [B, T] by name and one mask [B, T], in one pass: [B, T, D] by name."""
-        begun = encoder.begin(torch.cat(list(ids.values())), mask.repeat(len(ids), 1))
-        return dict(zip(ids, begun.chunk(len(ids)), strict=True))
+        text_prefix = encoder.encode_prefix(torch.cat(list(ids.values())), mask.repeat(len(ids), 1))
+        return dict(zip(ids, text_prefix.chunk(len(ids)), strict=True))
 
     def label_replaced(self, caption: TextTokens, sampled: Tensor) -> Words:
         """m-RTD (RaSa section 3.2): keep [CLS], zero the padding; label 1 where a word differs."""
@@ -359,15 +359,15 @@ class PersonSearchModel(Momentum, nn.Module):
         """Multi-modal states [B, T, D] of every row that a loss asks for, by name."""
         rows, mask = FusionRows(), reading.tokens.mask
         if self.objective.uses("pitm", "prd", "attribute"):
-            rows.add("positive", reading.begun, mask)
+            rows.add("positive", reading.text_prefix, mask)
         if self.objective.uses("pitm", "attribute"):
-            rows.add("negative_text", reading.begun[negatives.text], mask[negatives.text])
-            rows.add_crossed("negative_image", reading.begun, mask, negatives.image)
+            rows.add("negative_text", reading.text_prefix[negatives.text], mask[negatives.text])
+            rows.add_crossed("negative_image", reading.text_prefix, mask, negatives.image)
         if words:
             ids = {name: part.ids for name, part in words.items()}
-            for name, begun in self.begin_together(self.text_encoder, ids, caption.mask).items():
-                rows.add(name, begun, caption.mask)
-        return rows.fuse(self.text_encoder, self.text_encoder.remember(tokens))
+            for name, text_prefix in self.encode_prefixes(self.text_encoder, ids, caption.mask).items():
+                rows.add(name, text_prefix, caption.mask)
+        return rows.fuse(self.text_encoder, self.text_encoder.project_images(tokens))
 
     def fusion_losses(
         self,

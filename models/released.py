@@ -103,7 +103,7 @@ def load_weights(
         elif name in COUNTERS:
             unused[name] = "belongs to the run that made it"
         elif name in POSITIONS:
-            place = model.visual_encoder.cls_place if name.startswith(ENCODERS) else in_front
+            place = model.visual_encoder.cls_index if name.startswith(ENCODERS) else in_front
             fitting[name] = resize_positions(value, name, own[name], old_grid, model.grid, where, place)
             resized += [] if fitting[name] is value else [name]
         elif value.shape != own[name].shape:
@@ -138,7 +138,7 @@ def load_image_encoder(
     for name, value in held.items():
         if name == "pos_embed":
             fitting[name] = resize_positions(
-                value, name, own[name], old_grid, encoder.size.grid, where, encoder.cls_place
+                value, name, own[name], old_grid, encoder.size.grid, where, encoder.cls_index
             )
             resized += [] if fitting[name] is value else [ENCODER + name]
         elif name not in unused:
@@ -240,11 +240,11 @@ def resize_positions(
     old_grid: tuple[int, int] | None,
     grid: tuple[int, int],
     where: str,
-    cls_place: Callable[[int], int] = in_front,
+    cls_index: Callable[[int], int] = in_front,
 ) -> Tensor:
     """Interpolate position embeddings [(1,) N, D] of patches (bicubic) to `grid`; that of CLS stays as it is.
 
-    cls_place: where CLS stands among so many patches. `old` itself when the grids are equal; as many
+    cls_index: where CLS stands among so many patches. `old` itself when the grids are equal; as many
     patches in another grid are interpolated.
     Raises UserError when the number of positions is no grid, or the width differs.
     """
@@ -259,10 +259,10 @@ def resize_positions(
         return old
     if old_grid is None:
         raise wrong
-    patches, cls = split_row(rows.float(), cls_place(len(rows) - 1))
+    patches, cls = split_row(rows.float(), cls_index(len(rows) - 1))
     patches = interpolate(patches.T.reshape(1, -1, *old_grid), size=grid, mode="bicubic", align_corners=False)
     patches = patches.flatten(2)[0].T
-    return insert_row(patches, cls, cls_place(len(patches))).reshape(like.shape)
+    return insert_row(patches, cls, cls_index(len(patches))).reshape(like.shape)
 
 
 def grid_of_positions(patches: int, stated: tuple[int, int] | None, here: tuple[int, int]) -> tuple[int, int] | None:

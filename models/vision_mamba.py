@@ -140,7 +140,7 @@ class VisionMamba(ImageEncoder):
                 layer.mixer.out_proj.weight /= math.sqrt(len(self.layers))
 
     @staticmethod
-    def cls_place(patches: int) -> int:
+    def cls_index(patches: int) -> int:
         return patches // 2
 
     def compiled_parts(self) -> list[nn.Module]:

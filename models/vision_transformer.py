@@ -80,7 +80,7 @@ class VisionTransformer(ImageEncoder):
                 nn.init.zeros_(module.bias)
 
     @staticmethod
-    def cls_place(patches: int) -> int:
+    def cls_index(patches: int) -> int:
         return 0
 
     def compiled_parts(self) -> list[nn.Module]:

@@ -163,7 +163,7 @@ def test_evaluation(path):
     ):
         torch.testing.assert_close(ours, recorded[name], atol=1e-5, rtol=0)
     caption, image = (~recorded["itm_score"].isnan()).nonzero(as_tuple=True)
-    memory = model.text_encoder.remember(tokens)
+    memory = model.text_encoder.project_images(tokens)
     pairing = Pairing(aligned=0, crossed=image)
     scores = model.match_scores(reading.begun[caption], reading.tokens.mask[caption], memory, pairing)
     torch.testing.assert_close(scores, recorded["itm_score"][caption, image], atol=1e-5, rtol=0)

@@ -44,8 +44,8 @@ def read(path: Path) -> tuple[dict, VisionMamba]:
 def test_tokens(path):
     golden, encoder = read(path)
     place = golden["cls_position"]
-    assert encoder.cls_place(golden["num_patches"]) == place
-    tokens = encoder.encode(encoder.begin(golden["image"]))
+    assert encoder.cls_index(golden["num_patches"]) == place
+    tokens = encoder.encode(encoder.encode_prefix(golden["image"]))
     torch.testing.assert_close(tokens, golden["tokens"], atol=1e-5, rtol=0)
     first = encoder(golden["image"])
     torch.testing.assert_close(first[:, 0], golden["cls_feature"], atol=1e-5, rtol=0)
@@ -55,7 +55,7 @@ def test_tokens(path):
 
 def test_gradients(path):
     golden, encoder = read(path)
-    (encoder.encode(encoder.begin(golden["image"])) * golden["grad_weight"]).sum().backward()
+    (encoder.encode(encoder.encode_prefix(golden["image"])) * golden["grad_weight"]).sum().backward()
     found = {name: parameter.grad for name, parameter in encoder.named_parameters()}
     expected = {name: value for name, value in golden["grads"].items() if not name.startswith("head.")}
     assert set(found) == set(expected)

@@ -95,7 +95,7 @@ def plain_stages(model, split, k):
         row = torch.cat([embedding @ reading.embedding[0] for _, embedding in encoded])
         scores = torch.full((len(images),), -torch.inf)
         for image in row.argsort(descending=True, stable=True)[:k].tolist():
-            memory = model.text_encoder.remember(encoded[image][0])
+            memory = model.text_encoder.project_images(encoded[image][0])
             scores[image] = model.match_scores(reading.begun, reading.tokens.mask, memory, Pairing())
         similarity.append(row)
         itm.append(scores)

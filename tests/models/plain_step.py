@@ -47,7 +47,7 @@ class PlainStep:
         encoder = getattr(self.model, f"text_encoder{suffix}")
         tokens = getattr(self.model, f"visual_encoder{suffix}")(images[image : image + 1])
         mask = torch.ones_like(ids, dtype=torch.bool)
-        return encoder.fuse(encoder.begin(ids, mask), mask, encoder.remember(tokens), Pairing())[0]
+        return encoder.fuse(encoder.encode_prefix(ids, mask), mask, encoder.project_images(tokens), Pairing())[0]
 
     def embeddings(self, suffix: str) -> tuple[Tensor, Tensor]:
         """Image and text embeddings [B, E]."""
@@ -58,7 +58,7 @@ class PlainStep:
             ids = self.words(self.batch.caption2, row)
             mask = torch.ones_like(ids, dtype=torch.bool)
             image = getattr(self.model, f"vision_proj{suffix}")(vision(images[row : row + 1])[0, 0])
-            caption = getattr(self.model, f"text_proj{suffix}")(text.read(text.begin(ids, mask), mask)[0, 0])
+            caption = getattr(self.model, f"text_proj{suffix}")(text.read(text.encode_prefix(ids, mask), mask)[0, 0])
             rows.append((image / image.norm(), caption / caption.norm()))
         return tuple(torch.stack(part) for part in zip(*rows, strict=True))
 

@@ -112,7 +112,7 @@ def words_of(text: TextTokens, row: int) -> Tensor:
 def test_text_only_states_are_those_of_each_caption_alone(full_ca):
     network, text = encoder(full_ca), captions(LENGTHS)
     plain = PlainBert(network)
-    states = network.read(network.begin(text.ids, text.mask), text.mask)
+    states = network.read(network.encode_prefix(text.ids, text.mask), text.mask)
     assert_rows_are(states, text, [plain.text_only(words_of(text, row)) for row in range(3)])
 
 
@@ -124,7 +124,9 @@ def test_fused_rows_are_each_caption_with_its_image_alone(full_ca, stacks, cross
     partners = [*range(IMAGES)] * stacks + (crossed or [])
     text = captions([3 + (4 * row) % 7 for row in range(len(partners))], seed=1)
     pairing = Pairing(stacks, None if crossed is None else torch.tensor(crossed))
-    states = network.fuse(network.begin(text.ids, text.mask), text.mask, network.remember(images), pairing)
+    states = network.fuse(
+        network.encode_prefix(text.ids, text.mask), text.mask, network.project_images(images), pairing
+    )
     plain = PlainBert(network)
     expected = [plain.with_image(words_of(text, row), images[image]) for row, image in enumerate(partners)]
     assert_rows_are(states, text, expected)
@@ -135,7 +137,9 @@ def test_fused_rows_are_each_caption_with_its_image_alone(full_ca, stacks, cross
 def test_vocabulary_logits_are_those_of_each_caption_alone(full_ca):
     network, text, images = encoder(full_ca), captions(LENGTHS), image_tokens()
     torch.nn.init.normal_(network.cls.predictions.bias)
-    states = network.fuse(network.begin(text.ids, text.mask), text.mask, network.remember(images), Pairing())
+    states = network.fuse(
+        network.encode_prefix(text.ids, text.mask), text.mask, network.project_images(images), Pairing()
+    )
     plain = PlainBert(network)
     expected = [plain.vocabulary_logits(plain.with_image(words_of(text, row), images[row])) for row in range(IMAGES)]
     assert_rows_are(network.vocabulary_logits(states), text, expected)
@@ -145,9 +149,9 @@ def test_vocabulary_logits_are_those_of_each_caption_alone(full_ca):
 @torch.no_grad()
 def test_cls_only_is_the_first_state_of_the_full_pass(full_ca):
     network, text = encoder(full_ca), captions(LENGTHS)
-    begun, memory = network.begin(text.ids, text.mask), network.remember(image_tokens())
-    full = network.fuse(begun, text.mask, memory, Pairing())
-    first = network.fuse(begun, text.mask, memory, Pairing(), cls_only=True)
+    text_prefix, memory = network.encode_prefix(text.ids, text.mask), network.project_images(image_tokens())
+    full = network.fuse(text_prefix, text.mask, memory, Pairing())
+    first = network.fuse(text_prefix, text.mask, memory, Pairing(), cls_only=True)
     assert first.shape == (IMAGES, 1, FUSION.hidden_size)
     torch.testing.assert_close(first, full[:, :1], atol=1e-5, rtol=1e-5)
 
@@ -156,10 +160,10 @@ def test_cls_only_is_the_first_state_of_the_full_pass(full_ca):
 @torch.no_grad()
 def test_what_stands_in_the_padding_does_not_matter(full_ca):
     network, text = encoder(full_ca), captions(LENGTHS)
-    memory = network.remember(image_tokens())
+    memory = network.project_images(image_tokens())
     other = TextTokens(text.ids.masked_fill(~text.mask, 9), text.mask)
     found = [
-        network.fuse(network.begin(given.ids, given.mask), given.mask, memory, Pairing())[text.mask]
+        network.fuse(network.encode_prefix(given.ids, given.mask), given.mask, memory, Pairing())[text.mask]
         for given in (text, other)
     ]
     torch.testing.assert_close(*found, atol=1e-6, rtol=0)
@@ -168,8 +172,8 @@ def test_what_stands_in_the_padding_does_not_matter(full_ca):
 @torch.no_grad()
 def test_partial_fusion_goes_on_from_the_text_only_states():
     network, text = encoder(full_ca=False), captions(LENGTHS)
-    begun = network.begin(text.ids, text.mask)
-    assert torch.equal(network.read(begun, text.mask), begun)
+    text_prefix = network.encode_prefix(text.ids, text.mask)
+    assert torch.equal(network.read(text_prefix, text.mask), text_prefix)
 
 
 @torch.no_grad()
@@ -180,7 +184,7 @@ def test_full_fusion_begins_with_the_self_attention_of_the_first_layer():
         plain.attention("bert.encoder.layer.0.attention", states[mask], states[mask])
         for states, mask in zip(embedded, text.mask, strict=True)
     ]
-    assert_rows_are(network.begin(text.ids, text.mask), text, expected)
+    assert_rows_are(network.encode_prefix(text.ids, text.mask), text, expected)
 
 
 @STYLES
@@ -188,8 +192,8 @@ def test_full_fusion_begins_with_the_self_attention_of_the_first_layer():
 @torch.no_grad()
 def test_packed_texts_of_one_image_are_each_text_with_it_alone(full_ca, lengths):
     network, text, image = encoder(full_ca), captions(lengths), image_tokens()[0]
-    begun, memory = network.begin(text.ids, text.mask)[text.mask], network.remember(image[None])
-    states = network.fuse_packed(begun, Packing.of(torch.tensor(lengths)), memory)
+    text_prefix, memory = network.encode_prefix(text.ids, text.mask)[text.mask], network.project_images(image[None])
+    states = network.fuse_packed(text_prefix, Packing.of(torch.tensor(lengths)), memory)
     plain = PlainBert(network)
     expected = [plain.with_image(words_of(text, row), image)[0] for row in range(len(lengths))]
     torch.testing.assert_close(states, torch.stack(expected), atol=1e-5, rtol=1e-5)
@@ -224,7 +228,7 @@ def test_states_and_logits_are_those_of_the_transformers_package(lengths):
     own = theirs.state_dict()
     theirs.load_state_dict({name: state[name] for name in own}, strict=True)
     expected = theirs(text.ids, text.mask.long(), output_hidden_states=True)
-    states = network.read(network.begin(text.ids, text.mask), text.mask)
+    states = network.read(network.encode_prefix(text.ids, text.mask), text.mask)
     torch.testing.assert_close(states[text.mask], expected.hidden_states[-1][text.mask], atol=1e-5, rtol=1e-5)
     logits = network.vocabulary_logits(states)
     torch.testing.assert_close(logits[text.mask], expected.logits[text.mask], atol=2e-5, rtol=1e-5)
@@ -254,7 +258,7 @@ def test_the_tie_survives_a_copy_of_the_model():
 def test_look_ups_give_the_padding_row_no_gradient():
     network, text = encoder(full_ca=True), captions(LENGTHS)
     assert (text.ids == SPECIAL.pad).any()
-    network.begin(text.ids, text.mask).square().sum().backward()
+    network.encode_prefix(text.ids, text.mask).square().sum().backward()
     gradient = network.bert.embeddings.word_embeddings.weight.grad
     assert gradient[SPECIAL.pad].tolist() == [0] * FUSION.hidden_size
     assert gradient[text.ids[text.mask]].abs().sum() > 0
@@ -285,11 +289,13 @@ def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor])
 def test_one_projection_of_the_images_gives_the_gradients_of_separate_passes(full_ca):
     network, images = encoder(full_ca), image_tokens().requires_grad_()
     text, crossed = repeat(captions(LENGTHS), 3), torch.tensor([1, 2, 0])
-    begun = network.begin(text.ids, text.mask)
-    together = network.fuse(begun, text.mask, network.remember(images), Pairing(2, crossed))
+    text_prefix = network.encode_prefix(text.ids, text.mask)
+    together = network.fuse(text_prefix, text.mask, network.project_images(images), Pairing(2, crossed))
     shared = gradients(network, images, together)
     passes = [
-        network.fuse(network.begin(text.ids[:3], text.mask[:3]), text.mask[:3], network.remember(given), Pairing())
+        network.fuse(
+            network.encode_prefix(text.ids[:3], text.mask[:3]), text.mask[:3], network.project_images(given), Pairing()
+        )
         for given in (images, images, images[crossed])
     ]
     assert_same_gradients(shared, gradients(network, images, torch.cat(passes)))
@@ -308,20 +314,20 @@ def test_gradient_checkpointing_gives_the_same_gradients(full_ca, dropout):
         ).text_encoder.train()
         images, text = image_tokens().requires_grad_(), captions(LENGTHS)
         torch.manual_seed(4)
-        begun = network.begin(text.ids, text.mask)
-        states = network.fuse(begun, text.mask, network.remember(images), Pairing(), cls_only=True)
-        found.append(gradients(network, images, torch.cat([states, network.read(begun, text.mask)], dim=1)))
+        text_prefix = network.encode_prefix(text.ids, text.mask)
+        states = network.fuse(text_prefix, text.mask, network.project_images(images), Pairing(), cls_only=True)
+        found.append(gradients(network, images, torch.cat([states, network.read(text_prefix, text.mask)], dim=1)))
     assert_same_gradients(*found)
 
 
 @pytest.mark.parametrize("where", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
 def test_dropout_acts_in_training_only(where):
     network, text = encoder(True, **{where: 0.5}), captions(LENGTHS)
-    memory = network.remember(image_tokens())
+    memory = network.project_images(image_tokens())
 
     def run() -> tuple[Tensor, Tensor]:
-        begun = network.bert.embeddings(text.ids)
-        return network.read(begun, text.mask), network.fuse(begun, text.mask, memory, Pairing())
+        text_prefix = network.bert.embeddings(text.ids)
+        return network.read(text_prefix, text.mask), network.fuse(text_prefix, text.mask, memory, Pairing())
 
     for one, other in zip(run(), run(), strict=True):
         assert torch.equal(one, other)
@@ -359,17 +365,17 @@ def test_plain_bfloat16_attention_drops_weights_at_random():
 @torch.no_grad()
 def test_rows_fused_by_name_are_the_passes_alone(full_ca):
     network, images = encoder(full_ca), image_tokens()
-    memory, crossed = network.remember(images), torch.tensor([1, 1, 0])
+    memory, crossed = network.project_images(images), torch.tensor([1, 1, 0])
     texts = {"long": captions([9, 4, 6]), "other": captions(LENGTHS, seed=3), "short": captions([3, 4, 3], seed=4)}
-    begun = {name: network.begin(text.ids, text.mask) for name, text in texts.items()}
+    text_prefix = {name: network.encode_prefix(text.ids, text.mask) for name, text in texts.items()}
     rows = FusionRows()
-    rows.add("short", begun["short"], texts["short"].mask)
-    rows.add_crossed("other", begun["other"], texts["other"].mask, crossed)
-    rows.add("long", begun["long"], texts["long"].mask)
+    rows.add("short", text_prefix["short"], texts["short"].mask)
+    rows.add_crossed("other", text_prefix["other"], texts["other"].mask, crossed)
+    rows.add("long", text_prefix["long"], texts["long"].mask)
     found = rows.fuse(network, memory)
     assert set(found) == set(texts)
     for name, text in texts.items():
         pairing = Pairing(0, crossed) if name == "other" else Pairing()
-        expected = network.fuse(begun[name], text.mask, memory, pairing)
+        expected = network.fuse(text_prefix[name], text.mask, memory, pairing)
         assert found[name].shape == expected.shape
         torch.testing.assert_close(found[name][text.mask], expected[text.mask], atol=1e-5, rtol=1e-5)

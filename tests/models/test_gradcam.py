@@ -10,7 +10,7 @@ from tiny_model import VISION, captions, tiny_model
 from torch import Tensor
 
 from dataset.batch import TextTokens
-from models.fusion import FusionSize, ImageMemory, Pairing
+from models.fusion import FusionSize, ImageKeysValues, Pairing
 from models.gradcam import TARGETS, attribute_maps, require_maps, usual_layer, word_maps
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer
@@ -39,7 +39,7 @@ class HandMadeEncoder:
     size = FusionSize(hidden_size=2, num_hidden_layers=2, num_attention_heads=2, fusion_layer=0, full_ca=True)
 
     def __init__(self, states: Tensor, keys: Tensor, values: Tensor):
-        self.states, self.memory = states, ImageMemory({0: (keys, values)})
+        self.states, self.memory = states, ImageKeysValues({0: (keys, values)})
         crossattention = SimpleNamespace(
             self=SimpleNamespace(query=lambda states: states),
             split=lambda states: states.unflatten(-1, (2, -1)).transpose(1, 2),
@@ -48,13 +48,13 @@ class HandMadeEncoder:
         layer = SimpleNamespace(crossattention=crossattention, feed_forward=lambda states: states)
         self.bert = SimpleNamespace(encoder=SimpleNamespace(layer=[layer, None]))
 
-    def remember(self, tokens: Tensor) -> ImageMemory:
+    def project_images(self, tokens: Tensor) -> ImageKeysValues:
         return self.memory
 
     def begin(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.states
 
-    def run(self, states: Tensor, layers: range, context, begun: bool = False) -> Tensor:
+    def run(self, states: Tensor, layers: range, context, text_prefix: bool = False) -> Tensor:
         return states.sum(1, keepdim=True).expand_as(states) if 1 in layers else states
 
 
@@ -165,8 +165,10 @@ def test_maps_are_those_of_each_pair_alone(encoder, full_ca, target):
 def test_logits_are_those_of_ranking(full_ca):
     model, text = model_of(full_ca=full_ca), captions(LENGTHS)
     with torch.no_grad():
-        memory = model.text_encoder.remember(model.visual_encoder(images()))
-        expected = model.match_scores(model.text_encoder.begin(text.ids, text.mask), text.mask, memory, Pairing())
+        memory = model.text_encoder.project_images(model.visual_encoder(images()))
+        expected = model.match_scores(
+            model.text_encoder.encode_prefix(text.ids, text.mask), text.mask, memory, Pairing()
+        )
     found = word_maps(model, images(), text, ATTRIBUTES)
     torch.testing.assert_close(found.match, expected, atol=1e-5, rtol=1e-5)
 

@@ -66,7 +66,7 @@ def test_positions_are_resized_around_a_cls_in_the_middle(grid):
 
 def test_positions_of_the_same_grid_stay_as_they_are():
     old = positions((3, 3))
-    assert resize_positions(old, "pos_embed", torch.zeros_like(old), None, (3, 3), "x", VisionMamba.cls_place) is old
+    assert resize_positions(old, "pos_embed", torch.zeros_like(old), None, (3, 3), "x", VisionMamba.cls_index) is old
 
 
 def test_an_encoder_within_a_checkpoint_of_ours_is_taken_too():

@@ -333,7 +333,10 @@ def test_match_scores_are_the_match_logit_of_the_fused_cls():
     plain = PlainStep(model, batch, None, 0.4)
     reading, (tokens, _) = model.encode_text(batch.caption2), model.encode_image(batch.image1)
     scores = model.match_scores(
-        reading.begun, batch.caption2.mask, model.text_encoder.remember(tokens), Pairing(0, torch.tensor([3, 3, 0, 1]))
+        reading.text_prefix,
+        batch.caption2.mask,
+        model.text_encoder.project_images(tokens),
+        Pairing(0, torch.tensor([3, 3, 0, 1])),
     )
     rows = [plain.fuse(plain.words(batch.caption2, text), image) for text, image in enumerate((3, 3, 0, 1))]
     torch.testing.assert_close(scores, torch.stack([model.itm_head(row[0])[1] for row in rows]), atol=1e-5, rtol=1e-4)
