@@ -14,9 +14,9 @@ from dataset.evaluation_split import blocks_of, make_split
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
 from evaluation.ranking import (
-    BegunTexts,
     KeptTokens,
     Setting,
+    TextPrefixes,
     best,
     embed_images,
     portions,
@@ -96,7 +96,7 @@ def plain_stages(model, split, k):
         scores = torch.full((len(images),), -torch.inf)
         for image in row.argsort(descending=True, stable=True)[:k].tolist():
             memory = model.text_encoder.project_images(encoded[image][0])
-            scores[image] = model.match_scores(reading.begun, reading.tokens.mask, memory, Pairing())
+            scores[image] = model.match_scores(reading.text_prefix, reading.tokens.mask, memory, Pairing())
         similarity.append(row)
         itm.append(scores)
     return torch.stack(similarity), torch.stack(itm)
@@ -218,7 +218,7 @@ def test_no_more_is_kept_than_memory_allows(split):
         limited = setting(5, memory=memory)
         kept = KeptTokens(room_for_images(model, split.captions, limited))
         embed_images(model, split, limited, kept)
-        texts = BegunTexts(model, split.captions, limited)
+        texts = TextPrefixes(model, split.captions, limited)
         images = sum(tokens.nbytes for tokens in kept.blocks.values())
         assert texts.states.nbytes + images <= memory
         assert texts.states.nbytes == min(memory, text_bytes(split)) or texts.kept < len(split.captions)
