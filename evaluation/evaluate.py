@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.evaluation_split import EvaluationSplit
-from evaluation.metrics import format_table
 from evaluation.ranking import Setting, StageResult, rank_split, summarise_stages
+from evaluation.tables import metrics_table
 from models.person_search import PersonSearchModel
 from utils.files import atomic_write, write_json
 from utils.processes.distributed import is_main
@@ -33,7 +33,7 @@ def evaluate(
     if not with_mean_precision:
         metrics = {s: {k: v for k, v in m.items() if k not in ("mAP", "mINP")} for s, m in metrics.items()}
     if is_main():
-        logger.info("%s", format_table(metrics))
+        logger.info("%s", metrics_table(metrics))
         if output is not None:
             write_json(output / "metrics.json", metrics, indent=2)
             write_rankings(output / "rankings.npz", results, split)

@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from dataset.batch import IMAGE_MEAN, IMAGE_STD
 from evaluation.metrics import METRIC_NAMES
-from evaluation.studies.study import markdown_table
+from evaluation.tables import markdown_table
 from models.person_search import PersonSearchModel
 from search.encoder import Encoder
 from search.pretrained import CARD, SETTINGS, TOKENIZER, WEIGHTS, is_needed

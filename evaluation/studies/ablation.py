@@ -21,7 +21,7 @@ from tqdm import tqdm
 from configs.schema import REPOSITORY
 from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES, of_captions
-from evaluation.results import Rankings, read_log, read_rankings
+from evaluation.results import RankingFile, read_log, read_rankings
 from evaluation.statistics import Estimate, estimate, paired_p_value
 from evaluation.studies.ablation_plan import MADE_WITH, Plan, Training, all_runs, check, read_plan, trainings
 from evaluation.studies.jobs import Job, run_jobs
@@ -106,7 +106,7 @@ def read_outcome(runs: Sequence[Training]) -> Outcome:
     return Outcome(values, read[0].caption_identities, minutes)
 
 
-def of_run(rankings: Rankings, stage: str) -> dict[str, np.ndarray]:
+def of_run(rankings: RankingFile, stage: str) -> dict[str, np.ndarray]:
     """Per cent by metric: [C]."""
     found = of_captions(torch.from_numpy(rankings.ranks[stage]))
     return {metric: 100 * values.numpy() for metric, values in found.items()}
