@@ -11,19 +11,10 @@ from dataset.attributes import parse_attributes
 from dataset.captions import clean_caption
 from dataset.tokens import CaptionTokenizer
 from evaluation.ranking import rank_split, summarise_stages
-from evaluation.studies.caption_edits import (
-    EDITS,
-    Choice,
-    Palette,
-    choose,
-    colour_runs,
-    fits,
-    is_editable,
-    make_editable,
-    what_is_read,
-)
+from evaluation.studies.caption_edits import EDITS, Choice, Palette, choose
 from evaluation.studies.comparison import first_right
 from evaluation.studies.contradiction import compare, main
+from evaluation.studies.editable_captions import colour_runs, fits, is_editable, make_editable, what_is_read
 from evaluation.trained import open_trained
 from utils.errors import UserError
 

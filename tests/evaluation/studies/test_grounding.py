@@ -11,17 +11,10 @@ import torch
 from benchmark_data import data_settings, run
 from PIL import Image
 
-from evaluation.studies.grounding import (
-    centre_prior,
-    draw_captions,
-    main,
-    mean_of_others,
-    measure,
-    score,
-    score_wordless,
-)
-from evaluation.studies.heatmaps import CaptionMaps
+from evaluation.studies.caption_maps import CaptionMaps
+from evaluation.studies.grounding import draw_captions, main
 from evaluation.studies.mentions import Mention, Mentions, spans_of
+from evaluation.studies.pointing import centre_prior, mean_of_others, measure, score, score_wordless
 from utils.errors import UserError
 
 # ---- by hand ---------------------------------------------------------------------------
