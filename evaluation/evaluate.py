@@ -1,4 +1,4 @@
-"""Evaluates a model on a split and leaves metrics and rankings."""
+"""Evaluates a model on a split, and writes its metrics and rankings."""
 
 import logging
 from pathlib import Path
@@ -41,7 +41,7 @@ def evaluate(
 
 
 def write_rankings(path: Path, results: dict[str, StageResult], split: EvaluationSplit) -> None:
-    """Best K images of each caption by stage, with what is needed to look at them.
+    """Best K images of each caption by stage, with what is needed to show them.
 
     Arrays: captions, caption_identities [C], image_paths, image_identities [G], image_root,
     STAGE_indices and STAGE_scores [C, K], best first; STAGE_ranks [C, P] of all right images, 0 = padding.

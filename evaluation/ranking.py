@@ -316,8 +316,9 @@ class TextPrefixes:
     def __init__(self, model: PersonSearchModel, captions: Captions, setting: Setting):
         self.model, self.captions, self.setting = model, captions, setting
         self.lengths = torch.tensor([len(ids) for ids in captions.ids])
-        self.ends = self.lengths.cumsum(0)
-        self.kept = int((self.ends <= setting.memory // bytes_per_word(model, setting)).sum())
+        ends = self.lengths.cumsum(0)
+        self.bounds = [0, *ends.tolist()]  # of each caption's rows, and behind the last
+        self.kept = int((ends <= setting.memory // bytes_per_word(model, setting)).sum())
         shape = int(self.lengths[: self.kept].sum()), model.text_encoder.size.hidden_size
         self.states = torch.empty(shape, dtype=kept_dtype(setting), device=setting.device)
         for block in progress(blocks_of(self.kept, setting.batch_size), "reading"):
@@ -332,7 +333,7 @@ class TextPrefixes:
 
     def rows(self, captions: Sequence[int]) -> Tensor:
         """Rows of `states` [S] that hold the words of captions."""
-        ranges = [torch.arange(int(self.ends[c] - self.lengths[c]), int(self.ends[c])) for c in captions]
+        ranges = [torch.arange(self.bounds[caption], self.bounds[caption + 1]) for caption in captions]
         return torch.cat(ranges).to(self.setting.device)
 
     def text_prefix(self, captions: Tensor) -> Tensor:

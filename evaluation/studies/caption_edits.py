@@ -54,8 +54,8 @@ Words = list[str]
 class Choice:
     """What is drawn for a caption.
 
-    order [A]: attributes in the order in which they lose something, the target first. target: the attribute told with
-    another colour, None where there is none: `colour` in place of the words from start to end.
+    order [A]: attributes in the order in which they lose something, the target first. target: the attribute that
+    gets another colour, None where there is none: `colour` in place of the words from start to end.
     """
 
     order: tuple[int, ...]
@@ -103,7 +103,7 @@ class Palette:
 
 
 def choose(caption: EditableCaption, person: int, palette: Palette, seed: int, index: int) -> Choice:
-    """What the edits of the caption with this index in the split take and put."""
+    """What the edits of the caption with this index in the split replace, and by what."""
     rng = random.Random(f"{seed} {index}")
     order = list(range(len(caption.attributes)))
     rng.shuffle(order)

@@ -26,7 +26,7 @@ PAIRS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class CaptionMaps:
-    """Where the words of one caption look in one image; everything on the CPU.
+    """Grad-CAM maps of the words and attributes of one caption on one image; everything on the CPU.
 
     offsets: the characters of the cleaned caption that each piece was cut from; words [T, L]: maps of the pieces;
     attributes [C, L]: mean maps of the words of each attribute; present [C]: False = no word of it was read. match:

@@ -123,7 +123,7 @@ def editable_captions(
 
 
 def choices_for(captions: Sequence[EditableCaption], people: Sequence[int], seed: int) -> list[Choice]:
-    """What the edits of each caption [C] take and put; people [C]: number of its person."""
+    """What the edits of each caption [C] replace, and by what; people [C]: number of its person."""
     pairs = list(zip(captions, people, strict=True))
     palette = Palette(pairs)
     return [choose(caption, person, palette, seed, index) for index, (caption, person) in enumerate(pairs)]

@@ -17,7 +17,7 @@ from evaluation.studies.comparison import image_indices
 from evaluation.trained import TrainedModel
 from utils.errors import UserError
 
-FEWEST_ATTRIBUTES = 2  # of a caption that is drawn by seed: one attribute has nothing to be told from
+FEWEST_ATTRIBUTES = 2  # of a caption that is drawn by seed: one attribute alone has no other to compare with
 PARSED_AT_ONCE = 64
 
 logger = logging.getLogger(__name__)

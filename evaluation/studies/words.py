@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 from configs.schema import Config, load_config, require_files
+from dataset.annotation_entries import SPLITS
 from dataset.annotations import load_annotations
 from dataset.attributes import cached_attributes, kind_of_word, load_spacy, worthwhile_processes
 from dataset.captions import clean_caption, clean_caption_with_offsets
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
-SPLITS = ("train", "val", "test")
 KINDS = {"noun": "nouns", "adjective": "adjectives"}
 PORTION = 256  # captions that a process parses at a time
 BIN_COUNT = 30  # most bars of a histogram
