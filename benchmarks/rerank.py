@@ -24,14 +24,15 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from benchmarks.measure import add_device, describe_machine, make_parser, ratio_of, seconds_of, show
-from benchmarks.plain_step import dense
+from benchmarks.published_step import dense
 from dataset.batch import SpecialTokens
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of
 from evaluation.ranking import KeptTokens, Setting, kept_type, score_candidates
 from models.decoder import DecoderSize
-from models.fusion import Attention, FusionSize, PostNorm
+from models.fusion import Attention, FusionSize, PostNorm, TextEncoder
 from models.image_encoder import VisionSize
-from models.person_search import Objective, PersonSearchModel
+from models.objectives import Objective, only
+from models.person_search import PersonSearchModel
 from models.vision_transformer import VisionTransformer
 from utils.precision import autocast
 
@@ -115,9 +116,11 @@ ON_GPU = Size(images=64, captions=256, plain=8, layers=12)  # as many captions a
 def build(layers: int) -> PersonSearchModel:
     """BERT-base with full cross-attention, for the tokens of ViT-B/16 at 384 x 384."""
     torch.manual_seed(0)
-    fusion = FusionSize(num_hidden_layers=layers, fusion_layer=layers // 2, initializer_range=0.05)
-    objective = Objective(weights={"pitm": 1.0}, queue_size=1)
-    model = PersonSearchModel(VisionTransformer(VisionSize(depth=1)), fusion, DecoderSize(), objective, SPECIAL).eval()
+    fusion = FusionSize(num_hidden_layers=layers, fusion_layer=layers // 2, initializer_range=0.05, full_ca=True)
+    objective = Objective(weights=only("pitm"), queue_size=1)
+    model = PersonSearchModel(
+        VisionTransformer(VisionSize(depth=1)), TextEncoder(fusion), DecoderSize(), objective, SPECIAL
+    ).eval()
     nn.init.normal_(model.itm_head.weight, std=0.2)
     return model
 

@@ -103,7 +103,7 @@ def find_attributes(
     attributes: dict[str, list[Attribute]] = {}
     for name, entries in zip(config.train_file, files, strict=True):
         captions = [caption for entry in entries for caption in entry.captions]
-        if config.weights.attribute == 0:
+        if config.weights["attribute"] == 0:
             continue
         if cache_folder is None:
             captions = captions[:64]

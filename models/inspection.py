@@ -78,7 +78,7 @@ def estimate_memory(
     noise = StepNoise.draw(0, 0, list(range(batch)), tokens, model.grid[0] * model.grid[1])
     draws = RandomDraws(noise, model.special, model.text_encoder.size.vocab_size).to(torch.device("meta"))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        found = model(meta_batch(batch, tokens, 4, image_size), draws, 0.4)
+        found, _ = model(meta_batch(batch, tokens, 4, image_size), draws, 0.4)
         sum(found.values())
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     return Memory(fixed, trainable, 2 * trainable, activations // (2 if bf16 else 1))

@@ -13,9 +13,10 @@ from golden_numbers import golden_device, golden_folder
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
-from models.fusion import FusionSize, Pairing
+from models.fusion import FusionSize, Pairing, TextEncoder
 from models.image_encoder import PatchSubset, VisionSize
-from models.person_search import Objective, PersonSearchModel
+from models.objectives import Objective
+from models.person_search import PersonSearchModel
 from models.randomness import MaskedTokens
 from models.vision_transformer import VisionTransformer
 
@@ -62,7 +63,7 @@ def build(golden: dict) -> PersonSearchModel:
     sides = config["image_res"]
     sides = tuple(sides) if isinstance(sides, list | tuple) else (sides, sides)
     vision = VisionSize(sides, config["patch_size"], config["vision_width"], config["vit_depth"], config["vit_heads"])
-    fusion = FusionSize(**{name: bert[name] for name in FusionSize.__dataclass_fields__ if name in bert})
+    fusion = FusionSize(**{name: bert[name] for name in FusionSize.model_fields if name in bert})
     objective = Objective(
         weights=golden["loss_weights"],
         temp=config["temp"],
@@ -75,7 +76,9 @@ def build(golden: dict) -> PersonSearchModel:
     )
     decoder = DecoderSize(config["dec_depth"], config["dec_heads"])
     special = SpecialTokens(pad=0, cls=1, sep=2, mask=3)
-    model = PersonSearchModel(VisionTransformer(vision), fusion, decoder, objective, special, config["embed_dim"])
+    model = PersonSearchModel(
+        VisionTransformer(vision), TextEncoder(fusion), decoder, objective, special, config["embed_dim"]
+    )
     model.load_state_dict(golden["state_dict"], strict=True)
     return model.to(golden_device())
 
@@ -102,9 +105,9 @@ def after_step(path: Path) -> tuple[PersonSearchModel, dict[str, torch.Tensor]]:
     golden = read(path)
     model = build(golden).train()
     model.follow(model.objective.momentum)  # the published step begins with it, ours ends with it
-    found = model(batch_of(golden), RecordedDraws(golden["draws"]), golden["inputs"]["alpha"])
+    found, queued = model(batch_of(golden), RecordedDraws(golden["draws"]), golden["inputs"]["alpha"])
     sum(golden["loss_weights"][name] * value for name, value in found.items()).backward()
-    model.write_queues()
+    model.enqueue(queued)
     return model, found
 
 
@@ -165,7 +168,7 @@ def test_evaluation(path):
     caption, image = (~recorded["itm_score"].isnan()).nonzero(as_tuple=True)
     memory = model.text_encoder.project_images(tokens)
     pairing = Pairing(aligned=0, crossed=image)
-    scores = model.match_scores(reading.begun[caption], reading.tokens.mask[caption], memory, pairing)
+    scores = model.match_scores(reading.text_prefix[caption], reading.tokens.mask[caption], memory, pairing)
     torch.testing.assert_close(scores, recorded["itm_score"][caption, image], atol=1e-5, rtol=0)
 
 

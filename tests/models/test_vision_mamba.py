@@ -12,7 +12,7 @@ from tiny_model import IDENTITIES, VISION, lived_in, step, tiny_batch, tiny_mode
 
 from models.image_encoder import PatchSubset, VisionSize, split_row
 from models.inspection import estimate_memory
-from models.losses import LOSS_NAMES
+from models.objectives import LOSSES
 from models.vision_mamba import VisionMamba, convolve
 from utils.optimization import make_optimizer
 
@@ -137,7 +137,7 @@ def person_search(**more):
     return tiny_model(encoder=VisionMamba, **more)
 
 
-@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("loss", list(LOSSES))
 def test_every_loss_is_computed_and_reaches_what_it_should(loss):
     model = lived_in(person_search())
     found = step(model, tiny_batch(IDENTITIES))[loss]
