@@ -295,5 +295,10 @@ def main() -> None:
         run_retrieval(options, device)
 
 
-if __name__ == "__main__":
+def command_line() -> None:
+    """What `python Retrieval.py` and the installed command `person-search-train` run."""
     run_command_line(main)
+
+
+if __name__ == "__main__":
+    command_line()

@@ -1,7 +1,7 @@
 """Our model against numbers computed by the published code on tiny random models.
 
-Takes every `*.pt` of the folder GOLDEN_DIR whose name has no `vim`, whatever sizes it states;
-skips, saying so, where the folder is absent. GOLDEN_DEVICE=cuda compares what a GPU computes.
+Takes the files of MARS and RaSa in tests/golden, or in the folder GOLDEN_DIR, whatever sizes they state.
+GOLDEN_DEVICE=cuda compares what a GPU computes.
 """
 
 from functools import cache
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_numbers import golden_device, golden_folder
+from golden_numbers import golden_device, golden_files, golden_folder
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
@@ -20,9 +20,9 @@ from models.person_search import PersonSearchModel
 from models.randomness import MaskedTokens
 from models.vision_transformer import VisionTransformer
 
-FILES = sorted(p for p in golden_folder().glob("*.pt") if "vim" not in p.name)
+FILES = golden_files("mars")
 pytestmark = [
-    pytest.mark.skipif(not FILES, reason=f"golden numbers are not in {golden_folder()} (set GOLDEN_DIR)"),
+    pytest.mark.skipif(not FILES, reason=f"GOLDEN_DIR {golden_folder()} has no numbers of MARS or RaSa"),
     pytest.mark.parametrize("path", FILES or [None], ids=lambda p: p.stem if p else "absent"),
 ]
 

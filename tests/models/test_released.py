@@ -30,7 +30,7 @@ QUEUES = {"image_queue", "text_queue", "idx_queue", "queue_ptr"}
 @cache
 def layout(system: str) -> dict[str, list]:
     if not LAYOUTS.is_file():
-        pytest.skip(f"the released layouts are not in {LAYOUTS.parent} (set GOLDEN_DIR)")
+        pytest.skip(f"{LAYOUTS} is absent: set GOLDEN_DIR to a folder that has it")
     return json.loads(LAYOUTS.read_text())[system]
 
 

@@ -78,7 +78,7 @@ def test_no_token_sees_one_that_the_scan_has_yet_to_read(backwards):
         assert read == set(last)
 
 
-@pytest.mark.skipif(not LAYOUT.exists(), reason=f"the published layout is not in {golden_folder()} (set GOLDEN_DIR)")
+@pytest.mark.skipif(not LAYOUT.exists(), reason=f"{LAYOUT} is absent: set GOLDEN_DIR to a folder that has it")
 def test_the_base_encoder_has_the_published_names_and_shapes():
     published = json.loads(LAYOUT.read_text())
     with torch.device("meta"):
