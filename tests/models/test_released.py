@@ -35,30 +35,30 @@ def layout(system: str) -> dict[str, list]:
 
 
 @cache
-def full_size(config: str) -> dict[str, list]:
-    """Names, shapes and types of the model of a configuration file, without its content."""
+def full_size(*configs: str) -> dict[str, list]:
+    """Names, shapes and types of the model of configuration files, without its content."""
     with torch.device("meta"):
-        model = build_model(load_config(REPOSITORY / "configs" / config), SPECIAL)
+        model = build_model(load_config([REPOSITORY / "configs" / config for config in configs]), SPECIAL)
     return {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in model.state_dict().items()}
 
 
 @pytest.mark.parametrize(
-    ("system", "config"),
+    ("system", "configs"),
     [
         ("MARS", "PS_cuhk_pedes.yaml"),
         ("MARS", "PS_icfg_pedes.yaml"),
         ("MARS", "PS_rstp_reid.yaml"),
-        ("RaSa", "rasa_cuhk_pedes.yaml"),
-        ("RaSa", "rasa_icfg_pedes.yaml"),
-        ("RaSa", "rasa_rstp_reid.yaml"),
+        ("RaSa", "PS_cuhk_pedes.yaml recipes/rasa.yaml"),
+        ("RaSa", "PS_icfg_pedes.yaml recipes/rasa.yaml"),
+        ("RaSa", "PS_rstp_reid.yaml recipes/rasa.yaml"),
     ],
 )
-def test_a_configured_model_has_exactly_the_tensors_of_the_released_checkpoint(system, config):
-    assert full_size(config) == layout(system)
+def test_a_configured_model_has_exactly_the_tensors_of_the_released_checkpoint(system, configs):
+    assert full_size(*configs.split()) == layout(system)
 
 
 def test_the_albef_model_differs_from_the_released_one_by_positions_and_identities_alone():
-    ours, theirs = full_size("albef_cuhk_pedes.yaml"), layout("ALBEF")
+    ours, theirs = full_size("PS_cuhk_pedes.yaml", "recipes/albef.yaml"), layout("ALBEF")
     assert {name for name in ours if ours[name] != theirs.get(name)} == {
         "idx_queue",
         "visual_encoder.pos_embed",
