@@ -83,10 +83,14 @@ class Config(ModelSettings):
             raise ValueError(f"a file or a list of files is expected, not {value!r}")
         return files
 
-    def negatives_within(self, epoch: int) -> int | None:
-        """Samples among which negatives are drawn in an epoch (0-based); None = those of the process."""
+    def negatives_within(self, epoch: int, pool: int | None = None) -> int | None:
+        """Samples among which negatives are drawn in an epoch (0-based); None = those of the process.
+
+        pool: as many as a process had when its run began, which stay where batches can be divided by them.
+        """
         by_epoch = as_list(self.hard_negatives_within)
-        return by_epoch[min(epoch, len(by_epoch) - 1)]
+        configured = by_epoch[min(epoch, len(by_epoch) - 1)]
+        return pool if configured is None and pool and self.batch_size_train % pool == 0 else configured
 
     @property
     def epochs(self) -> int:

@@ -10,7 +10,7 @@ the samples of its process; where it is a mean over another number, `over_all` g
 and what compares a sample with others gathers them (`gather_rows`, `gather_with_gradient`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -266,6 +266,10 @@ class Objective(Section):
     def uses(self, *names: str) -> bool:
         """Whether any of these losses has a weight."""
         return any(name in self.used for name in names)
+
+    def uses_all(self, names: Iterable[str]) -> bool:
+        """Whether all of these losses have a weight."""
+        return set(names) <= set(self.used)
 
     @property
     def rows(self) -> list[str]:

@@ -21,7 +21,7 @@ from models.fusion_batch import FusionRows
 from models.image_encoder import ImageEncoder, PatchSubset
 from models.momentum import Momentum
 from models.objectives import LOSSES, Objective, PartSizes
-from models.randomness import MaskedTokens, RandomDraws
+from models.randomness import MaskedTokens, RandomDraws, StepNoise
 from models.training_step import Embeddings, Negatives, QueueEntry, Reading, StepOutput, TrainingStep, Words
 from utils.precision import full_precision
 
@@ -154,6 +154,12 @@ class PersonSearchModel(Momentum):
         text_prefix = self.text_encoder_m.encode_prefix(text.ids, text.mask)
         states = self.text_encoder_m.read(text_prefix, text.mask)
         return tokens, embed(self.vision_proj_m, tokens), embed(self.text_proj_m, states)
+
+    def make_draws(self, seed: int, epoch: int, samples: list[int]) -> RandomDraws:
+        """The random draws of a step on the samples with these indices in the data set."""
+        size, patches = self.text_encoder.size, self.grid[0] * self.grid[1]
+        noise = StepNoise.draw(seed, epoch, samples, size.max_position_embeddings, patches)
+        return RandomDraws(noise, self.special, size.vocab_size)
 
     # ---- a training step ---------------------------------------------------------------
 

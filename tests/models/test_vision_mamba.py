@@ -14,7 +14,7 @@ from models.image_encoder import PatchSubset, VisionSize, split_row
 from models.inspection import estimate_memory
 from models.objectives import LOSSES
 from models.vision_mamba import VisionMamba, convolve
-from utils.optimization import make_optimizer
+from utils.optimization import Optimizer, make_optimizer
 
 SIZES = [(32, 16), (24, 40), (8, 24), (8, 8), (40, 24)]  # 8, 15, 3, 1, 15 patches of 8 x 8
 LAYOUT = golden_folder() / "vim_base_layout.json"
@@ -158,7 +158,7 @@ def test_the_momentum_copy_leaves_no_layer_out():
 
 def test_what_must_not_decay_does_not():
     model = person_search()
-    groups = make_optimizer(model.named_parameters(), 1, 1, (), 0.1, (0.9, 0.999), 1e-8, model.undecayed()).param_groups
+    groups = make_optimizer(model.named_parameters(), Optimizer(), undecayed=model.undecayed()).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decaying = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
     endings = {name.removeprefix("visual_encoder.layers.0.") for name in decaying if "layers.0." in name}
