@@ -16,7 +16,14 @@ from models.build import build_model
 from models.fusion import FusionSize
 from models.objectives import only
 from models.person_search import PersonSearchModel
-from models.released import LoadReport, load_language_model, load_weights, require_trained, resize_positions
+from models.released import (
+    LoadReport,
+    load_language_model,
+    load_weights,
+    needed_to_search,
+    require_trained,
+    resize_positions,
+)
 from utils.errors import UserError
 
 LAYOUTS = golden_folder() / "checkpoint_layouts.json"
@@ -380,3 +387,13 @@ def test_a_language_model_that_is_no_bert_is_refused(tmp_path):
     transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="has no bert"):
         load_language_model(mars(), str(tmp_path))
+
+
+def test_what_search_needs_is_enough_without_momentum_copies():
+    source, model = mars(), mars()
+    needed = {name: value for name, value in source.state_dict().items() if needed_to_search(name)}
+    assert not any(name.split(".")[0].endswith(("_m", "queue")) for name in needed) and "itm_head.weight" in needed
+    require_trained(load_weights(model, needed, "exported", momentum=False), "exported")
+    for name, value in model.state_dict().items():
+        online = name.replace("_m.", ".", 1)
+        assert online not in needed or torch.equal(value, needed[online]), name
