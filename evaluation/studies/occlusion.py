@@ -130,7 +130,7 @@ def rows_of(results: Results, people: np.ndarray, seed: int) -> list[Row]:
 def facts_of(model: TrainedModel) -> Row:
     """What the results of a model depend on, for the JSON file."""
     config = model.config
-    return {"image_size": config.image_size, "patch_size": config.patch_size, "mae_weight": config.weights.mae}
+    return {"image_size": config.image_size, "patch_size": config.patch_size, "mae_weight": config.weights["mae"]}
 
 
 def printed(rows: Sequence[Row]) -> str:
@@ -190,12 +190,8 @@ def draw(
             axes = figure.add_subplot(grid[number, column], sharey=left.get(metric))
             left.setdefault(metric, axes)
             draw_estimates(axes, fractions, lines_of(of_kind, metric))
-            tidy(
-                axes,
-                "",
-                "removed part" if number == len(DRAWN) else "",
-                "" if column else f"{METRIC_NAMES[metric]} (%)",
-            )
+            below = "removed part" if number == len(DRAWN) else ""
+            tidy(axes, "", below, "" if column else f"{METRIC_NAMES[metric]} (%)")
             axes.xaxis.set_major_formatter(PercentFormatter(1))
             axes.set_ylim(bottom=0)
     legend_of_models(figure, axes)

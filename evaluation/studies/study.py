@@ -28,12 +28,10 @@ from dataset.attributes import CaptionAttributes
 from dataset.evaluation_split import EvaluationSplit
 from evaluation.studies.comparison import open_attributes, open_same_split
 from evaluation.tables import Row
-from evaluation.trained import TrainedModel, open_trained
+from evaluation.trained import TrainedModel
+from utils.device import prepare_device
 from utils.errors import CommandParser, UserError
 from utils.files import atomic_write, require_folder, write_json
-from utils.memory import keep_freed_memory
-from utils.precision import be_deterministic
-from utils.processes.distributed import Launch, choose_device
 
 AddOptions = Callable[[CommandParser], None]
 Command = Callable[[Sequence[str] | None], None]  # takes the arguments of a command line, None = those of the process
@@ -211,12 +209,9 @@ def labels_of(paths: Sequence[Path], given: Sequence[str], most: int | None) -> 
 
 def open_models(options: argparse.Namespace) -> list[TrainedModel]:
     """The models of all checkpoints. Raises UserError when one cannot be used."""
-    device = choose_device(options.device, Launch())
-    if device.type == "cpu":
-        keep_freed_memory()
-        be_deterministic()
+    device = prepare_device(options.device)
     torch.manual_seed(options.seed)
-    return [open_trained(path, options.config, options.overrides, device) for path in options.checkpoint]
+    return [TrainedModel.open(path, options.config, options.overrides, device) for path in options.checkpoint]
 
 
 # ---- files -----------------------------------------------------------------------------

@@ -28,8 +28,7 @@ from dataset.captions import clean_caption, clean_caption_with_offsets
 from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
 from evaluation.studies.study import Study, add_settings, study
 from evaluation.tables import Row, markdown_table
-from evaluation.trained import settings_of
-from utils.checkpoints.files import read_checkpoint
+from evaluation.trained import read_trained, settings_of
 from utils.errors import CommandParser, UserError
 from utils.processes.parallel import map_in_order
 
@@ -101,7 +100,7 @@ def open_config(options: argparse.Namespace) -> Config:
     """The configuration that names the data set. Raises UserError when there is none."""
     if options.config is not None:
         return load_config(options.config, options.overrides)
-    return settings_of(read_checkpoint(options.checkpoint), options.checkpoint, None, options.overrides)
+    return settings_of(read_trained(options.checkpoint), None, options.overrides)
 
 
 def files_of(config: Config, split: str) -> dict[Path, str]:

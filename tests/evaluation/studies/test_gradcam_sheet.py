@@ -15,7 +15,7 @@ from evaluation.studies.caption_maps import maps_on_images, peak_of, read_captio
 from evaluation.studies.gradcam import main
 from evaluation.studies.gradcam_sheet import character_colours, colour_of, join_pieces
 from evaluation.studies.shown_captions import ShownCaption
-from evaluation.trained import open_trained
+from evaluation.trained import TrainedModel
 from utils.errors import UserError
 
 INK, RED, BLUE = (0, 0, 0), (255, 0, 0), (0, 0, 255)
@@ -114,7 +114,7 @@ def other_checkpoint(benchmark, tmp_path_factory):
 
 
 def test_maps_belong_to_the_attributes_they_were_asked_for(checkpoint):
-    trained = open_trained(checkpoint, None, ["max_words=6"], torch.device("cpu"))
+    trained = TrainedModel.open(checkpoint, None, ["max_words=6"], torch.device("cpu"))
     text, image = "A red coat, blue jeans and a black bag", torch.randn(1, 3, *trained.config.image_size)
     spans = [[(16, 21)], [(2, 5), (6, 10)], [(30, 35)]]  # jeans; red coat; black, beyond the words that are kept
     pieces = read_caption(trained, text).offsets

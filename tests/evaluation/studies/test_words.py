@@ -92,6 +92,12 @@ def test_all_splits_are_every_file_of_the_configuration(benchmark, tmp_path, cap
     assert "| rank | noun" in capsys.readouterr().out
 
 
+def test_a_checkpoint_names_its_data_set(tiny_run, drawn, tmp_path):
+    checkpoint = str(tiny_run / "checkpoint_best.pth")
+    main(["--checkpoint", checkpoint, "--split", "test", "--most", "7", "--output_dir", str(tmp_path)])
+    assert (tmp_path / "words.csv").read_text() == (drawn / "words.csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
