@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from evaluation.metrics import (
-    average_precision,
-    inverse_negative_penalty,
-    recall_at,
-    summarise,
-)
+from evaluation.metrics import average_precision, inverse_negative_penalty, recall_at, summarise
 from utils.errors import UserError
 
 

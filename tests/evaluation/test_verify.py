@@ -14,17 +14,8 @@ pytestmark = pytest.mark.promise("What was saved is what scored")
 @pytest.fixture(scope="module")
 def trained(benchmark, tmp_path_factory):
     output = tmp_path_factory.mktemp("verified") / "run"
-    run(
-        sys.executable,
-        "Retrieval.py",
-        "--config",
-        "configs/demo.yaml",
-        "--output_dir",
-        output,
-        "--set",
-        *TINY,
-        *data_settings(benchmark),
-    )
+    command = [sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output]
+    run(*command, "--set", *TINY, *data_settings(benchmark))
     return output
 
 

@@ -38,21 +38,8 @@ def test_quantiles_hold_as_many_captions():
 def studied(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("density")
     checkpoints = [str(tiny_run / f"checkpoint_{name}.pth") for name in ("best", "last")]
-    main(
-        [
-            "--checkpoint",
-            *checkpoints,
-            "--label",
-            "one",
-            "two",
-            "--length_bins",
-            "0",
-            "22",
-            "30",
-            "--output_dir",
-            str(folder),
-        ]
-    )
+    options = ["--label", "one", "two", "--length_bins", "0", "22", "30", "--output_dir", str(folder)]
+    main(["--checkpoint", *checkpoints, *options])
     return folder
 
 
@@ -106,13 +93,6 @@ def test_models_of_different_captions_are_not_compared(tiny_run, benchmark, tmp_
     (tmp_path / "test.json").write_text(json.dumps(shorter))
     test_file = str(benchmark / "processed_data/test.json")
     (other / "config.yaml").write_text(settings.replace(test_file, str(tmp_path / "test.json")))
+    checkpoints = [str(folder / "checkpoint_best.pth") for folder in (tiny_run, other)]
     with pytest.raises(UserError, match="different test splits"):
-        main(
-            [
-                "--checkpoint",
-                str(tiny_run / "checkpoint_best.pth"),
-                str(other / "checkpoint_best.pth"),
-                "--output_dir",
-                str(tmp_path / "out"),
-            ]
-        )
+        main(["--checkpoint", *checkpoints, "--output_dir", str(tmp_path / "out")])

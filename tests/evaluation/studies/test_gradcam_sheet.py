@@ -91,25 +91,10 @@ def checkpoint(tiny_run):
 def other_checkpoint(benchmark, tmp_path_factory):
     """Vision Mamba, cross-attention in the upper layers alone, no decoder, other words kept."""
     output = tmp_path_factory.mktemp("gradcam") / "vim"
-    run(
-        sys.executable,
-        "Retrieval.py",
-        "--config",
-        "configs/demo.yaml",
-        "--output_dir",
-        output,
-        "--set",
-        *TINY,
-        *data_settings(benchmark),
-        "max_steps=1",
-        "image_encoder=vim",
-        "bert_config.full_ca=false",
-        "weights.mae=0",
-        "bert_config.num_hidden_layers=3",
-        "max_words=12",
-        "image_res=[64,32]",
-        "eval_epoch=9",
-    )
+    model = ["image_encoder=vim", "bert_config.full_ca=false", "bert_config.num_hidden_layers=3", "weights.mae=0"]
+    settings = [*model, "max_steps=1", "max_words=12", "image_res=[64,32]", "eval_epoch=9"]
+    command = [sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output]
+    run(*command, "--set", *TINY, *data_settings(benchmark), *settings)
     return output / "checkpoint_last.pth"
 
 
@@ -142,20 +127,8 @@ def read(folder):
 
 
 def test_two_models_are_shown_on_the_same_captions(checkpoint, other_checkpoint, tmp_path, capsys):
-    arguments = [
-        "--checkpoint",
-        str(checkpoint),
-        str(other_checkpoint),
-        "--label",
-        "baseline",
-        "model",
-        "--queries",
-        "2",
-        "--output_dir",
-        str(tmp_path),
-        "--target",
-        "attribute",
-    ]
+    arguments = ["--checkpoint", str(checkpoint), str(other_checkpoint), "--label", "baseline", "model"]
+    arguments += ["--queries", "2", "--output_dir", str(tmp_path), "--target", "attribute"]
     main(arguments)
     rows, content, sheet = read(tmp_path)
     of = {name: [row for row in rows if row["model"] == name] for name in ("baseline", "model")}
@@ -188,21 +161,9 @@ def test_captions_are_shown_on_the_image_they_were_written_for(checkpoint, bench
 
 def test_a_pair_of_ones_own(checkpoint, benchmark, tmp_path):
     image = next((benchmark / "imgs" / "test").rglob("*.jpg"))
-    main(
-        [
-            "--checkpoint",
-            str(checkpoint),
-            "--image",
-            str(image),
-            "--text",
-            "A man in a red coat with a black bag.",
-            "--words",
-            "--set",
-            "test_file=null",
-            "--output_dir",
-            str(tmp_path),
-        ]
-    )
+    pair = ["--image", str(image), "--text", "A man in a red coat with a black bag.", "--words"]
+    settings = ["--set", "test_file=null"]
+    main(["--checkpoint", str(checkpoint), *pair, *settings, "--output_dir", str(tmp_path)])
     rows, _, _ = read(tmp_path)
     assert [row["attribute"] for row in rows] == ["", "red coat", "black bag"]
     assert {row["caption"] for row in rows} == {""}

@@ -117,20 +117,9 @@ def test_every_image_is_drawn_twice(tiny_run, benchmark, tmp_path, capsys):
 
 
 def test_some_images_with_another_share_removed(tiny_run, tmp_path):
-    main(
-        [
-            "--checkpoint",
-            str(tiny_run / "checkpoint_last.pth"),
-            "--images",
-            "3",
-            "--mask_ratio",
-            "0.5",
-            "--seed",
-            "4",
-            "--output_dir",
-            str(tmp_path),
-        ]
-    )
+    checkpoint = str(tiny_run / "checkpoint_last.pth")
+    options = ["--images", "3", "--mask_ratio", "0.5", "--seed", "4", "--output_dir", str(tmp_path)]
+    main(["--checkpoint", checkpoint, *options])
     content = json.loads((tmp_path / "reconstruction.json").read_text())
     assert (content["images"], len(content["rows"]), content["mask_ratio"]) == (3, 3, 0.5)
 

@@ -73,18 +73,8 @@ def test_the_command_writes_a_table_and_a_picture(drawn):
 
 
 def test_all_splits_are_every_file_of_the_configuration(benchmark, tmp_path, capsys):
-    main(
-        [
-            "--config",
-            "configs/demo.yaml",
-            "--split",
-            "all",
-            "--output_dir",
-            str(tmp_path),
-            "--set",
-            *data_settings(benchmark),
-        ]
-    )
+    settings = ["--set", *data_settings(benchmark)]
+    main(["--config", "configs/demo.yaml", "--split", "all", "--output_dir", str(tmp_path), *settings])
     found = json.loads((tmp_path / "words.json").read_text())
     files = [benchmark / f"processed_data/{split}.json" for split in ("train", "val", "test")]
     assert found["files"] == [str(file) for file in files]
