@@ -6,7 +6,7 @@ They end with this process: a signal that ends it asks them to stop, and a kill 
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,17 +56,23 @@ def run_jobs(
                 running[slot] = ready, start(ready, environment(slot))
             time.sleep(POLL_SECONDS)
             waiting([job.name for job, _ in running.values()])
-            for slot, (job, process) in list(running.items()):
-                if process.poll() is not None:
-                    del running[slot]
-                    require_success(job, process.returncode)
-                    finished.add(job.name)
-                    done(job)
+            for job in take_ended(running):
+                finished.add(job.name)
+                done(job)
     finally:
         stop([process for _, process in running.values()])
 
 
-def start(job: Job, environment: dict[str, str]) -> subprocess.Popen:
+def take_ended(running: dict[int, tuple[Job, subprocess.Popen[bytes]]]) -> Iterator[Job]:
+    """Take those jobs out that have ended. Raises UserError when one failed."""
+    for slot, (job, process) in list(running.items()):
+        if process.poll() is not None:
+            del running[slot]
+            require_success(job, process.returncode)
+            yield job
+
+
+def start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "ab") as log:
         return subprocess.Popen(
@@ -79,7 +85,7 @@ def start(job: Job, environment: dict[str, str]) -> subprocess.Popen:
         )
 
 
-def stop(processes: Sequence[subprocess.Popen]) -> None:
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Ask processes to end, wait until they have kept what they did, and end those that do not."""
     for process in processes:
         process.terminate()

@@ -59,10 +59,10 @@ def draw_sheet(
 
 
 def draw_example(split: EvaluationSplit, task: Task, drawn: Drawn, model: PersonSearchModel) -> Image.Image:
-    """Captions on the left; what was seen, both drawings, and the image, in the shape of its file."""
+    """Captions on the left; the kept patches, both drawings, and the image, in the shape of its file."""
     size = read_picture(split.image_root / split.images[task.image], PICTURE).size
     cells = [
-        Cell(to_pil(hide(drawn, model), size), "seen"),
+        Cell(to_pil(hide(drawn, model), size), "kept patches"),
         Cell(to_pil(drawn.right, size), "right caption", f"error {drawn.right_error:.3f}", RIGHT),
         Cell(to_pil(drawn.wrong, size), "wrong caption", f"error {drawn.wrong_error:.3f}", WRONG),
         Cell(to_pil(drawn.image, size), "image"),

@@ -57,17 +57,23 @@ def choose_captions(
 
     Raises UserError for a number that does not exist, or when no caption has attributes enough.
     """
-    count = len(split.texts)
-    wrong = [number for number in options.captions or [] if not 0 <= number < count]
+    if not options.captions:
+        return draw_captions(options, trained, split, folder)
+    wrong = [number for number in options.captions if not 0 <= number < len(split.texts)]
     if wrong:
-        raise UserError(f"--captions {wrong[0]}: the {options.split} split has captions 0 to {count - 1}")
-    if options.captions:
-        numbers = list(dict.fromkeys(options.captions))
-        return captions_of(numbers, trained, split, options.split, folder)
-    order = np.random.default_rng(options.seed).permutation(count).tolist()
+        last = len(split.texts) - 1
+        raise UserError(f"--captions {wrong[0]}: the {options.split} split has captions 0 to {last}")
+    return captions_of(list(dict.fromkeys(options.captions)), trained, split, options.split, folder)
+
+
+def draw_captions(
+    options: argparse.Namespace, trained: TrainedModel, split: EvaluationSplit, folder: Path
+) -> list[ShownCaption]:
+    """Captions with attributes enough, drawn by seed, in the order of their numbers. Raises UserError without any."""
+    order = np.random.default_rng(options.seed).permutation(len(split.texts)).tolist()
     found: dict[int, ShownCaption] = {}
-    for portion in blocks_of(count, PARSED_AT_ONCE):
-        numbers = [order[row] for row in portion]
+    for portion in blocks_of(len(order), PARSED_AT_ONCE):
+        numbers = order[portion.start : portion.stop]
         parsed = captions_of(numbers, trained, split, options.split, folder)
         pairs = zip(numbers, parsed, strict=True)
         found |= {number: one for number, one in pairs if len(one.attributes) >= FEWEST_ATTRIBUTES}
