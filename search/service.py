@@ -29,7 +29,7 @@ from starlette.exceptions import HTTPException
 from dataset.decoding import Unusable, examine, explained
 from dataset.digests import digest_of
 from search.explain import Explanation, explain
-from search.records import Record
+from search.records import IndexedImage
 from search.searcher import CANDIDATES, MOST_CANDIDATES, Answer, Searcher
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -186,7 +186,7 @@ def path_of(searcher: Searcher, image: str) -> str:
     return record.path
 
 
-def add_image(searcher: Searcher, content: bytes) -> Record:
+def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
     """Keep an uploaded image below the gallery's folder, under the name of its content, and index it.
 
     Raises UserError when it is no usable image.
@@ -208,7 +208,7 @@ def add_image(searcher: Searcher, content: bytes) -> Record:
         with atomic_write(gallery.images / path) as temporary:
             temporary.write_bytes(content)
         _, embeddings = encoder.encode_images([image])
-        record = Record(path, digest, embeddings[0], {})
+        record = IndexedImage(path, digest, embeddings[0], {})
         gallery.put([record])
         gallery.finish()
     return record

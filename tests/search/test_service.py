@@ -184,10 +184,10 @@ def test_choices_become_a_filter():
 
 
 def test_reasons_cannot_hold_script(searcher):
-    from search.explain import Attribute, Explanation
+    from search.explain import ExplainedAttribute, Explanation
 
     heat = [[0.0]]
-    found = Explanation("<script>.jpg", 0.5, heat, [Attribute("<b>red</b>", 0.25, heat)], heat)
+    found = Explanation("<script>.jpg", 0.5, heat, [ExplainedAttribute("<b>red</b>", 0.25, heat)], heat)
     page = reasons_as_html(found)
     assert "<script>" not in page and "<b>" not in page and "&lt;b&gt;red" in page and "25%" in page
 
