@@ -122,7 +122,7 @@ def run_serve(options: argparse.Namespace) -> None:
     """Serve a web page and an HTTP API for a gallery."""
     import uvicorn  # with what it brings slow to import, and needed here alone
 
-    from search.service import build_site
+    from search.site import build_site
 
     require_free_port(options.host, options.port)
     encoder = open_encoder(options)
