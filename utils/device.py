@@ -4,14 +4,16 @@ There are two moments: `prepare_device` comes first, as processes meet each othe
 follows when the configuration is known, which may stand in a checkpoint.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from utils.logs import set_up_logging
 from utils.memory import keep_freed_memory
 from utils.precision import be_deterministic, set_precision
-from utils.processes.distributed import Launch, choose_device
+from utils.processes.distributed import Launch, choose_device, end_with_parent, process_group, read_launch
 
 ALONE = Launch()
 Autocast = Callable[[], AbstractContextManager[object]]  # makes a context in which products have a precision
@@ -36,3 +38,18 @@ def prepare_precision(precision: str, device: torch.device, deterministic: bool 
     if deterministic or device.type == "cpu":
         be_deterministic()
     return set_precision(precision, device)
+
+
+@contextmanager
+def joined(name: str, dist_url: str = "env://") -> Iterator[torch.device]:
+    """This process among those of its launch, with messages on the terminal: yields its device.
+
+    Raises UserError when the device is not there, or the others cannot be joined.
+    """
+    launch = read_launch(dict(os.environ))
+    set_up_logging(launch.rank == 0)
+    if launch.world > 1 and not launch.by_slurm:
+        end_with_parent()
+    device = prepare_device(name, launch)
+    with process_group(launch, device, dist_url):
+        yield device

@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from utils.errors import LostPeer, UserError, hand_over, start_of_all
+from utils.errors import LostPeer, UserError, record_error
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
         timeout = timedelta(minutes=timeout_minutes)
         store, *_ = next(dist.rendezvous(dist_url, launch.rank, launch.world, timeout=timeout))
         # torchrun keeps one store through its restarts: the addresses of processes that are gone stand in it
-        store = dist.PrefixStore(start_of_all(), store)
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -123,7 +123,7 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
     try:
         yield
     except UserError as error:
-        hand_over(str(error))  # before the others find this process gone
+        record_error(error)  # before the others find this process gone
         raise
     except RuntimeError as error:
         if not is_lost_peer(error):
