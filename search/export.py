@@ -130,6 +130,9 @@ the data that it was trained on may restrict its use, for those of CUHK-PEDES, I
 class ImageTower(nn.Module):
     """Images [B, 3, H, W], 0 to 255 -> embeddings [B, E]."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: PersonSearchModel):
         super().__init__()
         self.encoder, self.projection = model.visual_encoder, model.vision_proj
@@ -192,6 +195,8 @@ def write_onnx(
             dynamic_shapes=shapes,
             verbose=False,
         )
+        if program is None:  # of the older exporter alone
+            raise TypeError("torch.onnx.export gave no program")
         program.save(temporary, external_data=False)
 
 
