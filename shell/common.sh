@@ -12,7 +12,7 @@
 # long, they slow each other down many times on a busy machine.
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-2000}"
 
-repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)"  # cd prints its folder where CDPATH is set
 base_python="${PYTHON:-}"
 PYTHON=""
 
@@ -31,24 +31,61 @@ find_base_python() {
     return 1
 }
 
-# Makes .venv on first use and installs requirements.txt; later calls install nothing.
+# Groups of packages, each with those before it: training, evaluation and the demo; search; tests and checks.
+groups=(base search dev)
+requirements() { if [ "$1" = base ]; then echo requirements.txt; else echo "requirements/$1.txt"; fi; }
+needed_modules() {
+    case "$1" in
+        base) echo torch timm transformers pydantic ;;
+        search) echo pymilvus gradio onnx ;;
+        dev) echo pytest ruff mypy ;;
+    esac
+}
+
+# ensure_environment [GROUP]: makes .venv on first use and installs the group (base); later calls install nothing.
+# An environment named by MARS_ENV is used as it is.
 ensure_environment() {
-    local folder stamp wanted
+    local group="${1:-base}" folder each text="" included=() stamps=()
     folder="$(absolute "${MARS_ENV:-$repository/.venv}")"
     PYTHON="$folder/bin/python"
-    stamp="$folder/.requirements-installed"
-    wanted="$(cksum < "$repository/requirements.txt")"
     if [ -n "${MARS_ENV:-}" ]; then
         [ -x "$PYTHON" ] || fail "MARS_ENV=$MARS_ENV is not a virtual environment (no bin/python in it)"
+        require_modules "$group"
         return
     fi
-    if [ -x "$PYTHON" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
-    local base; base="$(find_base_python)" || fail "Python 3.10 or newer is needed; set PYTHON to one"
-    echo "installing requirements into $folder (once, several gigabytes) ..."
-    "$base" -m venv "$folder" || fail "cannot make a virtual environment in $folder (Debian: apt install python3-venv)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$repository/requirements.txt" \
-        || fail "installing requirements.txt failed; see the messages above"
-    echo "$wanted" > "$stamp"
+    for each in "${groups[@]}"; do
+        text+="$(cat "$repository/$(requirements "$each")")" || fail "$(requirements "$each") is absent"
+        included+=("$each")
+        stamps+=("$(cksum <<< "$text")")
+        if [ "$each" = "$group" ]; then break; fi
+    done
+    if [ -x "$PYTHON" ] && [ "$(cat "$folder/.installed-$group" 2>/dev/null)" = "${stamps[-1]}" ]; then return; fi
+    install_group "$group" "$folder"
+    for each in "${!included[@]}"; do echo "${stamps[each]}" > "$folder/.installed-${included[each]}"; done
+}
+
+# install_group GROUP FOLDER: makes the virtual environment where there is none, and installs what the group pins.
+install_group() {
+    local file base; file="$(requirements "$1")"
+    base="$(find_base_python)" || fail "Python 3.10 or newer is needed; set PYTHON to one"
+    echo "installing $file into $2 (once, several gigabytes) ..."
+    "$base" -m venv "$2" || fail "cannot make a virtual environment in $2 (Debian: apt install python3-venv)"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$repository/$file" \
+        || fail "installing $file failed; see the messages above"
+}
+
+# require_modules GROUP: ends with one line when the environment lacks what the group's scripts import.
+require_modules() {
+    local each names=() missing
+    for each in "${groups[@]}"; do
+        # shellcheck disable=SC2207  (several names)
+        names+=($(needed_modules "$each"))
+        if [ "$each" = "$1" ]; then break; fi
+    done
+    missing="$("$PYTHON" -c 'import sys
+from importlib.util import find_spec
+print(*(name for name in sys.argv[1:] if find_spec(name) is None), sep=", ")' "${names[@]}")" || fail "$PYTHON fails"
+    [ -z "$missing" ] || fail "MARS_ENV=$MARS_ENV lacks $missing; install $repository/$(requirements "$1") into it"
 }
 
 # Number of processes: GPUS, else the visible GPUs, else 1.
@@ -74,32 +111,50 @@ run_retrieval() {
     exec "$PYTHON" Retrieval.py "$@"
 }
 
-# train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, VISION_CHECKPOINT, OUTPUT, CONFIG
+# recipe_file: what RECIPE names: a file, or one of configs/recipes by its name; nothing without it.
+recipe_file() {
+    [ -n "${RECIPE:-}" ] || return 0
+    if [ -f "$(absolute "$RECIPE")" ]; then absolute "$RECIPE"; return; fi
+    local file="$repository/configs/recipes/$RECIPE.yaml"
+    if [ -f "$file" ]; then echo "$file"; return; fi
+    local names; names="$(cd "$repository/configs/recipes" >/dev/null && echo *.yaml)"
+    fail "RECIPE=$RECIPE is neither a file nor one of ${names//.yaml/}"
+}
+
+# run_name NAME: the default folder of a run: NAME, and its recipe where there is one.
+run_name() {
+    local recipe; recipe="$(basename "${RECIPE:-}" .yaml)"
+    echo "$1${recipe:+-$recipe}"
+}
+
+# train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, VISION_CHECKPOINT, OUTPUT, CONFIG, RECIPE
 train() {
-    local name="$1" config="$2"; shift 2
+    local name config recipe; name="$(run_name "$1")"; config="$2"; shift 2
     local checkpoint="${CHECKPOINT:-}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
+    recipe="$(recipe_file)" || exit 2
     ensure_environment
     if [ -n "$checkpoint" ]; then set -- --checkpoint "$(absolute "$checkpoint")" "$@"; fi
     if [ -n "${VISION_CHECKPOINT:-}" ]; then set -- --vision_checkpoint "$(absolute "$VISION_CHECKPOINT")" "$@"; fi
-    run_retrieval --config "$(absolute "${CONFIG:-$repository/$config}")" \
+    run_retrieval --config "$(absolute "${CONFIG:-$repository/$config}")" ${recipe:+"$recipe"} \
         --output_dir "$(absolute "${OUTPUT:-$repository/output/$name}")" "$@"
 }
 
-# evaluate NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, OUTPUT, CONFIG
+# evaluate NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, OUTPUT, CONFIG, RECIPE
 evaluate() {
-    local name="$1" config="$repository/$2"; shift 2
-    local run checkpoint results beside
+    local name config run checkpoint results beside recipe
+    name="$(run_name "$1")"; config="$repository/$2"; shift 2
     run="$(absolute "${OUTPUT:-$repository/output/$name}")"
     checkpoint="${CHECKPOINT:-$run/checkpoint_best.pth}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
     checkpoint="$(absolute "$checkpoint")"
-    # a run keeps its own results; the settings it was trained with are those to evaluate it with
+    recipe="$(recipe_file)" || exit 2
+    # a run keeps its own results; the settings it was trained with are those to evaluate it with, recipe included
     results="$run"
     if [ -z "${OUTPUT:-}" ] || [ -e "$run/log.txt" ]; then results="$run/evaluation"; fi
     beside="$(dirname "$checkpoint")/config.yaml"
-    if [ -f "$beside" ]; then config="$beside"; fi
+    if [ -z "${CONFIG:-}" ] && [ -f "$beside" ]; then config="$beside"; recipe=""; fi
     ensure_environment
-    run_retrieval --config "$(absolute "${CONFIG:-$config}")" --output_dir "$results" \
+    run_retrieval --config "$(absolute "${CONFIG:-$config}")" ${recipe:+"$recipe"} --output_dir "$results" \
         --checkpoint "$checkpoint" --evaluate --eval_mAP "$@"
 }

@@ -1,6 +1,6 @@
 """Our Vision Mamba against tokens and gradients computed by the published code on tiny random encoders.
 
-Takes every `*vim*.pt` of the folder GOLDEN_DIR, whatever sizes it states; skips, saying so, where there is none.
+Takes every `*vim*.pt` of tests/golden, or of the folder GOLDEN_DIR, whatever sizes it states.
 GOLDEN_DEVICE=cuda compares what a GPU computes.
 """
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_numbers import golden_device, golden_folder
+from golden_numbers import golden_device, golden_files, golden_folder
 
 from models.image_encoder import VisionSize
 from models.vision_mamba import VisionMamba
 
-FILES = sorted(path for path in golden_folder().glob("*.pt") if "vim" in path.name)
+FILES = golden_files("vim")
 pytestmark = [
-    pytest.mark.skipif(not FILES, reason=f"golden numbers are not in {golden_folder()} (set GOLDEN_DIR)"),
+    pytest.mark.skipif(not FILES, reason=f"GOLDEN_DIR {golden_folder()} has no numbers of Vision Mamba"),
     pytest.mark.parametrize("path", FILES or [None], ids=lambda path: path.stem if path else "absent"),
 ]
 
@@ -45,7 +45,7 @@ def test_tokens(path):
     golden, encoder = read(path)
     place = golden["cls_position"]
     assert encoder.cls_index(golden["num_patches"]) == place
-    tokens = encoder.encode(encoder.encode_prefix(golden["image"]))
+    tokens = encoder.encode(encoder.embed_patches(golden["image"]))
     torch.testing.assert_close(tokens, golden["tokens"], atol=1e-5, rtol=0)
     first = encoder(golden["image"])
     torch.testing.assert_close(first[:, 0], golden["cls_feature"], atol=1e-5, rtol=0)
@@ -55,7 +55,7 @@ def test_tokens(path):
 
 def test_gradients(path):
     golden, encoder = read(path)
-    (encoder.encode(encoder.encode_prefix(golden["image"])) * golden["grad_weight"]).sum().backward()
+    (encoder.encode(encoder.embed_patches(golden["image"])) * golden["grad_weight"]).sum().backward()
     found = {name: parameter.grad for name, parameter in encoder.named_parameters()}
     expected = {name: value for name, value in golden["grads"].items() if not name.startswith("head.")}
     assert set(found) == set(expected)

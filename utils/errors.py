@@ -9,12 +9,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from utils.processes.interruption import BY_HAND, Stopped
 
 FAILED, BAD_INPUT = 1, 2  # exit codes
+GROUPS = "requirements.txt has what training, reports and studies need, requirements/search.txt what search needs"
 # environment variables: where a process that torch has launched leaves its error, and whether the launcher tells it
 ERROR_FILE, LAUNCHER_TELLS = "TORCHELASTIC_ERROR_FILE", "LAUNCHER_TELLS_ERRORS"
 
@@ -45,6 +47,11 @@ def run_command_line(main: Callable[[], int | None]) -> None:
         sys.exit(main() or 0)
     except UserError as error:
         problem, code = str(error), BAD_INPUT
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or find_spec(package):  # a fault of the code, as the package itself is there
+            raise
+        problem, code = f"the package {package} is not installed: {GROUPS}", BAD_INPUT
     except Stopped as stopped:
         problem, code = str(stopped), stopped.code
     except KeyboardInterrupt:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from benchmark_data import REPOSITORY
 from golden_numbers import golden_folder
-from tiny_model import FUSION, SPECIAL, VISION, only, tiny_model
+from tiny_model import FUSION, SPECIAL, VISION, tiny_model
 from torch.nn.functional import interpolate
 
 from configs.schema import load_config
 from models.build import build_model
+from models.fusion import FusionSize
+from models.objectives import only
 from models.person_search import PersonSearchModel
 from models.released import LoadReport, load_language_model, load_weights, require_trained, resize_positions
 from utils.errors import UserError
@@ -28,35 +30,35 @@ QUEUES = {"image_queue", "text_queue", "idx_queue", "queue_ptr"}
 @cache
 def layout(system: str) -> dict[str, list]:
     if not LAYOUTS.is_file():
-        pytest.skip(f"the released layouts are not in {LAYOUTS.parent} (set GOLDEN_DIR)")
+        pytest.skip(f"{LAYOUTS} is absent: set GOLDEN_DIR to a folder that has it")
     return json.loads(LAYOUTS.read_text())[system]
 
 
 @cache
-def full_size(config: str) -> dict[str, list]:
-    """Names, shapes and types of the model of a configuration file, without its content."""
+def full_size(*configs: str) -> dict[str, list]:
+    """Names, shapes and types of the model of configuration files, without its content."""
     with torch.device("meta"):
-        model = build_model(load_config(REPOSITORY / "configs" / config), SPECIAL)
+        model = build_model(load_config([REPOSITORY / "configs" / config for config in configs]), SPECIAL)
     return {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in model.state_dict().items()}
 
 
 @pytest.mark.parametrize(
-    ("system", "config"),
+    ("system", "configs"),
     [
         ("MARS", "PS_cuhk_pedes.yaml"),
         ("MARS", "PS_icfg_pedes.yaml"),
         ("MARS", "PS_rstp_reid.yaml"),
-        ("RaSa", "rasa_cuhk_pedes.yaml"),
-        ("RaSa", "rasa_icfg_pedes.yaml"),
-        ("RaSa", "rasa_rstp_reid.yaml"),
+        ("RaSa", "PS_cuhk_pedes.yaml recipes/rasa.yaml"),
+        ("RaSa", "PS_icfg_pedes.yaml recipes/rasa.yaml"),
+        ("RaSa", "PS_rstp_reid.yaml recipes/rasa.yaml"),
     ],
 )
-def test_a_configured_model_has_exactly_the_tensors_of_the_released_checkpoint(system, config):
-    assert full_size(config) == layout(system)
+def test_a_configured_model_has_exactly_the_tensors_of_the_released_checkpoint(system, configs):
+    assert full_size(*configs.split()) == layout(system)
 
 
 def test_the_albef_model_differs_from_the_released_one_by_positions_and_identities_alone():
-    ours, theirs = full_size("albef_cuhk_pedes.yaml"), layout("ALBEF")
+    ours, theirs = full_size("PS_cuhk_pedes.yaml", "recipes/albef.yaml"), layout("ALBEF")
     assert {name for name in ours if ours[name] != theirs.get(name)} == {
         "idx_queue",
         "visual_encoder.pos_embed",
@@ -327,7 +329,7 @@ def test_as_many_patches_in_another_grid_are_no_reason_to_copy_positions():
 def save_bert(folder, **changed) -> torch.nn.Module:
     """A random BERT of the tiny sizes in `folder`."""
     transformers = pytest.importorskip("transformers")
-    sizes = {name: getattr(FUSION, name) for name in FUSION.__dataclass_fields__}
+    sizes = {name: getattr(FUSION, name) for name in FusionSize.model_fields}
     for ours in ("fusion_layer", "encoder_width", "full_ca"):
         sizes.pop(ours)
     bert = transformers.BertForMaskedLM(transformers.BertConfig(**{**sizes, **changed}))

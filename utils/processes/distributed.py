@@ -22,6 +22,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from utils.errors import LostPeer, UserError, record_error
+from utils.logs import set_up_logging
+from utils.memory import keep_freed_memory
 
 Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
@@ -141,6 +143,23 @@ def process_group(
     finally:
         gc.collect()  # models in reference cycles hold the group
         dist.destroy_process_group()
+
+
+@contextmanager
+def joined(device: str, dist_url: str = "env://") -> Iterator[torch.device]:
+    """Join the processes of this launch, with messages on the terminal; yields the device of this one.
+
+    Raises UserError when the device is not there, or the others cannot be joined.
+    """
+    launch = read_launch(dict(os.environ))
+    set_up_logging(launch.rank == 0)
+    if launch.world > 1 and not launch.by_slurm:
+        end_with_parent()
+    chosen = choose_device(device, launch)
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    with process_group(launch, chosen, dist_url):
+        yield chosen
 
 
 def is_lost_peer(error: RuntimeError) -> bool:
