@@ -58,7 +58,14 @@ def load_annotations(path: str | os.PathLike, split: str | None = None) -> list[
         if odd:
             logger.warning("%s: %s%s", path, odd[0], _and_more(len(odd) - 1))
     records = _select(path, records, split)
-    return [Entry(record.image, record.identity, record.captions) for record in records]
+    return [entry_of(record) for record in records]
+
+
+def entry_of(record: Record) -> Entry:
+    """The entry of a record without a problem. Raises ValueError for one whose image or identity is wrong or absent."""
+    if record.image is None or record.identity is None:
+        raise ValueError(f"{record.where} has no image or no identity")
+    return Entry(record.image, record.identity, record.captions)
 
 
 def _select(path: Path, records: list[Record], split: str | None) -> list[Record]:

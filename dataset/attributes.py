@@ -68,7 +68,7 @@ def attribute_ids(attributes: Sequence[Attribute], offsets: Sequence[tuple[int, 
     """
     found = attribute_places(attributes, offsets[:length])
     dense = {number: 1 + place for place, number in enumerate(sorted({n for n in found if n is not None}))}
-    return [dense.get(number, 0) for number in found] + [0] * (length - len(found))
+    return [0 if number is None else dense[number] for number in found] + [0] * (length - len(found))
 
 
 def attribute_places(attributes: Sequence[Attribute], offsets: Sequence[tuple[int, int]]) -> list[int | None]:

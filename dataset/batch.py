@@ -5,6 +5,7 @@ Letters: B batch, H and W image height and width, T text tokens, C attributes of
 
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ class TrainBatch:
     def to(self, device: torch.device) -> "TrainBatch":
         """Move to `device`; uint8 images are normalised there."""
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attribute_count"}
-        moved = {
+        moved: dict[str, Any] = {
             name: part.to(device, non_blocking=True) if isinstance(part, Tensor) else part.to(device)
             for name, part in parts.items()
         }

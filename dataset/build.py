@@ -28,13 +28,14 @@ def open_tokenizer(config: Config, checkpoint: Mapping[str, Any] | None = None) 
 
     Raises UserError when there is none, or it has more words than the text encoder.
     """
-    saved = (checkpoint or {}).get("config")
+    of_run = checkpoint or {}
+    saved = of_run.get("config")
     same = isinstance(saved, Mapping) and saved.get("text_encoder") == config.text_encoder
-    if same and isinstance(checkpoint.get("tokenizer"), str):
+    if same and isinstance(of_run.get("tokenizer"), str):
         try:
-            return CaptionTokenizer.from_json(checkpoint["tokenizer"])
+            return CaptionTokenizer.from_json(of_run["tokenizer"])
         except UserError as error:
-            raise UserError(f"checkpoint {checkpoint.get('path', '')}: its tokenizer is damaged: {error}") from None
+            raise UserError(f"checkpoint {of_run.get('path', '')}: its tokenizer is damaged: {error}") from None
     if config.text_encoder == FROM_CAPTIONS:
         require_files(config, ("train_file",))
         entries = [entry for name in config.train_file for entry in load_annotations(name, "train")]
@@ -75,26 +76,27 @@ def open_training_set(
 
     Raises UserError when an image is missing, or, with `skip`, more than 0.1% of them are bad.
     """
+    root = config.train_image_root or "."
     files = [load_annotations(name, "train") for name in config.train_file]
     digests = {image: digest for name in config.train_file for image, digest in read_digests(name).items()}
     entries = [entry for of_file in files for entry in of_file]
     if skipped is None and config.bad_images == "skip":
-        skipped = on_main(find_bad_images)(entries, config.train_image_root, digests)
+        skipped = on_main(find_bad_images)(entries, root, digests)
     entries = leave_out(entries, skipped or ())
-    check_images(entries, config.train_image_root)
+    check_images(entries, root)
     warn_of_merged_identities(config.train_file, files)
     return TrainSet(
-        entries,
-        config.train_image_root,
-        tokenizer,
-        find_attributes(config, files, cache_folder),
-        config.image_size,
-        config.max_words,
-        config.bert_config.max_position_embeddings,
-        config.weak_pos_pair_probability,
-        seed,
-        digests,
-        skipped or (),
+        entries=entries,
+        image_root=root,
+        tokenizer=tokenizer,
+        attributes=find_attributes(config, files, cache_folder),
+        size=config.image_size,
+        max_words=config.max_words,
+        max_tokens=config.bert_config.max_position_embeddings,
+        weak_probability=config.weak_pos_pair_probability,
+        seed=seed,
+        digests=digests,
+        skipped=skipped or (),
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Those whose decoders notice that a file was cut off; a phone's MPO is opened as JPEG."""
@@ -147,7 +148,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF says; EXIF that cannot be read says nothing, as in a viewer."""
     try:
-        turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # its parser raises nearly any type
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -164,8 +165,12 @@ def _size_fault(image: Image.Image) -> str | None:
 def _frame_fault(image: Image.Image) -> str | None:
     """More than one picture, or one that does not fill its canvas (what is around it, viewers show unlike Pillow)."""
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        return f"holds {image.n_frames} pictures (an animation or several pages), not one"
-    if image.format == "GIF" and image.tile[0].extents != (0, 0, *image.size):
+        return f"holds {getattr(image, 'n_frames', 2)} pictures (an animation or several pages), not one"
+    if (
+        isinstance(image, ImageFile.ImageFile)
+        and image.format == "GIF"
+        and image.tile[0].extents != (0, 0, *image.size)
+    ):
         return "is a GIF whose picture does not fill its canvas"
     return None
 
@@ -174,7 +179,7 @@ def _kind_fault(image: Image.Image) -> str | None:
     """Pixels whose black and white nobody knows, or that Pillow would show inverted."""
     if image.mode not in MODES:
         return f"has pixels of kind {image.mode}, which have no fixed black and white"
-    if image.format == "TIFF" and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0:
+    if isinstance(image, TiffImageFile) and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0:
         return "is a TIFF of 16 bits in which 0 is white"
     if image.mode == "CMYK" and image.format in STRUCTURED and "adobe" not in image.info:
         return "is a CMYK JPEG that does not say whether 0 is ink or paper (no Adobe marker)"

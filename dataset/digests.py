@@ -38,9 +38,9 @@ def read_digests(annotations: str | os.PathLike) -> dict[str, str]:
     if not path.exists():
         return {}
     content = read_json(path, "digest file")
-    digests = content.get("digests") if isinstance(content, dict) else None
-    is_known = isinstance(digests, dict) and content.get("algorithm") == ALGORITHM
-    if not is_known or not all(isinstance(digest, str) for digest in digests.values()):
+    known = isinstance(content, dict) and content.get("algorithm") == ALGORITHM
+    digests = content.get("digests") if known else None
+    if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
         raise UserError(
             f"digest file {path} holds no {ALGORITHM} digests of images; prepare the data set again, or delete the"
             " file to go without"

@@ -65,7 +65,7 @@ def image_sizes(images: Sequence[str], root: str | os.PathLike) -> list[int | No
         except OSError:
             continue
         found = {image: listing.get(_name(image)) for image in members}
-        sizes.update({image: entry.stat().st_size for image, entry in found.items() if _is_file(entry)})
+        sizes.update({image: entry.stat().st_size for image, entry in found.items() if entry and _is_file(entry)})
     return [sizes.get(image) for image in images]
 
 
@@ -138,7 +138,7 @@ def read_images(
 def _read_image(path: Path, full: bool) -> tuple[str | None, str | None]:
     try:
         content = read_content(path)
-    except Unusable as fault:
-        return str(fault), None
+    except Unusable as unusable:
+        return str(unusable), None
     fault = image_fault(content, full)
     return (fault, None) if fault else (None, digest_of(content))

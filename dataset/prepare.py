@@ -21,7 +21,7 @@ from typing import Any
 from dataset.annotation_checks import check_image_files, check_records, warn_records
 from dataset.annotation_csv import read_csv_records
 from dataset.annotation_entries import SPLITS, Problem, Record, read_json_records
-from dataset.annotations import Entry, summarise
+from dataset.annotations import entry_of, summarise
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
 from utils.errors import CommandParser, UserError, nearest, run_command_line
@@ -181,7 +181,8 @@ def divide(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Split -> its records in file order; every split is present."""
     splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
     for record in records:
-        splits[record.split].append(record)
+        if record.split is not None:  # without problems, all have one
+            splits[record.split].append(record)
     return splits
 
 
@@ -253,7 +254,7 @@ def summary_table(splits: dict[str, list[Record]]) -> str:
     every = [record for records in splits.values() for record in records]
     lines = [f"{'split':<6}{'identities':>12}{'images':>9}{'captions':>10}{'captions/image':>16}{'words/caption':>15}"]
     for name, records in {**splits, "all": every}.items():
-        row = summarise([Entry(record.image, record.identity, record.captions) for record in records])
+        row = summarise([entry_of(record) for record in records])
         lines.append(
             f"{name:<6}{row['identities']:>12}{row['images']:>9}{row['captions']:>10}"
             f"{row['captions_per_image']:>16.2f}{row['words_per_caption']:>15.1f}"

@@ -49,7 +49,8 @@ class CaptionTokenizer:
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # "[MASK]" written in a caption is text, not the mask
         self._tokenizer = tokenizer
-        self.special = SpecialTokens(*(tokenizer.token_to_id(name) for name in (PAD, CLS, SEP, MASK)))
+        pad, cls, sep, mask = (int(tokenizer.token_to_id(name) or 0) for name in (PAD, CLS, SEP, MASK))
+        self.special = SpecialTokens(pad=pad, cls=cls, sep=sep, mask=mask)
         self.vocabulary_size = tokenizer.get_vocab_size()
 
     @classmethod
@@ -213,9 +214,10 @@ def _load_from_folder(folder: str) -> Tokenizer:
     try:
         if whole.is_file():
             return Tokenizer.from_file(str(whole))
-        import transformers  # slow to import, and loader workers never need it
+        # slow to import, and loader workers never need it
+        from transformers import BertTokenizer
 
-        return transformers.BertTokenizerFast.from_pretrained(folder, local_files_only=True).backend_tokenizer
+        return BertTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
     except Exception as error:  # transformers and tokenizers raise every type here, bare Exception too
         raise UserError(f"tokenizer folder {folder} cannot be read: {_one_line(error)}") from None
 

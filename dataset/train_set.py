@@ -220,7 +220,9 @@ class TrainLoader:
     def close(self) -> None:
         """End the loader processes, whatever else holds on to the loader."""
         if self.loader._iterator is not None:
-            self.loader._iterator._shutdown_workers()
+            shut_down = getattr(self.loader._iterator, "_shutdown_workers", None)
+            if shut_down:  # there are none without workers
+                shut_down()
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[TrainBatch]:
         """The batches of an epoch but for the first `skip`, which an interrupted run has seen."""

@@ -15,7 +15,7 @@ def bag_box(canvas: Canvas, person: Person, centre: Joint, half_width: float, ha
     """The body of a bag around `centre` with a flap line and a clasp; half sizes in body heights."""
     w, h = half_width * unit, half_height * unit
     shape = box_shape(centre.x - w, centre.y - h, centre.x + w, centre.y + h, 0.018 * unit)
-    canvas.paint([shape], person.bag, NUMBER["bag"], soft=0.014)
+    canvas.paint([shape], person.worn("bag"), NUMBER["bag"], soft=0.014)
     canvas.crease([(centre.x - w * 0.9, centre.y - h * 0.1), (centre.x + w * 0.9, centre.y - h * 0.1)], 90, 0.007)
 
 
@@ -95,7 +95,7 @@ def paint_hand(canvas: Canvas, person: Person, skeleton: Skeleton, side: str, to
 
 def paint_held_bag(canvas: Canvas, person: Person, skeleton: Skeleton, hand: Joint) -> None:
     """Handbag, shopping bag or suitcase at `hand`."""
-    kind, unit = person.bag.kind, skeleton.unit
+    kind, unit = person.worn("bag").kind, skeleton.unit
     if kind == "suitcase":
         paint_suitcase(canvas, person, skeleton, hand)
     if kind not in ("handbag", "shopping bag"):
@@ -104,7 +104,7 @@ def paint_held_bag(canvas: Canvas, person: Person, skeleton: Skeleton, hand: Joi
     centre = Joint(hand.x, hand.y + drop * unit, hand.depth)
     thin, top = 0.006 * unit, centre.y - high * unit
     handles = [capsule(hand.at, (centre.x + side * 0.04 * unit, top), thin, thin) for side in (-1, 1)]
-    canvas.paint(handles, person.bag, NUMBER["bag"], tone=0.8, soft=0.004)
+    canvas.paint(handles, person.worn("bag"), NUMBER["bag"], tone=0.8, soft=0.004)
     bag_box(canvas, person, centre, skeleton.half(wide, wide * 0.8) / unit, high, unit)
 
 
@@ -120,7 +120,7 @@ def paint_suitcase(canvas: Canvas, person: Person, skeleton: Skeleton, hand: Joi
 
 def paint_item(canvas: Canvas, person: Person, skeleton: Skeleton, hand: Joint) -> None:
     """Closed umbrella, phone, book or cup in `hand`."""
-    unit, item, number = skeleton.unit, person.item, NUMBER["item"]
+    unit, item, number = skeleton.unit, person.worn("item"), NUMBER["item"]
 
     def near(x: float, y: float) -> Point:
         return hand.x + x * unit, hand.y + y * unit

@@ -25,9 +25,9 @@ class Camera:
 def sample_camera(rng: random.Random, nuisance: float) -> Camera:
     """Recording conditions; `nuisance` (0 none, 1 normal) scales how far they leave the ideal."""
     bright = 1 + nuisance * rng.uniform(-0.16, 0.12)
-    cast = [1 + nuisance * rng.uniform(-0.05, 0.05) for _ in range(3)]
+    red, green, blue = (bright * (1 + nuisance * rng.uniform(-0.05, 0.05)) for _ in range(3))
     return Camera(
-        gains=tuple(bright * c for c in cast),
+        gains=(red, green, blue),
         contrast=1 + nuisance * rng.uniform(-0.14, 0.1),
         side_shadow=nuisance * rng.uniform(0, 0.22) * rng.choice((-1, 0, 1)),
         blur=nuisance * rng.choice((0.0, 0.35, 0.7)),
@@ -53,7 +53,7 @@ def expose(image: Image.Image, camera: Camera, rng: random.Random) -> Image.Imag
         image = image.filter(ImageFilter.GaussianBlur(camera.blur * height / 192))
     pixels = np.asarray(image, np.float32)
     gains = np.array(camera.gains, np.float32) * camera.contrast
-    pixels = pixels * gains + 118 * (1 - camera.contrast)
+    pixels = pixels * gains + np.float32(118 * (1 - camera.contrast))
     if camera.side_shadow:
         ramp = np.linspace(0, 1, width, dtype=np.float32)
         ramp = ramp if camera.side_shadow > 0 else ramp[::-1]

@@ -6,6 +6,7 @@ the very end, so that typing quirks cannot move the spans.
 
 import random
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from dataset.synthetic.colours import COLOUR_WORDS, HAIR_WORDS, name_colour
@@ -59,15 +60,15 @@ class Writer:
         """Put pronouns and `words` into a template."""
         return text.format(he=self.he, his=self.his, him=self.him, **words)
 
-    def hold(self, templates: dict[str, tuple[str, ...]], attribute: str) -> str:
+    def hold(self, templates: Mapping[str, tuple[str, ...]], attribute: str) -> str:
         """A verb phrase for a bag or an item, such as `is carrying a black backpack`."""
-        thing = self.person.thing(attribute)
+        thing = self.person.worn(attribute)
         template = self.rng.choice(templates[thing.kind]).replace("{}", "{part}")
         return self.fill(template, part=self.phrase(attribute))
 
     def phrase(self, attribute: str) -> str:
         """The marked noun phrase of an attribute, such as `<5|a red striped shirt>`."""
-        thing = self.person.thing(attribute)
+        thing = self.person.worn(attribute)
         if attribute == "hair":
             style = "tied back" if thing.kind == "ponytail" and self.view == "front" else thing.kind
             words = self.rng.choice(HAIR_SHAPES[style]).format(self.rng.choice(HAIR_WORDS[thing.colour]))

@@ -82,7 +82,8 @@ def luminance(rgb: RGB) -> float:
 
 def scaled(rgb: RGB, factor: float) -> RGB:
     """`rgb` made darker (factor < 1) or lighter (factor > 1), clipped to 255."""
-    return tuple(min(255, round(c * factor)) for c in rgb)
+    red, green, blue = (min(255, round(c * factor)) for c in rgb)
+    return red, green, blue
 
 
 def name_colour(rng: random.Random, colour: str, rgb: RGB) -> str:

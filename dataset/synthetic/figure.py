@@ -71,7 +71,7 @@ def paint_leg(canvas: Canvas, person: Person, skeleton: Skeleton, side: str, ton
     shapes = [capsule(hip, knee, thigh, calf)]
     if thin:
         shapes.append(capsule(knee, ankle, calf, thin))
-    canvas.paint(shapes, lower, NUMBER["lower"], tone)
+    canvas.paint(shapes, person.worn("lower"), NUMBER["lower"], tone)
     if kind == "jeans":
         canvas.crease([hip, knee, ankle], 108, 0.004)
 
@@ -135,7 +135,7 @@ def paint_lower_body(canvas: Canvas, person: Person, skeleton: Skeleton) -> None
     """What hangs from the waist: seat of trousers, skirt or the lower half of a dress."""
     if person.dress is not None:
         return
-    lower, s = person.lower, skeleton
+    lower, s = person.worn("lower"), skeleton
     spread = 0.5 * abs(s.knee["left"].x - s.knee["right"].x) / s.unit
     deep = 0.068 * s.girth
     rows = [(0.42, s.waist_half, deep * 0.95), (0.5, s.hip_half, deep)]
@@ -183,7 +183,7 @@ def paint_dress(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
     spread = 0.5 * abs(s.knee["left"].x - s.knee["right"].x) / s.unit
     reach = max(s.hip_half + 0.045, spread + 0.045)
     rows = [*torso_rows(s, 0.5, 0.003), (0.73, reach, max(0.1, spread + 0.045))]
-    canvas.paint([outline(s, rows)], person.dress, NUMBER["dress"], soft=0.026)
+    canvas.paint([outline(s, rows)], person.worn("dress"), NUMBER["dress"], soft=0.026)
     waist = outline(s, [(0.42, s.waist_half, 0.058)])
     canvas.crease([waist[0], waist[1]], 92, 0.008)
 
@@ -193,7 +193,7 @@ def paint_opening(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
     inner, number = person.inner, NUMBER["inner"]
     hem = 0.515
     if inner is None:
-        inner, number, hem = person.dress, NUMBER["dress"], HEM["jacket"]
+        inner, number, hem = person.worn("dress"), NUMBER["dress"], HEM["jacket"]
     y0, deep = 0.16, 0.055
     left = [(-0.024, y0), (-0.042, 0.24), (-0.046, hem)]
     corners = left + [(-x, y) for x, y in left[::-1]]
@@ -205,7 +205,7 @@ def paint_opening(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
 
 def paint_front(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
     """Neck line, buttons, zip, pocket, collar and logo of a closed upper garment."""
-    upper, s = person.upper, skeleton
+    upper, s = person.worn("upper"), skeleton
 
     def at(x: float, y: float) -> Point:
         return s.body(x, y, 0.06).at
@@ -241,7 +241,9 @@ def paint_logo(canvas: Canvas, upper: Thing, skeleton: Skeleton) -> None:
         shape = ellipse(x, y, half, 0.04 * unit)
     else:
         shape = box_shape(x - half, y - 0.03 * unit, x + half, y + 0.03 * unit)
-    canvas.paint([shape], Thing("logo", upper.second, upper.second_rgb), NUMBER["upper"], soft=0.008)
+    canvas.paint(
+        [shape], Thing("logo", upper.second or upper.colour, upper.second_rgb or upper.rgb), NUMBER["upper"], soft=0.008
+    )
 
 
 def paint_hood_on_back(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
@@ -250,7 +252,7 @@ def paint_hood_on_back(canvas: Canvas, person: Person, skeleton: Skeleton) -> No
         return
     axis = skeleton.body(0, 0.185, -0.05)
     hood = ellipse(axis.x, axis.y, 0.06 * skeleton.unit, 0.034 * skeleton.unit)
-    canvas.paint([hood], person.upper, NUMBER["upper"], tone=0.88)
+    canvas.paint([hood], person.worn("upper"), NUMBER["upper"], tone=0.88)
 
 
 def sleeve_of(person: Person) -> tuple[Thing | None, str]:
@@ -276,7 +278,7 @@ def paint_arm(canvas: Canvas, person: Person, skeleton: Skeleton, side: str, beh
         capsule(elbow, wrist, 0.02 * unit, 0.015 * unit),
     ]
     garment, attribute = sleeve_of(person)
-    inner_short = attribute == "inner" and garment.kind == "t-shirt"
+    inner_short = attribute == "inner" and garment is not None and garment.kind == "t-shirt"
     short = inner_short or (garment is not None and person.sleeves == "short")
     if garment is None or short:
         canvas.paint(arm, person.skin, NUMBER["skin"], tone)

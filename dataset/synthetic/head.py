@@ -205,7 +205,7 @@ def paint_headwear(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
 
 def paint_hood(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
     """A hood pulled up: a rim around the face, or the whole head from behind."""
-    s, unit, wear = skeleton, skeleton.unit, person.headwear
+    s, unit, wear = skeleton, skeleton.unit, person.worn("headwear")
     head = s.body(0, HEAD_Y + 0.004)
     outer = ellipse(head.x, head.y, (HEAD_RX + 0.018) * unit, (HEAD_RY + 0.018) * unit)
     if s.facing < -0.3:

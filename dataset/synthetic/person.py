@@ -1,7 +1,7 @@
 """Who is drawn: the attributes of one identity and how they are sampled."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ class Thing:
         """The fields that say something, for attributes.json."""
         facts = {"kind": self.kind, "colour": self.colour, "rgb": list(self.rgb), "pattern": self.pattern}
         if self.second is not None:
-            facts |= {"second_colour": self.second, "second_rgb": list(self.second_rgb)}
+            facts |= {"second_colour": self.second, "second_rgb": list(self.second_rgb or ())}
         return facts
 
 
@@ -95,6 +95,13 @@ class Person:
         """What this person has for an attribute name of `ATTRIBUTES`."""
         return getattr(self, attribute)
 
+    def worn(self, attribute: str) -> Thing:
+        """What this person has for an attribute that it is known to have. Raises KeyError when it has none."""
+        thing = self.thing(attribute)
+        if thing is None:
+            raise KeyError(attribute)
+        return thing
+
     def describe(self) -> dict[str, Any]:
         """Structured description for attributes.json; absent things are left out."""
         facts: dict[str, Any] = {
@@ -110,7 +117,7 @@ class Person:
         return facts
 
 
-def pick(rng: random.Random, weights: dict[str, float]) -> str:
+def pick(rng: random.Random, weights: Mapping[str, float]) -> str:
     """One key, with probability proportional to its value."""
     return rng.choices(list(weights), weights=list(weights.values()))[0]
 
@@ -262,7 +269,7 @@ def sample_headwear(rng: random.Random, gender: str, clothes: dict[str, Any]) ->
     kind = pick(rng, weights)
     if kind == "none":
         return None
-    if kind == "hood":
+    if kind == "hood" and upper:
         return Thing("hood", upper.colour, upper.rgb)
     return make_thing(rng, kind, pick_colour(rng))
 
