@@ -41,6 +41,11 @@ OF_A_RUN = (*COUNTERS, "image_queue", "text_queue")  # states of a run, not of t
 NEEDED_TO_SEARCH = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")
 
 
+def needed_to_search(name: str) -> bool:
+    """Whether ranking and search need this tensor; heads of other losses, momentum copies and queues they do not."""
+    return name.startswith(NEEDED_TO_SEARCH) and not name.endswith("position_ids")
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """Names of parameters and buffers: taken as they are, resized, left fresh, not used (with the reason)."""
@@ -212,10 +217,7 @@ def resume_model(model: PersonSearchModel, checkpoint: Mapping[str, Any], settin
 
 def require_trained(report: LoadReport, where: str) -> None:
     """Raises UserError when what search relies on was not in the checkpoint, or more than the model has."""
-    missing, unused = (
-        [name for name in names if name.startswith(NEEDED_TO_SEARCH) and not name.endswith("position_ids")]
-        for names in (report.fresh, report.unused)
-    )
+    missing, unused = ([name for name in names if needed_to_search(name)] for names in (report.fresh, report.unused))
     if FOREIGN in report.unused.values():
         raise UserError(
             f"checkpoint {where} has another kind of image encoder than the configured one; evaluate it with the"

@@ -45,7 +45,7 @@ def test_tokens(path):
     golden, encoder = read(path)
     place = golden["cls_position"]
     assert encoder.cls_index(golden["num_patches"]) == place
-    tokens = encoder.encode(encoder.encode_prefix(golden["image"]))
+    tokens = encoder.encode(encoder.embed_patches(golden["image"]))
     torch.testing.assert_close(tokens, golden["tokens"], atol=1e-5, rtol=0)
     first = encoder(golden["image"])
     torch.testing.assert_close(first[:, 0], golden["cls_feature"], atol=1e-5, rtol=0)
@@ -55,7 +55,7 @@ def test_tokens(path):
 
 def test_gradients(path):
     golden, encoder = read(path)
-    (encoder.encode(encoder.encode_prefix(golden["image"])) * golden["grad_weight"]).sum().backward()
+    (encoder.encode(encoder.embed_patches(golden["image"])) * golden["grad_weight"]).sum().backward()
     found = {name: parameter.grad for name, parameter in encoder.named_parameters()}
     expected = {name: value for name, value in golden["grads"].items() if not name.startswith("head.")}
     assert set(found) == set(expected)

@@ -38,7 +38,7 @@ def image_of(encoder: VisionMamba, batch: int = 2) -> torch.Tensor:
 def test_tokens_and_gradients_are_those_of_the_twin(image_size):
     encoder = encoder_of(image_size)
     image, parameters = image_of(encoder), dict(encoder.named_parameters())
-    found, expected = encoder.encode(encoder.encode_prefix(image)), encode(parameters, image, 8, 4)
+    found, expected = encoder.encode(encoder.embed_patches(image)), encode(parameters, image, 8, 4)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     weight = torch.randn_like(found)
     pairs = [torch.autograd.grad((tokens * weight).sum(), list(parameters.values())) for tokens in (found, expected)]
