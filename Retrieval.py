@@ -5,384 +5,179 @@ python Retrieval.py --config ... --output_dir ... --checkpoint output/cuhk/check
 torchrun --nproc_per_node 4 Retrieval.py ...
 """
 
-import argparse
-import json
 import logging
-import os
+import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
-from configs.schema import Config, load_config, require_files
+from configs.command_line import Options, parse_arguments
+from configs.run import Run, open_run, samples_per_step
 from dataset.batch import TrainBatch
-from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_tokenizer, open_training_set, warn_of_shared_identities
+from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_loader, open_tokenizer, warn_of_shared_identities
 from dataset.evaluation_split import EvaluationSplit
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchPlan, TrainLoader
+from dataset.train_set import TrainLoader
 from evaluation.evaluate import Metrics, evaluate
-from evaluation.trained import evaluation_setting, load_trained, open_split
-from evaluation.verify import fingerprints, verify
-from models.build import build_model, compile_layers, require_compiler
-from models.inspection import count_parameters, estimate_memory
+from evaluation.trained import evaluation_setting, load_trained, open_splits
+from evaluation.verify import fingerprints, require_same_data, verify
+from models.build import build_model, compile_layers
+from models.inspection import describe_batch, describe_parameters, estimate_memory
+from models.objectives import published_names
 from models.person_search import PersonSearchModel
-from models.randomness import RandomDraws, StepNoise
-from models.released import (
-    grid_of,
-    load_image_encoder,
-    load_language_model,
-    load_weights,
-    resume_model,
-    saved_config,
-)
-from utils.checkpoints.files import read_checkpoint
-from utils.checkpoints.run_folder import RunFolder, is_restart
+from models.randomness import RandomDraws
+from models.released import resume_model
+from models.start import start_model
+from utils.checkpoints.run_folder import RunFolder
 from utils.config import save_yaml
 from utils.epoch_log import Step
-from utils.errors import CommandParser, UserError, run_command_line
-from utils.files import require_folder
-from utils.logs import set_up_logging
-from utils.memory import keep_freed_memory
+from utils.errors import UserError, run_command_line
+from utils.logs import RunLog
 from utils.optimization import LearningRate, make_optimizer
-from utils.precision import be_deterministic, set_precision
-from utils.processes.distributed import (
-    choose_device,
-    end_with_parent,
-    is_main,
-    on_main,
-    process_group,
-    rank,
-    read_launch,
-    world_size,
-)
-from utils.processes.interruption import Interruption
-from utils.run_loop import Job, RunLoop, RunPlan
-from utils.stepper import Stepper, StepRules, Trained, wrap
+from utils.processes.distributed import barrier, is_main, joined, on_main, world_size
+from utils.processes.interruption import Interruption, Stopped
+from utils.run_state import RunState
+from utils.stepper import Stepper, StepRules, agree, wrap
 
 logger = logging.getLogger("Retrieval")
 interruption = Interruption()
 
-RESULTS = ("metrics.json", "rankings.npz")  # what an evaluation leaves
+SHOW_EVERY = 20  # steps between updates of the loss in the progress bar
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line. Raises UserError for wrong flags."""
-    parser = CommandParser(description="Train and evaluate text-based person search.")
-    parser.add_argument("--config", default="configs/PS_cuhk_pedes.yaml", help="YAML file")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        dest="overrides",
-        help="settings on top of the YAML file, such as optimizer.lr=1e-4",
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("output/cuhk-pedes"), help="folder of the run")
-    parser.add_argument("--checkpoint", type=Path, help="weights to start from, to evaluate, or to resume")
-    parser.add_argument("--vision_checkpoint", help="weights that the image encoder starts from, in place of those")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run of --checkpoint (default: checkpoint_last.pth of --output_dir)",
-    )
-    parser.add_argument("--evaluate", action="store_true", help="only evaluate --checkpoint on the test split")
-    parser.add_argument(
-        "--eval_mAP", action=argparse.BooleanOptionalAction, default=True, help="report mAP and mINP beside R@k"
-    )
-    parser.add_argument("--text_encoder", help="tokenizer and BERT weights: folder, hub name, or from_captions")
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="check that --checkpoint is whole, that its data are there, and that it has its metrics",
-    )
-    parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="check configuration, files and checkpoint, print sizes and shapes, and stop",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--dist_url", default="env://", help="where processes meet")
-    parsed = parser.parse_args(arguments)
-    if not 0 <= parsed.seed < 2**32:
-        raise UserError(f"--seed must be from 0 to {2**32 - 1}, not {parsed.seed}")
-    if parsed.vision_checkpoint and (parsed.evaluate or parsed.resume or parsed.verify):
-        raise UserError("--vision_checkpoint is what a new run starts from; --checkpoint has the trained image encoder")
-    if parsed.verify and parsed.checkpoint is None:
-        raise UserError("--verify needs --checkpoint: which one shall be verified?")
-    return parsed
-
-
-@dataclass(frozen=True)
-class Run:
-    """What every part of a run needs."""
-
-    arguments: argparse.Namespace
-    config: Config
-    device: torch.device
-    precision: Any
-    checkpoint: dict[str, Any] | None
-
-    @property
-    def output(self) -> Path:
-        return self.arguments.output_dir
-
-
-# ---- opening ---------------------------------------------------------------------------
-
-
-def open_run(arguments: argparse.Namespace, device: torch.device) -> Run:
-    """Configuration and checkpoint, checked for what was asked."""
-    folder = RunFolder(arguments.output_dir)
-    if is_restart() and not arguments.evaluate and folder.holds_checkpoint():
-        arguments.resume, arguments.checkpoint = True, None
-    config = read_config(arguments)
-    if config.checkpoint and not (arguments.evaluate or arguments.resume):
-        arguments.checkpoint = Path(config.checkpoint)
-    if not arguments.dry_run:
-        require_folder(arguments.output_dir, "--output_dir")
-        folder.refuse_to_overwrite(
-            arguments.checkpoint, arguments.resume, () if arguments.evaluate else RESULTS, arguments.evaluate
-        )
-    path = arguments.checkpoint
-    if arguments.evaluate and path is None:
-        raise UserError("--evaluate needs --checkpoint: which weights shall be evaluated?")
-    if arguments.resume and path is None and not folder.holds_checkpoint():
-        raise UserError(f"--resume: {folder.last} does not exist; leave out --resume to begin a run there")
-    checkpoint = None
-    if arguments.resume:
-        checkpoint = folder.newest(path)
-        config = keep_samples_per_step(arguments, config, checkpoint)
-    elif path is not None:
-        checkpoint = {**read_checkpoint(path), "path": str(path)}
-    require_files(config, needed_files(arguments, config))
-    if config.compile and not arguments.evaluate:
-        require_compiler()
-    if config.schedular.lr not in (None, config.optimizer.lr):
-        logger.warning(
-            "schedular.lr %g is not used: the learning rate is optimizer.lr %g",
-            config.schedular.lr,
-            config.optimizer.lr,
-        )
-    if config.deterministic or device.type == "cpu":
-        be_deterministic()
-    return Run(arguments, config, device, set_precision(config.precision, device), checkpoint)
-
-
-def read_config(arguments: argparse.Namespace, *more: str) -> Config:
-    """The configuration as the command line asks for it, with `more` settings on top."""
-    named = {"text_encoder": arguments.text_encoder, "vision_checkpoint": arguments.vision_checkpoint}
-    if not (arguments.evaluate or arguments.resume):
-        named["checkpoint"] = arguments.checkpoint
-    flags = [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value]
-    return load_config(arguments.config, [*arguments.overrides, *flags, *more])
-
-
-def samples_per_step(config: Config) -> int:
-    """Samples of one optimizer step, on all processes."""
-    return config.batch_size_train * config.accumulate_steps * world_size()
-
-
-def keep_samples_per_step(arguments: argparse.Namespace, config: Config, checkpoint: dict[str, Any]) -> Config:
-    """The configuration with a batch per process that makes the steps of the run to be resumed as large as before.
-
-    Raises UserError when that is not possible with so many processes.
-    """
-    of_run, saved = checkpoint.get("samples_per_step"), checkpoint.get("config")
-    if not isinstance(of_run, int) or not isinstance(saved, dict) or samples_per_step(config) == of_run:
-        return config
-    if config.batch_size_train not in (saved.get("batch_size_train"), checkpoint.get("negatives_pool")):
-        return config  # neither the last nor the first one, so changed on purpose; whether it fits is seen later
-    batch, left = divmod(of_run, config.accumulate_steps * world_size())
-    if left or batch == 0:
-        raise UserError(
-            f"checkpoint {checkpoint['path']} is of a run with {of_run} samples per step, which {world_size()}"
-            f" processes with accumulate_steps {config.accumulate_steps} cannot share; start another number of them"
-        )
-    logger.info("batch_size_train is now %d: %d processes share the %d samples of a step", batch, world_size(), of_run)
-    return read_config(arguments, f"batch_size_train={batch}")
-
-
-def needed_files(arguments: argparse.Namespace, config: Config) -> tuple[str, ...]:
-    """Configuration keys that must name something there."""
-    test = ("test_file", "test_image_root")
-    if arguments.evaluate:
-        return test
-    chosen = config.model_selection
-    used = ("train_file", "train_image_root", f"{chosen}_file", f"{chosen}_image_root")
-    return used + test if config.test_file else used
-
-
-def open_weights(run: Run, model: PersonSearchModel) -> None:
-    """Start the model from its checkpoint, or its text encoder from BERT; a new run may have one for its images."""
-    arguments, checkpoint = run.arguments, run.checkpoint
-    if arguments.resume:
-        resume_model(model, checkpoint, run.config.model_dump(mode="json"))
-        return
-    if arguments.evaluate:
-        load_trained(model, checkpoint, run.config)
-        return
-    own = run.config.vision_checkpoint
-    if checkpoint is not None:
-        grid = grid_of(saved_config(checkpoint))
-        report = load_weights(model, checkpoint["model"], checkpoint["path"], grid, image_encoder=not own)
-        logger.info("checkpoint %s: %s", checkpoint["path"], report)
-    elif run.config.text_encoder != FROM_CAPTIONS:
-        load_language_model(model, run.config.text_encoder)
-    if own:
-        found = read_checkpoint(own, "vision_checkpoint")
-        report = load_image_encoder(model, found["model"], own, grid_of(saved_config(found)))
-        logger.info("vision_checkpoint %s: %s", own, report)
-
-
-# ---- training --------------------------------------------------------------------------
-
-
-def open_splits(run: Run, tokenizer: CaptionTokenizer) -> dict[str, EvaluationSplit]:
-    """The splits that a run evaluates on, the one for its final results last."""
-    config, names = run.config, ["test"]
-    if not run.arguments.evaluate:
-        names = list(dict.fromkeys([config.model_selection, *(names if config.test_file else ())]))
-    return {name: open_split(config, name, tokenizer) for name in names}
-
-
-def open_loader(run: Run, tokenizer: CaptionTokenizer, cache_folder: Path | None) -> TrainLoader:
-    """This process's share of the training batches (`cache_folder` as in `open_training_set`)."""
-    batch, seed = run.config.batch_size_train, run.arguments.seed
-    if batch * world_size() > run.config.queue_size:
-        raise UserError(
-            f"config: queue_size {run.config.queue_size} is smaller than the batch of all processes"
-            f" ({batch} x {world_size()})"
-        )
-    skipped = run.checkpoint.get("skipped_images") if run.arguments.resume else None
-    data = open_training_set(run.config, tokenizer, seed, cache_folder, skipped)
-    plan = BatchPlan(len(data), batch, rank(), world_size(), seed)
-    return TrainLoader(data, plan, run.config.workers, run.device.type == "cuda")
-
-
-class Training:
-    """A model in training: how its losses are asked for, its evaluation, what a checkpoint of it holds.
-
-    pool: samples among which hard negatives are drawn when the configuration does not say.
-    """
+class Trainer:
+    """A run in training: its batches, model, optimizer, and where it stands."""
 
     def __init__(self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit):
-        config = run.config
         self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
-        self.loader = open_loader(run, tokenizer, run.output)
+        config, self.seed, self.folder = run.config, run.options.seed, RunFolder(run.options.output_dir)
+        skipped = run.checkpoint.get("skipped_images") if run.checkpoint and run.options.resume else None
+        self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped)
         self.data = fingerprints(config, self.loader.data.skipped)
-        self.setting, self.pool = evaluation_setting(config, run.device, run.precision), config.batch_size_train
         if config.compile:
             compile_layers(model)
-        self.wrapped = wrap(model, run.device, world_size(), min(config.weights.model_dump().values()) == 0)
-        job = Job(self.loader.epoch, self.evaluate, self.content)
-        self.loop = RunLoop(RunFolder(run.output), self.build_stepper(), self.plan(), job, interruption)
-        if run.arguments.resume:
-            self.take_up(run.checkpoint)
+        optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
+        self.stepper = Stepper(
+            wrap(model, run.device, world_size(), some_unused=not model.objective.uses_all(published_names())),
+            optimizer,
+            LearningRate(optimizer, config.schedular),
+            StepRules(config.weights, run.precision, config.clip_grad_norm, self.seed),
+        )
+        self.state = RunState.at_start(len(self.loader) // config.accumulate_steps, config.batch_size_train)
+        self.saved_at = time.monotonic()
+        if run.options.resume and run.checkpoint:
+            self.resume(run.checkpoint)
         else:
             model.follow(config.momentum)  # as published, where every step begins with it
 
-    def build_stepper(self) -> Stepper:
-        config = self.run.config
-        optimizer, schedule = config.optimizer, config.schedular
-        adam = make_optimizer(
-            self.model.named_parameters(),
-            optimizer.lr,
-            optimizer.lr_custm,
-            ("prd", "mrtd"),
-            optimizer.weight_decay,
-            tuple(optimizer.betas),
-            optimizer.eps,
-            self.model.undecayed(),
-        )
-        rate = LearningRate(
-            adam,
-            schedule.epochs,
-            schedule.min_lr,
-            schedule.warmup_lr,
-            schedule.warmup_epochs,
-            schedule.decay_rate,
-            schedule.sched == "cosine_step",
-        )
-        rules = StepRules(
-            config.weights.model_dump(),
-            self.run.precision,
-            config.accumulate_steps,
-            config.clip_grad_norm,
-            self.run.arguments.seed,
-        )
-        return Stepper(Trained(self.wrapped, self.forward, self.model.advance, self.describe), adam, rate, rules)
+    # ---- epochs, steps, evaluation, checkpoints, in the order in which they happen -----
 
-    def plan(self) -> RunPlan:
-        """Raises UserError when an epoch has no step."""
-        config, batches = self.run.config, len(self.loader)
-        if batches < config.accumulate_steps:
-            raise UserError(
-                f"an epoch has {batches} batches, fewer than accumulate_steps {config.accumulate_steps}; lower"
-                " accumulate_steps or batch_size_train"
-            )
-        epochs = config.schedular.epochs + config.schedular.cooldown_epochs
-        if config.eval_epoch >= epochs:
-            logger.warning("eval_epoch %d: of %d epochs, only the last is evaluated", config.eval_epoch, epochs)
-        return RunPlan(
-            epochs=epochs,
-            iterations=batches // config.accumulate_steps,
-            accumulate=config.accumulate_steps,
-            max_steps=config.max_steps,
-            eval_epoch=config.eval_epoch,
-            checkpoint_minutes=config.checkpoint_minutes,
-            checkpoint_steps=config.checkpoint_steps,
-            seed=self.run.arguments.seed,
-        )
+    @property
+    def finished(self) -> bool:
+        """Whether all steps of the run are taken."""
+        return self.state.finished(self.run.config.epochs, self.run.config.max_steps)
 
-    def take_up(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError when the checkpoint is of another run, or of other data."""
-        self.loop.take_up(checkpoint)
-        where, recorded = checkpoint["path"], checkpoint.get("data")
-        if not isinstance(recorded, dict) or recorded.get("train") != self.data["train"]:
-            raise UserError(
-                f"checkpoint {where} was trained on other data than train_file and train_image_root now hold; restore"
-                " them, or leave out --resume to start from its weights"
-            )
-        pool, batch = checkpoint.get("negatives_pool"), self.run.config.batch_size_train
-        self.pool = pool if isinstance(pool, int) and pool > 0 else batch
-        if batch % self.pool and self.run.config.hard_negatives_within is None:
-            logger.warning("hard negatives are now drawn among %d samples, no more among %d", batch, self.pool)
+    def train(self) -> None:
+        """All that is left of the run."""
+        log = RunLog(self.folder.path, self.state.first_logged, self.state.step.number) if is_main() else None
+        try:
+            while not (self.finished and self.state.evaluated):
+                if not self.finished and not self.state.epoch_done:
+                    self.train_epoch()
+                self.close_epoch(log)
+        except Stopped as stopped:  # by a signal that met no step
+            raise Stopped(stopped.number, stopped.kept or self.kept()) from None
+        if log:
+            log.close()
 
-    def forward(self, batch: TrainBatch, step: Step, first: bool) -> dict[str, torch.Tensor]:
-        """Losses of a micro-batch, the `first` of its step or not."""
-        config, encoder = self.run.config, self.model.text_encoder
-        noise = StepNoise.draw(
-            self.run.arguments.seed,
-            step.epoch,
-            batch.index.tolist(),
-            encoder.size.max_position_embeddings,
-            self.model.grid[0] * self.model.grid[1],
-        )
-        draws = RandomDraws(noise, self.model.special, encoder.size.vocab_size).to(self.run.device)
+    def train_epoch(self) -> None:
+        """The steps that are left of the epoch, and a checkpoint; a signal waits for the step under way."""
+        state, config = self.state, self.run.config
+        batches = self.loader.epoch(state.step.epoch, skip=state.step.iteration * config.accumulate_steps)
+        bar = tqdm(total=state.step.iterations, initial=state.step.iteration, disable=not is_main())
+        bar.set_description(f"epoch {state.step.epoch}")
+        self.model.train()
+        with interruption.deferred():
+            with state.log.running(), bar:
+                while not self.finished and not state.epoch_done:
+                    self.train_step([next(batches) for _ in range(config.accumulate_steps)])
+                    bar.update()
+                    if state.step.iteration % SHOW_EVERY == 0 or state.epoch_done:
+                        bar.set_postfix(loss=state.log.mean_loss())
+            self.save()
+
+    def train_step(self, batches: list[TrainBatch]) -> None:
+        """One optimizer step over its micro-batches, or none on any process when a value of one is not finite.
+
+        Raises Stopped when a process has received a signal: what was trained so far is kept.
+        """
+        step, state, samples = self.state.step, self.state, sum(batch.size for batch in batches)
+        self.stepper.schedule.move_to(step.epoch, step.iteration, step.iterations)
+        inputs = [self.prepare(batch, step) for batch in batches]
+        values, queued = self.stepper.compute_gradients(inputs, step)
+        finite, signal, save = agree(values, interruption.received, self.checkpoint_is_due(step))
+        if finite:
+            state.log.add(values, step, self.stepper.lr, samples)
+            self.stepper.update()
+            self.model.advance(queued)
+        else:
+            self.stepper.skip(inputs, values, step, self.loader.data.describe(batches))
+            state.log.skip(samples)
+        state.step, state.evaluated = step.next, False
+        if save or signal:
+            self.save()
+        if signal:
+            raise Stopped(signal, self.kept())
+
+    def prepare(self, batch: TrainBatch, step: Step) -> tuple[TrainBatch, RandomDraws, float, int | None]:
+        """What the model's `forward` takes: a batch on its device, its random draws, alpha, groups of negatives."""
+        config, device = self.run.config, self.run.device
+        draws = self.model.make_draws(self.seed, step.epoch, batch.index.tolist()).to(device)
         warming = config.warm_up and step.epoch == 0
         alpha = config.alpha * (step.iteration / step.iterations if warming else 1)
-        return self.wrapped(batch.to(self.run.device), draws, alpha, first, self.negatives_within(step.epoch))
+        return batch.to(device), draws, alpha, config.negatives_within(step.epoch, self.state.negatives_pool)
 
-    def negatives_within(self, epoch: int) -> int | None:
-        """Samples among which negatives are drawn: as configured, else as many as a process had when the run began."""
-        configured = self.run.config.negatives_within(epoch)
-        return self.pool if configured is None and self.run.config.batch_size_train % self.pool == 0 else configured
+    def close_epoch(self, log: RunLog | None) -> None:
+        """Evaluate what was trained, log it, and stand at the beginning of the next epoch."""
+        state = self.state
+        record = state.log.record(state.step, self.stepper.lr)
+        state.metrics = self.select() if state.step.epoch >= self.run.config.eval_epoch or self.finished else None
+        with interruption.deferred():
+            if log:
+                log.add({**record, **(state.metrics or {})})
+            state.evaluated = True
+            if state.epoch_done:
+                state.next_epoch()
+            self.save()
 
-    def describe(self, batch: TrainBatch) -> str:
-        """The images of a batch, for messages."""
-        return ", ".join(self.loader.data.samples[place].image for place in batch.index.tolist())
+    def select(self) -> dict[str, Metrics]:
+        """Evaluate on the selection split; keep the model when its R@1 is the best so far."""
+        setting = evaluation_setting(self.run.config, self.run.device, self.run.precision)
+        metrics = evaluate(self.model, self.selection, setting, None, self.run.options.eval_mAP)
+        found: dict[str, Metrics] = {self.run.config.model_selection: metrics}
+        score = list(metrics.values())[-1]["r1"]
+        if score > self.state.best:
+            self.state.best, self.state.best_epoch = score, self.state.step.epoch
+            if is_main():
+                self.folder.save_best({**self.content(), "metrics": found})
+            barrier()
+        return found
 
-    def evaluate(self) -> tuple[dict[str, Metrics], float]:
-        """Metrics on the selection split, and their R@1."""
-        metrics = evaluate(self.model, self.selection, self.setting, None, self.run.arguments.eval_mAP)
-        return {self.run.config.model_selection: metrics}, list(metrics.values())[-1]["r1"]
+    def save(self) -> None:
+        """Write all that the run is resumed from."""
+        state = self.state.content(self.stepper, self.seed)  # of all processes
+        if is_main():
+            self.folder.save_last({**self.content(), **state})
+        self.saved_at = time.monotonic()
+        barrier()
+
+    # ---- what these rest on ------------------------------------------------------------
 
     def content(self) -> dict[str, Any]:
-        """The model, under the released names, and what another program needs to use and check it."""
+        """The model under the released names, what another program needs to use and check it, and when it was."""
         return {
             "model": self.model.state_dict(),
             "config": self.run.config.model_dump(mode="json"),
@@ -390,8 +185,34 @@ class Training:
             "data": self.data,
             "skipped_images": list(self.loader.data.skipped),
             "samples_per_step": samples_per_step(self.run.config),
-            "negatives_pool": self.pool,
+            "negatives_pool": self.state.negatives_pool,
+            "epoch": self.state.trained_epoch,
+            "step": self.state.step.number,
         }
+
+    def resume(self, checkpoint: dict[str, Any]) -> None:
+        """Stand where a checkpoint stopped. Raises UserError when it is of another run, or of other data."""
+        state, where = self.state, checkpoint["path"]
+        state.restore(checkpoint, self.stepper, self.seed)
+        if not on_main(self.folder.holds_best)():
+            if self.finished and state.evaluated:
+                raise UserError(
+                    f"the run of checkpoint {where} is finished, and {self.folder.path} does not hold its"
+                    " checkpoint_best.pth; name its own folder as --output_dir, or raise schedular.epochs or max_steps"
+                )
+            state.forget_best()
+        require_same_data(checkpoint, self.data)
+
+    def checkpoint_is_due(self, step: Step) -> bool:
+        """Whether `checkpoint_minutes` have passed, or `checkpoint_steps` with this step."""
+        minutes, steps = self.run.config.checkpoint_minutes, self.run.config.checkpoint_steps
+        overdue = minutes is not None and is_main() and time.monotonic() - self.saved_at >= 60 * minutes
+        return overdue or (steps is not None and (step.number + 1) % steps == 0)
+
+    def kept(self) -> str:
+        """What a run that ends now has in its last checkpoint, for messages; nothing before its first step."""
+        number = self.state.step.number
+        return f" after step {number}; continue with --resume" if number else ""
 
 
 def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, splits: dict[str, EvaluationSplit]) -> None:
@@ -399,20 +220,20 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
 
     Everything that is read is checked before anything is written.
     """
-    training = Training(run, model, tokenizer, splits[run.config.model_selection])
+    trainer = Trainer(run, model, tokenizer, splits[run.config.model_selection])
     if run.checkpoint:
         run.checkpoint.clear()  # all of it is in place: a second copy would fill the memory of every process
-    folder = training.loop.folder
+    output, folder = run.options.output_dir, trainer.folder
     with folder.claimed() if is_main() else nullcontext():
         if is_main():
             warn_of_shared_identities(run.config)
-            save_yaml(run.output / "config.yaml", run.config)
+            save_yaml(output / "config.yaml", run.config)
             if run.config.text_encoder == FROM_CAPTIONS:
-                tokenizer.save(run.output / "tokenizer")
+                tokenizer.save(output / "tokenizer")
         try:
-            training.loop.run()
+            trainer.train()
         finally:
-            training.loader.close()
+            trainer.loader.close()
         best = folder.best()
         model.load_state_dict(best["model"])
         name, split = list(splits.items())[-1]
@@ -420,77 +241,64 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
         finish(run, model, split)
 
 
-# ---- evaluation and dry run ------------------------------------------------------------
-
-
 def finish(run: Run, model: PersonSearchModel, split: EvaluationSplit) -> None:
     """Evaluate and leave metrics.json and rankings.npz in the output folder."""
     setting = evaluation_setting(run.config, run.device, run.precision)
-    evaluate(model, split, setting, run.output, run.arguments.eval_mAP)
-    if is_main():
-        logger.info("metrics and rankings: %s", run.output)
+    evaluate(model, split, setting, run.options.output_dir, run.options.eval_mAP)
+    logger.info("metrics and rankings: %s", run.options.output_dir)
 
 
-def dry_run(
-    run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, splits: dict[str, EvaluationSplit]
-) -> None:
+def dry_run(run: Run, model: PersonSearchModel, loader: TrainLoader | None, splits: dict[str, EvaluationSplit]) -> None:
     """Print what a run would be, once."""
-    loader = None if run.arguments.evaluate else open_loader(run, tokenizer, None)
-    if not is_main():
-        return
-    counts = count_parameters(model)
-    for part, count in counts.items():
-        print(f"{part:28} {count:>13,} parameters")
-    print(f"{'together':28} {sum(counts.values()):>13,} parameters")
-    for name, split in splits.items():
-        print(f"{name} split: {len(split.texts)} captions, {len(split.images)} images")
-    if loader is None:
-        return
-    batch = next(loader.epoch(0))
-    for name in ("image1", "image2", "attributes", "identity", "replaced"):
-        print(f"{name:28} {list(getattr(batch, name).shape)}")
-    for name in ("caption", "caption2"):
-        print(f"{name:28} {list(getattr(batch, name).ids.shape)}")
-    tokens = loader.data.longest_caption()
-    memory = estimate_memory(
-        model, run.config.batch_size_train, tokens, run.config.image_size, run.config.precision == "bf16"
-    )
-    print(f"a training step with captions of {tokens} tokens, the longest there are, takes about {memory}")
+    sizes = [f"{name} split: {len(split.texts)} captions, {len(split.images)} images" for name, split in splits.items()]
+    lines = [describe_parameters(model), *sizes]
+    if loader is not None and is_main():
+        config, tokens = run.config, loader.data.longest_caption()
+        memory = estimate_memory(model, config.batch_size_train, tokens, config.image_size, config.precision == "bf16")
+        lines += [describe_batch(next(loader.epoch(0)))]
+        lines += [f"a training step with captions of {tokens} tokens, the longest there are, takes about {memory}"]
+    if is_main():
+        print("\n".join(lines))
 
 
-def run_retrieval(arguments: argparse.Namespace, device: torch.device) -> None:
+def run_retrieval(options: Options, device: torch.device) -> None:
     """What was asked for, on a process that has joined the others."""
-    if arguments.verify:
-        verify(arguments.checkpoint, device)
+    if options.verify and options.checkpoint:
+        verify(options.checkpoint, device)
         return
-    run = open_run(arguments, device)
+    run = open_run(options, device)
     tokenizer = on_main(open_tokenizer)(run.config, run.checkpoint)
     run = replace(run, config=fit_vocabulary(run.config, tokenizer))
-    splits = open_splits(run, tokenizer)
-    torch.manual_seed(arguments.seed)
+    splits = open_splits(run.config, options.evaluate, tokenizer)
+    torch.manual_seed(options.seed)
     model = build_model(run.config, tokenizer.special).to(device)
-    open_weights(run, model)
-    if arguments.dry_run:
-        dry_run(run, model, tokenizer, splits)
-    elif arguments.evaluate:
+    if options.evaluate and run.checkpoint:
+        load_trained(model, run.checkpoint, run.config)
+    elif run.options.resume and run.checkpoint:
+        resume_model(model, run.checkpoint, run.config.model_dump(mode="json"))
+    else:
+        bert = None if run.config.text_encoder == FROM_CAPTIONS else run.config.text_encoder
+        start_model(model, run.checkpoint, run.config.vision_checkpoint, bert)
+    if options.dry_run:
+        loader = None if options.evaluate else open_loader(run.config, tokenizer, options.seed, device)
+        dry_run(run, model, loader, splits)
+    elif options.evaluate:
         finish(run, model, splits["test"])
     else:
         train(run, model, tokenizer, splits)
 
 
 def main() -> None:
-    arguments = parse_arguments()
-    launch = read_launch(dict(os.environ))
-    set_up_logging(launch.rank == 0)
+    options = parse_arguments()
     interruption.listen()
-    if launch.world > 1 and not launch.by_slurm:
-        end_with_parent()
-    device = choose_device(arguments.device, launch)
-    if device.type == "cpu":
-        keep_freed_memory()
-    with process_group(launch, device, arguments.dist_url):
-        run_retrieval(arguments, device)
+    with joined(options.device, options.dist_url) as device:
+        run_retrieval(options, device)
+
+
+def command_line() -> None:
+    """What `python Retrieval.py` and the installed command `person-search-train` run."""
+    run_command_line(main)
 
 
 if __name__ == "__main__":
-    run_command_line(main)
+    command_line()

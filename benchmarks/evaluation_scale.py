@@ -9,6 +9,7 @@ Python, torch and the embeddings too and is measured in a fresh process.
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -75,18 +76,23 @@ def plain_rank(problem: Problem, candidates: int = CANDIDATES) -> StageResult:
     return StageResult(best, similarity.gather(1, best), ranks)
 
 
+def rank_and_count(problem: Problem) -> dict[str, float | int]:
+    """Metrics of a problem."""
+    return summarise(rank(problem).ranks)
+
+
 def measure(size: int) -> tuple[dict[str, float | int], float]:
     """Metrics, and the seconds that ranking and counting took."""
     problem = make_problem(size)
     began = time.perf_counter()
-    metrics = summarise(rank(problem).ranks)
+    metrics = rank_and_count(problem)
     return metrics, time.perf_counter() - began
 
 
 def show_growth(sizes: tuple[int, ...], repeats: int) -> None:
     """Times of several sizes, and how much longer the largest takes than the smallest."""
     problems = {size: make_problem(size) for size in sizes}
-    times = in_turn({f"{n:,} x {n:,}": lambda n=n: summarise(rank(problems[n]).ranks) for n in sizes}, repeats)
+    times = in_turn({f"{n:,} x {n:,}": partial(rank_and_count, problems[n]) for n in sizes}, repeats)
     show(times, "evaluation")
     first, *_, last = (min(seconds) for seconds in times.values())
     least, most = min(sizes), max(sizes)

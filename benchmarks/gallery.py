@@ -8,6 +8,7 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,20 +41,31 @@ def records_of(real: np.ndarray, count: int, seed: int) -> list[Record]:
     return [Record(f"{n:06d}.jpg", str(n), one, {"camera": f"c{n % COLUMNS}"}) for n, one in enumerate(everything)]
 
 
+def fill(store: Store, records: list[Record]) -> None:
+    """Write an index to its end."""
+    store.put(records)
+    store.finish()
+
+
+def search_into(answer: list[tuple[str, str, float]], store: Store, query: np.ndarray) -> None:
+    """Add what a search finds to a list."""
+    answer += store.search(query, CANDIDATES)
+
+
 def measure_store(real: np.ndarray, queries: np.ndarray, count: int, seed: int) -> dict[str, float]:
     """Fill an index, then compare its answers with the exact ones."""
     records = records_of(real, count, seed)
     everything = np.stack([record.embedding for record in records])
     with tempfile.TemporaryDirectory() as folder:
         store = Store(str(Path(folder) / "index.db"), "gallery", real.shape[1])
-        filling = seconds_of(lambda: (store.put(records), store.finish()))
+        filling = seconds_of(partial(fill, store, records))
         recalls, times, filtered = [], [], []
         for query in tqdm(queries, desc="queries"):
             exact = np.argsort(-(everything @ query), kind="stable")[:CANDIDATES]
             answer: list[tuple[str, str, float]] = []
-            times.append(seconds_of(lambda query=query, answer=answer: answer.extend(store.search(query, CANDIDATES))))
+            times.append(seconds_of(partial(search_into, answer, store, query)))
             recalls.append(len({path for _, path, _ in answer} & {records[n].path for n in exact}) / len(exact))
-            filtered.append(seconds_of(lambda query=query: store.search(query, CANDIDATES, "camera == 'c3'")))
+            filtered.append(seconds_of(partial(store.search, query, CANDIDATES, "camera == 'c3'")))
         store.close()
     return {
         "filling": filling,

@@ -167,7 +167,7 @@ def multiply(seconds: float) -> None:
 def waits(data: TrainSet, workers: int, step: Callable[[], None], batch: int = BATCH) -> list[float]:
     """Seconds that each batch of an epoch was waited for, the first (start of the workers) among them."""
     batches = make_loader(data, workers, batch).epoch(0)
-    waited = []
+    waited: list[float] = []
     while True:
         began = time.perf_counter()
         found: TrainBatch | None = next(batches, None)

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,8 @@ def matmul_peak(dtype: torch.dtype, device: str = "cpu", repeats: int = 10) -> f
     """GFLOP/s of a square matrix product on this machine: the best of several, by torch and by the model's way."""
     size = 2048 if device == "cpu" else 8192
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    ways = (torch.matmul, lambda one, other: product(one, other, None))
-    times = [seconds_of(lambda way=way: way(left, right)) for way in ways for _ in range(repeats)]
+    ways = (partial(torch.matmul, left, right), partial(product, left, right, None))
+    times = [seconds_of(way) for way in ways for _ in range(repeats)]
     return 2 * size**3 / min(times) / GIGA
 
 

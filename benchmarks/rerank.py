@@ -18,20 +18,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from benchmarks.measure import add_device, describe_machine, make_parser, ratio_of, seconds_of, show
-from benchmarks.plain_step import dense
+from benchmarks.published_step import dense
 from dataset.batch import SpecialTokens
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of
 from evaluation.ranking import KeptTokens, Setting, kept_type, score_candidates
 from models.decoder import DecoderSize
-from models.fusion import Attention, FusionSize, PostNorm
+from models.fusion import Attention, FusionSize, Layer, PostNorm, TextEncoder
 from models.image_encoder import VisionSize
-from models.person_search import Objective, PersonSearchModel
+from models.objectives import Objective, only
+from models.person_search import PersonSearchModel
 from models.vision_transformer import VisionTransformer
 from utils.precision import autocast
 
@@ -57,10 +59,11 @@ def plain_scores(
     mask = (torch.arange(max_words) < len(ids))[None, None, None]  # [1, 1, 1, T] True = word
     padded, mask = padded.to(tokens.device), mask.to(tokens.device)
     states, below = encoder.bert.embeddings(padded), encoder.size.first_cross_layer
-    for layer in encoder.bert.encoder.layer[:below]:
+    layers = cast("list[Layer]", list(encoder.bert.encoder.layer))
+    for layer in layers[:below]:
         states = plain_feed_forward(layer, plain_attention(layer.attention, states, states, attend, mask))
     states = states.repeat(len(tokens), 1, 1)  # [K, T, D]
-    for layer in encoder.bert.encoder.layer[below:]:
+    for layer in layers[below:]:
         states = plain_attention(layer.attention, states, states, attend, mask)
         states = plain_attention(layer.crossattention, states, tokens, attend)
         states = plain_feed_forward(layer, states)
@@ -87,7 +90,7 @@ def written_out(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
     return scores.softmax(-1) @ values
 
 
-def plain_feed_forward(layer: nn.Module, states: Tensor) -> Tensor:
+def plain_feed_forward(layer: Layer, states: Tensor) -> Tensor:
     return plain_end(layer.output, gelu(dense(layer.intermediate.dense, states)), states)
 
 
@@ -115,9 +118,11 @@ ON_GPU = Size(images=64, captions=256, plain=8, layers=12)  # as many captions a
 def build(layers: int) -> PersonSearchModel:
     """BERT-base with full cross-attention, for the tokens of ViT-B/16 at 384 x 384."""
     torch.manual_seed(0)
-    fusion = FusionSize(num_hidden_layers=layers, fusion_layer=layers // 2, initializer_range=0.05)
-    objective = Objective(weights={"pitm": 1.0}, queue_size=1)
-    model = PersonSearchModel(VisionTransformer(VisionSize(depth=1)), fusion, DecoderSize(), objective, SPECIAL).eval()
+    fusion = FusionSize(num_hidden_layers=layers, fusion_layer=layers // 2, initializer_range=0.05, full_ca=True)
+    objective = Objective(weights=only("pitm"), queue_size=1)
+    model = PersonSearchModel(
+        VisionTransformer(VisionSize(depth=1)), TextEncoder(fusion), DecoderSize(), objective, SPECIAL
+    ).eval()
     nn.init.normal_(model.itm_head.weight, std=0.2)
     return model
 
@@ -136,7 +141,7 @@ def asked_plainly(size: Size) -> Tensor:
 
 def pretend_split(images: int, captions: Captions) -> EvaluationSplit:
     """A gallery whose files are never read, because all its image tokens are kept."""
-    nobody, names = torch.zeros(images, dtype=torch.long), [str(place) for place in range(images)]
+    nobody, names = torch.zeros(images, dtype=torch.long), [str(index) for index in range(images)]
     texts = ["" for _ in captions.ids]
     return EvaluationSplit(names, Path(), nobody, texts, torch.zeros(len(texts), dtype=torch.long), [0], captions)
 
@@ -172,10 +177,10 @@ def measure(size: Size, turns: int, device: str = "cpu") -> Measured:
     tokens = torch.randn(size.images, PATCHES + 1, WIDTH, generator=generator).to(device)
     seconds, scores = defaultdict(list), defaultdict(list)
     for images, asked in zip(tokens.chunk(turns), asked_plainly(size).chunk(turns), strict=True):
-        some = [captions.ids[place] for place in asked.tolist()]
+        some = [captions.ids[index] for index in asked.tolist()]
         ways = {
-            PLAIN: lambda some=some: stack_scores(model, some, tokens, fused=False),
-            PLAIN_FUSED: lambda some=some: stack_scores(model, some, tokens, fused=True),
+            PLAIN: partial(stack_scores, model, some, tokens, fused=False),
+            PLAIN_FUSED: partial(stack_scores, model, some, tokens, fused=True),
             **{
                 name: partial(product_scores, model, captions, images, precision)
                 for name, precision in PRECISIONS.items()
@@ -183,11 +188,16 @@ def measure(size: Size, turns: int, device: str = "cpu") -> Measured:
         }
         for name, way in ways.items():
             found: list[Tensor] = []
-            took = seconds_of(lambda way=way, found=found: found.append(way()))
+            took = seconds_of(partial(keep_result, way, found))
             seconds[name].append(took / found[0].numel())
             scores[name].append(found[0].cpu())
     whole = {name: torch.cat(parts, dim=int(name in PRECISIONS)) for name, parts in scores.items()}
     return Measured(dict(seconds), whole)
+
+
+def keep_result(function: Callable[[], Tensor], kept: list[Tensor]) -> None:
+    """Call a function for its result."""
+    kept.append(function())
 
 
 def stack_scores(model: PersonSearchModel, captions: Sequence[Sequence[int]], tokens: Tensor, fused: bool) -> Tensor:
@@ -197,8 +207,8 @@ def stack_scores(model: PersonSearchModel, captions: Sequence[Sequence[int]], to
 
 def rank_correlation(scores: Tensor, others: Tensor) -> float:
     """Spearman's coefficient of each row's order, the mean over rows. Both [C, G]."""
-    places = (part.argsort(dim=1).argsort(dim=1).double() for part in (scores, others))
-    one, other = (part - part.mean(1, keepdim=True) for part in places)
+    ranks = (part.argsort(dim=1).argsort(dim=1).double() for part in (scores, others))
+    one, other = (part - part.mean(1, keepdim=True) for part in ranks)
     return ((one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))).mean().item()
 
 

@@ -10,7 +10,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from configs.schema import Config
 from dataset.annotations import Entry
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import BatchRequest, TrainSet
+from models.objectives import LOSSES
 from models.person_search import PersonSearchModel
 from utils.optimization import clip_gradients, make_optimizer
 from utils.precision import autocast
@@ -32,12 +34,9 @@ STAGES = (
     "encode_image",
     "encode_text",
     "encode_momentum",
-    "contrast",
     "draw_negatives",
     "prepare_words",
     "fuse_rows",
-    "fusion_losses",
-    "reconstruct",
 )
 ALPHA = 0.4
 CAPTION = "A woman with long black hair wears a red coat, grey jeans and white shoes and carries a black backpack."
@@ -64,6 +63,19 @@ class StageClock:
         self.marks: list[tuple[str, float]] = []
         for stage in STAGES:
             setattr(model, stage, self.timed(stage, getattr(model, stage)))
+        self.losses = {name: replace(LOSSES[name], compute=self.timed(name, LOSSES[name].compute)) for name in LOSSES}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within, losses are timed too, and what was timed before is forgotten."""
+        self.forward.clear()
+        self.marks.clear()
+        before = dict(LOSSES)
+        LOSSES.update(self.losses)
+        try:
+            yield
+        finally:
+            LOSSES.update(before)
 
     def timed(self, stage: str, method: Callable) -> Callable:
         @wraps(method)
@@ -103,21 +115,19 @@ def time_data(config: Config, batch: int) -> float:
 def profile(config: Config, batch_size: int) -> dict[str, tuple[float, float]]:
     """Seconds (forward, backward) by stage; what has no gradient has 0 backward."""
     model = make_model(config).train()
-    optimizer = make_optimizer(model.named_parameters(), 1e-5, 1e-4, ("prd", "mrtd"), 0.02, (0.9, 0.999), 1e-8)
+    optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
     batch, draws = make_batch(config, batch_size), make_draws(model, batch_size)
-    weights, clock = config.weights.model_dump(), StageClock(model)
+    clock = StageClock(model)
 
     def step() -> dict[str, tuple[float, float]]:
-        clock.forward.clear()
-        clock.marks.clear()
-        with autocast(config.precision, "cpu"):
-            found = model(batch, draws, ALPHA)
-        sum(weights[name] * value for name, value in found.items()).backward()
+        with clock.running(), autocast(config.precision, "cpu"):
+            found, queued = model(batch, draws, ALPHA)
+        sum(config.weights[name] * value for name, value in found.items()).backward()
         back = clock.backward(time.perf_counter())
-        parts = {stage: (clock.forward[stage], back[stage]) for stage in STAGES}
+        parts = {stage: (clock.forward[stage], back[stage]) for stage in (*STAGES, *found)}
         parts["gradient norm"] = (seconds_of(lambda: clip_gradients(model, None)), 0.0)
         parts["optimizer"] = (seconds_of(optimizer.step), 0.0)
-        parts["queues and momentum model"] = (seconds_of(model.advance), 0.0)
+        parts["queues and momentum model"] = (seconds_of(lambda: model.advance([queued])), 0.0)
         optimizer.zero_grad(set_to_none=True)
         return parts
 

@@ -1,4 +1,4 @@
-"""A training step against the published way to compute it (`benchmarks.plain_step`).
+"""A training step against the published way to compute it (`benchmarks.published_step`).
 
     python -m benchmarks.train_step [--quick] [--device cuda] [--batch 8 24]
 
@@ -31,7 +31,7 @@ from benchmarks.measure import (
     seconds_of,
     show,
 )
-from benchmarks.plain_step import PlainStep
+from benchmarks.published_step import PublishedStep
 from utils.memory import keep_freed_memory
 from utils.optimization import clip_gradients, make_optimizer
 from utils.precision import set_precision
@@ -94,24 +94,24 @@ def measure(name: str, size: int, portions: int, quick: bool, dropout: bool, war
     config = configuration(quick, *way.settings, dropout=dropout)
     with place:
         model = make_model(config).train()
-    optimizer = make_optimizer(model.named_parameters(), 1e-5, 1e-4, ("prd", "mrtd"), 0.02, (0.9, 0.999), 1e-8)
+    optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
     if way.plain:
         optimizer = torch.optim.AdamW(optimizer.param_groups, foreach=False)
-    weights, size = config.weights.model_dump(), size // portions
+    weights, size = config.weights, size // portions
     batch, draws = make_batch(config, size).to(place), make_draws(model, size).to(place)
 
     def step() -> dict[str, torch.Tensor]:
         for _ in range(portions):
             if way.plain:
-                found = PlainStep(model, batch, draws, ALPHA).losses()
+                found, queued = PublishedStep(model, batch, draws, ALPHA).losses(), None
             else:
                 with in_precision():
-                    found = model(batch, draws, ALPHA)
+                    found, queued = model(batch, draws, ALPHA)
             sum(weights[name] * value for name, value in found.items()).backward()
         clip_gradients(model, None)
         optimizer.step()
-        if not way.plain:
-            model.advance()
+        if queued is not None:
+            model.advance([queued])
         optimizer.zero_grad(set_to_none=True)
         return found
 
@@ -127,7 +127,8 @@ def count_flop(size: int, quick: bool) -> float:
         model = make_model(config).train()
     batch, draws = make_batch(config, size).to(torch.device("meta")), make_draws(model, size)
     with FlopCounterMode(display=False) as counter:
-        sum(model(batch, draws.to(torch.device("meta")), ALPHA).values()).backward()
+        found, _ = model(batch, draws.to(torch.device("meta")), ALPHA)
+        sum(found.values()).backward()
     return counter.get_total_flops()
 
 

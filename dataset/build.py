@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from configs.schema import Config, require_files
 from dataset.annotations import Entry, check_disjoint, check_images, load_annotations
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
@@ -12,9 +14,9 @@ from dataset.bad_images import find_bad_images, leave_out
 from dataset.captions import clean_caption
 from dataset.digests import read_digests
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import TrainSet
+from dataset.train_set import BatchPlan, TrainLoader, TrainSet
 from utils.errors import UserError
-from utils.processes.distributed import on_main
+from utils.processes.distributed import on_main, rank, world_size
 
 FROM_CAPTIONS = "from_captions"
 
@@ -96,6 +98,31 @@ def open_training_set(
     )
 
 
+def open_loader(
+    config: Config,
+    tokenizer: CaptionTokenizer,
+    seed: int,
+    device: torch.device,
+    cache_folder: Path | None = None,
+    skipped: Sequence[str] | None = None,
+) -> TrainLoader:
+    """This process's share of the training batches (`cache_folder` and `skipped` as in `open_training_set`)."""
+    batch = config.batch_size_train
+    if batch * world_size() > config.queue_size:
+        raise UserError(
+            f"config: queue_size {config.queue_size} is smaller than the batch of all processes"
+            f" ({batch} x {world_size()})"
+        )
+    data = open_training_set(config, tokenizer, seed, cache_folder, skipped)
+    plan = BatchPlan(samples=len(data), batch=batch, rank=rank(), world=world_size(), seed=seed)
+    if len(plan) < config.accumulate_steps:
+        raise UserError(
+            f"an epoch has {len(plan)} batches, fewer than accumulate_steps {config.accumulate_steps}; lower"
+            " accumulate_steps or batch_size_train"
+        )
+    return TrainLoader(data, plan, config.workers, pin_memory=device.type == "cuda")
+
+
 def find_attributes(
     config: Config, files: Sequence[Sequence[Entry]], cache_folder: Path | None
 ) -> dict[str, list[Attribute]]:
@@ -103,7 +130,7 @@ def find_attributes(
     attributes: dict[str, list[Attribute]] = {}
     for name, entries in zip(config.train_file, files, strict=True):
         captions = [caption for entry in entries for caption in entry.captions]
-        if config.weights.attribute == 0:
+        if config.weights["attribute"] == 0:
             continue
         if cache_folder is None:
             captions = captions[:64]

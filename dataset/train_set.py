@@ -141,6 +141,10 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         """The most tokens that a caption has."""
         return max(len(self.encode(caption).ids) for caption in self.spans)
 
+    def describe(self, batches: Sequence[TrainBatch]) -> str:
+        """The images of batches, for messages."""
+        return "; ".join(", ".join(self.samples[index].image for index in batch.index.tolist()) for batch in batches)
+
     def encode(self, caption: str) -> Encoded:
         return self.tokenizer.encode(caption, self.max_tokens)
 

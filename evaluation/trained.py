@@ -92,6 +92,13 @@ def open_split(config: Config, name: str, tokenizer: CaptionTokenizer) -> Evalua
     return make_split(entries, root, tokenizer, config.max_words, read_digests(getattr(config, f"{name}_file")))
 
 
+def open_splits(config: Config, only_test: bool, tokenizer: CaptionTokenizer) -> dict[str, EvaluationSplit]:
+    """The splits that a run evaluates on, the one for its final results last."""
+    chosen = [] if only_test else [config.model_selection]
+    names = dict.fromkeys([*chosen, *(["test"] if only_test or config.test_file else [])])
+    return {name: open_split(config, name, tokenizer) for name in names}
+
+
 def evaluation_setting(config: Config, device: torch.device, precision: Callable) -> Setting:
     return Setting(
         device=device,

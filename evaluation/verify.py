@@ -85,6 +85,16 @@ def check_data(config: Config, checkpoint: Mapping[str, Any], path: Path) -> Non
     logger.info("the data are those of its run: %s", ", ".join(name for name, mark in recorded.items() if mark))
 
 
+def require_same_data(checkpoint: Mapping[str, Any], data: Mapping[str, str | None]) -> None:
+    """Raises UserError unless a checkpoint was trained on the training data with these `fingerprints`."""
+    recorded = checkpoint.get("data")
+    if not isinstance(recorded, dict) or recorded.get("train") != data["train"]:
+        raise UserError(
+            f"checkpoint {checkpoint['path']} was trained on other data than train_file and train_image_root now hold;"
+            " restore them, or leave out --resume to start from its weights"
+        )
+
+
 def check_metrics(checkpoint: dict[str, Any], config: Config, device: torch.device) -> None:
     """Evaluate again on the split that the metrics are of."""
     path, recorded = checkpoint["path"], checkpoint.get("metrics")

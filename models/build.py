@@ -1,14 +1,15 @@
-"""The configured model: the one place that turns a configuration into networks."""
+"""The configured model: the one place that turns settings into networks."""
 
 import os
 import shutil
 
-from configs.schema import Config
 from dataset.batch import SpecialTokens
-from models.decoder import DecoderBlock, DecoderSize
-from models.fusion import FusionSize, Layer
-from models.image_encoder import ImageEncoder, VisionSize
-from models.person_search import Objective, PersonSearchModel
+from models.decoder import DecoderBlock
+from models.fusion import Layer, TextEncoder
+from models.image_encoder import ImageEncoder
+from models.objectives import Objective
+from models.person_search import PersonSearchModel
+from models.settings import ModelSettings
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer
 from utils.errors import UserError
@@ -16,44 +17,26 @@ from utils.errors import UserError
 IMAGE_ENCODERS: dict[str, type[ImageEncoder]] = {"vit": VisionTransformer, "vim": VisionMamba}
 
 
-def build_image_encoder(config: Config) -> ImageEncoder:
+def build_image_encoder(settings: ModelSettings) -> ImageEncoder:
     """The image encoder alone, freshly initialised."""
-    size = VisionSize(
-        config.image_size,
-        config.patch_size,
-        config.vision_width,
-        config.vision_depth,
-        config.vision_heads,
-        config.drop_path,
-        config.vision_states,
-    )
-    return IMAGE_ENCODERS[config.image_encoder](size, config.gradient_checkpointing)
+    return IMAGE_ENCODERS[settings.image_encoder](settings.vision, settings.gradient_checkpointing)
 
 
-def build_model(config: Config, special: SpecialTokens) -> PersonSearchModel:
+def build_text_encoder(settings: ModelSettings, special: SpecialTokens) -> TextEncoder:
+    """The text and fusion encoder alone, freshly initialised."""
+    size = settings.bert_config.model_copy(update={"pad_token_id": special.pad})
+    return TextEncoder(size, settings.gradient_checkpointing)
+
+
+def build_model(settings: ModelSettings, special: SpecialTokens) -> PersonSearchModel:
     """A freshly initialised model."""
-    bert = {name: getattr(config.bert_config, name) for name in FusionSize.__dataclass_fields__}
-    bert["pad_token_id"] = special.pad
-    objective = Objective(
-        weights=config.weights.model_dump(),
-        temp=config.temp,
-        momentum=config.momentum,
-        queue_size=config.queue_size,
-        mask_ratio=config.mask_ratio,
-        mlm_probability=config.mlm_probability,
-        mrtd_mask_probability=config.mrtd_mask_probability,
-        mlm_distill_axis=config.mlm_distill_axis,
-        contrastive_terms=tuple(config.contrastive_terms),
-        contrastive_keys=config.contrastive_keys,
-    )
     return PersonSearchModel(
-        build_image_encoder(config),
-        FusionSize(**bert),
-        DecoderSize(config.decoder_depth, config.decoder_heads),
-        objective,
-        special,
-        config.embed_dim,
-        config.gradient_checkpointing,
+        visual_encoder=build_image_encoder(settings),
+        text_encoder=build_text_encoder(settings, special),
+        decoder=settings.decoder,
+        objective=Objective.part_of(settings),
+        special=special,
+        embed_dim=settings.embed_dim,
     )
 
 
@@ -70,7 +53,7 @@ def require_compiler() -> None:
 def compile_layers(model: PersonSearchModel) -> None:
     """Let torch.compile write kernels for the layers of all encoders, on first use and for any caption length.
 
-    Layers of one kind share them; parameter names stay as they are.
+    Layers of one type share them; parameter names stay as they are.
     """
     parts = [part for encoder in (model.visual_encoder, model.visual_encoder_m) for part in encoder.compiled_parts()]
     parts += [module for module in model.modules() if isinstance(module, Layer | DecoderBlock)]

@@ -1,6 +1,8 @@
 """What a model would cost, without running it: parameter counts and a memory estimate."""
 
+import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +42,21 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     return counts
 
 
+def describe_parameters(model: nn.Module) -> str:
+    """A line for each part of the model, and their sum."""
+    counts = count_parameters(model)
+    return "\n".join(
+        f"{part:28} {count:>13,} parameters" for part, count in {**counts, "together": sum(counts.values())}.items()
+    )
+
+
+def describe_batch(batch: TrainBatch) -> str:
+    """The shapes of a batch, a line each."""
+    shapes = {name: getattr(batch, name).shape for name in ("image1", "image2", "attributes", "identity", "replaced")}
+    shapes |= {name: getattr(batch, name).ids.shape for name in ("caption", "caption2")}
+    return "\n".join(f"{name:28} {list(shape)}" for name, shape in shapes.items())
+
+
 def meta_batch(batch: int, tokens: int, attributes: int, image_size: tuple[int, int]) -> TrainBatch:
     """A training batch without content."""
 
@@ -52,19 +69,28 @@ def meta_batch(batch: int, tokens: int, attributes: int, image_size: tuple[int, 
     return TrainBatch(image, image, text, text, *numbers, *(integers(batch) for _ in range(3)))
 
 
+def without_content(model: PersonSearchModel) -> PersonSearchModel:
+    """A copy on the meta device, whose tensors have shapes and no memory."""
+    meta: dict[int, Any] = {}
+    for parameter in model.parameters():
+        meta[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in model.buffers():
+        meta[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, meta)
+
+
 def estimate_memory(
     model: PersonSearchModel, batch: int, tokens: int, image_size: tuple[int, int], bf16: bool
 ) -> Memory:
     """Memory of a training step at these sizes, from a forward pass without content.
 
     Activations are what autograd keeps for the backward pass, each storage once; autocast to
-    bf16 is taken as half. Work space of kernels is not counted. The model is left on the
-    meta device, without content.
+    bf16 is taken as half. Work space of kernels is not counted.
     """
     state = [*model.parameters(), *model.buffers()]
     trainable = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     fixed = sum(tensor.numel() * tensor.element_size() for tensor in state)
-    model = model.to("meta").train()
+    model = without_content(model).train()
     # autograd keeps parameters too, at times as views: told apart by their storage
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, Tensor] = {}
@@ -78,7 +104,7 @@ def estimate_memory(
     noise = StepNoise.draw(0, 0, list(range(batch)), tokens, model.grid[0] * model.grid[1])
     draws = RandomDraws(noise, model.special, model.text_encoder.size.vocab_size).to(torch.device("meta"))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        found = model(meta_batch(batch, tokens, 4, image_size), draws, 0.4)
+        found, _ = model(meta_batch(batch, tokens, 4, image_size), draws, 0.4)
         sum(found.values())
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     return Memory(fixed, trainable, 2 * trainable, activations // (2 if bf16 else 1))

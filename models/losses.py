@@ -1,4 +1,4 @@
-"""The seven losses, as pure functions of tensors.
+"""The mathematics of losses, as pure functions of tensors.
 
 Letters: B batch, M momentum embeddings (batch and queue), T text tokens, V vocabulary,
 R fused rows, C attributes, L patches.
@@ -9,12 +9,14 @@ all processes, so that averaging gradients over processes gives the gradient of 
 process with the whole batch.
 """
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
-LOSS_NAMES = ("cl", "pitm", "mlm", "prd", "mrtd", "mae", "attribute")
-CONTRASTIVE_TERMS = ("i2t", "t2i", "i2i", "t2t")  # image or text asks, text or image answers
+ContrastiveTerm = Literal["i2t", "t2i", "i2i", "t2t"]  # query and key: image or text
+CONTRASTIVE_TERMS: tuple[ContrastiveTerm, ...] = get_args(ContrastiveTerm)
 IGNORED = -100  # label of a position that takes no part in a loss
 
 

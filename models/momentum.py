@@ -5,25 +5,29 @@ Letters: B batch, E embedding, Q queue.
 """
 
 import copy
+from collections.abc import Iterable
 
 import torch
-from timm.layers import DropPath
-from torch import Tensor
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from models.objectives import Objective
+from models.training_step import QueueEntry
 from utils.processes.distributed import gather_rows
 
 EMPTY = -100  # identity of a queue slot that was never written
 FOLLOWED = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
 
 
-class Momentum:
-    """Expects the modules named in FOLLOWED.
+class Momentum(nn.Module):
+    """What a model that has the modules named in FOLLOWED adds to them."""
 
-    waiting: embeddings (image, text, identity) of micro-batches that are not in the queues yet.
-    """
-
-    waiting: list[tuple[Tensor, Tensor, Tensor]]
+    objective: Objective
+    image_queue: Tensor  # [E, Q]
+    text_queue: Tensor  # [E, Q]
+    idx_queue: Tensor  # [1, Q] identities
+    queue_ptr: Tensor  # [1] where the next entry is written
 
     def build_momentum(self) -> None:
         """Copies that start equal, follow slowly, take no gradient and leave out no layer."""
@@ -39,7 +43,6 @@ class Momentum:
             self.register_buffer(name, normalize(torch.randn(embed_dim, size), dim=0))
         self.register_buffer("idx_queue", torch.full((1, size), EMPTY, dtype=torch.long))
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
-        self.waiting = []
 
     def momentum_pairs(self) -> tuple[list[Tensor], list[Tensor]]:
         """(momentum, online) parameters in the same order."""
@@ -57,19 +60,19 @@ class Momentum:
         """m <- momentum * m + (1 - momentum) * online."""
         torch._foreach_lerp_(*self.momentum_pairs(), 1 - momentum)
 
-    def write_queues(self) -> None:
-        """Put into the queues what waits for it."""
-        for embedded in self.waiting:
-            self.enqueue(*embedded)
-        self.waiting.clear()
+    def advance(self, queued: Iterable[QueueEntry]) -> None:
+        """After an optimizer step: the embeddings of its micro-batches enter the queues, the momentum model follows."""
+        for entry in queued:
+            self.enqueue(entry)
+        self.follow(self.objective.momentum)
 
     @torch.no_grad()
-    def enqueue(self, image: Tensor, text: Tensor, identity: Tensor) -> None:
-        """Write embeddings [B, E] and identities [B] of all processes at the pointer, wrapping around."""
-        identity = gather_rows(identity)
+    def enqueue(self, entry: QueueEntry) -> None:
+        """Write embeddings and identities of all processes at the pointer, wrapping around."""
+        identity = gather_rows(entry.identity)
         size = self.idx_queue.shape[1]
         slots = (self.queue_ptr + torch.arange(len(identity), device=identity.device)) % size
-        self.image_queue[:, slots] = gather_rows(image).T
-        self.text_queue[:, slots] = gather_rows(text).T
+        self.image_queue[:, slots] = gather_rows(entry.image).T
+        self.text_queue[:, slots] = gather_rows(entry.text).T
         self.idx_queue[0, slots] = identity
         self.queue_ptr[:] = (self.queue_ptr + len(identity)) % size

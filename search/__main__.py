@@ -272,6 +272,11 @@ def main() -> None:
     options.run(options)
 
 
-if __name__ == "__main__":
+def command_line() -> None:
+    """What `python -m search` and the installed command `person-search` run."""
     set_up_logging(is_main=True)
     run_command_line(main)
+
+
+if __name__ == "__main__":
+    command_line()

@@ -12,7 +12,7 @@
 # long, they slow each other down many times on a busy machine.
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-2000}"
 
-repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)"  # cd prints its folder where CDPATH is set
 base_python="${PYTHON:-}"
 PYTHON=""
 
@@ -31,24 +31,61 @@ find_base_python() {
     return 1
 }
 
-# Makes .venv on first use and installs requirements.txt; later calls install nothing.
+# Groups of packages, each with those before it: training, evaluation and the demo; search; tests and checks.
+groups=(base search dev)
+requirements() { if [ "$1" = base ]; then echo requirements.txt; else echo "requirements/$1.txt"; fi; }
+needed_modules() {
+    case "$1" in
+        base) echo torch timm transformers pydantic ;;
+        search) echo pymilvus gradio onnx ;;
+        dev) echo pytest ruff mypy ;;
+    esac
+}
+
+# ensure_environment [GROUP]: makes .venv on first use and installs the group (base); later calls install nothing.
+# An environment named by MARS_ENV is used as it is.
 ensure_environment() {
-    local folder stamp wanted
+    local group="${1:-base}" folder each text="" included=() stamps=()
     folder="$(absolute "${MARS_ENV:-$repository/.venv}")"
     PYTHON="$folder/bin/python"
-    stamp="$folder/.requirements-installed"
-    wanted="$(cksum < "$repository/requirements.txt")"
     if [ -n "${MARS_ENV:-}" ]; then
         [ -x "$PYTHON" ] || fail "MARS_ENV=$MARS_ENV is not a virtual environment (no bin/python in it)"
+        require_modules "$group"
         return
     fi
-    if [ -x "$PYTHON" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
-    local base; base="$(find_base_python)" || fail "Python 3.10 or newer is needed; set PYTHON to one"
-    echo "installing requirements into $folder (once, several gigabytes) ..."
-    "$base" -m venv "$folder" || fail "cannot make a virtual environment in $folder (Debian: apt install python3-venv)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$repository/requirements.txt" \
-        || fail "installing requirements.txt failed; see the messages above"
-    echo "$wanted" > "$stamp"
+    for each in "${groups[@]}"; do
+        text+="$(cat "$repository/$(requirements "$each")")" || fail "$(requirements "$each") is absent"
+        included+=("$each")
+        stamps+=("$(cksum <<< "$text")")
+        if [ "$each" = "$group" ]; then break; fi
+    done
+    if [ -x "$PYTHON" ] && [ "$(cat "$folder/.installed-$group" 2>/dev/null)" = "${stamps[-1]}" ]; then return; fi
+    install_group "$group" "$folder"
+    for each in "${!included[@]}"; do echo "${stamps[each]}" > "$folder/.installed-${included[each]}"; done
+}
+
+# install_group GROUP FOLDER: makes the virtual environment where there is none, and installs what the group pins.
+install_group() {
+    local file base; file="$(requirements "$1")"
+    base="$(find_base_python)" || fail "Python 3.10 or newer is needed; set PYTHON to one"
+    echo "installing $file into $2 (once, several gigabytes) ..."
+    "$base" -m venv "$2" || fail "cannot make a virtual environment in $2 (Debian: apt install python3-venv)"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$repository/$file" \
+        || fail "installing $file failed; see the messages above"
+}
+
+# require_modules GROUP: ends with one line when the environment lacks what the group's scripts import.
+require_modules() {
+    local each names=() missing
+    for each in "${groups[@]}"; do
+        # shellcheck disable=SC2207  (several names)
+        names+=($(needed_modules "$each"))
+        if [ "$each" = "$1" ]; then break; fi
+    done
+    missing="$("$PYTHON" -c 'import sys
+from importlib.util import find_spec
+print(*(name for name in sys.argv[1:] if find_spec(name) is None), sep=", ")' "${names[@]}")" || fail "$PYTHON fails"
+    [ -z "$missing" ] || fail "MARS_ENV=$MARS_ENV lacks $missing; install $repository/$(requirements "$1") into it"
 }
 
 # Number of processes: GPUS, else the visible GPUs, else 1.

@@ -5,8 +5,7 @@
 set -euo pipefail
 
 caller_directory=$PWD   # a relative ROOT starts here
-repository=$(cd "$(dirname "$0")/.." && pwd)
-source "$repository/shell/common.sh"
+source "$(dirname "$0")/common.sh"
 ensure_environment
 cd "$repository"
 exec "$PYTHON" -m dataset.prepare --directory "$caller_directory" "$@"

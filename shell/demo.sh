@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Makes the synthetic benchmark, trains a small MARS on it, evaluates it, and leaves a report.
 #   bash shell/demo.sh [KEY.PATH=VALUE ...]      settings on top of the configuration
-# Environment: CONFIG (default configs/demo.yaml; the first stage is that of CONFIG beside it, NAME_pretrain.yaml), OUTPUT
-# (default output/demo), DEMO_DATA (options of dataset.synthetic, to change the benchmark), MARS_ENV. What is finished is not done again; an interrupted training goes on.
+# Environment: CONFIG (default configs/demo.yaml; its first stage is the file beside it, NAME_pretrain.yaml),
+# OUTPUT (default output/demo), DEMO_DATA (options of dataset.synthetic, to change the benchmark), MARS_ENV.
+# What is finished is not done again; an interrupted training is resumed.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 for argument in "$@"; do
     case "$argument" in
         -h | --help) sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
         *=*) ;;
-        *) fail "$argument is no setting; write KEY.PATH=VALUE, such as optimizer.lr=1e-4" ;;
+        *) fail "$argument is not a setting; write KEY.PATH=VALUE, such as optimizer.lr=1e-4" ;;
     esac
 done
 ensure_environment
@@ -33,7 +34,7 @@ test_split=("test_file=$data/processed_data/test.json" "test_image_root=$data/im
 # bfloat16 is faster where the processor has it, and much slower where it has not
 if ! grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then settings+=("precision=fp32"); fi
 
-# run FOLDER CONFIG [flags...]: a training, begun or taken up again, unless it is finished
+# run FOLDER CONFIG [flags...]: starts or resumes a training, unless it is finished
 run() {
     local folder="$1" config="$2"; shift 2
     if [ -f "$folder/metrics.json" ]; then

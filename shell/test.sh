@@ -3,7 +3,7 @@
 #   bash shell/test.sh [-k NAME ...]
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-ensure_environment
+ensure_environment dev
 cd "$repository"
 if [ $# -eq 0 ]; then set -- -n auto --maxprocesses 4 --dist loadfile; fi
 exec "$PYTHON" -m pytest "$@"

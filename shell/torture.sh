@@ -9,7 +9,7 @@ case "${1:-}" in
     --quick) export FAULTS=quick; shift ;;
     -h | --help) sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
 esac
-ensure_environment
+ensure_environment dev
 output="$(absolute "${OUTPUT:-$repository/output/torture}")"
 cd "$repository"
 exec "$PYTHON" -m pytest -m promise --campaign "$output/reliability.md" "$@"

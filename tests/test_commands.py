@@ -46,6 +46,8 @@ MORE = [
     "bash shell/icfg-eval.sh",
     "bash shell/rstp-eval.sh MARS.pth",
     "CONFIG=configs/demo_vim.yaml OUTPUT=output/demo-vim bash shell/demo.sh",
+    'cd output && bash ../shell/search.sh query "a woman in a red coat" --gallery ../gallery',
+    "bash shell/lint.sh style",
     *(f"python -m benchmarks.{name} --help" for name in EVERY_BENCHMARK),
     *(f"CONFIG=configs/{name} OUTPUT=output/each-{name} bash shell/cuhk_train.sh" for name in EVERY_CONFIG),
 ]
@@ -67,8 +69,10 @@ for _ in range(300):
 else: raise SystemExit('nothing is served')"""
 # run the tests that this file belongs to: here one file of them; what serves for good is ended when it has answered
 SHORTENED = {
-    "python -m search serve --gallery gallery": "python -m search serve --gallery gallery --port 7897 & "
-    f'python -c "{ASK}"; answered=$?; kill $!; wait; exit $answered',
+    **{
+        command: f'{command} --port 7897 & python -c "{ASK}"; answered=$?; kill $!; wait; exit $answered'
+        for command in ("python -m search serve --gallery gallery", "bash shell/search.sh serve --gallery gallery")
+    },
     "bash shell/test.sh": "bash shell/test.sh tests/evaluation/test_metrics.py",
     "bash shell/torture.sh --quick": "bash shell/torture.sh --quick tests/dataset/test_data_ledger.py",
 }

@@ -1,7 +1,7 @@
 """Our model against numbers computed by the published code on tiny random models.
 
-Takes every `*.pt` of the folder GOLDEN_DIR whose name has no `vim`, whatever sizes it states;
-skips, saying so, where the folder is absent. GOLDEN_DEVICE=cuda compares what a GPU computes.
+Takes the files of MARS and RaSa in tests/golden, or in the folder GOLDEN_DIR, whatever sizes they state.
+GOLDEN_DEVICE=cuda compares what a GPU computes.
 """
 
 from functools import cache
@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_numbers import golden_device, golden_folder
+from golden_numbers import golden_device, golden_files, golden_folder
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
-from models.fusion import FusionSize, Pairing
+from models.fusion import FusionSize, Pairing, TextEncoder
 from models.image_encoder import PatchSubset, VisionSize
-from models.person_search import Objective, PersonSearchModel
+from models.objectives import Objective
+from models.person_search import PersonSearchModel
 from models.randomness import MaskedTokens
 from models.vision_transformer import VisionTransformer
 
-FILES = sorted(p for p in golden_folder().glob("*.pt") if "vim" not in p.name)
+FILES = golden_files("mars")
 pytestmark = [
-    pytest.mark.skipif(not FILES, reason=f"golden numbers are not in {golden_folder()} (set GOLDEN_DIR)"),
+    pytest.mark.skipif(not FILES, reason=f"GOLDEN_DIR {golden_folder()} has no numbers of MARS or RaSa"),
     pytest.mark.parametrize("path", FILES or [None], ids=lambda p: p.stem if p else "absent"),
 ]
 
@@ -62,7 +63,7 @@ def build(golden: dict) -> PersonSearchModel:
     sides = config["image_res"]
     sides = tuple(sides) if isinstance(sides, list | tuple) else (sides, sides)
     vision = VisionSize(sides, config["patch_size"], config["vision_width"], config["vit_depth"], config["vit_heads"])
-    fusion = FusionSize(**{name: bert[name] for name in FusionSize.__dataclass_fields__ if name in bert})
+    fusion = FusionSize(**{name: bert[name] for name in FusionSize.model_fields if name in bert})
     objective = Objective(
         weights=golden["loss_weights"],
         temp=config["temp"],
@@ -75,7 +76,9 @@ def build(golden: dict) -> PersonSearchModel:
     )
     decoder = DecoderSize(config["dec_depth"], config["dec_heads"])
     special = SpecialTokens(pad=0, cls=1, sep=2, mask=3)
-    model = PersonSearchModel(VisionTransformer(vision), fusion, decoder, objective, special, config["embed_dim"])
+    model = PersonSearchModel(
+        VisionTransformer(vision), TextEncoder(fusion), decoder, objective, special, config["embed_dim"]
+    )
     model.load_state_dict(golden["state_dict"], strict=True)
     return model.to(golden_device())
 
@@ -102,9 +105,9 @@ def after_step(path: Path) -> tuple[PersonSearchModel, dict[str, torch.Tensor]]:
     golden = read(path)
     model = build(golden).train()
     model.follow(model.objective.momentum)  # the published step begins with it, ours ends with it
-    found = model(batch_of(golden), RecordedDraws(golden["draws"]), golden["inputs"]["alpha"])
+    found, queued = model(batch_of(golden), RecordedDraws(golden["draws"]), golden["inputs"]["alpha"])
     sum(golden["loss_weights"][name] * value for name, value in found.items()).backward()
-    model.write_queues()
+    model.enqueue(queued)
     return model, found
 
 
@@ -165,7 +168,7 @@ def test_evaluation(path):
     caption, image = (~recorded["itm_score"].isnan()).nonzero(as_tuple=True)
     memory = model.text_encoder.project_images(tokens)
     pairing = Pairing(aligned=0, crossed=image)
-    scores = model.match_scores(reading.begun[caption], reading.tokens.mask[caption], memory, pairing)
+    scores = model.match_scores(reading.text_prefix[caption], reading.tokens.mask[caption], memory, pairing)
     torch.testing.assert_close(scores, recorded["itm_score"][caption, image], atol=1e-5, rtol=0)
 
 

@@ -1,6 +1,6 @@
 """Our Vision Mamba against tokens and gradients computed by the published code on tiny random encoders.
 
-Takes every `*vim*.pt` of the folder GOLDEN_DIR, whatever sizes it states; skips, saying so, where there is none.
+Takes every `*vim*.pt` of tests/golden, or of the folder GOLDEN_DIR, whatever sizes it states.
 GOLDEN_DEVICE=cuda compares what a GPU computes.
 """
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_numbers import golden_device, golden_folder
+from golden_numbers import golden_device, golden_files, golden_folder
 
 from models.image_encoder import VisionSize
 from models.vision_mamba import VisionMamba
 
-FILES = sorted(path for path in golden_folder().glob("*.pt") if "vim" in path.name)
+FILES = golden_files("vim")
 pytestmark = [
-    pytest.mark.skipif(not FILES, reason=f"golden numbers are not in {golden_folder()} (set GOLDEN_DIR)"),
+    pytest.mark.skipif(not FILES, reason=f"GOLDEN_DIR {golden_folder()} has no numbers of Vision Mamba"),
     pytest.mark.parametrize("path", FILES or [None], ids=lambda path: path.stem if path else "absent"),
 ]
 

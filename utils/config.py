@@ -3,11 +3,11 @@
 Nothing here knows what is configured: a schema is a pydantic model that forbids unknown keys.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -16,11 +16,24 @@ from utils.files import atomic_write, similar_file
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+# The ranges that keys usually have.
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Section(BaseModel):
     """Base of all schemas: unknown keys, silent conversions and changes are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def part_of(cls: type[Schema], settings: BaseModel) -> Schema:
+        """The keys of this section, taken from validated settings that inherit them."""
+        return cls.model_construct(**{name: getattr(settings, name) for name in cls.model_fields})
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -59,6 +72,38 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
     return dict(values)
 
 
+def read_layers(
+    path: Path, expand: Callable[[Mapping[str, Any], str], dict[str, Any]], above: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """A YAML file on top of those it names as its `base` (relative to its own folder), section by section.
+
+    A list of bases: later ones lie on top of earlier ones. expand(values, where): what a file's values mean, before
+    they are merged with others.
+    Raises UserError when a base is missing, or rests on itself.
+    """
+    where = f"config {path}"
+    values = expand(read_mapping(path, "config"), where)
+    bases = values.pop("base", [])
+    bases = bases if isinstance(bases, list) else [bases]
+    if path.resolve() in above:
+        raise UserError(f"{where}: `base` leads back to this file")
+    merged: dict[str, Any] = {}
+    for base in bases:
+        if not isinstance(base, str):
+            raise UserError(f"{where}: `base` must be the name of a YAML file or a list of them, not {base!r}")
+        merged = merge(merged, read_layers(path.parent / base, expand, (*above, path.resolve())))
+    return merge(merged, values)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` on top of `below`; sections are merged, all other values replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        sections = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if sections else value
+    return merged
+
+
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """`values` with `key.path=value` settings on top; each value is read as YAML.
 
@@ -70,14 +115,14 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
         if not equals or not path.strip():
             raise UserError(f"--set {setting}: write it as key.path=value, for example --set optimizer.lr=1e-4")
         *parents, last = path.strip().split(".")
-        place = result
+        section = result
         for key in parents:
-            inner = place.get(key)
+            inner = section.get(key)
             if inner is not None and not isinstance(inner, Mapping):
                 raise UserError(f"--set {setting}: `{key}` is {inner!r} and has no keys below it")
-            place[key] = dict(inner or {})
-            place = place[key]
-        place[last] = parse_yaml(text, f"--set {setting}") if text.strip() else None
+            section[key] = dict(inner or {})
+            section = section[key]
+        section[last] = parse_yaml(text, f"--set {setting}") if text.strip() else None
     return result
 
 

@@ -100,7 +100,8 @@ class EpochLog:
     def __init__(self) -> None:
         self.sums, self.curves = Sums(), Curves()
         self.samples, self.skipped = 0, 0
-        self.before, self.began = 0.0, None  # seconds of training up to the last start; the last start
+        self.before = 0.0  # seconds of training up to the last start
+        self.began: float | None = None  # the last start
 
     def add(self, values: Mapping[str, Tensor], step: Step, lr: float, samples: int) -> None:
         """A step with its losses by name, "total" and "grad_norm"."""
@@ -112,6 +113,10 @@ class EpochLog:
         """A step that was not taken."""
         self.skipped += 1
         self.samples += samples
+
+    def mean_loss(self) -> str:
+        """The mean of the weighted sum of losses so far, for a progress bar; waits for the device."""
+        return f"{float(self.sums.values['total']) / self.sums.count:.3f}" if self.sums.count else "-"
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -7,12 +7,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from utils.processes.interruption import BY_HAND, Stopped
 
 FAILED, BAD_INPUT = 1, 2  # exit codes
+GROUPS = "requirements.txt has what training, reports and studies need, requirements/search.txt what search needs"
 REPORTS = "ERROR_REPORTS"  # environment variable: the folder that a launcher reads messages from
 
 
@@ -42,6 +44,11 @@ def run_command_line(main: Callable[[], int | None]) -> None:
         sys.exit(main() or 0)
     except UserError as error:
         problem, code = str(error), BAD_INPUT
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or find_spec(package):  # a fault of the code, as the package itself is there
+            raise
+        problem, code = f"the package {package} is not installed: {GROUPS}", BAD_INPUT
     except Stopped as stopped:
         problem, code = str(stopped), stopped.code
     except KeyboardInterrupt:

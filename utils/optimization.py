@@ -2,48 +2,75 @@
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from timm.scheduler import CosineLRScheduler
+from pydantic import Field
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
+
+from utils.config import Count, Fraction, NotNegative, Part, Positive, Section, Whole
+
+
+class Optimizer(Section):
+    """AdamW; `lr_custm` is the rate of what learns fast: the PRD and m-RTD heads."""
+
+    opt: Literal["adamW", "adamw"] = "adamW"
+    lr: Positive = 1e-5
+    lr_custm: Positive = 1e-4
+    weight_decay: NotNegative = 0.02
+    betas: Annotated[list[Part], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    eps: Positive = 1e-8
+
+
+class Schedule(Section):
+    """Learning rate. `cosine` moves by epoch as published, `cosine_step` by step.
+
+    `lr` and `decay_rate` are in published files and change nothing: the rate is the optimizer's, and
+    decay belongs to cycles after the first, which there is none of.
+    """
+
+    sched: Literal["cosine", "cosine_step"] = "cosine"
+    lr: Positive | None = None
+    epochs: Count = 30
+    min_lr: NotNegative = 1e-6
+    decay_rate: Fraction = 1
+    warmup_lr: NotNegative = 1e-5
+    warmup_epochs: Whole = 1
+    cooldown_epochs: Whole = 0
 
 
 def make_optimizer(
     parameters: Iterable[tuple[str, nn.Parameter]],
-    lr: float,
-    special_lr: float,
-    special_names: tuple[str, ...],
-    weight_decay: float,
-    betas: tuple[float, float],
-    eps: float,
+    settings: Optimizer,
+    fast: Collection[str] = (),
     undecayed: Collection[str] = (),
-) -> Optimizer:
+) -> AdamW:
     """AdamW over trainable parameters in up to four groups.
 
-    Parameters whose name contains one of `special_names` learn with `special_lr`; 1-D
-    parameters, biases and those named in `undecayed` do not decay.
+    Parameters named in `fast` learn with `lr_custm`; 1-D parameters, biases and those named in `undecayed` do not
+    decay.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters:
         if parameter.requires_grad:
-            special = any(part in name for part in special_names)
             decays = parameter.ndim > 1 and not name.endswith(".bias") and name not in undecayed
-            groups.setdefault((special, decays), []).append(parameter)
-    settings = [
+            groups.setdefault((name in fast, decays), []).append(parameter)
+    options = [
         {
             "params": members,
-            "lr": special_lr if special else lr,
-            "weight_decay": weight_decay if decays else 0.0,
+            "lr": settings.lr_custm if quick else settings.lr,
+            "weight_decay": settings.weight_decay if decays else 0.0,
         }
-        for (special, decays), members in groups.items()
+        for (quick, decays), members in groups.items()
     ]
-    return AdamW(settings, betas=betas, eps=eps, fused=True)
+    first, second = settings.betas
+    return AdamW(options, betas=(first, second), eps=settings.eps, fused=True)
 
 
-def load_moments(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Take up what an interrupted run's optimizer has gathered; rates and decay are those configured now.
+def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore what an interrupted run's optimizer has gathered; rates and decay are those configured now.
 
     Raises ValueError, KeyError or TypeError when the state is of another model.
     """
@@ -60,24 +87,15 @@ class LearningRate:
     warmup_epochs. by_step True: epochs as a fraction, moving with every step.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        epochs: int,
-        min_lr: float,
-        warmup_lr: float,
-        warmup_epochs: int,
-        decay_rate: float,
-        by_step: bool,
-    ):
-        self.by_step, self.warmup_epochs = by_step, warmup_epochs
+    def __init__(self, optimizer: torch.optim.Optimizer, settings: Schedule):
+        self.by_step, self.warmup_epochs = settings.sched == "cosine_step", settings.warmup_epochs
         self.schedule = CosineLRScheduler(
             optimizer,
-            t_initial=epochs,
-            lr_min=min_lr,
-            cycle_decay=decay_rate,
-            warmup_lr_init=warmup_lr,
-            warmup_t=warmup_epochs,
+            t_initial=settings.epochs,
+            lr_min=settings.min_lr,
+            cycle_decay=settings.decay_rate,
+            warmup_lr_init=settings.warmup_lr,
+            warmup_t=settings.warmup_epochs,
         )
 
     def position(self, epoch: int, iteration: int, iterations: int) -> float:

@@ -1,64 +1,57 @@
-"""Steps of training, whatever the model: accumulation, clipping, precision, progress, steps that fail.
+"""Optimizer steps, whatever the model: accumulation, precision, clipping, and steps that are not finite.
 
-A model is called through a given function and returns a dict of losses; `advance` is called after each step.
+A model is called with the inputs of a micro-batch and returns its losses by name, and what is kept of the micro-batch
+for after the step.
 """
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from tqdm import tqdm
 
-from utils.epoch_log import EpochLog, Step, Sums
+from utils.epoch_log import Step, Sums
 from utils.errors import UserError
 from utils.optimization import LearningRate, clip_gradients
 from utils.processes.distributed import gather_objects, is_main, max_over_processes, rank
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY = 20  # steps between looks at the mean loss, for the progress bar
 PATIENCE = 3  # steps in a row that may not be finite until the run ends
 
 
 @dataclass(frozen=True)
 class StepRules:
-    """How losses become a step."""
+    """How losses become a step. clip: the largest gradient norm, None = any."""
 
     weights: Mapping[str, float]
     precision: Callable[[], AbstractContextManager]
-    accumulate: int
     clip: float | None
     seed: int
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What a process wants after the step under way: to end by a signal (its number), to save a checkpoint."""
+class Agreement(NamedTuple):
+    """What all processes do after a step: finite: take it; signal: end by it (0 = none); save: write a checkpoint."""
 
-    signal: int = 0
-    save: bool = False
+    finite: bool
+    signal: int
+    save: bool
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A model in training.
+def agree(values: Mapping[str, Tensor], signal: int, save: bool) -> Agreement:
+    """What any process met or asks for, known to all: the one place where a step waits for its device and the others.
 
-    forward(batch, step, first) -> losses by name; `first` is True for the first micro-batch of a step. advance():
-    after a step that was taken. describe(batch): which samples these are, for messages.
+    values: the scalars of the step, which must be finite to take it; signal, save: as in `Agreement`, of this process.
     """
-
-    model: nn.Module
-    forward: Callable[[Any, Step, bool], dict[str, Tensor]]
-    advance: Callable[[], None]
-    describe: Callable[[Any], str]
+    finite = torch.stack(list(values.values())).isfinite().all()
+    broken, stop, due = max_over_processes([1 - finite.float(), signal, save], finite.device)
+    return Agreement(not broken, int(stop), bool(due))
 
 
 def wrap(model: nn.Module, device: torch.device, world: int, some_unused: bool) -> nn.Module:
@@ -75,107 +68,77 @@ def wrap(model: nn.Module, device: torch.device, world: int, some_unused: bool) 
 
 
 class Stepper:
-    """Takes steps.
+    """The optimizer's side of a training step.
 
     failed: steps in a row that were not taken because something was not finite.
     """
 
-    def __init__(self, trained: Trained, optimizer: Optimizer, schedule: LearningRate, rules: StepRules):
-        self.trained, self.optimizer, self.schedule, self.rules = trained, optimizer, schedule, rules
+    def __init__(self, model: nn.Module, optimizer: Optimizer, schedule: LearningRate, rules: StepRules):
+        self.model, self.optimizer, self.schedule, self.rules = model, optimizer, schedule, rules
         self.failed = 0
 
-    def run_epoch(
-        self,
-        batches: Iterator[Any],
-        start: Step,
-        log: EpochLog,
-        stop_after: int | None,
-        wishes: Callable[[Step], Wishes],
-        fulfil: Callable[[Step, Wishes], None],
-    ) -> Step:
-        """Train from `start` to the end of its epoch, or until the run has `stop_after` steps; returns the last place.
+    @property
+    def lr(self) -> float:
+        """The learning rate of most parameters."""
+        return self.optimizer.param_groups[0]["lr"]
 
-        wishes(step) is asked before each step is finished, fulfil(step, wishes) called after it with what any process
-        wished for.
+    def compute_gradients(
+        self, inputs: Sequence[tuple[Any, ...]], step: Step, share: bool = True
+    ) -> tuple[dict[str, Tensor], list[Any]]:
+        """Gradients of the mean over micro-batches, clipped.
 
-        Raises UserError when losses or gradients are not finite for PATIENCE steps in a row.
-        """
-        self.trained.model.train()
-        left = start.iterations - start.iteration
-        left = left if stop_after is None else min(left, stop_after - start.number)
-        bar = tqdm(total=start.iterations, initial=start.iteration, desc=f"epoch {start.epoch}", disable=not is_main())
-        step = start
-        with log.running(), bar:
-            for _ in range(left):
-                granted = self.take_step(list(islice(batches, self.rules.accumulate)), step, log, wishes)
-                step = step.next
-                bar.update()
-                if log.sums.count and (step.iteration % LOOK_EVERY == 0 or step.iteration == step.iterations):
-                    bar.set_postfix(loss=f"{float(log.sums.values['total']) / log.sums.count:.3f}")
-                fulfil(step, granted)
-        return step
-
-    def take_step(self, portion: list[Any], step: Step, log: EpochLog, wishes: Callable[[Step], Wishes]) -> Wishes:
-        """One optimizer step over its micro-batches, or none on any process when one has a value that is not finite.
-
-        Returns what the processes together wish for.
-        """
-        self.schedule.move_to(step.epoch, step.iteration, step.iterations)
-        values = self.compute_gradients(portion, step)
-        values["grad_norm"] = clip_gradients(self.trained.model, self.rules.clip)
-        own, samples = wishes(step), sum(batch.size for batch in portion)
-        sound = torch.stack(list(values.values())).isfinite().all()
-        # the one place where a step waits for its device, and for the other processes
-        broken, signal, save = max_over_processes([1 - sound.float(), own.signal, own.save], sound.device)
-        if broken:
-            self.skip_step(portion, values, step)
-            log.skip(samples)
-        else:
-            self.failed = 0
-            self.optimizer.step()
-            self.trained.advance()
-            log.add(values, step, self.optimizer.param_groups[0]["lr"], samples)
-        self.optimizer.zero_grad(set_to_none=True)
-        return Wishes(int(signal), bool(save))
-
-    def compute_gradients(self, portion: list[Any], step: Step, share: bool = True) -> dict[str, Tensor]:
-        """Gradients of the mean over micro-batches; returns the mean of each loss and of their weighted "total".
-
-        share: average gradients over processes.
+        Returns the mean of each loss, of their weighted "total" and the "grad_norm", and what is kept of each
+        micro-batch. share: average gradients over processes.
         """
         torch.manual_seed((self.rules.seed * 1_000_003 + step.number) * 4_099 + rank())  # dropout
-        sums, model = Sums(), self.trained.model
-        for number, batch in enumerate(portion):
-            waits = isinstance(model, DistributedDataParallel) and (not share or number < len(portion) - 1)
-            with model.no_sync() if waits else contextlib.nullcontext():
+        sums, kept = Sums(), []
+        for number, given in enumerate(inputs):
+            with self.synchronised(share and number == len(inputs) - 1):
                 with self.rules.precision():
-                    values = self.trained.forward(batch, step, number == 0)
-                total = sum(self.rules.weights[name] * value for name, value in values.items())
-                (total / len(portion)).backward()
-            sums.add({**values, "total": total})
-        return {name: value / sums.count for name, value in sums.values.items()}
+                    losses, entry = self.model(*given)
+                total = sum(self.rules.weights[name] * value for name, value in losses.items())
+                (total / len(inputs)).backward()
+            sums.add({**losses, "total": total})
+            kept.append(entry)
+        values = {name: value / sums.count for name, value in sums.values.items()}
+        return {**values, "grad_norm": clip_gradients(self.model, self.rules.clip)}, kept
 
-    def skip_step(self, portion: list[Any], values: Mapping[str, Tensor], step: Step) -> None:
-        """Tell what was not finite and where; raises UserError when it happens too often."""
+    def synchronised(self, average: bool) -> AbstractContextManager:
+        """Whether a backward pass within averages gradients over processes."""
+        if isinstance(self.model, DistributedDataParallel) and not average:
+            return self.model.no_sync()
+        return contextlib.nullcontext()
+
+    def update(self) -> None:
+        """Take the step whose gradients are there."""
+        self.optimizer.step()
+        self.failed = 0
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def skip(self, inputs: Sequence[tuple[Any, ...]], values: Mapping[str, Tensor], step: Step, samples: str) -> None:
+        """Leave out a step, and say what was not finite on which process, in which of its `samples`.
+
+        Raises UserError after PATIENCE such steps in a row.
+        """
         broken = [name for name, value in values.items() if not value.isfinite() and name not in ("total", "grad_norm")]
-        guilty = self.blame(broken, portion)
+        guilty = blame(broken, samples)
+        self.optimizer.zero_grad(set_to_none=True)
         if not guilty:  # the averaged gradient is the same on all processes: look at each one's own
+            own, _ = self.compute_gradients(inputs, step, share=False)
             self.optimizer.zero_grad(set_to_none=True)
-            self.compute_gradients(portion, step, share=False)
-            own_norm = clip_gradients(self.trained.model, None)
-            guilty = self.blame([] if own_norm.isfinite() else ["gradient"], portion)
+            guilty = blame([] if own["grad_norm"].isfinite() else ["gradient"], samples)
         self.failed += 1
         problem = f"step {step.number} (epoch {step.epoch}): {' | '.join(guilty) or 'a gradient was not finite, once'}"
         if self.failed >= PATIENCE:
             raise UserError(
                 f"training diverged: {self.failed} steps in a row were not finite; {problem}; lower optimizer.lr,"
-                " set clip_grad_norm, or use precision fp32, and go on with --resume"
+                " set clip_grad_norm, or use precision fp32, and continue with --resume"
             )
         if is_main():
             logger.warning("skipped %s", problem)
 
-    def blame(self, broken: list[str], portion: list[Any]) -> list[str]:
-        """What was `broken` on which process, for the processes where anything was."""
-        samples = "; ".join(self.trained.describe(batch) for batch in portion)
-        own = f"process {rank()}: {', '.join(broken)} not finite for {samples}" if broken else ""
-        return [text for text in gather_objects(own) if text]
+
+def blame(broken: list[str], samples: str) -> list[str]:
+    """What was `broken` on which process, for the processes where anything was."""
+    own = f"process {rank()}: {', '.join(broken)} not finite for {samples}" if broken else ""
+    return [text for text in gather_objects(own) if text]

@@ -237,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
             label: {
                 "image_size": model.config.image_size,
                 "patch_size": model.config.patch_size,
-                "mae_weight": model.config.weights.mae,
+                "mae_weight": model.config.weights["mae"],
             }
             for label, model in models.items()
         },

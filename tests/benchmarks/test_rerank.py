@@ -6,9 +6,10 @@ import torch
 from benchmarks.rerank import SPECIAL, plain_scores, product_scores, random_captions, rank_correlation
 from dataset.evaluation_split import Captions
 from models.decoder import DecoderSize
-from models.fusion import FusionSize
+from models.fusion import FusionSize, TextEncoder
 from models.image_encoder import VisionSize
-from models.person_search import Objective, PersonSearchModel
+from models.objectives import Objective, only
+from models.person_search import PersonSearchModel
 from models.vision_transformer import VisionTransformer
 
 MAX_WORDS = 20
@@ -28,8 +29,10 @@ def tiny_model(full_ca: bool) -> PersonSearchModel:
         full_ca=full_ca,
     )
     vision = VisionSize(image_size=(32, 16), patch_size=8, width=16, depth=1, heads=2)
-    objective = Objective(weights={"pitm": 1.0}, queue_size=1)
-    model = PersonSearchModel(VisionTransformer(vision), fusion, DecoderSize(1, 2), objective, SPECIAL, 8).eval()
+    objective = Objective(weights=only("pitm"), queue_size=1)
+    model = PersonSearchModel(
+        VisionTransformer(vision), TextEncoder(fusion), DecoderSize(1, 2), objective, SPECIAL, 8
+    ).eval()
     for parameter in model.parameters():  # biases too, and far from the start, so that scores differ
         parameter.data += 0.2 * torch.randn_like(parameter)
     return model

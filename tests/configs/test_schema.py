@@ -5,8 +5,9 @@ import re
 import pytest
 from benchmark_data import REPOSITORY
 
-from configs.schema import Bert, Config, Weights, load_config, require_files, resolve_config
-from models.losses import LOSS_NAMES
+from configs.schema import Config, load_config, require_files, resolve_config
+from models.fusion import FusionSize as Bert
+from models.objectives import LOSSES, name_weights
 from utils.config import save_yaml
 from utils.errors import UserError
 
@@ -72,10 +73,14 @@ def test_the_benchmark_files_hold_the_published_recipes(benchmark):
     names = (f"{system}_{benchmark}.yaml" for system in ("PS", "rasa", "albef"))
     mars, rasa, albef = (load_config(REPOSITORY / "configs" / name) for name in names)
     assert [config.bert_config.full_ca for config in (mars, rasa, albef)] == [True, False, False]
-    assert mars.weights == Weights(cl=0.5, pitm=1, mlm=1, prd=0.5, mrtd=0.5, mae=1, attribute=2)
-    assert rasa.weights == Weights(cl=0.5, pitm=1, mlm=1, prd=0.5, mrtd=0.5, mae=0, attribute=0)
-    assert [albef.weights.cl > 0, albef.weights.pitm > 0, albef.weights.mlm > 0] == [True] * 3
-    assert albef.weights.prd == albef.weights.mrtd == albef.weights.mae == albef.weights.attribute == 0
+    assert mars.weights == name_weights(
+        {"cl": 0.5, "pitm": 1, "mlm": 1, "prd": 0.5, "mrtd": 0.5, "mae": 1, "attribute": 2}
+    )
+    assert rasa.weights == name_weights(
+        {"cl": 0.5, "pitm": 1, "mlm": 1, "prd": 0.5, "mrtd": 0.5, "mae": 0, "attribute": 0}
+    )
+    assert [albef.weights["cl"] > 0, albef.weights["pitm"] > 0, albef.weights["mlm"] > 0] == [True] * 3
+    assert albef.weights["prd"] == albef.weights["mrtd"] == albef.weights["mae"] == albef.weights["attribute"] == 0
     assert (mars.max_words, mars.batch_size_train) == (75, 8)
     assert (rasa.max_words, rasa.batch_size_train) == (50, 13)
     assert mars.mlm_distill_axis == rasa.mlm_distill_axis == "positions"
@@ -115,7 +120,7 @@ def test_a_file_of_mars_is_read_unchanged(load):
 
 
 def test_every_loss_of_the_model_has_a_weight():
-    assert tuple(Weights.model_fields) == LOSS_NAMES
+    assert list(load_config(None).weights) == list(LOSSES)
 
 
 def test_a_file_of_rasa_has_five_weights_and_no_mask_ratio(load):
@@ -127,7 +132,7 @@ def test_a_file_of_rasa_has_five_weights_and_no_mask_ratio(load):
         bert_config="'configs/config_bert_partial.json'",
     )
     config = load(text)
-    assert config.weights.model_dump() == dict(zip(LOSS_NAMES, [0.5, 1, 1, 0.5, 0.5, 0, 0], strict=True))
+    assert config.weights == dict(zip(LOSSES, [0.5, 1, 1, 0.5, 0.5, 0, 0], strict=True))
     assert (config.max_words, config.batch_size_train, config.bert_config.full_ca) == (50, 13, False)
 
 
@@ -160,19 +165,19 @@ def test_settings_win_over_the_file_which_wins_over_the_defaults(load):
 
 
 def test_a_setting_of_one_loss_leaves_the_others(load):
-    assert load("weights: {mae: 3}", "weights.cl=9").weights == Weights(mae=3, cl=9)
+    assert load("weights: {mae: 3}", "weights.cl=9").weights == name_weights({"mae": 3, "cl": 9})
 
 
 def test_a_list_of_weights_may_be_changed_by_name_afterwards(load):
     config = load("weights: [1, 2, 3, 4, 5]", "weights.mae=6")
-    assert list(config.weights.model_dump().values()) == [1, 2, 3, 4, 5, 6, 0]
+    assert list(config.weights.values()) == [1, 2, 3, 4, 5, 6, 0]
     config = load(MARS, "weights=[1,2,3,4,5,6,7]", "weights.cl=0")
-    assert list(config.weights.model_dump().values()) == [0, 2, 3, 4, 5, 6, 7]
+    assert list(config.weights.values()) == [0, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_list_of_weights_is_in_the_published_order(load):
-    assert load("weights: [1, 2, 3, 4, 5, 6, 7]").weights == Weights(
-        cl=1, pitm=2, mlm=3, prd=4, mrtd=5, mae=6, attribute=7
+    assert load("weights: [1, 2, 3, 4, 5, 6, 7]").weights == name_weights(
+        {"cl": 1, "pitm": 2, "mlm": 3, "prd": 4, "mrtd": 5, "mae": 6, "attribute": 7}
     )
 
 
@@ -260,8 +265,18 @@ def test_a_file_changes_what_its_base_says(load, tmp_path):
     config = load_config(tmp_path / "top.yaml", ["momentum=0.9"])
     assert (config.k_test, config.alpha, config.momentum) == (3, 0.2, 0.9)
     assert (config.optimizer.lr, config.optimizer.eps) == (1e-4, 1e-7)
-    assert list(config.weights.model_dump().values()) == [1, 1, 1, 1, 1, 0.5, 0]
+    assert list(config.weights.values()) == [1, 1, 1, 1, 1, 0.5, 0]
     assert (config.bert_config.fusion_layer, config.bert_config.full_ca) == (3, True)
+
+
+def test_later_bases_and_files_lie_on_top_of_earlier_ones(tmp_path):
+    (tmp_path / "data.yaml").write_text("max_words: 60\nalpha: 0.1\nweights: {cl: 2}\n")
+    (tmp_path / "recipe.yaml").write_text("alpha: 0.2\nweights: [1, 1, 1, 1, 1]\nk_test: 5\n")
+    (tmp_path / "both.yaml").write_text("base: [data.yaml, recipe.yaml]\nk_test: 6\n")
+    both = load_config(tmp_path / "both.yaml")
+    assert (both.max_words, both.alpha, both.k_test) == (60, 0.2, 6)
+    assert list(both.weights.values()) == [1, 1, 1, 1, 1, 0, 0]
+    assert load_config([tmp_path / "data.yaml", tmp_path / "recipe.yaml"], ["k_test=6"]) == both
 
 
 @pytest.mark.parametrize(
@@ -269,7 +284,8 @@ def test_a_file_changes_what_its_base_says(load, tmp_path):
     [
         ("base: nothing.yaml", "nothing.yaml does not exist"),
         ("base: a.yaml", "leads back to this file"),
-        ("base: [b.yaml]", "must be the name of a YAML file"),
+        ("base: [b.yaml]", "b.yaml does not exist"),
+        ("base: {b: c}", "must be the name of a YAML file or a list of them"),
     ],
 )
 def test_a_base_that_cannot_be_is_refused(tmp_path, content, message):
@@ -348,9 +364,9 @@ def test_the_presets_of_mamba_tbps_are_those_of_mars_but_for_what_was_published(
         config.max_words,
         config.temp,
         config.optimizer.weight_decay,
-        config.weights.mae,
+        config.weights["mae"],
         config.momentum,
-        config.weights.cl,
+        config.weights["cl"],
         config.eval_epoch,
     )
     assert found == MAMBA[name]

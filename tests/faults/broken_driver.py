@@ -14,34 +14,43 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import Retrieval
+from models.person_search import PersonSearchModel
+from models.training_step import StepOutput
 from utils.errors import run_command_line
 from utils.processes.distributed import rank
 
 WHAT, RANK, STEPS = os.environ["BREAK"].split(":")
 FIRST, LAST = map(int, STEPS.split("-"))
 NAN = float("nan")
-forward = Retrieval.Training.forward
+forward, prepare = PersonSearchModel.forward, Retrieval.Trainer.prepare
+under_way = []  # the step, as its first micro-batch is prepared
 
 
-def broken(training, batch, step, first):
-    """`Training.forward`, with a fault."""
-    if rank() != int(RANK) or not FIRST <= step.number <= LAST:
-        return forward(training, batch, step, first)
+def prepared(trainer, batch, step):
+    """`Trainer.prepare`, which every micro-batch of a step passes."""
+    under_way[:] = [step]
+    return prepare(trainer, batch, step)
+
+
+def broken(model, *given):
+    """`PersonSearchModel.forward`, with a fault."""
+    if rank() != int(RANK) or not FIRST <= under_way[0].number <= LAST:
+        return forward(model, *given)
     if WHAT == "parameter":
         with torch.no_grad():
-            training.model.text_proj.weight[0, 0] = NAN
+            model.text_proj.weight[0, 0] = NAN
     if WHAT == "input":
-        hook = training.model.visual_encoder.patch_embed.register_forward_pre_hook(lambda _, given: (given[0] * NAN,))
-    found = forward(training, batch, step, first)
+        hook = model.visual_encoder.patch_embed.register_forward_pre_hook(lambda _, given: (given[0] * NAN,))
+    found, queued = forward(model, *given)
     if WHAT == "input":
         hook.remove()
     if WHAT == "loss":
         found["mlm"] = found["mlm"] * NAN
     if WHAT == "gradient":
         found["mae"].register_hook(lambda gradient: gradient * torch.inf)
-    return found
+    return StepOutput(found, queued)
 
 
-Retrieval.Training.forward = broken
+Retrieval.Trainer.prepare, PersonSearchModel.forward = prepared, broken
 if __name__ == "__main__":
     run_command_line(Retrieval.main)

@@ -11,18 +11,18 @@ import Retrieval
 from utils.errors import run_command_line
 
 EVERY = 50  # steps
-forward, seen = Retrieval.Training.forward, []
+prepare, seen = Retrieval.Trainer.prepare, []
 
 
-def watched(training, batch, step, first):
-    """`Training.forward`, with a look at memory and open files."""
+def watched(trainer, batch, step):
+    """`Trainer.prepare`, with a look at memory and open files."""
     if step.number % EVERY == 0:
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         seen.append([step.number, resident, len(os.listdir("/proc/self/fd"))])
-    return forward(training, batch, step, first)
+    return prepare(trainer, batch, step)
 
 
-Retrieval.Training.forward = watched
+Retrieval.Trainer.prepare = watched
 if __name__ == "__main__":
     try:
         run_command_line(Retrieval.main)

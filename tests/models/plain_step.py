@@ -15,8 +15,10 @@ from models.decoder import patchify
 from models.fusion import Pairing
 from models.image_encoder import PatchSubset
 from models.losses import IGNORED
+from models.objectives import LOSSES, PAIRS
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, pick
+from models.training_step import Embeddings, Negatives, TrainingStep
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,37 @@ class PlainStep:
     def __init__(self, model: PersonSearchModel, batch: TrainBatch, draws: ChosenNegatives, alpha: float):
         self.model, self.batch, self.draws, self.alpha = model, batch, draws, alpha
         self.rows = range(batch.size)
+
+    def loss(self, name: str) -> Tensor:
+        """A loss of the table: pair by pair where a method here says how, else by its own function of plain parts."""
+        method = getattr(self, name, None)
+        return method() if method else LOSSES[name].compute(self.view(LOSSES[name].rows))
+
+    def view(self, rows: tuple[str, ...]) -> TrainingStep:
+        """What losses read, each row fused on its own (rows of words aside)."""
+        assert set(rows) <= set(PAIRS)
+        (image, text), (image_m, text_m) = self.embeddings(""), self.embeddings("_m")
+        pairs = self.pairs()
+        parts = dict(
+            zip(("positive", "negative_image", "negative_text"), (pairs[0:4], pairs[4:8], pairs[8:12]), strict=True)
+        )
+        fused = {}
+        for name in rows:
+            states = [self.fuse(self.words(self.batch.caption2, text), image) for text, image, _ in parts[name]]
+            fused[name] = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+        tokens, reading = self.model.visual_encoder(self.batch.image1), self.model.encode_text(self.batch.caption2)
+        negatives = Negatives(torch.tensor(self.draws.image), torch.tensor(self.draws.text), torch.ones(4).bool())
+        return TrainingStep(
+            model=self.model,
+            batch=self.batch,
+            draws=self.draws,
+            alpha=self.alpha,
+            tokens=tokens,
+            caption=reading,
+            embeddings=Embeddings(image, text, image_m, text_m),
+            negatives=negatives,
+            fused=fused,
+        )
 
     def words(self, text: TextTokens, row: int) -> Tensor:
         """[1, length] ids of real words."""

@@ -63,8 +63,8 @@ def test_the_objective_comes_from_the_configuration(key, value, field):
 
 
 def test_contrastive_terms_come_from_the_configuration():
-    assert model_of().objective.contrastive_terms == ("i2t", "t2i", "i2i", "t2t")
-    assert model_of(contrastive_terms=["t2i"]).objective.contrastive_terms == ("t2i",)
+    assert model_of().objective.contrastive_terms == ["i2t", "t2i", "i2i", "t2t"]
+    assert model_of(contrastive_terms=["t2i"]).objective.contrastive_terms == ["t2i"]
 
 
 def test_temp_starts_at_the_configured_value_and_is_learned():

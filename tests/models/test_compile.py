@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 import torch
-from tiny_model import IDENTITIES, lived_in, only, step, tiny_batch, tiny_model
+from tiny_model import IDENTITIES, lived_in, step, tiny_batch, tiny_model
 
 from models.build import compile_layers
+from models.objectives import only
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 

@@ -27,13 +27,14 @@ def test_a_step_has_the_losses_gradients_and_queues_of_the_cpu(encoder):
     model = lived_in(tiny_model(encoder=encoder))
     twin = deepcopy(model).to(GPU)
     batch, draws = tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES))
-    expected, found = model(batch, draws, 0.4), twin(batch.to(GPU), draws.to(GPU), 0.4)
+    expected, queued = model(batch, draws, 0.4)
+    found, queued_there = twin(batch.to(GPU), draws.to(GPU), 0.4)
     assert set(found) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(found[name].cpu(), value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    for one, losses in ((model, expected), (twin, found)):
+    for one, losses, entry in ((model, expected, queued), (twin, found, queued_there)):
         sum(losses.values()).backward()
-        one.advance()
+        one.advance([entry])
     for (name, parameter), other in zip(model.named_parameters(), twin.parameters(), strict=True):
         if parameter.grad is not None:
             error = (other.grad.cpu() - parameter.grad).norm()

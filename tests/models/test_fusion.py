@@ -10,7 +10,7 @@ from torch.nn.functional import gelu, layer_norm, linear
 
 from dataset.batch import TextTokens
 from models.attention import attend
-from models.fusion import Packing, Pairing, TextEncoder
+from models.fusion import FusionSize, Packing, Pairing, TextEncoder
 from models.fusion_batch import FusionRows
 
 IMAGES, TOKENS, WIDTH = 3, 5, FUSION.encoder_width
@@ -219,7 +219,7 @@ def test_states_and_logits_are_those_of_the_transformers_package(lengths):
     transformers = pytest.importorskip("transformers")
     network, text = encoder(full_ca=True), captions(lengths)
     torch.nn.init.normal_(network.cls.predictions.bias)
-    sizes = {name: getattr(FUSION, name) for name in FUSION.__dataclass_fields__}
+    sizes = {name: getattr(FUSION, name) for name in FusionSize.model_fields}
     for ours in ("fusion_layer", "encoder_width", "full_ca"):
         sizes.pop(ours)
     sizes["num_hidden_layers"] = FUSION.fusion_layer

@@ -51,10 +51,10 @@ class HandMadeEncoder:
     def project_images(self, tokens: Tensor) -> ImageKeysValues:
         return self.memory
 
-    def begin(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def encode_prefix(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.states
 
-    def run(self, states: Tensor, layers: range, context, text_prefix: bool = False) -> Tensor:
+    def run(self, states: Tensor, layers: range, context, attended: bool = False) -> Tensor:
         return states.sum(1, keepdim=True).expand_as(states) if 1 in layers else states
 
 

@@ -4,9 +4,10 @@ from copy import deepcopy
 
 import pytest
 import torch
-from tiny_model import FUSION, VISION, only, tiny_batch, tiny_draws, tiny_model
+from tiny_model import FUSION, VISION, tiny_batch, tiny_draws, tiny_model
 
 from models.inspection import Memory, count_parameters, estimate_memory
+from models.objectives import only
 
 TOKENS = 8  # of the longest caption of tiny_batch
 
@@ -23,7 +24,7 @@ def measured_activations(model) -> int:
     batch = tiny_batch([0, 1, 2, 3, 4, 5])
     assert batch.caption2.ids.shape[1] == TOKENS
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        sum(model(batch, tiny_draws(6), 0.4).values())
+        sum(model(batch, tiny_draws(6), 0.4).losses.values())
     return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in parameters)
 
 

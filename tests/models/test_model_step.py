@@ -11,7 +11,7 @@ from tiny_model import (
     SPECIAL,
     VOCABULARY,
     lived_in,
-    only,
+    run_step,
     step,
     tiny_batch,
     tiny_draws,
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from dataset.batch import TextTokens
 from models.fusion import Pairing
-from models.losses import IGNORED, LOSS_NAMES
+from models.losses import IGNORED
+from models.objectives import LOSSES, only
 from models.person_search import PersonSearchModel, negative_weights
 from models.randomness import RandomDraws
 
@@ -58,17 +59,17 @@ def test_every_loss_is_that_of_single_pairs(full_ca, alpha):
     draws = ChosenNegatives(draws.noise, draws.special, draws.vocabulary_size)
     with torch.no_grad():
         plain = PlainStep(model, batch, draws, alpha)
-        expected = {name: getattr(plain, name)() for name in LOSS_NAMES}
+        expected = {name: plain.loss(name) for name in LOSSES}
         found = step(model, batch, draws, alpha=alpha)
-    assert set(found) == set(LOSS_NAMES)
-    for name in LOSS_NAMES:
+    assert set(found) == set(LOSSES)
+    for name in LOSSES:
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("keys", ["momentum", "online"])
 @pytest.mark.parametrize("terms", [("i2t", "t2i"), ("i2i",), ("t2i",), ("t2t", "i2t", "i2i", "t2i")])
 def test_the_contrastive_loss_has_the_configured_terms_and_keys(terms, keys):
-    objective = {"contrastive_terms": terms, "contrastive_keys": keys}
+    objective = {"contrastive_terms": list(terms), "contrastive_keys": keys}
     found, expected = [], []
     for numbers, plainly in ((found, False), (expected, True)):
         model, batch = lived_in(tiny_model(only("cl"), objective=objective)), tiny_batch(IDENTITIES)
@@ -98,7 +99,7 @@ def all_losses() -> dict[str, float]:
     return {name: value.item() for name, value in step(model, tiny_batch(IDENTITIES)).items()}
 
 
-@pytest.mark.parametrize("name", LOSS_NAMES)
+@pytest.mark.parametrize("name", list(LOSSES))
 def test_a_loss_alone_is_the_same_as_among_all(name):
     model = tiny_model(only(name))
     model.load_state_dict(lived_in(tiny_model()).state_dict(), strict=False)
@@ -122,10 +123,10 @@ def test_the_parts_of_a_loss_of_weight_zero_are_not_built(missing, parts):
     assert built(tiny_model()) - built(tiny_model(weights(**{missing: 0.0}))) == parts
 
 
-@pytest.mark.parametrize("name", LOSS_NAMES)
+@pytest.mark.parametrize("name", list(LOSSES))
 def test_a_loss_of_weight_zero_is_absent(name):
     found = step(tiny_model(weights(**{name: 0.0})).train(), tiny_batch(IDENTITIES))
-    assert set(found) == set(LOSS_NAMES) - {name}
+    assert set(found) == set(LOSSES) - {name}
 
 
 @STYLES
@@ -169,7 +170,7 @@ def test_a_batch_of_one_identity_learns_from_positives_alone():
 
 def test_a_batch_of_a_single_sample_gives_finite_losses():
     found = step(lived_in(tiny_model()), tiny_batch([4]))
-    assert set(found) == set(LOSS_NAMES)
+    assert set(found) == set(LOSSES)
     assert all(value.isfinite() for value in found.values())
 
 
@@ -270,35 +271,42 @@ def test_a_row_without_an_allowed_pair_has_no_weight():
 # ---- state -----------------------------------------------------------------------------
 
 
-def test_losses_leave_parameters_and_queues_as_they_are():
+def everything_of(model: PersonSearchModel) -> dict[str, object]:
+    """All that a module holds, of every module in it: attributes, parameters, buffers and their gradients."""
+    held: dict[str, object] = {}
+    for name, module in model.named_modules():
+        held |= {f"{name}.{key}": repr(value) for key, value in vars(module).items() if not key.startswith("_")}
+        held |= {f"{name}.{key}": dict(vars(module)[key]).keys() for key in ("_modules", "_parameters", "_buffers")}
+    return held | {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_forward_leaves_the_whole_module_untouched():
     model = lived_in(tiny_model())
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    before = everything_of(model)
     sum(step(model, tiny_batch(IDENTITIES)).values()).backward()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    after = everything_of(model)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) if isinstance(value, Tensor) else value == after[name], name
 
 
 def test_what_an_abandoned_step_left_never_enters_the_queues():
     one, other = lived_in(tiny_model()), lived_in(tiny_model())
     step(one, tiny_batch(IDENTITIES), tiny_draws(4, epoch=7))  # abandoned
     for model in (one, other):
-        step(model, tiny_batch(IDENTITIES))
-        model.advance()
+        model.advance([run_step(model, tiny_batch(IDENTITIES)).queued])
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
 def test_all_micro_batches_of_a_step_enter_the_queues():
     model = lived_in(tiny_model())
-    for first in (True, False):
-        step(model, tiny_batch(IDENTITIES), first=first)
-    model.advance()
+    model.advance([run_step(model, tiny_batch(IDENTITIES)).queued for _ in range(2)])
     assert model.queue_ptr.item() == (10 + 8) % 12
-    assert model.waiting == []
 
 
 def test_the_momentum_model_follows_after_a_step():
     one, other = lived_in(tiny_model()), lived_in(tiny_model())
-    step(one, tiny_batch(IDENTITIES))
-    one.advance()
+    one.advance([run_step(one, tiny_batch(IDENTITIES)).queued])
     other.follow(other.objective.momentum)
     assert all(torch.equal(value, parameters(other)[name]) for name, value in parameters(one).items())
 
@@ -310,8 +318,7 @@ def test_a_step_writes_its_momentum_embeddings_into_the_queues(loss_weights):
     with torch.no_grad():
         image, text = plain.embeddings("_m")
     before = model.image_queue.clone()
-    step(model, batch)
-    model.advance()
+    model.advance([run_step(model, batch).queued])
     slots = [10, 11, 0, 1]
     torch.testing.assert_close(model.image_queue[:, slots].T, image, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(model.text_queue[:, slots].T, text, atol=1e-5, rtol=1e-4)

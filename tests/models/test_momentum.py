@@ -6,6 +6,7 @@ from tiny_model import tiny_model
 from torch.nn.functional import normalize
 
 from models.momentum import EMPTY, FOLLOWED
+from models.training_step import QueueEntry
 
 QUEUE = 12  # slots of the tiny model
 
@@ -101,7 +102,7 @@ def test_queues_start_empty_with_unit_embeddings():
 def test_enqueue_writes_at_the_pointer():
     model = tiny_model()
     untouched = model.image_queue[:, 3:].clone()
-    model.enqueue(embeddings(1, 3), embeddings(101, 3), torch.tensor([7, 8, 9]))
+    model.enqueue(QueueEntry(embeddings(1, 3), embeddings(101, 3), torch.tensor([7, 8, 9])))
     assert model.image_queue[:, :3].T.equal(embeddings(1, 3))
     assert model.text_queue[:, :3].T.equal(embeddings(101, 3))
     assert model.idx_queue[0].tolist() == [7, 8, 9] + [EMPTY] * 9
@@ -112,7 +113,7 @@ def test_enqueue_writes_at_the_pointer():
 def test_enqueue_wraps_around():
     model = tiny_model()
     model.queue_ptr[:] = QUEUE - 1
-    model.enqueue(embeddings(1, 3), embeddings(101, 3), torch.tensor([7, 8, 9]))
+    model.enqueue(QueueEntry(embeddings(1, 3), embeddings(101, 3), torch.tensor([7, 8, 9])))
     assert model.idx_queue[0].tolist() == [8, 9] + [EMPTY] * 9 + [7]
     assert model.image_queue[0, [11, 0, 1]].tolist() == [1, 2, 3]
     assert model.text_queue[0, [11, 0, 1]].tolist() == [101, 102, 103]
@@ -122,12 +123,12 @@ def test_enqueue_wraps_around():
 def test_a_full_round_ends_where_it_began():
     model = tiny_model()
     for start in range(0, QUEUE, 4):
-        model.enqueue(embeddings(start, 4), embeddings(start, 4), torch.arange(start, start + 4))
+        model.enqueue(QueueEntry(embeddings(start, 4), embeddings(start, 4), torch.arange(start, start + 4)))
     assert model.idx_queue[0].tolist() == list(range(QUEUE))
     assert model.queue_ptr.tolist() == [0]
 
 
 def test_what_is_enqueued_keeps_no_graph():
     model = tiny_model()
-    model.enqueue(embeddings(0, 2).clone().requires_grad_(), embeddings(0, 2), torch.tensor([0, 1]))
+    model.enqueue(QueueEntry(embeddings(0, 2).clone().requires_grad_(), embeddings(0, 2), torch.tensor([0, 1])))
     assert not model.image_queue.requires_grad

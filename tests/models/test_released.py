@@ -8,11 +8,13 @@ import pytest
 import torch
 from benchmark_data import REPOSITORY
 from golden_numbers import golden_folder
-from tiny_model import FUSION, SPECIAL, VISION, only, tiny_model
+from tiny_model import FUSION, SPECIAL, VISION, tiny_model
 from torch.nn.functional import interpolate
 
 from configs.schema import load_config
 from models.build import build_model
+from models.fusion import FusionSize
+from models.objectives import only
 from models.person_search import PersonSearchModel
 from models.released import LoadReport, load_language_model, load_weights, require_trained, resize_positions
 from utils.errors import UserError
@@ -28,7 +30,7 @@ QUEUES = {"image_queue", "text_queue", "idx_queue", "queue_ptr"}
 @cache
 def layout(system: str) -> dict[str, list]:
     if not LAYOUTS.is_file():
-        pytest.skip(f"the released layouts are not in {LAYOUTS.parent} (set GOLDEN_DIR)")
+        pytest.skip(f"{LAYOUTS} is absent: set GOLDEN_DIR to a folder that has it")
     return json.loads(LAYOUTS.read_text())[system]
 
 
@@ -327,7 +329,7 @@ def test_as_many_patches_in_another_grid_are_no_reason_to_copy_positions():
 def save_bert(folder, **changed) -> torch.nn.Module:
     """A random BERT of the tiny sizes in `folder`."""
     transformers = pytest.importorskip("transformers")
-    sizes = {name: getattr(FUSION, name) for name in FUSION.__dataclass_fields__}
+    sizes = {name: getattr(FUSION, name) for name in FusionSize.model_fields}
     for ours in ("fusion_layer", "encoder_width", "full_ca"):
         sizes.pop(ours)
     bert = transformers.BertForMaskedLM(transformers.BertConfig(**{**sizes, **changed}))

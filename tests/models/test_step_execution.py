@@ -9,6 +9,7 @@ from tiny_model import (
     SPECIAL,
     VOCABULARY,
     lived_in,
+    run_step,
     step,
     tiny_batch,
     tiny_draws,
@@ -18,15 +19,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dataset.batch import TextTokens, TrainBatch
-from models import person_search
+from models import objectives
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, StepNoise
-from utils.optimization import clip_gradients, make_optimizer
+from utils.optimization import Optimizer, clip_gradients, make_optimizer
 
 
 def test_the_two_logits_of_matching_stay_opposite_in_training():
     model = tiny_model()
-    optimizer = make_optimizer(model.named_parameters(), 1e-2, 1e-2, (), 0.1, (0.9, 0.999), 1e-8)
+    optimizer = make_optimizer(model.named_parameters(), Optimizer(lr=1e-2, weight_decay=0.1))
     for _ in range(3):
         sum(step(model, tiny_batch(IDENTITIES)).values()).backward()
         optimizer.step()
@@ -69,10 +70,10 @@ def test_a_step_asks_the_device_nothing(axis):
     device = torch.device("cpu")
     batch.to(device)  # what is copied once and then kept
     with NoQuestions():
-        found = model(batch.to(device), draws.to(device), 0.4)
+        found, queued = model(batch.to(device), draws.to(device), 0.4)
         sum(found.values()).backward()
         clip_gradients(model, 1.0)
-        model.advance()
+        model.advance([queued])
     assert all(value.isfinite() for value in found.values())
 
 
@@ -148,14 +149,15 @@ def test_two_processes_average_to_one_with_the_whole_batch(monkeypatch):
     def run(rows: slice) -> tuple[PersonSearchModel, dict[str, Tensor]]:
         model = lived_in(tiny_model(objective=objective))
         part = RandomDraws(half(draws.noise, rows), SPECIAL, VOCABULARY)
-        found = step(model, half(batch, rows), part, negatives_within=4)
+        found, queued = run_step(model, half(batch, rows), part, negatives_within=4)
         sum(found.values()).backward()
+        model.advance([queued])
         return model, found
 
     whole, expected = run(slice(0, 8))
     exchange, processes = Exchange(), []
-    monkeypatch.setattr(person_search, "gather_rows", exchange.gather_rows)
-    monkeypatch.setattr(person_search, "mean_over_processes", exchange.mean_over_processes)
+    monkeypatch.setattr(objectives, "gather_rows", exchange.gather_rows)
+    monkeypatch.setattr(objectives, "mean_over_processes", exchange.mean_over_processes)
     monkeypatch.setattr("models.momentum.gather_rows", exchange.gather_rows)
     for answering in (False, True):
         for process in (0, 1):

@@ -12,9 +12,9 @@ from tiny_model import IDENTITIES, VISION, lived_in, step, tiny_batch, tiny_mode
 
 from models.image_encoder import PatchSubset, VisionSize, split_row
 from models.inspection import estimate_memory
-from models.losses import LOSS_NAMES
+from models.objectives import LOSSES
 from models.vision_mamba import VisionMamba, convolve
-from utils.optimization import make_optimizer
+from utils.optimization import Optimizer, make_optimizer
 
 SIZES = [(32, 16), (24, 40), (8, 24), (8, 8), (40, 24)]  # 8, 15, 3, 1, 15 patches of 8 x 8
 LAYOUT = golden_folder() / "vim_base_layout.json"
@@ -78,7 +78,7 @@ def test_no_token_sees_one_that_the_scan_has_yet_to_read(backwards):
         assert read == set(last)
 
 
-@pytest.mark.skipif(not LAYOUT.exists(), reason=f"the published layout is not in {golden_folder()} (set GOLDEN_DIR)")
+@pytest.mark.skipif(not LAYOUT.exists(), reason=f"{LAYOUT} is absent: set GOLDEN_DIR to a folder that has it")
 def test_the_base_encoder_has_the_published_names_and_shapes():
     published = json.loads(LAYOUT.read_text())
     with torch.device("meta"):
@@ -137,7 +137,7 @@ def person_search(**more):
     return tiny_model(encoder=VisionMamba, **more)
 
 
-@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("loss", list(LOSSES))
 def test_every_loss_is_computed_and_reaches_what_it_should(loss):
     model = lived_in(person_search())
     found = step(model, tiny_batch(IDENTITIES))[loss]
@@ -158,7 +158,7 @@ def test_the_momentum_copy_leaves_no_layer_out():
 
 def test_what_must_not_decay_does_not():
     model = person_search()
-    groups = make_optimizer(model.named_parameters(), 1, 1, (), 0.1, (0.9, 0.999), 1e-8, model.undecayed()).param_groups
+    groups = make_optimizer(model.named_parameters(), Optimizer(), undecayed=model.undecayed()).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decaying = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
     endings = {name.removeprefix("visual_encoder.layers.0.") for name in decaying if "layers.0." in name}

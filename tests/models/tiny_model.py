@@ -1,17 +1,16 @@
 """Models and batches small enough for a test, shared by the tests of `models/`."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
-from models.fusion import FusionSize
+from models.fusion import FusionSize, TextEncoder
 from models.image_encoder import ImageEncoder, VisionSize
-from models.losses import LOSS_NAMES
-from models.person_search import Objective, PersonSearchModel
+from models.objectives import LOSSES, Objective
+from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, StepNoise
+from models.training_step import StepOutput
 from models.vision_transformer import VisionTransformer
 
 SPECIAL = SpecialTokens(pad=0, cls=1, sep=2, mask=3)
@@ -30,18 +29,14 @@ FUSION = FusionSize(
     initializer_range=0.2,
     fusion_layer=2,
     encoder_width=16,
+    full_ca=True,
 )
 DECODER = DecoderSize(depth=2, heads=2)
 
 
 def weights(**changed: float) -> dict[str, float]:
     """All losses with weight 1, but for those named."""
-    return dict.fromkeys(LOSS_NAMES, 1.0) | changed
-
-
-def only(*names: str) -> dict[str, float]:
-    """Weight 1 for these losses, 0 for the others."""
-    return {name: float(name in names) for name in LOSS_NAMES}
+    return dict.fromkeys(LOSSES, 1.0) | changed
 
 
 def tiny_model(
@@ -56,9 +51,9 @@ def tiny_model(
     """A model whose parameters depend on `seed` alone; further names change sizes of the fusion encoder."""
     torch.manual_seed(seed)
     goal = Objective(weights=loss_weights or weights(), queue_size=12, **(objective or {}))
-    size = replace(FUSION, encoder_width=vision.width, **fusion)
+    size = FUSION.model_copy(update={"encoder_width": vision.width, **fusion})
     visual_encoder = encoder(vision, gradient_checkpointing)
-    return PersonSearchModel(visual_encoder, size, DECODER, goal, SPECIAL, 8, gradient_checkpointing)
+    return PersonSearchModel(visual_encoder, TextEncoder(size, gradient_checkpointing), DECODER, goal, SPECIAL, 8)
 
 
 def captions(lengths: list[int], seed: int = 0) -> TextTokens:
@@ -115,6 +110,12 @@ def lived_in(model: PersonSearchModel) -> PersonSearchModel:
     return model.train()
 
 
-def step(model: PersonSearchModel, batch: TrainBatch, draws: RandomDraws | None = None, **options) -> dict[str, Tensor]:
+def run_step(model: PersonSearchModel, batch: TrainBatch, draws: RandomDraws | None = None, **options) -> StepOutput:
+    """Losses, and what enters the queues."""
     options = {"alpha": 0.4} | options
     return model(batch, draws or tiny_draws(batch.size), **options)
+
+
+def step(model: PersonSearchModel, batch: TrainBatch, draws: RandomDraws | None = None, **options) -> dict[str, Tensor]:
+    """Losses by name."""
+    return run_step(model, batch, draws, **options).losses

@@ -6,14 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from utils.optimization import LearningRate, clip_gradients, load_moments, make_optimizer
+from utils.optimization import LearningRate, Optimizer, Schedule, clip_gradients, load_moments, make_optimizer
 
 EPOCHS, LOW, WARM = 30, 1e-6, 1e-7
 
 
 def schedule(by_step: bool = False, warmup: int = 1) -> LearningRate:
     weight = nn.Parameter(torch.zeros(2, 2))
-    return LearningRate(torch.optim.AdamW([weight], lr=1e-5), EPOCHS, LOW, WARM, warmup, 1.0, by_step)
+    settings = Schedule(
+        sched="cosine_step" if by_step else "cosine",
+        epochs=EPOCHS,
+        min_lr=LOW,
+        warmup_lr=WARM,
+        warmup_epochs=warmup,
+    )
+    return LearningRate(torch.optim.AdamW([weight], lr=1e-5), settings)
 
 
 def rate(learning: LearningRate, epoch: int, iteration: int, iterations: int = 500) -> float:
@@ -60,7 +67,9 @@ def test_special_names_learn_faster_and_one_dimensional_parameters_do_not_decay(
     model["norm"] = nn.LayerNorm(2)
     frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
     optimizer = make_optimizer(
-        [*model.named_parameters(), ("frozen", frozen)], 1e-5, 1e-4, ("prd", "mrtd"), 0.02, (0.9, 0.999), 1e-8
+        [*model.named_parameters(), ("frozen", frozen)],
+        Optimizer(),
+        fast={name for name, _ in model.named_parameters() if "head" in name},
     )
     settings = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     assert id(frozen) not in settings
@@ -82,11 +91,10 @@ def test_gradients_are_scaled_to_the_greatest_norm_and_the_norm_before_is_told()
 
 def test_a_resumed_optimizer_keeps_its_moments_and_takes_the_settings_of_now():
     weight = torch.nn.Parameter(torch.ones(2, 2))
-    settings = [("weight", weight)], 0.1, 0.1, ()
-    old = make_optimizer(*settings, 0.02, (0.9, 0.999), 1e-8)
+    old = make_optimizer([("weight", weight)], Optimizer(lr=0.1))
     weight.grad = torch.full((2, 2), 3.0)
     old.step()
-    new = make_optimizer(*settings, 0.5, (0.8, 0.99), 1e-6)
+    new = make_optimizer([("weight", weight)], Optimizer(lr=0.1, weight_decay=0.5, betas=[0.8, 0.99], eps=1e-6))
     load_moments(new, old.state_dict())
     (group,) = new.param_groups
     assert (group["weight_decay"], group["betas"], group["eps"]) == (0.5, (0.8, 0.99), 1e-6)

@@ -1,8 +1,8 @@
-"""One epoch of steps on a model small enough to follow by hand."""
+"""Optimizer steps on a model small enough to follow by hand."""
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -10,78 +10,96 @@ from torch import nn
 
 from utils.epoch_log import EpochLog, Step
 from utils.errors import UserError
-from utils.optimization import LearningRate
-from utils.stepper import Stepper, StepRules, Trained, Wishes
+from utils.optimization import LearningRate, Schedule
+from utils.stepper import Stepper, StepRules, agree
 
 NAN = float("nan")
 
 
-@dataclass
-class Batch:
-    value: float
-    size: int = 1
-
-
 class Line(nn.Module):
-    """Losses w * value and w, so that gradients are the values and 1."""
+    """Losses w * value and w, so that gradients are the values and 1; keeps the value of each micro-batch."""
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.firsts, self.advances = [], 0
 
-    def losses(self, batch, step, first):
-        self.firsts.append(first)
-        return {"slope": (self.weight * batch.value).sum(), "plain": self.weight.sum()}
-
-    def advance(self):
-        self.advances += 1
+    def forward(self, value):
+        return {"slope": (self.weight * value).sum(), "plain": self.weight.sum()}, value
 
 
-def stepper_of(model, accumulate=1, weights=None) -> Stepper:
+class Steep(Line):
+    """At 0 the root has an infinite slope and the absolute value none: 0 * infinity."""
+
+    def forward(self, value):
+        return {"slope": (self.weight * value).sum(), "plain": self.weight.abs().sqrt().sum()}, value
+
+
+def stepper_of(model, weights=None) -> Stepper:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    schedule = LearningRate(optimizer, 10, 1.0, 1.0, 0, 1.0, by_step=True)
-    rules = StepRules(weights or {"slope": 1.0, "plain": 0.5}, contextlib.nullcontext, accumulate, None, seed=0)
-    trained = Trained(model, model.losses, model.advance, lambda batch: f"sample {batch.value}")
-    return Stepper(trained, optimizer, schedule, rules)
-
-
-def train(values, accumulate=1, stop_after=None, start=None, weights=None, wishes=None):
-    model, log, granted = Line(), EpochLog(), []
-    start = start or Step(0, 0, len(values) // accumulate, 0)
-    batches = iter([Batch(value) for value in values])
-    step = stepper_of(model, accumulate, weights).run_epoch(
-        batches, start, log, stop_after, wishes or (lambda step: Wishes()), lambda step, wish: granted.append(wish)
+    schedule = LearningRate(
+        optimizer, Schedule(sched="cosine_step", epochs=10, min_lr=1.0, warmup_lr=1.0, warmup_epochs=0)
     )
-    return model, step, log.record(step, 1.0), granted
+    rules = StepRules(weights or {"slope": 1.0, "plain": 0.5}, contextlib.nullcontext, None, seed=0)
+    return Stepper(model, optimizer, schedule, rules)
+
+
+@dataclass
+class Trained:
+    """What a run of steps left."""
+
+    model: nn.Module
+    stepper: Stepper
+    kept: list = field(default_factory=list)
+    log: EpochLog = field(default_factory=EpochLog)
+    step: Step = field(default_factory=lambda: Step(0, 0, 0, 0))
+
+    @property
+    def record(self) -> dict:
+        return self.log.record(self.step, 1.0)
+
+
+def train(values, accumulate=1, start=None, weights=None, model=None) -> Trained:
+    """Steps over micro-batches of one value each, as the driver takes them."""
+    model = model or Line()
+    trained = Trained(model, stepper_of(model, weights))
+    trained.step = start or Step(0, 0, len(values) // accumulate, 0)
+    for first in range(0, len(values), accumulate):
+        inputs = [(value,) for value in values[first : first + accumulate]]
+        found, kept = trained.stepper.compute_gradients(inputs, trained.step)
+        if agree(found, 0, False).finite:
+            trained.log.add(found, trained.step, 1.0, len(inputs))
+            trained.stepper.update()
+            trained.kept += kept
+        else:
+            trained.stepper.skip(inputs, found, trained.step, f"sample {inputs[0][0]}")
+            trained.log.skip(len(inputs))
+        trained.step = trained.step.next
+    return trained
 
 
 def test_the_step_follows_the_weighted_sum_of_losses():
     # two steps of lr 1: -(1 + 0.5) - (3 + 0.5)
-    model, step, record, _ = train([1.0, 3.0])
-    assert model.weight.item() == pytest.approx(-5.0)
-    assert (step.iteration, step.number, model.advances) == (2, 2, 2)
-    assert record["grad_norm"] == pytest.approx((1.5 + 3.5) / 2)
-    assert set(record["train"]) == {"slope", "plain", "total"}
+    trained = train([1.0, 3.0])
+    assert trained.model.weight.item() == pytest.approx(-5.0)
+    assert trained.kept == [1.0, 3.0]
+    assert trained.record["grad_norm"] == pytest.approx((1.5 + 3.5) / 2)
+    assert set(trained.record["train"]) == {"slope", "plain", "total"}
 
 
 def test_accumulated_micro_batches_are_averaged_into_one_step():
-    model, step, *_ = train([1.0, 3.0], accumulate=2)
-    assert model.weight.item() == pytest.approx(-(2.0 + 0.5))
-    assert (step.number, model.advances) == (1, 1)
-    assert model.firsts == [True, False]
+    trained = train([1.0, 3.0], accumulate=2)
+    assert trained.model.weight.item() == pytest.approx(-(2.0 + 0.5))
+    assert (trained.step.number, trained.kept) == (1, [1.0, 3.0])
 
 
-def test_training_stops_after_so_many_steps_of_the_run():
-    _, step, *_ = train([1.0] * 5, stop_after=3)
-    assert (step.iteration, step.number) == (3, 3)
-    _, step, *_ = train([1.0] * 3, stop_after=12, start=Step(2, 2, 5, 10))
-    assert (step.iteration, step.number) == (4, 12)
+def test_gradients_are_gone_after_a_step_taken_or_not():
+    for value in (1.0, NAN):
+        assert train([value]).model.weight.grad is None
 
 
 def test_the_curve_holds_means_over_portions_of_the_epoch():
     # 40 steps of an epoch: two of each portion; the weight is 0, -1, -2 ... before its steps
-    _, _, record, _ = train([1.0] * 40, weights={"slope": 1.0, "plain": 0.0}, start=Step(3, 0, 40, 120))
+    record = train([1.0] * 40, weights={"slope": 1.0, "plain": 0.0}, start=Step(3, 0, 40, 120)).record
     curve = record["curve"]
     assert curve["epoch"] == pytest.approx([3 + portion / 20 for portion in range(1, 21)])
     assert curve["step"] == [120 + 2 * portion for portion in range(1, 21)]
@@ -91,13 +109,15 @@ def test_the_curve_holds_means_over_portions_of_the_epoch():
 
 
 def test_an_epoch_of_few_steps_has_a_point_for_each():
-    _, _, record, _ = train([1.0] * 5, stop_after=3)
+    record = train([1.0] * 3, start=Step(0, 0, 5, 0)).record
     assert record["curve"]["epoch"] == pytest.approx([0.2, 0.4, 0.6])
 
 
-def test_wishes_are_asked_for_each_step_and_granted_after_it():
-    *_, granted = train([1.0] * 3, wishes=lambda step: Wishes(15 if step.number == 2 else 0, step.number == 1))
-    assert granted == [Wishes(0, False), Wishes(0, True), Wishes(15, False)]
+def test_all_processes_know_what_any_of_them_met_or_asks_for():
+    whole = {"loss": torch.tensor(1.0), "grad_norm": torch.tensor(2.0)}
+    assert agree(whole, 0, False) == (True, 0, False)
+    assert agree(whole, 15, True) == (True, 15, True)
+    assert agree({**whole, "grad_norm": torch.tensor(NAN)}, 0, True) == (False, 0, True)
 
 
 # ---- steps that are not finite ---------------------------------------------------------
@@ -106,24 +126,16 @@ def test_wishes_are_asked_for_each_step_and_granted_after_it():
 @pytest.mark.parametrize("value", [NAN, math.inf, -math.inf])
 def test_a_step_that_is_not_finite_is_not_taken(value, caplog):
     # -(1.5) - (3.5): the second step never was
-    model, step, record, _ = train([1.0, value, 3.0])
-    assert model.weight.item() == pytest.approx(-5.0)
-    assert (step.number, model.advances, record["skipped_steps"]) == (3, 2, 1)
-    assert all(math.isfinite(number) for number in record["train"].values())
+    trained = train([1.0, value, 3.0])
+    assert trained.model.weight.item() == pytest.approx(-5.0)
+    assert (trained.step.number, trained.kept, trained.record["skipped_steps"]) == (3, [1.0, 3.0], 1)
+    assert all(math.isfinite(number) for number in trained.record["train"].values())
     assert f"skipped step 1 (epoch 0): process 0: slope not finite for sample {value}" in caplog.text
 
 
 def test_a_gradient_that_is_not_finite_counts_though_its_loss_is_finite(caplog):
-    class Steep(Line):
-        def losses(self, batch, step, first):
-            return {"slope": (self.weight * batch.value).sum(), "plain": self.weight.abs().sqrt().sum()}
-
-    model = Steep()  # at 0 the root has an infinite slope and the absolute value none: 0 * infinity
-    stepper = stepper_of(model)
-    step = stepper.run_epoch(
-        iter([Batch(1.0)]), Step(0, 0, 1, 0), EpochLog(), None, lambda step: Wishes(), lambda step, wish: None
-    )
-    assert (model.weight.item(), step.number, stepper.failed) == (0.0, 1, 1)
+    trained = train([1.0], model=Steep())
+    assert (trained.model.weight.item(), trained.step.number, trained.stepper.failed) == (0.0, 1, 1)
     assert "gradient not finite" in caplog.text
 
 
@@ -133,10 +145,10 @@ def test_the_third_failure_in_a_row_stops_the_run_and_names_what_and_where():
 
 
 def test_two_failures_and_then_a_good_step_begin_anew():
-    model, step, record, _ = train([NAN, NAN, 1.0, NAN, NAN, 1.0])
-    assert (step.number, model.advances, record["skipped_steps"]) == (6, 2, 4)
+    trained = train([NAN, NAN, 1.0, NAN, NAN, 1.0])
+    assert (trained.step.number, trained.kept, trained.record["skipped_steps"]) == (6, [1.0, 1.0], 4)
 
 
 def test_an_epoch_without_a_step_that_was_taken_has_a_record():
-    _, _, record, _ = train([NAN, NAN])
+    record = train([NAN, NAN]).record
     assert (record["train"], record["skipped_steps"], record["curve"]["step"]) == ({}, 2, [])

@@ -7,6 +7,7 @@ import platform
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,8 @@ import torch.distributed.nn.functional
 from torch import Tensor
 
 from utils.errors import LostPeer, UserError, hand_over, start_of_all
+from utils.logs import set_up_logging
+from utils.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,23 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
     finally:
         gc.collect()  # models in reference cycles hold the group
         dist.destroy_process_group()
+
+
+@contextmanager
+def joined(device: str, dist_url: str = "env://") -> Iterator[torch.device]:
+    """This process among those of its launch, with messages on the terminal: yields its device.
+
+    Raises UserError when the device is not there, or the others cannot be joined.
+    """
+    launch = read_launch(dict(os.environ))
+    set_up_logging(launch.rank == 0)
+    if launch.world > 1 and not launch.by_slurm:
+        end_with_parent()
+    place = choose_device(device, launch)
+    if place.type == "cpu":
+        keep_freed_memory()
+    with process_group(launch, place, dist_url):
+        yield place
 
 
 def is_lost_peer(error: RuntimeError) -> bool:

@@ -285,7 +285,7 @@ def test_it_goes_on_where_it_was_killed(study):
     assert {(row["variant"], row["stage"]) for row in rows} == {
         (variant, stage) for variant in ("full", "no MAE") for stage in ("stage1", "reranked")
     }
-    assert load_config(second / "config.yaml").weights.mae == 0 < load_config(first / "config.yaml").weights.mae
+    assert load_config(second / "config.yaml").weights["mae"] == 0 < load_config(first / "config.yaml").weights["mae"]
     assert "| variant" in printed and "ablation.png" in printed
 
 

@@ -17,8 +17,10 @@ from models import losses
 from models.decoder import VisualDecoder, fill_removed, patchify
 from models.fusion import Attention, PostNorm, TextEncoder
 from models.image_encoder import PatchSubset, take_tokens
+from models.objectives import LOSSES
 from models.person_search import PersonSearchModel, negative_weights
 from models.randomness import RandomDraws
+from models.training_step import Embeddings, Negatives, QueueEntry, Reading, TrainingStep
 from models.vision_transformer import VisionTransformer
 
 
@@ -100,23 +102,27 @@ def decode(decoder: VisualDecoder, tokens: Tensor, text: Tensor, mask: Tensor) -
     return tokens
 
 
-def embed(projection: torch.nn.Linear, tokens: Tensor) -> Tensor:
+def embed(projection: nn.Module, tokens: Tensor) -> Tensor:
     return normalize(projection(tokens[:, 0]), dim=-1)
 
 
-class PlainStep:
-    """The losses of one batch; a method per stage."""
+class PublishedStep:
+    """The losses of one batch, each with the passes that the published code makes for it."""
 
     def __init__(self, model: PersonSearchModel, batch: TrainBatch, draws: RandomDraws, alpha: float):
         self.model, self.batch, self.draws, self.alpha = model, batch, draws, alpha
 
     def losses(self) -> dict[str, Tensor]:
-        """The seven losses by name, unweighted."""
+        """Those that have a weight, by name, unweighted: in the published way where a method is named so, else by the
+        function of the table on plain parts."""
         self.follow()
-        found = {"cl": self.contrast()}
-        found |= self.match()
-        found["mlm"], found["mrtd"] = self.predict_words(), self.detect_replaced()
-        found["mae"] = self.reconstruct()
+        self.embed()
+        self.step.fused = self.fuse_pairs()
+        names = self.model.objective.used
+        found = {
+            name: getattr(self, name)() if hasattr(self, name) else LOSSES[name].compute(self.step) for name in names
+        }
+        self.model.enqueue(self.queued)
         return found
 
     @torch.no_grad()
@@ -125,48 +131,53 @@ class PlainStep:
         for mine, theirs in zip(momentum, online, strict=True):
             mine.data = mine.data * self.model.objective.momentum + theirs.data * (1 - self.model.objective.momentum)
 
-    def contrast(self) -> Tensor:
-        """Encodes the batch with both models; the queues are written as in the product."""
+    def embed(self) -> None:
+        """Encodes the batch with both models, and draws negatives."""
         model, batch = self.model, self.batch
         self.image = encode_image(model.visual_encoder, batch.image1)
-        self.text = read_text(model.text_encoder, batch.caption2)
-        self.online = {"i": embed(model.vision_proj, self.image), "t": embed(model.text_proj, self.text)}
+        text = read_text(model.text_encoder, batch.caption2)
         with torch.no_grad():
             self.image_m = encode_image(model.visual_encoder_m, batch.image2)
             text_m = read_text(model.text_encoder_m, batch.caption2)
-            self.momentum = {"i": embed(model.vision_proj_m, self.image_m), "t": embed(model.text_proj_m, text_m)}
+            momentum = embed(model.vision_proj_m, self.image_m), embed(model.text_proj_m, text_m)
+        online = embed(model.vision_proj, self.image), embed(model.text_proj, text)
+        self.queued = QueueEntry(*momentum, batch.identity)
+        self.step = TrainingStep(
+            model=model,
+            batch=batch,
+            draws=self.draws,
+            alpha=self.alpha,
+            tokens=self.image,
+            caption=Reading(batch.caption2, text, text, online[1]),
+            embeddings=Embeddings(*online, *momentum),
+        )
+
+    def fuse_pairs(self) -> dict[str, Tensor]:
+        """A pass of the B positives, then one of the 2B negatives."""
+        model, batch, text, given = self.model, self.batch, self.batch.caption2, self.step.embeddings
+        with torch.no_grad():
+            allowed = batch.identity[:, None] != batch.identity
+            image_weights = negative_weights(given.text @ given.image_m.T / model.temp, allowed)
+            text_weights = negative_weights(given.image @ given.text_m.T / model.temp, allowed)
+            images, texts = self.draws.hard_negatives(image_weights, text_weights)
+        self.step.negatives = Negatives(images, texts, allowed.any(1))
+        positive = fuse(model.text_encoder, text.ids, text.mask, self.image)
+        ids, mask = torch.cat([text.ids, text.ids[texts]]), torch.cat([text.mask, text.mask[texts]])
+        negative = fuse(model.text_encoder, ids, mask, torch.cat([self.image[images], self.image]))
+        with_image, with_text = negative.chunk(2)
+        return {"positive": positive, "negative_image": with_image, "negative_text": with_text}
+
+    def cl(self) -> Tensor:
+        model, batch, given = self.model, self.batch, self.step.embeddings
+        online, momentum = {"i": given.image, "t": given.text}, {"i": given.image_m, "t": given.text_m}
         queues = {"i": model.image_queue.T.clone(), "t": model.text_queue.T.clone()}
         same = losses.identity_targets(batch.identity, torch.cat([batch.identity, model.idx_queue[0]]))
         terms = []
         for query, _, key in model.objective.contrastive_terms:
-            keys = torch.cat([self.momentum[key], queues[key]])
-            pair = self.online[query] @ keys.T, self.momentum[query] @ keys.T
+            keys = torch.cat([momentum[key], queues[key]])
+            pair = online[query] @ keys.T, momentum[query] @ keys.T
             terms.append(losses.contrastive_term(*pair, same, model.temp, self.alpha))
-        model.enqueue(self.momentum["i"], self.momentum["t"], batch.identity)
         return torch.stack(terms).mean()
-
-    def match(self) -> dict[str, Tensor]:
-        """p-ITM, PRD and attributes: a pass of the B positives, then one of the 2B negatives."""
-        model, batch, text = self.model, self.batch, self.batch.caption2
-        with torch.no_grad():
-            allowed = batch.identity[:, None] != batch.identity
-            image_weights = negative_weights(self.online["t"] @ self.momentum["i"].T / model.temp, allowed)
-            text_weights = negative_weights(self.online["i"] @ self.momentum["t"].T / model.temp, allowed)
-            images, texts = self.draws.hard_negatives(image_weights, text_weights)
-        positive = fuse(model.text_encoder, text.ids, text.mask, self.image)
-        ids, mask = torch.cat([text.ids, text.ids[texts]]), torch.cat([text.mask, text.mask[texts]])
-        negative = fuse(model.text_encoder, ids, mask, torch.cat([self.image[images], self.image]))
-        states = torch.cat([positive, negative])
-        matches = torch.arange(3 * batch.size, device=states.device) < batch.size
-        valid = torch.cat([torch.ones_like(matches[: batch.size]), allowed.any(1), allowed.any(1)])
-        numbers = torch.cat([batch.attributes, batch.attributes, batch.attributes[texts]])
-        weights = losses.attribute_weights(numbers, batch.attribute_count)
-        logits = model.itm_head(weights @ states)
-        return {
-            "pitm": losses.matching(model.itm_head(states[:, 0]), matches.long(), valid),
-            "prd": losses.replaced_pairs(model.prd_head(positive[:, 0]), batch.replaced),
-            "attribute": losses.attribute_matching(logits, weights.any(-1), matches.long(), valid),
-        }
 
     def logits(self, encoder: TextEncoder, ids: Tensor, image: Tensor) -> Tensor:
         """Vocabulary logits [B, T, V] of every position."""
@@ -174,7 +185,7 @@ class PlainStep:
         transformed = head.transform.LayerNorm(gelu(dense(head.transform.dense, states)))
         return linear(transformed, encoder.bert.embeddings.word_embeddings.weight, head.bias)
 
-    def predict_words(self) -> Tensor:
+    def mlm(self) -> Tensor:
         model = self.model
         drawn = self.draws.masked_tokens(self.batch.caption, "mlm", model.objective.mlm_probability)
         with torch.no_grad():
@@ -182,20 +193,20 @@ class PlainStep:
         student = self.logits(model.text_encoder, drawn.ids, self.image)
         return losses.masked_language(student, drawn.labels, teacher, self.alpha, model.objective.mlm_distill_axis)
 
-    def detect_replaced(self) -> Tensor:
+    def mrtd(self) -> Tensor:
         model, caption = self.model, self.batch.caption
         drawn = self.draws.masked_tokens(caption, "mrtd", model.objective.mrtd_mask_probability)
         with torch.no_grad():
             sampled = self.draws.sampled_tokens(self.logits(model.text_encoder_m, drawn.ids, self.image_m))
         words = model.label_replaced(caption, sampled)
         states = fuse(model.text_encoder, words.ids, caption.mask, self.image)
-        return losses.token_replaced(model.mrtd_head(states), words.labels)
+        return losses.token_replaced(self.step.head("mrtd_head")(states), words.labels)
 
-    def reconstruct(self) -> Tensor:
+    def mae(self) -> Tensor:
         model = self.model
         keep = PatchSubset.from_noise(self.draws.patch_noise(), model.objective.mask_ratio)
         visible = encode_image(model.visual_encoder, self.batch.image1, keep)
         tokens = fill_removed(visible, keep, model.mask_token) + model.visual_decoder_pos_embed
-        tokens = decode(model.visual_decoder, tokens, self.text, self.batch.caption2.mask)
+        tokens = decode(model.visual_decoder, tokens, self.step.caption.states, self.batch.caption2.mask)
         target = patchify(self.batch.image1, model.patch_size)
         return losses.reconstruction(dense(model.decoder_pred, tokens[:, 1:]), target, keep.removed)

@@ -1,0 +1,81 @@
+"""The command line of `Retrieval.py`, and the configuration that it asks for."""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Config, load_config
+from utils.errors import CommandParser, UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command line asks for; a run is new unless `resume`, `evaluate` or `verify` is set."""
+
+    config: list[Path]
+    overrides: list[str]
+    output_dir: Path
+    checkpoint: Path | None
+    vision_checkpoint: str | None
+    resume: bool
+    evaluate: bool
+    eval_mAP: bool
+    text_encoder: str | None
+    verify: bool
+    dry_run: bool
+    device: str
+    seed: int
+    dist_url: str
+
+    @property
+    def is_new(self) -> bool:
+        """Whether a run begins, from a checkpoint's weights or from nothing."""
+        return not (self.resume or self.evaluate or self.verify)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> Options:
+    """The command line. Raises UserError for wrong flags."""
+    options = Options(**vars(build_parser().parse_args(arguments)))
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to {2**32 - 1}, not {options.seed}")
+    if options.vision_checkpoint and not options.is_new:
+        raise UserError("--vision_checkpoint is what a new run starts from; --checkpoint has the trained image encoder")
+    if options.verify and options.checkpoint is None:
+        raise UserError("--verify needs --checkpoint: which one shall be verified?")
+    return options
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser(description="Train and evaluate text-based person search.")
+    add = parser.add_argument
+    default = [Path("configs/PS_cuhk_pedes.yaml")]
+    add("--config", type=Path, nargs="+", default=default, help="YAML files, later ones on top of earlier ones")
+    settings = "settings on top of the YAML files, such as optimizer.lr=1e-4"
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE", dest="overrides", help=settings)
+    add("--output_dir", type=Path, default=Path("output/cuhk-pedes"), help="folder of the run")
+    add("--checkpoint", type=Path, help="weights to start from, to evaluate, or to resume")
+    add("--vision_checkpoint", help="weights that the image encoder starts from, in place of those")
+    resume = "continue the run of --checkpoint (default: checkpoint_last.pth of --output_dir)"
+    add("--resume", action="store_true", help=resume)
+    add("--evaluate", action="store_true", help="only evaluate --checkpoint on the test split")
+    add("--eval_mAP", action=argparse.BooleanOptionalAction, default=True, help="report mAP and mINP beside R@k")
+    add("--text_encoder", help="tokenizer and BERT weights: folder, hub name, or from_captions")
+    verify = "check that --checkpoint is whole, that its data are there, and that it has its metrics"
+    add("--verify", action="store_true", help=verify)
+    dry_run = "check configuration, files and checkpoint, print sizes and shapes, and stop"
+    add("--dry_run", action="store_true", help=dry_run)
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--seed", type=int, default=42)
+    add("--dist_url", default="env://", help="where processes meet")
+    return parser
+
+
+def read_config(options: Options, *more: str) -> Config:
+    """The configuration as the command line asks for it, with `more` settings on top."""
+    named: dict[str, Any] = {"text_encoder": options.text_encoder, "vision_checkpoint": options.vision_checkpoint}
+    if options.is_new:
+        named["checkpoint"] = options.checkpoint
+    flags = [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value]
+    return load_config(options.config, [*options.overrides, *flags, *more])

@@ -1,0 +1,156 @@
+"""What the losses of one training step read: embeddings, negatives, words and fused states of a batch.
+
+Letters: B batch, N image tokens, T text tokens, D width, E embedding, V vocabulary, C attributes of a caption,
+M masked words.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dataset.batch import TextTokens, TrainBatch
+from models.fusion import TextEncoder
+from models.image_encoder import PatchSubset
+from models.randomness import RandomDraws
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A caption encoded without images.
+
+    text_prefix [B, T, D]: what fusion starts from; states [B, T, D]: text-only states; embedding [B, E], normalised.
+    """
+
+    tokens: TextTokens
+    text_prefix: Tensor
+    states: Tensor
+    embedding: Tensor
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Normalised embeddings [B, E] of a batch by the online and the momentum model (suffix _m, without gradient).
+
+    In a step that does not ask the momentum model, those of the online model stand in for its own.
+    """
+
+    image: Tensor
+    text: Tensor
+    image_m: Tensor
+    text_m: Tensor
+
+
+class QueueEntry(NamedTuple):
+    """What a micro-batch adds to the queues: image and text embeddings [B, E] and identities [B]."""
+
+    image: Tensor
+    text: Tensor
+    identity: Tensor
+
+
+class StepOutput(NamedTuple):
+    """Unweighted losses by name, and what enters the queues when the step is taken."""
+
+    losses: dict[str, Tensor]
+    queued: QueueEntry
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Hard negatives: image [B] for each text, text [B] for each image; valid [B] False = none exists."""
+
+    image: Tensor
+    text: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Words:
+    """A caption with some words masked or replaced.
+
+    ids, labels [B, T]; chosen [M]: flat indices of the masked words, and some others up to a number known beforehand;
+    teacher [B, T, V]: the momentum model's logits, or None.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    chosen: Tensor | None = None
+    teacher: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Positives, texts with negative images, negative texts with images: 3B rows.
+
+    states [3B, T, D], attributes [3B, T] (numbers, as in TrainBatch), matches [3B] 1 = one identity, valid [3B].
+    """
+
+    states: Tensor
+    attributes: Tensor
+    attribute_count: int
+    matches: Tensor
+    valid: Tensor
+
+
+class LearningModel(Protocol):
+    """What losses may ask of the model; `objective` holds its settings (`objectives.Objective`)."""
+
+    objective: Any
+    temp: nn.Parameter
+    patch_size: int
+    text_encoder: TextEncoder
+    image_queue: Tensor
+    text_queue: Tensor
+    idx_queue: Tensor
+
+    def match_logits(self, states: Tensor) -> Tensor: ...
+
+    def predict_patches(self, image: Tensor, keep: PatchSubset, caption: Reading) -> Tensor: ...
+
+    def get_submodule(self, target: str) -> nn.Module: ...
+
+
+@dataclass
+class TrainingStep:
+    """A batch on its way through the model, as losses see it.
+
+    batch: with normalised images; alpha: share of the momentum model in soft targets; tokens [B, N, D] of image1;
+    caption: caption2, encoded without images. fused: multi-modal states [B, T, D] of the rows that losses ask for;
+    negatives and words: those of these rows, None or absent where no loss asks.
+    """
+
+    model: LearningModel
+    batch: TrainBatch
+    draws: RandomDraws
+    alpha: float
+    tokens: Tensor
+    caption: Reading
+    embeddings: Embeddings
+    negatives: Negatives | None = None
+    words: dict[str, Words] = field(default_factory=dict)
+    fused: dict[str, Tensor] = field(default_factory=dict)
+
+    def head(self, name: str) -> nn.Module:
+        """A part of the model that a loss has built."""
+        return self.model.get_submodule(name)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The rows "positive", "negative_image" and "negative_text", one below the other."""
+        assert self.negatives is not None, "a loss on pairs asks for their rows"
+        names, size, attributes = (
+            ("positive", "negative_image", "negative_text"),
+            self.batch.size,
+            self.batch.attributes,
+        )
+        valid = self.negatives.valid
+        return Pairs(
+            states=torch.cat([self.fused[name] for name in names]),
+            attributes=torch.cat([attributes, attributes, attributes[self.negatives.text]]),
+            attribute_count=self.batch.attribute_count,
+            matches=(torch.arange(len(names) * size, device=attributes.device) < size).long(),
+            valid=torch.cat([torch.ones_like(valid), valid, valid]),
+        )

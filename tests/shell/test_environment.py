@@ -1,0 +1,156 @@
+"""Which packages the scripts install, and when: with a Python that only notes what it is asked for."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmark_data import REPOSITORY, environment
+from PIL import Image
+
+FAKE = """#!/bin/sh
+log="{log}"
+case "$*" in
+    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; echo venv >> "$log" ;;
+    "-m pip "*) for last; do :; done; echo "$last" >> "$log" ;;
+    "-c "*) exit 0 ;;
+    *) echo "ran $*" >> "$log" ;;
+esac
+"""
+
+
+class Checkout:
+    """The scripts and lists of packages, with a Python that installs nothing."""
+
+    def __init__(self, root: Path):
+        self.root, self.log = root / "checkout", root / "log"
+        for folder in ("shell", "requirements"):
+            shutil.copytree(REPOSITORY / folder, self.root / folder)
+        shutil.copy(REPOSITORY / "requirements.txt", self.root)
+        self.python = root / "python"
+        self.python.write_text(FAKE.format(log=self.log))
+        self.python.chmod(0o755)
+
+    def call(self, command: str, **variables: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+        """Run a script; also what was installed from, by name."""
+        self.log.write_text("")
+        variables = {"PYTHON": str(self.python), "MARS_ENV": "", **variables}
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.root,
+            env=environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        noted = self.log.read_text().splitlines()
+        return done, [Path(line).name for line in noted if line.endswith(".txt")]
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def ensure(group: str) -> str:
+    return f"source shell/common.sh && ensure_environment {group}"
+
+
+def test_each_group_is_installed_on_its_first_use_and_then_no_more(checkout):
+    for group, file in (("base", "requirements.txt"), ("search", "search.txt"), ("dev", "dev.txt")):
+        done, installed = checkout.call(ensure(group))
+        assert done.returncode == 0 and installed == [file], done.stderr
+        assert checkout.call(ensure(group))[1] == []
+
+
+def test_a_group_holds_those_before_it(checkout):
+    assert checkout.call(ensure("dev"))[1] == ["dev.txt"]
+    assert checkout.call(ensure("base"))[1] == []
+    assert checkout.call(ensure("search"))[1] == []
+
+
+def test_what_has_changed_is_installed_again(checkout):
+    checkout.call(ensure("search"))
+    with open(checkout.root / "requirements" / "search.txt", "a") as file:
+        file.write("another==1\n")
+    assert checkout.call(ensure("base"))[1] == []
+    assert checkout.call(ensure("search"))[1] == ["search.txt"]
+    with open(checkout.root / "requirements.txt", "a") as file:
+        file.write("one-more==1\n")
+    assert checkout.call(ensure("search"))[1] == ["search.txt"]
+    assert checkout.call(ensure("base"))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("script", "file"),
+    [
+        ("data_process.sh", "requirements.txt"),
+        ("cuhk_train.sh", "requirements.txt"),
+        ("search.sh", "search.txt"),
+        ("test.sh", "dev.txt"),
+        ("lint.sh", "dev.txt"),
+        ("torture.sh", "dev.txt"),
+    ],
+)
+def test_a_script_installs_what_it_needs_alone(checkout, script, file):
+    assert checkout.call(f"bash shell/{script}", GPUS="1")[1] == [file]
+
+
+def test_the_demo_installs_no_more_than_training_needs(checkout):
+    (checkout.root / "configs").mkdir()
+    for name in ("demo.yaml", "demo_pretrain.yaml"):
+        (checkout.root / "configs" / name).touch()
+    assert checkout.call("bash shell/demo.sh")[1] == ["requirements.txt"]
+
+
+def test_scripts_work_where_cd_prints_folders(checkout):
+    done, installed = checkout.call("bash shell/lint.sh style", CDPATH=str(checkout.root))
+    assert done.returncode == 0 and installed == ["dev.txt"], done.stderr
+    assert "ran -m ruff check ." in checkout.log.read_text()
+
+
+def test_an_environment_of_ones_own_is_used_as_it_is(checkout, tmp_path):
+    own = tmp_path / "own" / "bin"
+    own.mkdir(parents=True)
+    shutil.copy(checkout.python, own / "python")
+    done, installed = checkout.call("bash shell/lint.sh style", MARS_ENV=str(own.parent))
+    assert done.returncode == 0 and installed == [], done.stderr
+    assert not (checkout.root / ".venv").exists()
+    assert sorted(path.name for path in own.parent.rglob("*")) == ["bin", "python"]
+
+
+def test_an_environment_that_lacks_packages_is_refused_in_a_line(checkout, tmp_path):
+    own = tmp_path / "own" / "bin"
+    own.mkdir(parents=True)
+    (own / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # -S: without its packages
+    (own / "python").chmod(0o755)
+    done, installed = checkout.call("bash shell/search.sh query", MARS_ENV=str(own.parent))
+    assert done.returncode == 2 and installed == []
+    (line,) = done.stderr.splitlines()
+    assert "lacks torch, " in line and "pymilvus" in line and line.endswith("requirements/search.txt into it")
+
+
+def test_a_check_of_code_that_does_not_exist_is_refused(checkout):
+    done, installed = checkout.call("bash shell/lint.sh spelling")
+    assert done.returncode == 2 and installed == []
+    assert done.stderr == "error: there is no check spelling; name format, style or types\n"
+
+
+def test_the_search_script_sees_paths_from_where_it_is_called(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (16, 32)).save(tmp_path / "photos" / "one.png")
+    # named as a room of the repository, and not to be taken for it
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "__init__.py").write_text("raise SystemExit('the wrong utils')")
+    done = subprocess.run(
+        ["bash", REPOSITORY / "shell" / "search.sh", "index", "photos", "--checkpoint", "none.pth", "--gallery", "g"],
+        cwd=tmp_path,
+        env=environment(MARS_ENV=sys.prefix),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "none.pth" in line and "photos" not in line

@@ -1,0 +1,113 @@
+"""Where a run stands, as a checkpoint holds it beside the model and its optimizer.
+
+All that is random in a run is made from its seed and the index of a step or sample, and no state of a generator is
+needed to resume it: the parameters, the optimizer and where the run stands are all. So a run that was killed and
+resumed ends with the same bits as one that was not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from utils.epoch_log import EpochLog, Step
+from utils.errors import UserError
+from utils.optimization import load_moments
+from utils.stepper import Stepper
+
+
+@dataclass
+class RunState:
+    """What a run carries from step to step.
+
+    step: where it stands; log: of the epoch under way; evaluated: whether what was trained so far is evaluated and
+    logged; best, best_epoch: score and number of the best epoch; metrics: of the last evaluation, if any;
+    negatives_pool: samples of a process when the run began, among which it draws hard negatives unless configured.
+    """
+
+    step: Step
+    negatives_pool: int
+    log: EpochLog = field(default_factory=EpochLog)
+    evaluated: bool = True
+    best: float = -1.0
+    best_epoch: int = -1
+    metrics: dict[str, Any] | None = None
+
+    @classmethod
+    def at_start(cls, iterations: int, batch: int) -> "RunState":
+        """A new run, of so many steps an epoch and samples in the batch of a process."""
+        return cls(Step(0, 0, iterations, 0), batch)
+
+    @property
+    def epoch_done(self) -> bool:
+        """Whether all steps of the epoch are taken."""
+        return self.step.iteration == self.step.iterations
+
+    @property
+    def trained_epoch(self) -> int:
+        """The last epoch that was trained, in part at least."""
+        return self.step.epoch if self.step.iteration else self.step.epoch - 1
+
+    @property
+    def first_logged(self) -> int:
+        """The first epoch that will be logged from here on."""
+        return self.step.epoch + (self.evaluated and self.step.iteration > 0)
+
+    def finished(self, epochs: int, max_steps: int | None) -> bool:
+        """Whether all steps of a run of so many epochs, or steps, are taken."""
+        return self.step.epoch + self.epoch_done >= epochs or (max_steps is not None and self.step.number >= max_steps)
+
+    def next_epoch(self) -> None:
+        self.step, self.log = self.step.next_epoch, EpochLog()
+
+    def forget_best(self) -> None:
+        """The file of the best epoch is not there: the next one evaluated is the best."""
+        self.best, self.best_epoch = -1.0, -1
+
+    def content(self, stepper: Stepper, seed: int) -> dict[str, Any]:
+        """For a checkpoint to resume from; all processes take part."""
+        return {
+            "optimizer": stepper.optimizer.state_dict(),
+            "lr_scheduler": stepper.schedule.schedule.state_dict(),
+            "failed": stepper.failed,
+            "next_epoch": self.step.epoch,
+            "next_iteration": self.step.iteration,
+            "iterations": self.step.iterations,
+            "evaluated": self.evaluated,
+            "epoch_log": self.log.state(),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "metrics": self.metrics,
+            "seed": seed,
+        }
+
+    def restore(self, checkpoint: Mapping[str, Any], stepper: Stepper, seed: int) -> None:
+        """Stand where a checkpoint stopped, the optimizer with its moments; the model has its parameters already.
+
+        Raises UserError when the checkpoint is of a run with other steps or another seed.
+        """
+        where, iterations = checkpoint["path"], self.step.iterations
+        try:
+            load_moments(stepper.optimizer, checkpoint["optimizer"])
+            epoch, iteration, number = (int(checkpoint[key]) for key in ("next_epoch", "next_iteration", "step"))
+            self.best, self.best_epoch = float(checkpoint["best"]), int(checkpoint["best_epoch"])
+            device = stepper.optimizer.param_groups[0]["params"][0].device
+            self.log = EpochLog.restored(checkpoint["epoch_log"], device)
+            stepper.failed, self.evaluated = int(checkpoint["failed"]), checkpoint["evaluated"]
+            if not isinstance(self.evaluated, bool):
+                raise TypeError(f"evaluated is {self.evaluated!r}")
+            self.metrics, of_run, of_seed = checkpoint["metrics"], int(checkpoint["iterations"]), checkpoint["seed"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"checkpoint {where} does not hold this run's state: {error}") from None
+        if (iteration and of_run != iterations) or not 0 <= iteration <= iterations:
+            raise UserError(
+                f"checkpoint {where} stopped after step {iteration} of {of_run} in an epoch, which here has"
+                f" {iterations}; resume with batch_size_train, accumulate_steps and processes of its run"
+            )
+        if int(of_seed) != seed:
+            raise UserError(f"checkpoint {where} is of a run with --seed {of_seed}; resume with that")
+        self.step, pool = Step(epoch, iteration, iterations, number), checkpoint.get("negatives_pool")
+        if isinstance(pool, int) and pool > 0:
+            self.negatives_pool = pool
+        if number:  # rates are as the last step left them
+            before = (epoch, iteration - 1) if iteration else (epoch - 1, of_run - 1)
+            stepper.schedule.move_to(*before, of_run)
