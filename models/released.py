@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from models.image_encoder import insert_row, split_row
+from models.image_encoder import in_front, insert_rows, split_rows
 from models.person_search import PersonSearchModel
 from utils.errors import UserError
 
@@ -71,11 +71,6 @@ class LoadReport:
 def shorten(names: list[str], most: int = 12) -> list[str]:
     """The first names, and how many more there are."""
     return names[:most] + ([f"... and {len(names) - most} more"] if len(names) > most else [])
-
-
-def in_front(patches: int) -> int:
-    """Where CLS stands in most encoders."""
-    return 0
 
 
 def load_weights(
@@ -142,9 +137,7 @@ def load_image_encoder(
     unused = {name: "classifier" for name in CLASSIFIER if name in held and name not in own}
     for name, value in held.items():
         if name == "pos_embed":
-            fitting[name] = resize_positions(
-                value, name, own[name], old_grid, encoder.size.grid, where, encoder.cls_index
-            )
+            fitting[name] = resize_positions(value, name, own[name], old_grid, encoder.grid, where, encoder.cls_index)
             resized += [] if fitting[name] is value else [ENCODER + name]
         elif name not in unused:
             fitting[name] = value
@@ -261,10 +254,10 @@ def resize_positions(
         return old
     if old_grid is None:
         raise wrong
-    patches, cls = split_row(rows.float(), cls_index(len(rows) - 1))
+    patches, cls = split_rows(rows.float(), cls_index(len(rows) - 1))
     patches = interpolate(patches.T.reshape(1, -1, *old_grid), size=grid, mode="bicubic", align_corners=False)
     patches = patches.flatten(2)[0].T
-    return insert_row(patches, cls, cls_index(len(patches))).reshape(like.shape)
+    return insert_rows(patches, cls, cls_index(len(patches))).reshape(like.shape)
 
 
 def grid_of_positions(patches: int, stated: tuple[int, int] | None, here: tuple[int, int]) -> tuple[int, int] | None:

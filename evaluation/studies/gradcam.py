@@ -19,7 +19,6 @@ from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
-from dataset.batch import normalise
 from dataset.captions import clean_caption, clean_caption_with_offsets
 from dataset.decoding import Unusable, read_content
 from dataset.evaluation_split import EvaluationSplit, blocks_of
@@ -219,7 +218,7 @@ def maps_of(
         numbers = [query.number for query in queries]
         return list(look_at_own_images(trained, split, numbers, attributes, layer, target))
     image = load_image(queries[0].image, trained.setting.image_size)[None].to(trained.setting.device)
-    return look(trained, normalise(image), [queries[0].text], attributes, layer, target)
+    return look(trained, image, [queries[0].text], attributes, layer, target)
 
 
 # ---- tables ----------------------------------------------------------------------------

@@ -87,7 +87,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def occluder_for(model: TrainedModel, kind: str, fraction: float, seed: int) -> Occluder:
-    return Occluder(kind, fraction, model.config.patch_size, seed)
+    mean = model.model.visual_encoder.statistics.mean
+    return Occluder(kind, fraction, model.config.patch_size, seed, mean)
 
 
 def measure(

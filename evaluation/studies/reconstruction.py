@@ -17,7 +17,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dataset.batch import image_statistics
 from dataset.evaluation_split import EvaluationSplit, blocks_of, load_blocks
 from evaluation.drawing.panels import Cell, beside, draw_cell, stack, text_line
 from evaluation.drawing.pictures import GREY, INK, PAPER, RIGHT, WRONG, clean, font, load_picture, wrap
@@ -130,7 +129,7 @@ def require_decoder(trained: TrainedModel) -> None:
 def checked_ratio(trained: TrainedModel, asked: float | None) -> float:
     """The share of patches that is removed. Raises UserError unless it removes some and keeps some."""
     ratio = trained.config.mask_ratio if asked is None else asked
-    patches = trained.model.visual_encoder.size.patches
+    patches = trained.model.grid[0] * trained.model.grid[1]
     kept = int(patches * (1 - ratio)) if 0 < ratio < 1 else 0
     if not 0 < kept < patches:
         raise UserError(
@@ -186,7 +185,8 @@ def redraw(
     loaded = load_blocks(split, wanted, setting.image_size, setting.device, setting.workers)
     for block, images in zip(progress(blocks, "reconstruction"), loaded, strict=True):
         own = [tasks[row] for row in block]
-        noise = patch_noise(own, trained.model.visual_encoder.size.patches, seed)
+        images = trained.model.normalise(images)
+        noise = patch_noise(own, trained.model.grid[0] * trained.model.grid[1], seed)
         keep = PatchSubset.from_noise(noise.to(setting.device), ratio)
         both = [
             predict(trained, split, images, keep, places)
@@ -198,7 +198,7 @@ def redraw(
             place = row - block.start
             pictures = [fill(pixels[place], images[place], keep.removed[place], trained) for pixels in both]
             removed = keep.removed[place].cpu()
-            examples[row] = Drawn(as_picture(images[place]), *pictures, removed, *found[place].tolist())
+            examples[row] = Drawn(as_picture(images[place], trained), *pictures, removed, *found[place].tolist())
     return np.concatenate(errors), examples
 
 
@@ -219,13 +219,12 @@ def removed_error(pixels: Tensor, images: Tensor, keep: PatchSubset, trained: Tr
 def fill(pixels: Tensor, image: Tensor, removed: Tensor, trained: TrainedModel) -> Tensor:
     """The image [3, H, W] with predicted patches [L, P*P*3] where they were removed [L]: 0 to 1."""
     patches = torch.where(removed[:, None], pixels, patchify(image[None], trained.model.patch_size)[0])
-    return as_picture(unpatchify(patches[None], trained.model.grid, trained.model.patch_size)[0])
+    return as_picture(unpatchify(patches[None], trained.model.grid, trained.model.patch_size)[0], trained)
 
 
-def as_picture(image: Tensor) -> Tensor:
+def as_picture(image: Tensor, trained: TrainedModel) -> Tensor:
     """A normalised image [3, H, W] -> from 0 to 1, on the CPU."""
-    mean, std = image_statistics(image.device)
-    return ((image * std + mean) / 255).clamp(0, 1).cpu()
+    return trained.model.visual_encoder.statistics.restore(image).cpu()
 
 
 # ---- numbers ---------------------------------------------------------------------------
