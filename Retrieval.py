@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from configs.command_line import Options, parse_arguments
-from configs.run import Run, open_run, samples_per_step
+from configs.run import Run, open_run, samples_per_step, warn_of_other_negatives
 from dataset.batch import TrainBatch
 from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_loader, open_tokenizer, warn_of_shared_identities
 from dataset.evaluation_split import EvaluationSplit
@@ -33,11 +33,12 @@ from models.released import resume_model
 from models.start import start_model
 from utils.checkpoints.run_folder import RunFolder
 from utils.config import save_yaml
+from utils.device import joined
 from utils.epoch_log import Step
 from utils.errors import UserError, run_command_line
 from utils.logs import RunLog
 from utils.optimization import LearningRate, make_optimizer
-from utils.processes.distributed import barrier, is_main, joined, on_main, world_size
+from utils.processes.distributed import barrier, is_main, on_main, world_size
 from utils.processes.interruption import Interruption, Stopped
 from utils.run_state import RunState
 from utils.stepper import Stepper, StepRules, agree, wrap
@@ -202,6 +203,7 @@ class Trainer:
                 )
             state.forget_best()
         require_same_data(checkpoint, self.data)
+        warn_of_other_negatives(self.run.config, checkpoint)
 
     def checkpoint_is_due(self, step: Step) -> bool:
         """Whether `checkpoint_minutes` have passed, or `checkpoint_steps` with this step."""

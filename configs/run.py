@@ -1,8 +1,7 @@
 """Opens a run: its configuration and checkpoint, checked for what the command line asks."""
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from configs.schema import Config, require_files
 from models.build import require_compiler
 from utils.checkpoints.files import read_checkpoint
 from utils.checkpoints.run_folder import RunFolder, is_restart
+from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
 from utils.files import require_folder
-from utils.precision import be_deterministic, set_precision
 from utils.processes.distributed import world_size
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ class Run:
     options: Options
     config: Config
     device: torch.device
-    precision: Callable[[], AbstractContextManager]
+    precision: Autocast
     checkpoint: dict[str, Any] | None
 
 
@@ -45,7 +44,6 @@ def open_run(options: Options, device: torch.device) -> Run:
     if options.resume:
         checkpoint = folder.newest(options.checkpoint)
         config = keep_samples_per_step(options, config, checkpoint)
-        warn_of_other_negatives(config, checkpoint)
     elif options.checkpoint is not None:
         checkpoint = {**read_checkpoint(options.checkpoint), "path": str(options.checkpoint)}
     require_files(config, needed_files(options, config))
@@ -56,9 +54,8 @@ def open_run(options: Options, device: torch.device) -> Run:
     if config.schedular.lr not in (None, config.optimizer.lr):
         unused, used = config.schedular.lr, config.optimizer.lr
         logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", unused, used)
-    if config.deterministic or device.type == "cpu":
-        be_deterministic()
-    return Run(options, config, device, set_precision(config.precision, device), checkpoint)
+    precision = prepare_precision(config.precision, device, config.deterministic)
+    return Run(options, config, device, precision, checkpoint)
 
 
 def complete(options: Options, config: Config, folder: RunFolder) -> Options:

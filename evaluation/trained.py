@@ -1,12 +1,18 @@
-"""Opens what an evaluation needs: tokenizer, model and split, from a configuration and a checkpoint."""
+"""Opens a trained model: a checkpoint of a run, or the folder that `python -m search export` wrote.
+
+FOLDER/model.safetensors   all weights that are of use without training
+FOLDER/config.json         the settings, FOLDER/tokenizer.json the word pieces
+"""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from configs.schema import Config, load_config, require_files, resolve_config
 from dataset.annotations import check_images, load_annotations
@@ -19,17 +25,21 @@ from models.build import build_model
 from models.person_search import PersonSearchModel
 from models.released import grid_of, load_weights, require_trained, saved_config
 from utils.checkpoints.files import read_checkpoint
+from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
-from utils.precision import set_precision
+from utils.files import read_json
+from utils.memory import GIB
+from utils.processes.distributed import on_main
 
 logger = logging.getLogger(__name__)
 
-GIB = 2**30
+CPU = torch.device("cpu")
+WEIGHTS, SETTINGS, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"  # of an exported model
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model, its configuration, and how it reads captions. checkpoint: the file it came from."""
+    """A trained model, its configuration, and how it reads captions. checkpoint: the file its weights came from."""
 
     checkpoint: Path
     config: Config
@@ -37,41 +47,73 @@ class TrainedModel:
     tokenizer: CaptionTokenizer
     setting: Setting
 
+    @classmethod
+    def open(
+        cls, source: Path, config: Path | None = None, overrides: Sequence[str] = (), device: torch.device = CPU
+    ) -> "TrainedModel":
+        """The model of a checkpoint or an exported folder, ready to be evaluated on a device that was prepared.
+
+        Its settings are those of `config`, else of config.yaml beside the weights, else those recorded with them, with
+        `overrides` (KEY.PATH=VALUE) on top. Raises UserError when there are none, or a file is missing or wrong.
+        """
+        content = read_trained(source)
+        return cls.build(content, settings_of(content, config, overrides), device)
+
+    @classmethod
+    def build(cls, content: Mapping[str, Any], config: Config, device: torch.device) -> "TrainedModel":
+        """The model of what `read_trained` has read. Raises UserError when `config` is not that of its weights."""
+        tokenizer = on_main(open_tokenizer)(config, content)
+        config = fit_vocabulary(config, tokenizer)
+        model = build_model(config, tokenizer.special).to(device).eval()
+        load_trained(model, content, config)
+        setting = evaluation_setting(config, device, prepare_precision(config.precision, device, config.deterministic))
+        return cls(Path(content["path"]), config, model, tokenizer, setting)
+
     def open_split(self, name: str) -> EvaluationSplit:
         """The `val` or `test` split. Raises UserError when its file or an image is missing."""
         return open_split(self.config, name, self.tokenizer)
 
 
-def open_trained(checkpoint: Path, config: Path | None, overrides: Sequence[str], device: torch.device) -> TrainedModel:
-    """Build the model of a checkpoint, ready to be evaluated.
+def read_trained(source: Path) -> dict[str, Any]:
+    """What a checkpoint or an exported folder holds, as {"model": {name: tensor}, ...} with the "path" of its weights.
 
-    Its settings are those of `config`, else of config.yaml beside the checkpoint, else those recorded in it, with
-    `overrides` (KEY.PATH=VALUE) on top. Raises UserError when there are none, or a file is missing or wrong.
+    Raises UserError when it cannot be read.
     """
-    content = {**read_checkpoint(checkpoint), "path": str(checkpoint)}
-    settings = settings_of(content, checkpoint, config, overrides)
-    tokenizer = open_tokenizer(settings, content)
-    settings = fit_vocabulary(settings, tokenizer)
-    model = build_model(settings, tokenizer.special).to(device).eval()
-    load_trained(model, content, settings)
-    setting = evaluation_setting(settings, device, set_precision(settings.precision, device))
-    return TrainedModel(checkpoint, settings, model, tokenizer, setting)
+    return read_exported(source) if source.is_dir() else {**read_checkpoint(source), "path": str(source)}
 
 
-def settings_of(content: Mapping[str, Any], checkpoint: Path, config: Path | None, overrides: Sequence[str]) -> Config:
-    beside = checkpoint.parent / "config.yaml"
-    if config is None and not beside.is_file():
-        saved = saved_config(content)
-        if not saved:
-            raise UserError(f"checkpoint {checkpoint} does not say how it was trained; give --config")
-        return resolve_config(saved, f"checkpoint {checkpoint}: its configuration", list(overrides))
-    return load_config(config or beside, list(overrides))
+def read_exported(folder: Path) -> dict[str, Any]:
+    """An exported folder in the form of a checkpoint. Raises UserError when it does not hold a whole model."""
+    if not (folder / SETTINGS).is_file():
+        raise UserError(
+            f"checkpoint {folder} is a folder; name a file in it (it is not an exported model: it has no {SETTINGS})"
+        )
+    settings = read_json(folder / SETTINGS, "settings of an exported model")
+    try:
+        weights = load_file(folder / WEIGHTS)
+        tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8")
+    except (OSError, SafetensorError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder} does not hold a whole exported model ({reason}); export it again") from None
+    return {"path": str(folder / WEIGHTS), "model": weights, "config": settings, "tokenizer": tokenizer}
+
+
+def settings_of(content: Mapping[str, Any], config: Path | None, overrides: Sequence[str]) -> Config:
+    """The configuration of a trained model, as `TrainedModel.open` says. Raises UserError."""
+    path = Path(content["path"])
+    beside = path.parent / "config.yaml"
+    if config is not None or beside.is_file():
+        return load_config(config or beside, list(overrides))
+    saved = saved_config(content)
+    if not saved:
+        raise UserError(f"checkpoint {path} does not say how it was trained; give --config")
+    return resolve_config(saved, f"checkpoint {path}: its configuration", list(overrides))
 
 
 def load_trained(model: PersonSearchModel, content: Mapping[str, Any], config: Config) -> None:
     """Take all weights from a checkpoint (with its "path"). Raises UserError when some are missing."""
     saved, where = saved_config(content), content["path"]
-    report = load_weights(model, content["model"], where, grid_of(saved))
+    report = load_weights(model, content["model"], where, grid_of(saved), momentum=False)
     logger.info("checkpoint %s: %s", where, report)
     require_trained(report, where)
     for key in ("image_res", "max_words"):  # at times wanted, and always worth knowing
@@ -99,7 +141,7 @@ def open_splits(config: Config, only_test: bool, tokenizer: CaptionTokenizer) ->
     return {name: open_split(config, name, tokenizer) for name in names}
 
 
-def evaluation_setting(config: Config, device: torch.device, precision: Callable) -> Setting:
+def evaluation_setting(config: Config, device: torch.device, precision: Autocast) -> Setting:
     return Setting(
         device=device,
         precision=precision,

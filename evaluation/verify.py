@@ -11,13 +11,10 @@ import torch
 from configs.schema import Config, as_list, resolve_config
 from dataset.annotations import fingerprint, load_annotations
 from dataset.bad_images import leave_out
-from dataset.build import fit_vocabulary, open_tokenizer
 from evaluation.evaluate import Metrics, evaluate
-from evaluation.trained import evaluation_setting, open_split
-from models.build import build_model
+from evaluation.trained import TrainedModel
 from utils.checkpoints.files import read_checkpoint
 from utils.errors import UserError
-from utils.precision import set_precision
 from utils.processes.distributed import on_main
 
 logger = logging.getLogger(__name__)
@@ -44,11 +41,11 @@ def fingerprint_of(config: Config, split: str, skipped: Sequence[str]) -> str | 
 def verify(path: Path, device: torch.device) -> None:
     """Check a checkpoint against its own record, a line for each thing that is right.
 
-    The file is read whole (its checksum), its values are finite, its configuration is one, the data are those that it
-    was trained and evaluated on, and an evaluation gives its metrics again, digit by digit, on the kind of device and
-    in the environment of its run.
+    The checksum of the file is right, its values are finite, its configuration is valid, the data are those that it was
+    trained and evaluated on, and an evaluation gives its metrics again, digit by digit, on the type of device and in
+    the environment of its run.
 
-    Raises UserError at the first thing that is not so.
+    Raises UserError at the first thing that is wrong.
     """
     checkpoint = read_checkpoint(path)
     logger.info("%s: %s", path, "the checksum is right" if checkpoint.get("format", 0) >= 2 else "has no checksum")
@@ -101,13 +98,9 @@ def check_metrics(checkpoint: dict[str, Any], config: Config, device: torch.devi
     if not isinstance(recorded, dict) or not recorded:
         logger.warning("it has no metrics: it was saved where its run did not evaluate")
         return
-    tokenizer = on_main(open_tokenizer)(config, checkpoint)
-    config = fit_vocabulary(config, tokenizer)
-    model = build_model(config, tokenizer.special).to(device)
-    model.load_state_dict(checkpoint["model"])
-    setting = evaluation_setting(config, device, set_precision(config.precision, device))
+    trained = TrainedModel.build(checkpoint, config, device)
     for name, metrics in recorded.items():
-        found = evaluate(model, open_split(config, name, tokenizer), setting)
+        found = evaluate(trained.model, trained.open_split(name), trained.setting)
         compare(metrics, found, f"checkpoint {path}: on the {name} split")
         logger.info("the metrics on the %s split are those of its run", name)
 

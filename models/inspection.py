@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from dataset.batch import TextTokens, TrainBatch
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, StepNoise
-
-GIB = 2**30
+from utils.memory import GIB
 
 
 @dataclass(frozen=True)

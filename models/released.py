@@ -41,11 +41,6 @@ OF_A_RUN = (*COUNTERS, "image_queue", "text_queue")  # states of a run, not of t
 NEEDED_TO_SEARCH = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")
 
 
-def needed_to_search(name: str) -> bool:
-    """Whether ranking and search need this tensor; heads of other losses, momentum copies and queues they do not."""
-    return name.startswith(NEEDED_TO_SEARCH) and not name.endswith("position_ids")
-
-
 @dataclass(frozen=True)
 class LoadReport:
     """Names of parameters and buffers: taken as they are, resized, left fresh, not used (with the reason)."""
@@ -79,6 +74,7 @@ def load_weights(
     where: str,
     old_grid: tuple[int, int] | None = None,
     image_encoder: bool = True,
+    momentum: bool = True,
 ) -> LoadReport:
     """Copy what fits by name and shape into `model`; positions are interpolated to its grid.
 
@@ -86,9 +82,9 @@ def load_weights(
     parameters that the checkpoint lacks start at the online ones. old_grid: patches along
     height and width in the checkpoint; None = square. image_encoder: False leaves it, and its
     momentum copy, as they are; so does one of another kind in the checkpoint, of which single
-    tensors might fit.
+    tensors might fit. momentum: False asks for no momentum copies, which an exported model does not have.
 
-    Raises UserError when less than half of the model is matched: nothing is copied then.
+    Raises UserError when less than half of what is asked for is matched: nothing is copied then.
     """
     own = model.state_dict()
     fitting, resized, unused = {}, [], {}
@@ -111,7 +107,10 @@ def load_weights(
         else:
             fitting[name] = value
     fresh = [name for name in own if name not in fitting]
-    refuse_strangers([name for name in own if not (without and name.startswith(ENCODERS))], fitting, unused, where)
+    asked = [
+        name for name in own if not (without and name.startswith(ENCODERS)) and (momentum or not is_momentum(name))
+    ]
+    refuse_strangers(asked, fitting, unused, where)
     model.load_state_dict(fitting, strict=False)
     start_momentum(model, fresh)
     return LoadReport(list(fitting), resized, fresh, unused)
@@ -165,9 +164,14 @@ def start_momentum(model: PersonSearchModel, fresh: list[str]) -> None:
     """Set the momentum parameters among `fresh` to the online ones; the others keep their own past."""
     state = model.state_dict()
     for name in fresh:
-        part, _, rest = name.partition(".")
-        if part.endswith("_m"):
+        if is_momentum(name):
+            part, _, rest = name.partition(".")
             state[name].copy_(state[f"{part.removesuffix('_m')}.{rest}"])
+
+
+def is_momentum(name: str) -> bool:
+    """Whether a tensor belongs to the momentum copy of a part."""
+    return name.partition(".")[0].endswith("_m")
 
 
 def refuse_strangers(asked: list[str], fitting: Mapping, unused: Mapping[str, str], where: str) -> None:
@@ -208,9 +212,17 @@ def resume_model(model: PersonSearchModel, checkpoint: Mapping[str, Any], settin
     model.load_state_dict(held)
 
 
+def needed_to_search(name: str) -> bool:
+    """Whether search reads this tensor: of the encoders, projections and the matching head, not of momentum copies."""
+    return name.startswith(NEEDED_TO_SEARCH)
+
+
 def require_trained(report: LoadReport, where: str) -> None:
     """Raises UserError when what search relies on was not in the checkpoint, or more than the model has."""
-    missing, unused = ([name for name in names if needed_to_search(name)] for names in (report.fresh, report.unused))
+    missing, unused = (
+        [name for name in names if needed_to_search(name) and not name.endswith("position_ids")]
+        for names in (report.fresh, report.unused)
+    )
     if FOREIGN in report.unused.values():
         raise UserError(
             f"checkpoint {where} has another kind of image encoder than the configured one; evaluate it with the"

@@ -18,12 +18,10 @@ from dataset.captions import clean_caption
 from dataset.images import image_from
 from dataset.tokens import Encoded
 from evaluation.ranking import encode_images, match_one
-from evaluation.trained import TrainedModel, open_trained
-from search.pretrained import read_pretrained
+from evaluation.trained import TrainedModel
+from models.released import needed_to_search
+from utils.device import prepare_device
 from utils.errors import UserError
-from utils.memory import keep_freed_memory
-from utils.precision import be_deterministic
-from utils.processes.distributed import Launch, choose_device
 
 MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 
@@ -55,19 +53,12 @@ class Encoder:
         device: str = "auto",
         overrides: Sequence[str] = (),
     ) -> "Encoder":
-        """From a checkpoint of a run, its settings as in `evaluation.trained.open_trained`, or an exported folder.
+        """From a checkpoint of a run or an exported folder; settings as in `evaluation.trained.TrainedModel.open`.
 
         Raises UserError when it cannot be used.
         """
-        chosen = choose_device(device, Launch())
-        if chosen.type == "cpu":
-            keep_freed_memory()
-            be_deterministic()
         settings = Path(config).resolve() if config else None
-        if Path(checkpoint).is_dir():
-            trained = read_pretrained(Path(checkpoint), list(overrides), chosen)
-        else:
-            trained = open_trained(Path(checkpoint), settings, list(overrides), chosen)
+        trained = TrainedModel.open(Path(checkpoint), settings, overrides, prepare_device(device))
         source = {"checkpoint": str(Path(checkpoint).resolve()), "config": str(settings) if settings else None}
         return cls(trained, {**source, "overrides": list(overrides)})
 
@@ -79,9 +70,10 @@ class Encoder:
     def identity(self) -> dict[str, object]:
         """What results depend on: a digest of the weights that they come from, and how images and captions are read."""
         digest = hashlib.sha256()
-        parts = ("visual_encoder.", "text_encoder.", "vision_proj.", "text_proj.", "itm_head.")
         for name, value in sorted(self.model.state_dict().items()):
-            if name.startswith(parts):
+            if needed_to_search(name) or name.startswith(
+                "text_encoder."
+            ):  # its MLM head counts since the first galleries
                 digest.update(name.encode())
                 digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         digest.update(self.trained.tokenizer.to_json().encode())

@@ -21,14 +21,25 @@ from torch.nn.functional import normalize
 
 from evaluation.metrics import METRIC_NAMES
 from evaluation.studies.study import markdown_table
+from evaluation.trained import SETTINGS, TOKENIZER, WEIGHTS
 from models.person_search import PersonSearchModel
+from models.released import needed_to_search
 from search.encoder import Encoder
-from search.pretrained import CARD, SETTINGS, TOKENIZER, WEIGHTS, is_needed
 from utils.errors import UserError
 from utils.files import atomic_write, require_folder, write_json
 
 logger = logging.getLogger(__name__)
 
+CARD = "README.md"
+# What is of use without training beside search: word and pixel predictions, which studies show.
+PREDICTIONS = (
+    "text_encoder.cls.",
+    "mask_token",
+    "visual_decoder.",
+    "visual_decoder_pos_embed",
+    "decoder_pred.",
+    "temp",
+)
 IMAGE_ONNX, TEXT_ONNX = "image_encoder.onnx", "text_encoder.onnx"
 TOLERANCE = 1e-4  # between ONNX and torch, of embeddings of length 1
 
@@ -45,7 +56,7 @@ def export(encoder: Encoder, folder: Path, metrics: Mapping[str, Any] | None, wi
         raise UserError(f"{folder} is not empty; name a new folder")
     model, config = encoder.model, encoder.config
     # a copy of each: safetensors refuses tensors that share their memory, as tied embeddings do
-    needed = {name: value for name, value in model.state_dict().items() if is_needed(name)}
+    needed = {name: value for name, value in model.state_dict().items() if is_exported(name)}
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in needed.items()}
     with atomic_write(folder / WEIGHTS) as temporary:
         temporary.write_bytes(save(weights, metadata={"format": "pt"}))
@@ -59,6 +70,11 @@ def export(encoder: Encoder, folder: Path, metrics: Mapping[str, Any] | None, wi
     return sorted(path.name for path in folder.iterdir())
 
 
+def is_exported(name: str) -> bool:
+    """Whether a tensor is of use without training: momentum copies, queues and heads of other losses are not."""
+    return needed_to_search(name) or name.startswith(PREDICTIONS)
+
+
 def settings_without_files(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a model, without those that name files of its training."""
     files = {key for key in settings if key.endswith(("_file", "_image_root"))} | {"checkpoint", "vision_checkpoint"}
@@ -68,7 +84,7 @@ def settings_without_files(settings: dict[str, Any]) -> dict[str, Any]:
 def model_card(encoder: Encoder, metrics: Mapping[str, Any] | None) -> str:
     """What the model is, how it was measured, how to use it, and what for."""
     config, model = encoder.config, encoder.model
-    count = sum(value.numel() for name, value in model.named_parameters() if is_needed(name))
+    count = sum(value.numel() for name, value in model.named_parameters() if is_exported(name))
     rows = [
         {"": stage, **{title: float(found[name]) for name, title in METRIC_NAMES.items() if name in found}}
         for stage, found in (metrics or {}).items()

@@ -111,32 +111,50 @@ run_retrieval() {
     exec "$PYTHON" Retrieval.py "$@"
 }
 
-# train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, VISION_CHECKPOINT, OUTPUT, CONFIG
+# recipe_file: what RECIPE names: a file, or one of configs/recipes by its name; nothing without it.
+recipe_file() {
+    [ -n "${RECIPE:-}" ] || return 0
+    if [ -f "$(absolute "$RECIPE")" ]; then absolute "$RECIPE"; return; fi
+    local file="$repository/configs/recipes/$RECIPE.yaml"
+    if [ -f "$file" ]; then echo "$file"; return; fi
+    local names; names="$(cd "$repository/configs/recipes" >/dev/null && echo *.yaml)"
+    fail "RECIPE=$RECIPE is neither a file nor one of ${names//.yaml/}"
+}
+
+# run_name NAME: the default folder of a run: NAME, and its recipe where there is one.
+run_name() {
+    local recipe; recipe="$(basename "${RECIPE:-}" .yaml)"
+    echo "$1${recipe:+-$recipe}"
+}
+
+# train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, VISION_CHECKPOINT, OUTPUT, CONFIG, RECIPE
 train() {
-    local name="$1" config="$2"; shift 2
+    local name config recipe; name="$(run_name "$1")"; config="$2"; shift 2
     local checkpoint="${CHECKPOINT:-}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
+    recipe="$(recipe_file)" || exit 2
     ensure_environment
     if [ -n "$checkpoint" ]; then set -- --checkpoint "$(absolute "$checkpoint")" "$@"; fi
     if [ -n "${VISION_CHECKPOINT:-}" ]; then set -- --vision_checkpoint "$(absolute "$VISION_CHECKPOINT")" "$@"; fi
-    run_retrieval --config "$(absolute "${CONFIG:-$repository/$config}")" \
+    run_retrieval --config "$(absolute "${CONFIG:-$repository/$config}")" ${recipe:+"$recipe"} \
         --output_dir "$(absolute "${OUTPUT:-$repository/output/$name}")" "$@"
 }
 
-# evaluate NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, OUTPUT, CONFIG
+# evaluate NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, OUTPUT, CONFIG, RECIPE
 evaluate() {
-    local name="$1" config="$repository/$2"; shift 2
-    local run checkpoint results beside
+    local name config run checkpoint results beside recipe
+    name="$(run_name "$1")"; config="$repository/$2"; shift 2
     run="$(absolute "${OUTPUT:-$repository/output/$name}")"
     checkpoint="${CHECKPOINT:-$run/checkpoint_best.pth}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
     checkpoint="$(absolute "$checkpoint")"
-    # a run keeps its own results; the settings it was trained with are those to evaluate it with
+    recipe="$(recipe_file)" || exit 2
+    # a run keeps its own results; the settings it was trained with are those to evaluate it with, recipe included
     results="$run"
     if [ -z "${OUTPUT:-}" ] || [ -e "$run/log.txt" ]; then results="$run/evaluation"; fi
     beside="$(dirname "$checkpoint")/config.yaml"
-    if [ -f "$beside" ]; then config="$beside"; fi
+    if [ -z "${CONFIG:-}" ] && [ -f "$beside" ]; then config="$beside"; recipe=""; fi
     ensure_environment
-    run_retrieval --config "$(absolute "${CONFIG:-$config}")" --output_dir "$results" \
+    run_retrieval --config "$(absolute "${CONFIG:-$config}")" ${recipe:+"$recipe"} --output_dir "$results" \
         --checkpoint "$checkpoint" --evaluate --eval_mAP "$@"
 }

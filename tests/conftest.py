@@ -1,12 +1,9 @@
 """What several rooms of tests share."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 pytest_plugins = ["campaign"]
 

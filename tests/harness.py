@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmark_data import REPOSITORY, TINY, data_settings, environment
 
-from utils.checkpoints.files import digest_of, read_checkpoint
+from utils.checkpoints.files import read_checkpoint, sha256_of
 from utils.checkpoints.run_folder import LAST
 
 FULL = os.environ.get("FAULTS") == "full"
@@ -53,7 +53,7 @@ OF_THE_STATE = (  # what of a checkpoint must be the same in two runs that were 
 def state_of(folder: Path) -> dict[str, str]:
     """SHA-256 of each part of the last checkpoint of a run: model (momentum model, queues), optimizer, schedule ..."""
     checkpoint = read_checkpoint(folder / LAST)
-    return {name: digest_of(checkpoint[name]) for name in OF_THE_STATE}
+    return {name: sha256_of(checkpoint[name]) for name in OF_THE_STATE}
 
 
 @dataclass

@@ -3,9 +3,11 @@
 import argparse
 import difflib
 import gc
+import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +17,8 @@ from utils.processes.interruption import BY_HAND, Stopped
 
 FAILED, BAD_INPUT = 1, 2  # exit codes
 GROUPS = "requirements.txt has what training, reports and studies need, requirements/search.txt what search needs"
-REPORTS = "ERROR_REPORTS"  # environment variable: the folder that a launcher reads messages from
+# environment variables: where a process that torch has launched leaves its error, and whether the launcher tells it
+ERROR_FILE, LAUNCHER_TELLS = "TORCHELASTIC_ERROR_FILE", "LAUNCHER_TELLS_ERRORS"
 
 
 class UserError(Exception):
@@ -54,7 +57,7 @@ def run_command_line(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         problem, code = "interrupted", BY_HAND
     except LostPeer as error:
-        if not another_process_reported():
+        if not another_process_failed():
             print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILED)
     except OSError as error:
@@ -62,33 +65,33 @@ def run_command_line(main: Callable[[], int | None]) -> None:
             raise
         problem, code = f"cannot use {error.filename}: {error.strerror}", BAD_INPUT
     except Exception:
-        if not another_process_reported():
+        if not another_process_failed():
             raise
         sys.exit(BAD_INPUT)  # this process only lost its peer, which says why
     gc.collect()  # the frames of `main` are gone now: progress bars they drew are closed, and the line stands alone
-    if not hand_over(problem):
+    record_error(UserError(problem) if code == BAD_INPUT else SystemExit(problem))
+    if not os.environ.get(LAUNCHER_TELLS):
         print(f"error: {' '.join(problem.splitlines())}", file=sys.stderr)
     sys.exit(code)
 
 
-def hand_over(problem: str) -> bool:
-    """Leave a problem to the launcher, where there is one: it shows what several processes say once."""
-    folder = os.environ.get(REPORTS)
-    if folder:
-        line = " ".join(problem.splitlines())
-        Path(folder, f"{start_of_all()}-{os.getpid()}").write_text(line, encoding="utf-8", errors="replace")
-    return bool(folder)
+def record_error(error: BaseException) -> None:
+    """Leave the first error of this process where torch's launcher, if there is one, looks for it.
+
+    The file is as torch.distributed.elastic.multiprocessing.errors writes it, which takes seconds to import.
+    """
+    file = os.environ.get(ERROR_FILE)
+    if file and not Path(file).exists():
+        message = f"{type(error).__name__}: {error}"
+        record = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
+        Path(f"{file}.part").write_text(json.dumps(record))
+        os.replace(f"{file}.part", file)  # a launcher that reads half a file ends with a traceback
 
 
-def another_process_reported() -> bool:
-    """Whether a process of the same launch has ended with a message."""
-    folder = os.environ.get(REPORTS)
-    return bool(folder) and any(Path(folder).glob(f"{start_of_all()}-*"))
-
-
-def start_of_all() -> str:
-    """How often a launcher has started all processes again after one failed."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+def another_process_failed() -> bool:
+    """Whether another process of the same launch has recorded an error."""
+    file = os.environ.get(ERROR_FILE)
+    return bool(file) and any(str(other) != file for other in Path(file).parents[1].glob(f"*/{Path(file).name}"))
 
 
 class CommandParser(argparse.ArgumentParser):

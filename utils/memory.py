@@ -1,8 +1,9 @@
-"""Main memory of a process."""
+"""Memory: its unit, and how a process keeps it."""
 
 import ctypes
 import platform
 
+GIB = 2**30  # bytes
 LARGEST = 2**31 - 1  # what `mallopt` takes
 
 

@@ -7,12 +7,33 @@ resumed ends with the same bits as one that was not.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from utils.checkpoints.fields import CheckpointFields, read_fields
 from utils.epoch_log import EpochLog, Step
 from utils.errors import UserError
 from utils.optimization import load_moments
 from utils.stepper import Stepper
+
+
+class RunFields(CheckpointFields):
+    """What a checkpoint must hold of a run to resume it, model aside."""
+
+    optimizer: dict[str, Any]
+    next_epoch: int
+    next_iteration: int
+    iterations: int
+    step: int
+    failed: int
+    evaluated: bool
+    epoch_log: dict[str, Any]
+    best: float
+    best_epoch: int
+    metrics: dict[str, Any] | None
+    seed: int
+    negatives_pool: Annotated[int, Field(gt=0)] | None = None
 
 
 @dataclass
@@ -86,16 +107,12 @@ class RunState:
         Raises UserError when the checkpoint is of a run with other steps or another seed.
         """
         where, iterations = checkpoint["path"], self.step.iterations
+        found = read_fields(RunFields, checkpoint, where)
+        epoch, iteration, of_run = found.next_epoch, found.next_iteration, found.iterations
         try:
-            load_moments(stepper.optimizer, checkpoint["optimizer"])
-            epoch, iteration, number = (int(checkpoint[key]) for key in ("next_epoch", "next_iteration", "step"))
-            self.best, self.best_epoch = float(checkpoint["best"]), int(checkpoint["best_epoch"])
+            load_moments(stepper.optimizer, found.optimizer)
             device = stepper.optimizer.param_groups[0]["params"][0].device
-            self.log = EpochLog.restored(checkpoint["epoch_log"], device)
-            stepper.failed, self.evaluated = int(checkpoint["failed"]), checkpoint["evaluated"]
-            if not isinstance(self.evaluated, bool):
-                raise TypeError(f"evaluated is {self.evaluated!r}")
-            self.metrics, of_run, of_seed = checkpoint["metrics"], int(checkpoint["iterations"]), checkpoint["seed"]
+            self.log = EpochLog.restored(found.epoch_log, device)
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"checkpoint {where} does not hold this run's state: {error}") from None
         if (iteration and of_run != iterations) or not 0 <= iteration <= iterations:
@@ -103,11 +120,15 @@ class RunState:
                 f"checkpoint {where} stopped after step {iteration} of {of_run} in an epoch, which here has"
                 f" {iterations}; resume with batch_size_train, accumulate_steps and processes of its run"
             )
-        if int(of_seed) != seed:
-            raise UserError(f"checkpoint {where} is of a run with --seed {of_seed}; resume with that")
-        self.step, pool = Step(epoch, iteration, iterations, number), checkpoint.get("negatives_pool")
-        if isinstance(pool, int) and pool > 0:
-            self.negatives_pool = pool
-        if number:  # rates are as the last step left them
+        if found.seed != seed:
+            raise UserError(f"checkpoint {where} is of a run with --seed {found.seed}; resume with that")
+        self.step, self.evaluated, self.metrics = (
+            Step(epoch, iteration, iterations, found.step),
+            found.evaluated,
+            found.metrics,
+        )
+        self.best, self.best_epoch, stepper.failed = found.best, found.best_epoch, found.failed
+        self.negatives_pool = found.negatives_pool or self.negatives_pool
+        if found.step:  # rates are as the last step left them
             before = (epoch, iteration - 1) if iteration else (epoch - 1, of_run - 1)
             stepper.schedule.move_to(*before, of_run)

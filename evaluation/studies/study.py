@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 
-from evaluation.trained import TrainedModel, open_trained
+from evaluation.trained import TrainedModel
+from utils.device import prepare_device
 from utils.errors import CommandParser, UserError
 from utils.files import atomic_write, require_folder, write_json
-from utils.memory import keep_freed_memory
-from utils.precision import be_deterministic
-from utils.processes.distributed import Launch, choose_device
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +98,10 @@ def labels_of(options: argparse.Namespace) -> list[str]:
 def open_models(options: argparse.Namespace) -> dict[str, TrainedModel]:
     """The models of all checkpoints by their names. Raises UserError when one cannot be used."""
     names = labels_of(options)
-    device = choose_device(options.device, Launch())
-    if device.type == "cpu":
-        keep_freed_memory()
-        be_deterministic()
+    device = prepare_device(options.device)
     torch.manual_seed(options.seed)
     return {
-        name: open_trained(path, options.config, options.overrides, device)
+        name: TrainedModel.open(path, options.config, options.overrides, device)
         for name, path in zip(names, options.checkpoint, strict=True)
     }
 

@@ -38,8 +38,8 @@ def written(folder: Path, content: bytes) -> Path:
 CHECKPOINTS = {
     "missing": (lambda folder, good: folder / "nothing.pth", "nothing.pth does not exist"),
     "a folder": (lambda folder, good: good.parent, "is a folder"),
-    "text": (lambda folder, good: written(folder, b"hello world\n" * 99), "damaged, cut off, or no checkpoint"),
-    "zero bytes": (lambda folder, good: written(folder, b""), "damaged, cut off, or no checkpoint"),
+    "text": (lambda folder, good: written(folder, b"hello world\n" * 99), "damaged, cut off, or not a checkpoint"),
+    "zero bytes": (lambda folder, good: written(folder, b""), "damaged, cut off, or not a checkpoint"),
     "half": (lambda folder, good: written(folder, good.read_bytes()[: good.stat().st_size // 2]), "damaged, cut off"),
     "no end": (lambda folder, good: written(folder, good.read_bytes()[:-30]), "damaged, cut off"),
     "a pickle": (lambda folder, good: written(folder, pickle.dumps(Code(folder / "pwned"))), "nothing else is ever"),

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 
-from utils.checkpoints.files import digest_of, read_checkpoint
+from utils.checkpoints.files import read_checkpoint, sha256_of
 
 SECONDS, ROOM = 10, 2**30  # at most, of a process: its time, and by how much its address space may grow
 
@@ -43,7 +43,7 @@ def limit() -> None:
 
 def read(path: str) -> None:
     """Reads a file and then looks at all of it, as a resuming run does."""
-    digest_of(read_checkpoint(path))
+    sha256_of(read_checkpoint(path))
 
 
 def read_without_care(path: str) -> None:

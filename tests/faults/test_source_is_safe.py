@@ -71,8 +71,8 @@ RESTRICTED = {
 MODULES = {name.rpartition(".")[0] for name in {*FORBIDDEN, *EXACT, *RESTRICTED}}  # not to be imported from with a star
 
 ALLOWED = {  # (file, what): why; tests alone
-    ("tests/utils/test_checkpoint_files.py", "os.system"): "written into a hostile file",
-    ("tests/utils/test_checkpoint_files.py", "torch.load"): "shows that the hostile file is one",
+    ("tests/utils/checkpoints/test_checkpoint_files.py", "os.system"): "written into a hostile file",
+    ("tests/utils/checkpoints/test_checkpoint_files.py", "torch.load"): "shows that the hostile file is one",
     ("tests/bad_input/test_refused_checkpoints.py", "os.system"): "written into a hostile file",
     ("tests/dataset/test_tokens.py", "pickle.loads"): "of bytes that were pickled in the same line",
     ("tests/faults/hostile_files.py", "os.system"): "written into a hostile file",

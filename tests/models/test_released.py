@@ -16,7 +16,14 @@ from models.build import build_model
 from models.fusion import FusionSize
 from models.objectives import only
 from models.person_search import PersonSearchModel
-from models.released import LoadReport, load_language_model, load_weights, require_trained, resize_positions
+from models.released import (
+    LoadReport,
+    load_language_model,
+    load_weights,
+    needed_to_search,
+    require_trained,
+    resize_positions,
+)
 from utils.errors import UserError
 
 LAYOUTS = golden_folder() / "checkpoint_layouts.json"
@@ -35,30 +42,30 @@ def layout(system: str) -> dict[str, list]:
 
 
 @cache
-def full_size(config: str) -> dict[str, list]:
-    """Names, shapes and types of the model of a configuration file, without its content."""
+def full_size(*configs: str) -> dict[str, list]:
+    """Names, shapes and types of the model of configuration files, without its content."""
     with torch.device("meta"):
-        model = build_model(load_config(REPOSITORY / "configs" / config), SPECIAL)
+        model = build_model(load_config([REPOSITORY / "configs" / config for config in configs]), SPECIAL)
     return {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in model.state_dict().items()}
 
 
 @pytest.mark.parametrize(
-    ("system", "config"),
+    ("system", "configs"),
     [
         ("MARS", "PS_cuhk_pedes.yaml"),
         ("MARS", "PS_icfg_pedes.yaml"),
         ("MARS", "PS_rstp_reid.yaml"),
-        ("RaSa", "rasa_cuhk_pedes.yaml"),
-        ("RaSa", "rasa_icfg_pedes.yaml"),
-        ("RaSa", "rasa_rstp_reid.yaml"),
+        ("RaSa", "PS_cuhk_pedes.yaml recipes/rasa.yaml"),
+        ("RaSa", "PS_icfg_pedes.yaml recipes/rasa.yaml"),
+        ("RaSa", "PS_rstp_reid.yaml recipes/rasa.yaml"),
     ],
 )
-def test_a_configured_model_has_exactly_the_tensors_of_the_released_checkpoint(system, config):
-    assert full_size(config) == layout(system)
+def test_a_configured_model_has_exactly_the_tensors_of_the_released_checkpoint(system, configs):
+    assert full_size(*configs.split()) == layout(system)
 
 
 def test_the_albef_model_differs_from_the_released_one_by_positions_and_identities_alone():
-    ours, theirs = full_size("albef_cuhk_pedes.yaml"), layout("ALBEF")
+    ours, theirs = full_size("PS_cuhk_pedes.yaml", "recipes/albef.yaml"), layout("ALBEF")
     assert {name for name in ours if ours[name] != theirs.get(name)} == {
         "idx_queue",
         "visual_encoder.pos_embed",
@@ -380,3 +387,13 @@ def test_a_language_model_that_is_no_bert_is_refused(tmp_path):
     transformers.RobertaForMaskedLM(transformers.RobertaConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="has no bert"):
         load_language_model(mars(), str(tmp_path))
+
+
+def test_what_search_needs_is_enough_without_momentum_copies():
+    source, model = mars(), mars()
+    needed = {name: value for name, value in source.state_dict().items() if needed_to_search(name)}
+    assert not any(name.split(".")[0].endswith(("_m", "queue")) for name in needed) and "itm_head.weight" in needed
+    require_trained(load_weights(model, needed, "exported", momentum=False), "exported")
+    for name, value in model.state_dict().items():
+        online = name.replace("_m.", ".", 1)
+        assert online not in needed or torch.equal(value, needed[online]), name

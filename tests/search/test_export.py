@@ -4,10 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from benchmark_data import TINY, data_settings, run
+from safetensors.torch import load_file
 
 from search.encoder import Encoder
-from search.export import export
+from search.export import export, is_exported
 from utils.errors import UserError
 
 pytest.importorskip("onnxruntime")
@@ -52,11 +54,35 @@ def test_a_vision_mamba_has_an_onnx_form(benchmark, tmp_path):
     assert (tmp_path / "model" / "image_encoder.onnx").stat().st_size < 3_000_000
 
 
+def test_what_only_training_needs_is_left_out(encoder, tmp_path):
+    """Also the head of a loss that this module has never heard of."""
+    export(encoder, tmp_path / "model", None, with_onnx=False)
+    own, kept = encoder.model.state_dict(), load_file(tmp_path / "model" / "model.safetensors")
+    assert {name.split(".")[0] for name in own.keys() - kept.keys()} == {
+        *("visual_encoder_m", "vision_proj_m", "text_encoder_m", "text_proj_m"),
+        *("image_queue", "text_queue", "idx_queue", "queue_ptr"),
+        *("prd_head", "mrtd_head"),
+    }
+    assert all(torch.equal(value, own[name]) for name, value in kept.items())
+    assert not is_exported("another_head.weight")
+
+
+def test_an_exported_folder_takes_the_settings_of_a_checkpoint(encoder, tmp_path):
+    export(encoder, tmp_path / "model", None, with_onnx=False)
+    again = Encoder.open(tmp_path / "model", overrides=["max_words=7", "batch_size_test=3"])
+    assert (again.config.max_words, again.setting.batch_size) == (7, 3)
+    with pytest.raises(UserError, match=r"lacks \d+ tensors that search needs"):
+        Encoder.open(tmp_path / "model", overrides=["vision_depth=2"])
+    (tmp_path / "model" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="does not say how it was trained"):
+        Encoder.open(tmp_path / "model")
+
+
 def test_a_folder_that_holds_no_whole_model_is_told(encoder, tmp_path):
     with pytest.raises(UserError, match=r"config.json"):
         Encoder.open(tmp_path)
     export(encoder, tmp_path / "model", None, with_onnx=False)
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="no whole exported model"):
+    with pytest.raises(UserError, match="does not hold a whole exported model"):
         Encoder.open(tmp_path / "model")

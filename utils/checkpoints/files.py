@@ -17,20 +17,19 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from utils.checkpoints.pickle_reader import NOT_PLAIN, Refused, damaged
-from utils.checkpoints.untrusted import PlainFile, require_sound
-from utils.checkpoints.values import Unsuitable, digest_of, first_non_finite, require_plain
+from utils.checkpoints.untrusted import NOT_PLAIN, PlainFile, Refused, damaged, require_sound
+from utils.checkpoints.values import Unsuitable, first_non_finite, require_plain, sha256_of
 from utils.errors import UserError
 from utils.files import atomic_write, similar_file
 
-__all__ = ["digest_of", "read_checkpoint", "read_newest", "save_checkpoint"]
+__all__ = ["read_checkpoint", "read_newest", "save_checkpoint", "sha256_of"]
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 2  # in files that end with a checksum
 MARK = b"sha256:"
 DIGITS = 64
-SHARING = 100  # how many times the size of its file tensors may have by sharing storages, as equal layers do
+SHARING = 100  # tensors that share storages, as equal layers do, may have so many times the size of their file
 
 
 def save_checkpoint(
@@ -38,10 +37,10 @@ def save_checkpoint(
 ) -> None:
     """Write tensors and plain values; the file that was there stays until the new one is complete.
 
-    previous: a name in the same folder that the file takes then. At every moment one of the two is complete.
+    previous: the name in the same folder under which it is kept then. At every moment one of the two is complete.
 
-    Raises UserError when the file cannot be written, or a number in `content` is not finite; `path` is as it was
-    then. Raises TypeError for content that could not be read back.
+    Raises UserError when the file cannot be written, or a number in `content` is not finite; `path` is left as it
+    was. Raises TypeError for content that could not be read back.
     """
     content = {**content, "format": FORMAT}
     require_storable(path, content)
@@ -60,7 +59,7 @@ def require_storable(path: str | os.PathLike, content: dict[str, Any]) -> None:
         raise TypeError(f"checkpoint {path} cannot be written: it would hold {error}") from None
     if wrong:
         raise UserError(
-            f"checkpoint {path} is not written, as it would hold numbers that are not finite ({wrong}); go on from an"
+            f"checkpoint {path} is not written, as it would hold numbers that are not finite ({wrong}); resume from an"
             " earlier one, with a lower learning rate or another precision"
         )
 
@@ -127,8 +126,8 @@ def read_newest(path: str | os.PathLike, previous: str | os.PathLike) -> dict[st
 
 
 def read_content(path: str | os.PathLike) -> Any:
-    """What torch finds in a file that has been checked. Raises nearly any exception."""
-    if str(path).endswith(".safetensors"):  # of numbers alone by design, and read by their own program
+    """Read a file with torch after checking it. Raises nearly any exception."""
+    if str(path).endswith(".safetensors"):  # holds numbers alone by design, and is read by its own program
         return torch.load(path, map_location="cpu", weights_only=True)
     with PlainFile(io.FileIO(path)) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice on files of other programs
@@ -146,7 +145,7 @@ def read_content(path: str | os.PathLike) -> Any:
 
 
 def with_mappings(content: Any) -> Any:
-    """The command lines that a checkpoint holds, as mappings."""
+    """A checkpoint with its command lines (argparse.Namespace) as mappings."""
     if type(content) is not dict:
         return content
     return {name: dict(vars(value)) if type(value) is argparse.Namespace else value for name, value in content.items()}
@@ -172,14 +171,14 @@ def reason(error: Exception) -> str:
 
 
 def add_checksum(file: BinaryIO) -> None:
-    """Give an archive its checksum as the comment, the length of which are the last two bytes before it."""
+    """Append the checksum to an archive as its comment, whose length stands in the last two bytes before it."""
     file.seek(-2, os.SEEK_END)
     file.write((len(MARK) + DIGITS).to_bytes(2, "little") + MARK)
     file.write(checksum(file, file.tell()))
 
 
 def check_checksum(file: BinaryIO) -> bool:
-    """Whether a file ends with a checksum; those of other programs do not. Raises Refused when it is another one."""
+    """Whether a file ends with a checksum; those of other programs do not. Raises Refused when it does not match."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - len(MARK) - DIGITS))
     mark, digits = file.read(len(MARK)), file.read()
@@ -192,9 +191,9 @@ def check_checksum(file: BinaryIO) -> bool:
 
 def checksum(file: BinaryIO, size: int) -> bytes:
     """SHA-256 of the first bytes of a file, as digits."""
-    digest, block = hashlib.sha256(), memoryview(bytearray(2**20))
+    digest = hashlib.sha256()
     file.seek(0)
-    while size > 0 and (count := file.readinto(block[: min(size, len(block))])):
-        digest.update(block[:count])
-        size -= count
+    while size > 0 and (block := file.read(min(size, 2**20))):
+        digest.update(block)
+        size -= len(block)
     return digest.hexdigest().encode()

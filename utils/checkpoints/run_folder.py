@@ -5,7 +5,6 @@ checkpoint_previous.pth   the one before, for when the last is damaged
 checkpoint_best.pth       the best model so far
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 from utils.checkpoints.files import read_checkpoint, read_newest, save_checkpoint
 from utils.errors import UserError
 from utils.files import remove_leftovers
+from utils.locks import locked
 
 LAST, PREVIOUS, BEST = "checkpoint_last.pth", "checkpoint_previous.pth", "checkpoint_best.pth"
 LOCK = ".lock"
@@ -59,21 +59,11 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other runs out, and clear away what a killed one left half written.
+        """Keep other runs out of the folder, and remove what a killed one left half written.
 
-        Raises UserError when another process writes there. The lock ends with the process, however that ends, and is
-        no child's: a loader process that outlives a killed run does not hold it.
+        Raises UserError when another process writes there.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / LOCK, "w") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"--output_dir {self.path} is in use by another run; wait for its end, or name another folder"
-                ) from None
-            except OSError:
-                pass  # a file system without locks
+        with locked(self.path / LOCK, f"--output_dir {self.path}", "wait for its end, or name another folder"):
             remove_leftovers(self.path)
             yield
 

@@ -1,4 +1,4 @@
-"""The nested content of a checkpoint: which values it may hold, whether they are finite, and a digest of it."""
+"""The nested content of a checkpoint: which values it may hold, whether they are finite, and its SHA-256."""
 
 import cmath
 import hashlib
@@ -18,35 +18,35 @@ MAPPINGS = (dict, OrderedDict, Counter)
 SEQUENCES = (list, tuple, torch.Size, set)
 PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, torch.dtype, torch.device)
 
-Place = tuple["Place", Any] | None  # the place of what holds a value, and its key there
+KeyPath = tuple["KeyPath", Any] | None  # of a value: the path of the container that holds it, and its key there
 
 
 class Unsuitable(Exception):
-    """Content that no checkpoint should have; ends the sentence "checkpoint X ...: it holds ..."."""
+    """Content that no checkpoint may have; ends the sentence "checkpoint X ...: it holds ..."."""
 
 
-def leaves(content: Any) -> Iterator[tuple[Place, Any]]:
-    """Every tensor and plain value in nested mappings, lists, tuples and sets, with its place.
+def leaves(content: Any) -> Iterator[tuple[KeyPath, Any]]:
+    """Every tensor and plain value in nested mappings, lists, tuples and sets, with its path.
 
-    What is held twice comes twice. Raises Unsuitable for other types of values, for nesting beyond MOST_DEPTH (as of
-    a list in itself) and for more than MOST_VALUES (a list of ten lists of ten lists ... is small in memory).
+    A value that is held twice comes twice. Raises Unsuitable for other types of values, for nesting beyond MOST_DEPTH
+    (as of a list in itself) and for more than MOST_VALUES (a list of ten lists of ten lists ... is small in memory).
     """
-    stack: list[tuple[Place, int, Any]] = [(None, 0, content)]
+    stack: list[tuple[KeyPath, int, Any]] = [(None, 0, content)]
     count = 1
     while stack:
-        place, depth, value = stack.pop()
+        path, depth, value = stack.pop()
         if type(value) in PLAIN or type(value) in TENSORS:
-            yield place, value
+            yield path, value
             continue
         items = items_of(value)
         if items is None:
-            raise Unsuitable(f"{name_of(place)}, which is of type {type(value).__name__}")
+            raise Unsuitable(f"{name_of(path)}, which is of type {type(value).__name__}")
         count += len(items)
         if depth == MOST_DEPTH:
             raise Unsuitable(f"values that are nested more than {MOST_DEPTH} deep")
         if count > MOST_VALUES:
             raise Unsuitable(f"more than {MOST_VALUES:,} values")
-        stack.extend(((place, key), depth + 1, item) for key, item in reversed(items))
+        stack.extend(((path, key), depth + 1, item) for key, item in reversed(items))
 
 
 def items_of(value: Any) -> list[tuple[Any, Any]] | None:
@@ -56,11 +56,11 @@ def items_of(value: Any) -> list[tuple[Any, Any]] | None:
     return list(enumerate(value)) if type(value) in SEQUENCES else None
 
 
-def name_of(place: Place) -> str:
+def name_of(path: KeyPath) -> str:
     """Keys from the outermost to the innermost: "optimizer.state.3.exp_avg"; of a long one, the end."""
     keys = []
-    while place is not None:
-        place, key = place
+    while path is not None:
+        path, key = path
         keys.append(str(key))
     name = ".".join(reversed(keys)) or "the content"
     return name if len(name) <= LONGEST_NAME else f"...{name[-LONGEST_NAME:]}"
@@ -71,27 +71,27 @@ def require_plain(content: Any, most_bytes: float = math.inf) -> None:
 
     Tensors that share storages may together have `most_bytes`.
     """
-    together = 0
-    for place, value in leaves(content):
+    total = 0
+    for path, value in leaves(content):
         if type(value) in TENSORS:
             if value.layout is not torch.strided or value.is_quantized or value.device.type == "meta":
-                raise Unsuitable(f"{name_of(place)}, a sparse, quantized or empty shell of a tensor")
+                raise Unsuitable(f"{name_of(path)}, a sparse, quantized or empty shell of a tensor")
             if value.nbytes > value.untyped_storage().nbytes():
-                raise Unsuitable(f"{name_of(place)}, a tensor that repeats its numbers; make it contiguous")
-            together += value.nbytes
-    if together > most_bytes:
-        raise Unsuitable(f"tensors of {together:,} bytes on far smaller storages")
+                raise Unsuitable(f"{name_of(path)}, a tensor that repeats its numbers; make it contiguous")
+            total += value.nbytes
+    if total > most_bytes:
+        raise Unsuitable(f"tensors of {total:,} bytes on far smaller storages")
 
 
 def first_non_finite(content: Any) -> str | None:
     """Name and description of the first value that is not a finite number: a float, or a tensor with one inside."""
-    for place, value in leaves(content):
+    for path, value in leaves(content):
         if type(value) in TENSORS and not is_finite(value):
             numbers = value.detach().float() if value.is_floating_point() else value.detach()
             count = value.numel() - int(torch.isfinite(numbers).sum())
-            return f"{name_of(place)} with {count:,} of {value.numel():,} values"
+            return f"{name_of(path)} with {count:,} of {value.numel():,} values"
         if isinstance(value, float | complex) and not cmath.isfinite(value):
-            return f"{name_of(place)} = {value}"
+            return f"{name_of(path)} = {value}"
     return None
 
 
@@ -107,10 +107,10 @@ def is_finite(tensor: Tensor) -> bool:
     return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
 
 
-# ---- digests ---------------------------------------------------------------------------
+# ---- SHA-256 ---------------------------------------------------------------------------
 
 
-def digest_of(content: Any) -> str:
+def sha256_of(content: Any) -> str:
     """SHA-256 of nested content: equal exactly when types, values and the bytes of tensors are.
 
     Mappings count as equal in any order and of any type, tensors on any device and with any strides.
@@ -124,26 +124,27 @@ def digest_of(content: Any) -> str:
 def feed(digest: Any, value: Any) -> None:
     """Every value begins with its type and size, so that no two contents feed the same bytes."""
     if type(value) in TENSORS:
-        say(digest, f"tensor {value.dtype} {list(value.shape)}")
+        feed_text(digest, f"tensor {value.dtype} {list(value.shape)}")
         plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy())
     elif type(value) in MAPPINGS:
-        say(digest, f"mapping {len(value)}")
+        feed_text(digest, f"mapping {len(value)}")
         for key in sorted(value, key=lambda key: (type(key).__name__, repr(key))):
             feed(digest, key)
             feed(digest, value[key])
     elif type(value) in (list, tuple, torch.Size):
-        say(digest, f"{'list' if type(value) is list else 'tuple'} {len(value)}")
+        feed_text(digest, f"{'list' if type(value) is list else 'tuple'} {len(value)}")
         for item in value:
             feed(digest, item)
     elif type(value) is set:
-        say(digest, f"set {sorted(map(repr, value))}")
+        feed_text(digest, f"set {sorted(map(repr, value))}")
     elif type(value) in PLAIN:
-        say(digest, f"{type(value).__name__} {value!r}")
+        feed_text(digest, f"{type(value).__name__} {value!r}")
     else:
-        raise TypeError(f"no digest of {type(value).__name__}: checkpoints hold tensors and plain values")
+        raise TypeError(f"no SHA-256 of {type(value).__name__}: checkpoints hold tensors and plain values")
 
 
-def say(digest: Any, text: str) -> None:
+def feed_text(digest: Any, text: str) -> None:
+    """Feed a text after its length."""
     data = text.encode()
     digest.update(len(data).to_bytes(8, "big") + data)

@@ -7,7 +7,6 @@ import platform
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,9 +17,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
-from utils.errors import LostPeer, UserError, hand_over, start_of_all
-from utils.logs import set_up_logging
-from utils.memory import keep_freed_memory
+from utils.errors import LostPeer, UserError, record_error
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
         timeout = timedelta(minutes=timeout_minutes)
         store, *_ = next(dist.rendezvous(dist_url, launch.rank, launch.world, timeout=timeout))
         # torchrun keeps one store through its restarts: the addresses of processes that are gone stand in it
-        store = dist.PrefixStore(start_of_all(), store)
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -126,7 +123,7 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
     try:
         yield
     except UserError as error:
-        hand_over(str(error))  # before the others find this process gone
+        record_error(error)  # before the others find this process gone
         raise
     except RuntimeError as error:
         if not is_lost_peer(error):
@@ -135,23 +132,6 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
     finally:
         gc.collect()  # models in reference cycles hold the group
         dist.destroy_process_group()
-
-
-@contextmanager
-def joined(device: str, dist_url: str = "env://") -> Iterator[torch.device]:
-    """This process among those of its launch, with messages on the terminal: yields its device.
-
-    Raises UserError when the device is not there, or the others cannot be joined.
-    """
-    launch = read_launch(dict(os.environ))
-    set_up_logging(launch.rank == 0)
-    if launch.world > 1 and not launch.by_slurm:
-        end_with_parent()
-    place = choose_device(device, launch)
-    if place.type == "cpu":
-        keep_freed_memory()
-    with process_group(launch, place, dist_url):
-        yield place
 
 
 def is_lost_peer(error: RuntimeError) -> bool:

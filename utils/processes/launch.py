@@ -7,6 +7,7 @@ and not the same line from every process below torchrun's own traceback. Signals
 are passed on, and the exit code tells of them as that of one process does.
 """
 
+import json
 import logging
 import os
 import signal
@@ -19,7 +20,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
-from utils.errors import BAD_INPUT, REPORTS
+from utils.errors import BAD_INPUT, LAUNCHER_TELLS, UserError
 from utils.processes.interruption import BY_HAND, BY_REQUEST
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # that torchrun passes on to the processes
@@ -32,43 +33,33 @@ def launch(processes: int, command: list[str], restarts: int = 0) -> int:
     restarts: how often all of them are started again when one fails.
     """
     logging.disable(logging.ERROR)  # torchrun's report of who died, in place of which is ours
+    os.environ[LAUNCHER_TELLS] = "1"
     flags = ["--standalone", f"--nproc_per_node={processes}", f"--max_restarts={restarts}"]
     with tempfile.TemporaryDirectory(prefix="launch") as folder:
-        os.environ[REPORTS] = folder
         try:
-            run(parse_args([*flags, f"--signals-to-handle={SIGNALS}", *command]))
+            run(parse_args([*flags, f"--signals-to-handle={SIGNALS}", f"--log-dir={folder}", *command]))
         except ChildFailedError as failed:
-            return explain(list(failed.failures.values()), newest_reports(Path(folder)))
+            return explain(list(failed.failures.values()))
         except SignalException as stopped:
-            say(newest_reports(Path(folder)).values())
+            say(message for _, message in read_errors(newest_files(Path(folder))))
             return BY_HAND if stopped.sigval == signal.SIGINT else BY_REQUEST
     return 0
 
 
-def newest_reports(folder: Path) -> dict[int, str]:
-    """What processes of the last start said, by process number."""
-    said: dict[int, dict[int, str]] = {}
-    for path in sorted(folder.iterdir()):
-        start, process = map(int, path.name.split("-"))
-        said.setdefault(start, {})[process] = path.read_text(encoding="utf-8")
-    return said[max(said)] if said else {}
-
-
-def explain(failures: list[ProcessFailure], reports: dict[int, str]) -> int:
+def explain(failures: list[ProcessFailure]) -> int:
     """Say once why the processes ended; returns the exit code.
 
-    What one of them reported comes first, then a signal that ended one without a word, then a fault, then a request to
-    stop: when one is gone, the others are asked to stop, and say so too.
+    Bad input that one of them recorded comes first, then a signal that ended one without a word, then a fault, then a
+    request to stop: when one is gone, the others are asked to stop, and record that too.
     """
-    stopped = {failure.pid: failure.exitcode for failure in failures if failure.exitcode in (BY_REQUEST, BY_HAND)}
-    problems = [report for process, report in reports.items() if process not in stopped]
-    if problems:
+    recorded = read_errors(Path(failure.error_file) for failure in failures)
+    if problems := [message for name, message in recorded if name == UserError.__name__]:
         say(problems)
         return BAD_INPUT
     causes = [one for one in failures if one.exitcode not in (BY_REQUEST, BY_HAND, -signal.SIGTERM)]
-    if reports and not causes:
-        say(reports.values())
-        return next(iter(stopped.values()))
+    if not causes and recorded:
+        say(message for _, message in recorded)
+        return next(one.exitcode for one in failures if one.exitcode > 0)
     # a process that another one lost may fail too; one that does not end when asked to is killed half a minute later
     soon = min(one.timestamp for one in causes or failures) + 10
     first = min(causes or failures, key=lambda one: (one.timestamp > soon, one.exitcode >= 0, one.timestamp))
@@ -81,9 +72,22 @@ def explain(failures: list[ProcessFailure], reports: dict[int, str]) -> int:
     return first.exitcode
 
 
+def newest_files(folder: Path) -> list[Path]:
+    """Error files of the processes that were started last, below the folder of torch's logs."""
+    starts = folder.glob("*/attempt_*")
+    newest = max(starts, key=lambda start: int(start.name.removeprefix("attempt_")), default=folder)
+    return sorted(newest.glob("*/error.json"))
+
+
+def read_errors(files: Iterable[Path]) -> list[tuple[str, str]]:
+    """Type and message of each exception that a process recorded in a file; others recorded none."""
+    texts = [json.loads(file.read_text())["message"]["message"] for file in files if file.is_file()]
+    return [(name, message) for name, _, message in (text.partition(": ") for text in texts)]
+
+
 def say(problems: Iterable[str]) -> None:
     """Each problem once, as one line."""
-    for problem in dict.fromkeys(problems):
+    for problem in dict.fromkeys(" ".join(problem.splitlines()) for problem in problems):
         print(f"error: {problem}", file=sys.stderr)
 
 

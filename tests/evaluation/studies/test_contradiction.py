@@ -24,7 +24,7 @@ from evaluation.studies.caption_edits import (
 )
 from evaluation.studies.comparison import first_right
 from evaluation.studies.contradiction import compare, main
-from evaluation.trained import open_trained
+from evaluation.trained import TrainedModel
 from utils.errors import UserError
 
 TEXT = "a man in a red coat light blue jeans and black shoes he has an orange bag on his back"
@@ -258,7 +258,7 @@ def test_captions_before_an_edit_rank_as_in_the_run(tiny_run, tmp_path):
         ]
     )
     row = json.loads((tmp_path / "contradiction.json").read_text())["rows"][0]
-    model = open_trained(tiny_run / "checkpoint_best.pth", None, settings[1:], torch.device("cpu"))
+    model = TrainedModel.open(tiny_run / "checkpoint_best.pth", None, settings[1:], torch.device("cpu"))
     split = model.open_split("test")
     attributes = parse_attributes(split.texts, 80)
     captions = [make_editable(clean_caption(t, None), True, a) for t, a in zip(split.texts, attributes, strict=True)]

@@ -13,7 +13,7 @@ from PIL import Image
 from evaluation.drawing.panels import coloured_text, flow, overlay, words_in_colours
 from evaluation.studies.gradcam import Query, character_colours, colour_of, join_pieces, main
 from evaluation.studies.heatmaps import look, peak_of, read_caption, upsample
-from evaluation.trained import open_trained
+from evaluation.trained import TrainedModel
 from utils.errors import UserError
 
 INK, RED, BLUE = (0, 0, 0), (255, 0, 0), (0, 0, 255)
@@ -110,7 +110,7 @@ def other_checkpoint(benchmark, tmp_path_factory):
 
 
 def test_maps_belong_to_the_attributes_they_were_asked_for(checkpoint):
-    trained = open_trained(checkpoint, None, ["max_words=6"], torch.device("cpu"))
+    trained = TrainedModel.open(checkpoint, None, ["max_words=6"], torch.device("cpu"))
     text, image = "A red coat, blue jeans and a black bag", torch.randn(1, 3, *trained.config.image_size)
     spans = [[(16, 21)], [(2, 5), (6, 10)], [(30, 35)]]  # jeans; red coat; black, beyond the words that are kept
     pieces = read_caption(trained, text).offsets

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.checkpoints.files import digest_of, read_checkpoint, read_newest, save_checkpoint
+from utils.checkpoints.files import read_checkpoint, read_newest, save_checkpoint, sha256_of
 from utils.errors import UserError
 
 CONTENT = {
@@ -79,8 +79,8 @@ NOT_READ_BACK = {
     "a tensor without numbers": (torch.zeros(3, device="meta"), "more.a, a sparse, quantized or empty shell"),
     "a repeated number": (torch.zeros(1).expand(3), "more.a, a tensor that repeats its numbers; make it contiguous"),
     "a parameter with an attribute": (a_parameter_with_an_attribute(), "read back, it holds a sparse"),
-    "a key of two": ({(1, 2): 3}, "read back, it is no checkpoint of tensors and plain values"),
-    "no bytes": (b"", "read back, it is no checkpoint"),
+    "a key of two": ({(1, 2): 3}, "read back, it is not a checkpoint of tensors and plain values"),
+    "no bytes": (b"", "read back, it is not a checkpoint"),
     "two types on one storage": ([(t := torch.zeros(4)), t.view(torch.int32)], "view the same data as different"),
 }
 
@@ -131,7 +131,7 @@ def test_all_plain_values_and_types_of_numbers_are_read_as_they_were_written(tmp
     assert [type(value) for value in found["values"]] == [type(value) for value in values]
     assert {name: found[name] for name in more} == more
     assert type(found["weight"]) is torch.nn.Parameter
-    assert digest_of(found) == digest_of({**content, "format": 2})
+    assert sha256_of(found) == sha256_of({**content, "format": 2})
 
 
 def test_views_of_one_storage_are_written_and_still_one(tmp_path):
@@ -207,7 +207,7 @@ def test_the_command_line_that_other_programs_keep_is_a_mapping(tmp_path, is_arc
 )
 def test_other_uses_of_command_lines_are_refused(tmp_path, args):
     torch.save({"model": {"a": torch.ones(2)}, "args": args}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"cannot be read: it (is no checkpoint of tensors|holds .*of type)"):
+    with pytest.raises(UserError, match=r"cannot be read: it (is not a checkpoint of tensors|holds .*of type)"):
         read_checkpoint(tmp_path / "a.pth")
 
 
@@ -236,7 +236,7 @@ def test_any_program_can_read_a_file_with_its_checksum(tmp_path):
     content = {"model": {f"layer.{i}": torch.full((2,), float(i)) for i in range(5000)}, "step": 1}
     save_checkpoint(tmp_path / "a.pth", content)
     plain = torch.load(tmp_path / "a.pth", weights_only=True)
-    assert plain["format"] == 2 and digest_of(plain["model"]) == digest_of(content["model"])
+    assert plain["format"] == 2 and sha256_of(plain["model"]) == sha256_of(content["model"])
     assert len(torch.load(tmp_path / "a.pth", weights_only=True, mmap=True)["model"]) == 5000
     with zipfile.ZipFile(tmp_path / "a.pth") as file:
         assert file.testzip() is None
@@ -340,9 +340,9 @@ def test_files_of_other_programs_need_no_checksum(tmp_path, is_archive):
     }
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=is_archive)
     found = read_checkpoint(tmp_path / "a.pth")
-    assert digest_of(found) == digest_of(content)
+    assert sha256_of(found) == sha256_of(content)
     torch.save(linear.state_dict(), tmp_path / "b.pth", _use_new_zipfile_serialization=is_archive)
-    assert digest_of(read_checkpoint(tmp_path / "b.pth")["model"]) == digest_of(content["model"])
+    assert sha256_of(read_checkpoint(tmp_path / "b.pth")["model"]) == sha256_of(content["model"])
 
 
 @pytest.mark.parametrize("more", [b"\0", b"PK", bytes(50), bytes(5000)])
@@ -368,7 +368,7 @@ def test_a_model_in_the_safetensors_format_is_read(tmp_path):
     from safetensors.torch import save_file
 
     save_file(CONTENT["model"], tmp_path / "a.safetensors")
-    assert digest_of(read_checkpoint(tmp_path / "a.safetensors")["model"]) == digest_of(CONTENT["model"])
+    assert sha256_of(read_checkpoint(tmp_path / "a.safetensors")["model"]) == sha256_of(CONTENT["model"])
     (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-1])
     with pytest.raises(UserError, match="cannot be read"):
         read_checkpoint(tmp_path / "a.safetensors")
@@ -472,20 +472,20 @@ def test_without_a_whole_one_the_newest_is_an_error_of_the_last(tmp_path):
         read_newest(last, previous)
 
 
-# ---- digests ---------------------------------------------------------------------------
+# ---- SHA-256 ---------------------------------------------------------------------------
 
 
-def test_a_digest_does_not_depend_on_order_strides_or_kind_of_mapping():
+def test_a_sha256_does_not_depend_on_order_strides_or_type_of_mapping():
     number = torch.arange(6.0).reshape(2, 3)
     one = {"a": number, "b": [1, {"x": 2.0, 3: None}], "c": torch.ones(2, dtype=torch.bfloat16)}
     other = OrderedDict(
         [("c", torch.ones(4, dtype=torch.bfloat16)[::2]), ("b", [1, {3: None, "x": 2.0}]), ("a", number.T.clone().T)]
     )
-    assert digest_of(one) == digest_of(other)
-    assert len(digest_of(one)) == 64
+    assert sha256_of(one) == sha256_of(other)
+    assert len(sha256_of(one)) == 64
 
 
-def test_every_difference_makes_another_digest():
+def test_every_difference_makes_another_sha256():
     different = [
         1,
         1.0,
@@ -529,10 +529,10 @@ def test_every_difference_makes_another_digest():
         {"a": 1, "b": 2},
         {"a": 2, "b": 1},
     ]
-    digests = [digest_of(value) for value in different]
+    digests = [sha256_of(value) for value in different]
     assert len(set(digests)) == len(different)
 
 
-def test_there_is_no_digest_of_what_a_checkpoint_cannot_hold():
-    with pytest.raises(TypeError, match="no digest of function"):
-        digest_of({"a": [lambda: None]})
+def test_there_is_no_sha256_of_what_a_checkpoint_cannot_hold():
+    with pytest.raises(TypeError, match="no SHA-256 of function"):
+        sha256_of({"a": [lambda: None]})

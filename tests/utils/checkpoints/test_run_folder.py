@@ -33,7 +33,8 @@ def other_run(tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(other_run, tmp_path):
-    with pytest.raises(UserError, match="is in use by another run"), RunFolder(tmp_path).claimed():
+    refusal = f"^--output_dir {tmp_path} is in use by process {other_run.pid} on .*; wait for its end, or name another"
+    with pytest.raises(UserError, match=refusal), RunFolder(tmp_path).claimed():
         pytest.fail("claimed twice")
 
 

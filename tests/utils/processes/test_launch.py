@@ -102,8 +102,8 @@ def test_a_fault_of_the_program_keeps_its_traceback(tmp_path, of_the_other):
 
 def test_a_process_that_does_not_stop_is_not_the_cause():
     failures = [failed(10, 1, pid=1), failed(41, -signal.SIGKILL, pid=2)]
-    assert explain(failures, {}) == 1
-    assert explain([failed(11, 1, pid=1), failed(10, -signal.SIGKILL, pid=2)], {}) == 128 + signal.SIGKILL
+    assert explain(failures) == 1
+    assert explain([failed(11, 1, pid=1), failed(10, -signal.SIGKILL, pid=2)]) == 128 + signal.SIGKILL
 
 
 def failed(when: int, exitcode: int, pid: int) -> ProcessFailure:

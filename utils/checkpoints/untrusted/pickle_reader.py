@@ -1,95 +1,36 @@
-"""The outline of a pickle: its containers and plain values, and what its tensors claim to be.
+"""The opcodes of a pickle: its containers and plain values, and what its tensors claim to be.
 
-Nothing that a pickle asks for is called or allocated. What `torch.load(weights_only=True)` accepts beyond tensors
-on a storage and plain values is refused here: functions that allocate any size they are told, keys that take for
-ever to hash, attributes that replace methods.
+Opcodes that torch.save does not write are refused, and so are attributes, which could replace methods.
 """
 
 import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
-import torch
+from utils.checkpoints.untrusted.pickle_values import (
+    ARGUMENTS,
+    CALLS,
+    DTYPES,
+    STORAGES,
+    Arguments,
+    Name,
+    Ordered,
+    Other,
+    Storage,
+    as_mapping,
+    is_count,
+)
+from utils.checkpoints.untrusted.refusal import NOT_PLAIN, SPECIAL, TOO_MANY, Refused, damaged
 
 MOST_STEPS = 1_000_000  # opcodes of one pickle; a large checkpoint has some 200,000
 MOST_CALLS = 100_000  # of functions; a tensor takes two
-MOST_DIMENSIONS = 64  # as in torch
-NOT_PLAIN = "it is no checkpoint of tensors and plain values, and nothing else is ever loaded"
-TOO_MANY = "it holds more values than any checkpoint"
-SPECIAL = "it holds a sparse, quantized or other special tensor, and only plain ones are read"
-
-STORAGES = {
-    f"{module} {name}Storage": size
-    for module in ("torch", "torch.cuda")
-    for name, size in {
-        "ComplexDouble": 16,
-        "ComplexFloat": 8,
-        "Double": 8,
-        "Float": 4,
-        "Half": 2,
-        "BFloat16": 2,
-        "Long": 8,
-        "Int": 4,
-        "Short": 2,
-        "Char": 1,
-        "Byte": 1,
-        "Bool": 1,
-    }.items()
-} | {"torch.storage UntypedStorage": 1}  # bytes of an element
-DTYPES = {f"torch {name}": value.itemsize for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-ARGUMENTS = "argparse Namespace"
-KEYS = (str, int, float, bool, bytes, type(None))
-
-
-class Refused(Exception):
-    """Why a file is not read; ends the sentence "checkpoint X cannot be read: ..."."""
-
-
-def damaged(detail: str) -> Refused:
-    """The refusal of a file that no program can have written so."""
-    return Refused(f"it is damaged, cut off, or no checkpoint ({detail})")
-
-
-@dataclass(frozen=True)
-class Name:
-    """A class or function by name, "module name"; never looked up."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Storage:
-    """The numbers of one or more tensors: how many there are, and of which class."""
-
-    key: str
-    numel: int
-    kind: str
-
-    @property
-    def size(self) -> int:
-        return self.numel * STORAGES[self.kind]
-
-
-class Ordered(dict):
-    """An OrderedDict, which may have attributes."""
-
-
-class Arguments:
-    """An argparse.Namespace, as which many programs keep their command line; `given` once it has its attributes."""
-
-    given = False
-
-
-class Other:
-    """A tensor or plain value that is of no interest here."""
 
 
 @dataclass
 class Outline:
-    """What one pickle holds: `content`, its `storages` by key, and where in the data it ends."""
+    """What one pickle holds: its `content`, its `storages` by key, and the offset in the data at which it ends."""
 
     content: Any
     storages: dict[str, Storage]
@@ -98,7 +39,7 @@ class Outline:
 
 @dataclass
 class Reader:
-    """Goes through the opcodes of a pickle, as torch's own reader does."""
+    """The state of a walk through the opcodes of a pickle, as torch's own reader has it."""
 
     data: bytes
     at: int = 0
@@ -131,7 +72,7 @@ class Reader:
 
 
 def read_outline(data: bytes, start: int = 0) -> Outline:
-    """The outline of the pickle that begins at `start`.
+    """Walk through the pickle that begins at `start`.
 
     Raises Refused when it holds more than tensors and plain values; nearly any exception when it is damaged.
     """
@@ -173,7 +114,7 @@ def append(reader: Reader) -> None:
 def extend(reader: Reader, items: list | None = None) -> None:
     items = reader.since_mark() if items is None else items
     if type(reader.stack[-1]) is not list:
-        raise damaged("it appends to what is no list")
+        raise damaged("it appends to what is not a list")
     reader.stack[-1].extend(items)
 
 
@@ -185,7 +126,7 @@ def set_item(reader: Reader) -> None:
 def set_items(reader: Reader, items: list | None = None) -> None:
     items = reader.since_mark() if items is None else items
     if not isinstance(reader.stack[-1], dict):
-        raise damaged("it sets an item of what is no mapping")
+        raise damaged("it sets an item of what is not a mapping")
     reader.stack[-1].update(as_mapping(zip(items[::2], items[1::2], strict=True)))
 
 
@@ -224,8 +165,8 @@ def build(reader: Reader) -> None:
 
 def new(reader: Reader) -> None:
     """An object without attributes: only of a class that is nothing but its attributes."""
-    arguments, kind = reader.stack.pop(), reader.stack.pop()
-    if type(kind) is not Name or kind.text != ARGUMENTS or arguments != ():
+    arguments, owner = reader.stack.pop(), reader.stack.pop()
+    if type(owner) is not Name or owner.text != ARGUMENTS or arguments != ():
         raise Refused(NOT_PLAIN)
     reader.calls += 1
     if reader.calls > MOST_CALLS:
@@ -235,12 +176,12 @@ def new(reader: Reader) -> None:
 
 def storage(reader: Reader) -> None:
     """A storage by its key: ("storage", class, key, device, elements), and in old files a view of it, or None."""
-    what, kind, key, device, numel, *view = reader.stack.pop()
-    if what != "storage" or type(kind) is not Name or kind.text not in STORAGES or view not in ([], [None]):
+    what, owner, key, device, numel, *view = reader.stack.pop()
+    if what != "storage" or type(owner) is not Name or owner.text not in STORAGES or view not in ([], [None]):
         raise Refused(NOT_PLAIN)
     if type(key) is not str or type(device) is not str or not is_count(numel):
         raise damaged("a storage is described wrongly")
-    described = Storage(key, numel, kind.text)
+    described = Storage(key, numel, owner.text)
     if reader.storages.setdefault(key, described) != described:
         raise damaged(f"storage {key[:20]!r} is described in two ways")
     reader.stack.append(described)
@@ -273,7 +214,7 @@ def put(form: str) -> Callable[[Reader], None]:
     return operation
 
 
-# those that torch.save writes, in files of all versions
+# the opcodes that torch.save writes, in files of all versions
 OPERATIONS: dict[int, Callable[[Reader], None]] = {
     code[0]: operation
     for code, operation in {
@@ -311,123 +252,4 @@ OPERATIONS: dict[int, Callable[[Reader], None]] = {
         pickle.BUILD: build,
         pickle.BINPERSID: storage,
     }.items()
-}
-
-
-# ---- what may be called, and with what -------------------------------------------------
-
-
-def is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def as_mapping(pairs: Any) -> dict:
-    """Pairs of key and value; a key of nested tuples could take for ever to hash, or the stack of the process."""
-    mapping = {}
-    for key, value in pairs:
-        if type(key) not in KEYS or (type(key) is int and not -(2**63) <= key < 2**63):
-            raise Refused(NOT_PLAIN)
-        mapping[key] = value
-    return mapping
-
-
-def ordered(pairs: Any = ()) -> Ordered:
-    if type(pairs) not in (tuple, list) or any(type(pair) not in (tuple, list) for pair in pairs):
-        raise Refused(NOT_PLAIN)
-    return Ordered(as_mapping(pairs))
-
-
-def counter(counts: Any) -> dict:
-    if type(counts) is not dict:
-        raise Refused(NOT_PLAIN)
-    return counts
-
-
-def a_set(items: Any) -> Other:
-    if type(items) is not list:
-        raise Refused(NOT_PLAIN)
-    as_mapping((item, None) for item in items)
-    return Other()
-
-
-def of_types(*kinds: type) -> Callable[..., Other]:
-    """A function of one or more values of these types, the result of which does not matter."""
-
-    def function(*values: Any) -> Other:
-        if not 0 < len(values) <= len(kinds) or any(map(lambda value, kind: type(value) is not kind, values, kinds)):
-            raise Refused(NOT_PLAIN)
-        return Other()
-
-    return function
-
-
-def encoded(value: Any, encoding: Any) -> bytes:
-    """How bytes are written; other encodings can take for ever."""
-    if type(value) is not str or encoding != "latin1":
-        raise Refused(NOT_PLAIN)
-    return value.encode("latin1")
-
-
-def byte_array(value: Any = b"", encoding: Any = "latin-1") -> Other:
-    if type(value) not in (str, bytes) or encoding != "latin-1":  # a number would be a size to allocate
-        raise Refused(NOT_PLAIN)
-    return Other()
-
-
-def shape(sizes: Any) -> tuple[int, ...]:
-    if type(sizes) not in (tuple, list) or len(sizes) > MOST_DIMENSIONS or not all(map(is_count, sizes)):
-        raise damaged("the shape of a tensor is none")
-    return tuple(sizes)
-
-
-def tensor(
-    of: Any, offset: Any, size: Any, stride: Any, needs_gradient: Any = False, hooks: Any = None, more: Any = None
-) -> Other:
-    """A tensor of `size` on a storage; refused when it reaches, or with strides of 0 repeats, more than that holds."""
-    if type(of) is not Storage or type(needs_gradient) is not bool or hooks not in (None, {}) or more not in (None, {}):
-        raise Refused(NOT_PLAIN)
-    require_within(of.numel, offset, size, stride)
-    return Other()
-
-
-def tensor_of_type(
-    of: Any, offset: Any, size: Any, stride: Any, needs_gradient: Any, hooks: Any, dtype: Any, more: Any = None
-) -> Other:
-    """The same on a storage of bytes, with a type of number that has no storage class of its own."""
-    if type(of) is not Storage or type(dtype) is not Name or dtype.text not in DTYPES:
-        raise Refused(NOT_PLAIN)
-    require_within(of.size // DTYPES[dtype.text], offset, size, stride)
-    return tensor(of, 0, (0,), (1,), needs_gradient, hooks, more)  # its place is checked already
-
-
-def require_within(numel: int, offset: Any, size: Any, stride: Any) -> None:
-    """Raises Refused unless a tensor lies on a storage of `numel` elements and has no more of its own."""
-    size, stride = shape(size), shape(stride)
-    if len(size) != len(stride) or not is_count(offset):
-        raise damaged("the shape of a tensor is none")
-    last = offset + sum((many - 1) * step for many, step in zip(size, stride, strict=True))
-    if prod(size) and (prod(size) > numel or last >= numel):
-        raise Refused(f"it holds a tensor of shape {list(size[:8])} on a storage of {numel} elements")
-
-
-def parameter(data: Any, needs_gradient: Any, hooks: Any) -> Other:
-    if type(data) is not Other or type(needs_gradient) is not bool or hooks not in (None, {}):
-        raise Refused(NOT_PLAIN)
-    return data
-
-
-CALLS: dict[str, Callable] = {
-    "collections OrderedDict": ordered,
-    "collections Counter": counter,
-    "torch Size": shape,
-    "torch device": of_types(str, int),
-    "torch._utils _rebuild_tensor": tensor,
-    "torch._utils _rebuild_tensor_v2": tensor,
-    "torch._utils _rebuild_tensor_v3": tensor_of_type,
-    "torch._utils _rebuild_parameter": parameter,
-    "_codecs encode": encoded,
-} | {
-    f"{builtins} {name}": function
-    for builtins in ("__builtin__", "builtins")
-    for name, function in {"set": a_set, "complex": of_types(float, float), "bytearray": byte_array}.items()
 }

@@ -1,31 +1,31 @@
 """Zip archives as torch.save writes them: uncompressed records, one behind another, then a list of them.
 
-Only what such an archive looks like is accepted. Numbers are little-endian, places are bytes from the start of the
-file; the structures are those of the zip specification (APPNOTE 4.3).
+Anything else is refused. Numbers are little-endian, offsets are bytes from the start of the file; the structures are
+those of the zip specification (APPNOTE 4.3).
 """
 
 import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from utils.checkpoints.pickle_reader import Refused, damaged
+from utils.checkpoints.untrusted.refusal import Refused, damaged
 
 MAGIC = b"PK\x03\x04"
 MOST_RECORDS = 100_000  # a large checkpoint has some 5,000
 LONGEST_COMMENT = 100
 
-# signature, disks (2), records (2), size and place of the list, length of the comment
+# signature, disks (2), records (2), size and offset of the list, length of the comment
 END = struct.Struct("<4s4H2LH")
-# signature, disk, place of the wide end, disks
-WIDE_END_PLACE = struct.Struct("<4sLQL")
-# signature, size, versions (2), disks (2), records (2), size and place of the list
+# signature, disk, offset of the wide end, disks
+WIDE_END_OFFSET = struct.Struct("<4sLQL")
+# signature, size, versions (2), disks (2), records (2), size and offset of the list
 WIDE_END = struct.Struct("<4sQ2H2L4Q")
 # signature, versions (2), flags, method, time, date, checksum, stored size, size, lengths of name, extra and comment,
-# disk, attributes (2), place of the header
+# disk, attributes (2), offset of the header
 ENTRY = struct.Struct("<4s6H3L5H2L")
 # signature, version, flags, method, time, date, checksum, stored size, size, lengths of name and extra
 HEADER = struct.Struct("<4s5H3L2H")
-IN_EXTRA, WIDE = 0xFFFFFFFF, 1  # a number that is too large stands in an extra field of this kind
+IN_EXTRA, WIDE = 0xFFFFFFFF, 1  # a number that is too large stands in the extra field of this number
 HARMLESS_FLAGS = 0b1000_0000_1110  # compression level, sizes behind the data, names in UTF-8
 
 
@@ -39,8 +39,8 @@ class Directory:
 
 
 @dataclass(frozen=True)
-class Record:
-    """A file in an archive: its name, the place of its header, how many bytes it has."""
+class ArchiveRecord:
+    """A file in an archive: its name, the offset of its header, how many bytes it has."""
 
     name: str
     header: int
@@ -48,9 +48,9 @@ class Record:
 
 
 def read_directory(file: BinaryIO) -> Directory:
-    """Where the list of records is. Raises Refused unless the file ends as an archive does."""
+    """Find the list of records. Raises Refused unless the file ends as an archive does."""
     size = file.seek(0, 2)
-    length = min(size, WIDE_END.size + WIDE_END_PLACE.size + END.size + LONGEST_COMMENT)
+    length = min(size, WIDE_END.size + WIDE_END_OFFSET.size + END.size + LONGEST_COMMENT)
     file.seek(size - length)
     tail = file.read(length)
     at = tail.rfind(b"PK\x05\x06", 0, max(0, length - END.size + 4))
@@ -60,11 +60,11 @@ def read_directory(file: BinaryIO) -> Directory:
     end = size - length + at
     if at + END.size + commented != length:
         raise damaged("something follows its end")
-    wide = at - WIDE_END_PLACE.size - WIDE_END.size
-    if wide >= 0 and tail.startswith(b"PK\x06\x07", at - WIDE_END_PLACE.size):
+    wide = at - WIDE_END_OFFSET.size - WIDE_END.size
+    if wide >= 0 and tail.startswith(b"PK\x06\x07", at - WIDE_END_OFFSET.size):
         signature, *_, count, extent, start = WIDE_END.unpack_from(tail, wide)
-        end -= WIDE_END_PLACE.size + WIDE_END.size
-        if signature != b"PK\x06\x06" or WIDE_END_PLACE.unpack_from(tail, wide + WIDE_END.size)[2] != end:
+        end -= WIDE_END_OFFSET.size + WIDE_END.size
+        if signature != b"PK\x06\x06" or WIDE_END_OFFSET.unpack_from(tail, wide + WIDE_END.size)[2] != end:
             raise damaged("its end is not where it should be")
     if start + extent != end:
         raise damaged("its list of records does not lie before its end")
@@ -72,9 +72,9 @@ def read_directory(file: BinaryIO) -> Directory:
 
 
 def read_records(file: BinaryIO, directory: Directory) -> dict[str, tuple[int, int]]:
-    """Name -> (place, number of bytes) of every record, in the order of the list.
+    """Name -> (offset, number of bytes) of every record, in the order of the list.
 
-    Raises Refused when one is compressed or encrypted, reaches beyond the list, lies on another or has its name;
+    Raises Refused when one is compressed or encrypted, reaches beyond the list, overlaps another or has its name;
     struct.error or UnicodeError when the list is damaged.
     """
     if directory.count > MOST_RECORDS:
@@ -82,18 +82,18 @@ def read_records(file: BinaryIO, directory: Directory) -> dict[str, tuple[int, i
     records = list_records(file, directory)
     if len({record.name.lower() for record in records}) != len(records):  # torch does not tell cases apart
         raise damaged("two records have one name")
-    places = {record.name: (place_of(file, record), record.size) for record in records}
-    behind = directory.start
+    extents = {record.name: (offset_of(file, record), record.size) for record in records}
+    next_header = directory.start
     for record in sorted(records, key=lambda record: record.header, reverse=True):
-        place, size = places[record.name]
-        if place + size > behind:
+        offset, size = extents[record.name]
+        if offset + size > next_header:
             raise damaged("records overlap, or reach beyond the file")
-        behind = record.header
-    return places
+        next_header = record.header
+    return extents
 
 
-def list_records(file: BinaryIO, directory: Directory) -> list[Record]:
-    """The records as listed, unchecked but for how they are stored."""
+def list_records(file: BinaryIO, directory: Directory) -> list[ArchiveRecord]:
+    """The records as listed; only how they are stored is checked."""
     file.seek(directory.start)
     data = file.read(directory.end - directory.start)
     records, at = [], 0
@@ -105,28 +105,28 @@ def list_records(file: BinaryIO, directory: Directory) -> list[Record]:
         size, stored, header = widened((size, stored, header), data[at : at + extra])
         at += extra + noted
         if signature != b"PK\x01\x02" or disk:
-            raise damaged("its list of records is none")
+            raise damaged("its list of records is broken")
         if method or flags & ~HARMLESS_FLAGS or stored != size:
             raise Refused("it holds a record that is compressed or encrypted, which torch.save never writes")
-        records.append(Record(name, header, size))
+        records.append(ArchiveRecord(name, header, size))
     if at != len(data):
         raise damaged("its list of records has another length")
     return records
 
 
 def widened(numbers: tuple[int, ...], extra: bytes) -> list[int]:
-    """Numbers of an entry, those that are too large for it taken from its extra field."""
+    """Numbers of an entry, with those that are too large for it taken from its extra field."""
     wide, at = b"", 0
     while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, at)
-        wide = extra[at + 4 : at + 4 + length] if kind == WIDE else wide
+        number, length = struct.unpack_from("<2H", extra, at)
+        wide = extra[at + 4 : at + 4 + length] if number == WIDE else wide
         at += 4 + length
-    places = iter(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
-    return [next(places, number) if number == IN_EXTRA else number for number in numbers]
+    large = iter(struct.unpack(f"<{len(wide) // 8}Q", wide[: len(wide) // 8 * 8]))
+    return [next(large, number) if number == IN_EXTRA else number for number in numbers]
 
 
-def place_of(file: BinaryIO, record: Record) -> int:
-    """Where the bytes of a record begin. Raises Refused when its own header is another one."""
+def offset_of(file: BinaryIO, record: ArchiveRecord) -> int:
+    """Where the bytes of a record begin. Raises Refused when its own header differs from the list."""
     file.seek(record.header)
     signature, _, flags, method, *_, named, extra = HEADER.unpack(file.read(HEADER.size))
     if signature != MAGIC or method or flags & ~HARMLESS_FLAGS or file.read(named) != record.name.encode():

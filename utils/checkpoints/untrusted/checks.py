@@ -1,4 +1,4 @@
-"""Checks of a checkpoint file of unknown origin before torch reads it: nothing in it may claim more than there is.
+"""Checks of a whole file before torch reads it: nothing in it may claim more than there is.
 
 torch.save writes an archive of NAME/data.pkl, a pickle, and NAME/data/KEY, the bytes of each storage; before
 version 1.6 it wrote five pickles and then the storages, one behind another.
@@ -8,17 +8,19 @@ import io
 import struct
 from typing import BinaryIO, NoReturn
 
-from utils.checkpoints import archive
-from utils.checkpoints.pickle_reader import TOO_MANY, Refused, Storage, damaged, read_outline
+from utils.checkpoints.untrusted import archive
+from utils.checkpoints.untrusted.pickle_reader import read_outline
+from utils.checkpoints.untrusted.pickle_values import Storage
+from utils.checkpoints.untrusted.refusal import TOO_MANY, Refused, damaged
 
 MOST_BYTES = 64 * 2**20  # of a pickle; that of a large checkpoint has one million
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 class PlainFile(io.BufferedReader):
-    """A file without a number, which keeps torch from trying whether it is a tar archive, as its first versions wrote.
+    """A file without a descriptor, which torch does not try to read as a tar archive, as its first versions wrote.
 
-    Python's own reader of those is no guard against hostile ones.
+    Python's own reader of those does not guard against hostile ones.
     """
 
     def fileno(self) -> NoReturn:
@@ -42,15 +44,15 @@ def require_sound(file: BinaryIO) -> None:
 
 
 def require_sound_archive(file: BinaryIO) -> None:
-    """The pickle of an archive holds tensors and plain values, and every storage has a record of its size."""
+    """Check that the pickle of an archive is plain, and that every storage has a record of its size."""
     records = archive.read_records(file, archive.read_directory(file))
     top = next(iter(records), "").partition("/")[0]
-    place, length = records.get(f"{top}/data.pkl", (0, 0))
+    offset, length = records.get(f"{top}/data.pkl", (0, 0))
     if not length:
         raise damaged("it holds no data.pkl")
     if length > MOST_BYTES:
         raise Refused(TOO_MANY)
-    file.seek(place)
+    file.seek(offset)
     for storage in read_outline(file.read(length)).storages.values():
         _, size = records.get(f"{top}/data/{storage.key}", (0, 0))
         if size != storage.size:
@@ -58,28 +60,28 @@ def require_sound_archive(file: BinaryIO) -> None:
 
 
 def require_sound_legacy(file: BinaryIO) -> None:
-    """Five pickles (mark, version, system, content, keys of storages), then as many storages as they tell of."""
+    """Check five pickles (mark, version, system, content, keys of storages) and the storages that follow."""
     file.seek(0)
     data, end, outlines = file.read(MOST_BYTES), 0, []
     for expected in (LEGACY_MAGIC, LEGACY_PROTOCOL, None, None, None):
         outlines.append(read_outline(data, end))
         end = outlines[-1].end
         if expected not in (None, outlines[-1].content):
-            raise damaged("it begins as no checkpoint does")
+            raise damaged("no checkpoint begins like it")
     require_storages(file, end, outlines[3].storages, outlines[4].content)
 
 
-def require_storages(file: BinaryIO, place: int, storages: dict[str, Storage], keys: list) -> None:
-    """Storages from `place` on, in the order of `keys`: the number of elements in 8 bytes, then the elements.
+def require_storages(file: BinaryIO, offset: int, storages: dict[str, Storage], keys: list) -> None:
+    """Check storages from `offset` on, in the order of `keys`: the number of elements in 8 bytes, then the elements.
 
-    Raises Refused when they are not those of the content; torch would make room for them before it looks.
+    Raises Refused when they are not those of the content; torch would allocate them before it compares.
     """
     if type(keys) is not list or sorted(keys) != sorted(storages):
         raise damaged("its storages are not those of its content")
     size = file.seek(0, 2)
     for key in keys:
-        file.seek(place)
+        file.seek(offset)
         (numel,) = struct.unpack("<q", file.read(8))
-        place += 8 + storages[key].size
-        if numel != storages[key].numel or place > size:
+        offset += 8 + storages[key].size
+        if numel != storages[key].numel or offset > size:
             raise damaged(f"storage {key[:20]!r} is cut off")
