@@ -18,7 +18,7 @@ from benchmarks.measure import describe_machine, make_parser, peak_memory_of, se
 from search.encoder import Encoder
 from search.gallery import open_gallery
 from search.indexing import index
-from search.records import Record
+from search.records import IndexedImage
 from search.searcher import CANDIDATES, Searcher
 from search.store import Store
 
@@ -34,14 +34,16 @@ def spread_out(real: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def records_of(real: np.ndarray, count: int, seed: int) -> list[Record]:
+def records_of(real: np.ndarray, count: int, seed: int) -> list[IndexedImage]:
     """Real embeddings, then random ones, up to `count`."""
     rng = np.random.default_rng(seed)
     everything = np.concatenate([real, spread_out(real, count - len(real), rng)])
-    return [Record(f"{n:06d}.jpg", str(n), one, {"camera": f"c{n % COLUMNS}"}) for n, one in enumerate(everything)]
+    return [
+        IndexedImage(f"{n:06d}.jpg", str(n), one, {"camera": f"c{n % COLUMNS}"}) for n, one in enumerate(everything)
+    ]
 
 
-def fill(store: Store, records: list[Record]) -> None:
+def fill(store: Store, records: list[IndexedImage]) -> None:
     """Write an index to its end."""
     store.put(records)
     store.finish()

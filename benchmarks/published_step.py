@@ -7,6 +7,8 @@ The oracle that the product's step is compared with and timed against. It reads 
 Letters: B batch, R rows, N image tokens, T text tokens, D width, A heads, V vocabulary.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
@@ -14,14 +16,14 @@ from torch.nn.functional import gelu, linear, normalize, softmax
 
 from dataset.batch import TextTokens, TrainBatch
 from models import losses
-from models.decoder import VisualDecoder, fill_removed, patchify
+from models.decoder import DecoderBlock, VisualDecoder, fill_removed, patchify
 from models.fusion import Attention, PostNorm, TextEncoder
-from models.image_encoder import PatchSubset, take_tokens
+from models.image_encoder import ImageEncoder, PatchSubset, take_tokens
 from models.objectives import LOSSES
 from models.person_search import PersonSearchModel, negative_weights
 from models.randomness import RandomDraws
 from models.training_step import Embeddings, Negatives, QueueEntry, Reading, TrainingStep
-from models.vision_transformer import VisionTransformer
+from models.vision_transformer import Block, VisionTransformer
 
 
 def attention(
@@ -40,16 +42,17 @@ def dense(layer: nn.Linear, states: Tensor) -> Tensor:
     return linear(states, layer.weight, layer.bias)
 
 
-def encode_image(encoder: VisionTransformer, image: Tensor, keep: PatchSubset | None = None) -> Tensor:
+def encode_image(encoder: ImageEncoder, image: Tensor, keep: PatchSubset | None = None) -> Tensor:
     """Images [B, 3, H, W] -> tokens [B, N, D]; of the kept patches alone with `keep`."""
+    assert isinstance(encoder, VisionTransformer), "the published step is that of a ViT"
     tokens = encoder.patch_embed(image) + encoder.pos_embed[:, 1:]
     if keep is not None:
         tokens = take_tokens(tokens, keep.kept)
     cls = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(tokens), -1, -1)
     tokens = torch.cat([cls, tokens], dim=1)
-    for block in encoder.blocks:
-        parts = dense(block.attn.qkv, block.norm1(tokens)).chunk(3, dim=-1)
-        tokens = tokens + dense(block.attn.proj, attention(*parts, block.attn.heads))
+    for block in cast("list[Block]", encoder.blocks):
+        query, keys, values = dense(block.attn.qkv, block.norm1(tokens)).chunk(3, dim=-1)
+        tokens = tokens + dense(block.attn.proj, attention(query, keys, values, block.attn.heads))
         tokens = tokens + dense(block.mlp.fc2, gelu(dense(block.mlp.fc1, block.norm2(tokens))))
     return encoder.norm(tokens)
 
@@ -70,7 +73,7 @@ def read(encoder: TextEncoder, ids: Tensor, mask: Tensor, image: Tensor | None, 
     """Token ids [R, T], mask True = word, image tokens [R, N, W] or None -> states [R, T, D]."""
     states = encoder.bert.embeddings(ids)
     for number in layers:
-        layer = encoder.bert.encoder.layer[number]
+        layer = encoder.layers[number]
         states = bert_attention(layer.attention, states, states, mask)
         if image is not None and encoder.size.looks_at_image(number):
             states = bert_attention(layer.crossattention, states, image, None)
@@ -90,15 +93,15 @@ def fuse(encoder: TextEncoder, ids: Tensor, mask: Tensor, image: Tensor) -> Tens
 
 def decode(decoder: VisualDecoder, tokens: Tensor, text: Tensor, mask: Tensor) -> Tensor:
     """Image tokens [B, N, D] look at text states [B, T, W]: [B, N, D]."""
-    for block in decoder.blocks:
+    for block in cast("list[DecoderBlock]", decoder.blocks):
         for name, norm in (("attn1", block.norm1), ("attn2", block.norm2)):
             layer, normed = getattr(block, name), norm(tokens)
             source = normed if name == "attn1" else text
             parts = dense(layer.to_q, normed), dense(layer.to_k, source), dense(layer.to_v, source)
             seen = attention(*parts, layer.heads, None if name == "attn1" else mask)
-            tokens = tokens + dense(layer.to_out[0], seen)
-        value, gate = dense(block.ff.net[0].l, block.norm3(tokens)).chunk(2, dim=-1)
-        tokens = tokens + dense(block.ff.net[2], value * gelu(gate))
+            tokens = tokens + dense(cast(nn.Linear, layer.to_out[0]), seen)
+        value, gate = dense(block.ff.first, block.norm3(tokens)).chunk(2, dim=-1)
+        tokens = tokens + dense(cast(nn.Linear, block.ff.net[2]), value * gelu(gate))
     return tokens
 
 

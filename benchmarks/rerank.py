@@ -28,7 +28,7 @@ from benchmarks.measure import add_device, describe_machine, make_parser, ratio_
 from benchmarks.published_step import dense
 from dataset.batch import SpecialTokens
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of
-from evaluation.ranking import KeptTokens, Setting, kept_type, score_candidates
+from evaluation.ranking import KeptTokens, Setting, kept_dtype, score_candidates
 from models.decoder import DecoderSize
 from models.fusion import Attention, FusionSize, Layer, PostNorm, TextEncoder
 from models.image_encoder import VisionSize
@@ -153,7 +153,7 @@ def product_scores(model: PersonSearchModel, captions: Captions, tokens: Tensor,
     setting = Setting(device, partial(autocast, precision, device.type), (384, 384), 16, len(tokens))
     kept = KeptTokens(setting.memory)
     for block in blocks_of(len(tokens), setting.batch_size):
-        kept.offer(block, tokens[block.start : block.stop].to(kept_type(setting)))
+        kept.offer(block, tokens[block.start : block.stop].to(kept_dtype(setting)))
     candidates = torch.arange(len(tokens)).expand(len(captions), -1)
     return score_candidates(model, pretend_split(len(tokens), captions), setting, candidates, kept)
 

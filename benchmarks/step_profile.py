@@ -79,7 +79,7 @@ class StageClock:
 
     def timed(self, stage: str, method: Callable) -> Callable:
         @wraps(method)
-        def wrapper(*arguments, **named):
+        def wrapper(*arguments: Any, **named: Any) -> Any:
             began = time.perf_counter()
             result = method(*arguments, **named)
             self.forward[stage] += time.perf_counter() - began

@@ -107,7 +107,7 @@ def measure(name: str, size: int, portions: int, quick: bool, dropout: bool, war
             else:
                 with in_precision():
                     found, queued = model(batch, draws, ALPHA)
-            sum(weights[name] * value for name, value in found.items()).backward()
+            torch.stack([weights[name] * value for name, value in found.items()]).sum().backward()
         clip_gradients(model, None)
         optimizer.step()
         if queued is not None:

@@ -1,1 +1,4 @@
-"""Metrics, ranking sheets and reports of a trained model. Knows nothing of training."""
+"""Evaluation of trained models: search in two stages, metrics, results, studies and their pictures.
+
+Knows nothing of training, but for the ablation study, which starts the driver.
+"""

@@ -1,4 +1,4 @@
-"""Evaluates a model on a split and leaves metrics and rankings."""
+"""Evaluates a model on a split, and writes its metrics and rankings."""
 
 import logging
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.evaluation_split import EvaluationSplit
-from evaluation.metrics import format_table
 from evaluation.ranking import Setting, StageResult, rank_split, summarise_stages
+from evaluation.tables import metrics_table
 from models.person_search import PersonSearchModel
 from utils.files import atomic_write, write_json
 from utils.processes.distributed import is_main
@@ -33,7 +33,7 @@ def evaluate(
     if not with_mean_precision:
         metrics = {s: {k: v for k, v in m.items() if k not in ("mAP", "mINP")} for s, m in metrics.items()}
     if is_main():
-        logger.info("%s", format_table(metrics))
+        logger.info("%s", metrics_table(metrics))
         if output is not None:
             write_json(output / "metrics.json", metrics, indent=2)
             write_rankings(output / "rankings.npz", results, split)
@@ -41,7 +41,7 @@ def evaluate(
 
 
 def write_rankings(path: Path, results: dict[str, StageResult], split: EvaluationSplit) -> None:
-    """Best K images of each caption by stage, with what is needed to look at them.
+    """Best K images of each caption by stage, with what is needed to show them.
 
     Arrays: captions, caption_identities [C], image_paths, image_identities [G], image_root,
     STAGE_indices and STAGE_scores [C, K], best first; STAGE_ranks [C, P] of all right images, 0 = padding.

@@ -145,8 +145,8 @@ def _find(candidates: Tensor, right_index: Tensor) -> tuple[Tensor, Tensor]:
     """candidates [C, K], right_index [C, P] -> position of each right image [C, P], and True = is there."""
     by_index, slots = candidates.sort(dim=1)
     wanted = right_index.to(by_index.dtype).contiguous()
-    place = torch.searchsorted(by_index, wanted).clamp(max=candidates.shape[1] - 1)
-    return slots.gather(1, place), by_index.gather(1, place) == wanted
+    position = torch.searchsorted(by_index, wanted).clamp(max=candidates.shape[1] - 1)
+    return slots.gather(1, position), by_index.gather(1, position) == wanted
 
 
 def recall_at(ranks: Tensor, k: int) -> Tensor:
@@ -196,18 +196,3 @@ def summarise(ranks: Tensor) -> dict[str, float | int]:
         "captions": len(ranks),
         "captions_without_match": int((ranks < 1).all(dim=1).sum()),
     }
-
-
-def format_table(results: dict[str, dict[str, float | int]]) -> str:
-    """A text table, one line per result (`stage1`, `reranked`, ...), columns aligned.
-
-    Metrics in per cent with two decimals, `-` where one is missing; a count that no result has
-    gets no column, and `without match` only appears when some caption has none.
-    """
-    counts = [key for key in COUNT_NAMES if any(result.get(key) for result in results.values())]
-    lines = [["", *METRIC_NAMES.values(), *(COUNT_NAMES[key] for key in counts)]]
-    for name, result in results.items():
-        metrics = ["-" if result.get(key) is None else f"{result[key]:.2f}" for key in METRIC_NAMES]
-        lines.append([name, *metrics, *(str(result.get(key, "-")) for key in counts)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)

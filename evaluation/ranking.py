@@ -1,19 +1,20 @@
 """The two stages of text-to-image search over a gallery.
 
 Letters: C captions, G gallery images, K candidates of a caption, P right images of the caption
-that has most, R captions that look at an image, S words of them, B images of a block, N image tokens,
+that has most, R captions that attend to an image, S words of them, B images of a block, N image tokens,
 E embedding, T text tokens, D width. Rows are captions.
 
 Stage 1 ranks the gallery by cosine similarity. Stage 2 goes image by image: an image is
-projected once, and all captions that have it among their K candidates look at it together.
+projected once, and all captions that have it among their K candidates attend to it together.
 Both are split over processes by blocks that do not depend on their number, and neither ever
 holds a captions x images matrix. Image tokens and prefixes of captions are kept as far as memory
 is granted; what does not fit is computed again when it is needed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,9 +30,11 @@ from utils.precision import product_type
 from utils.processes.distributed import is_main, rank, sum_over_processes, world_size
 
 SIMILARITIES_AT_ONCE = 2**25  # caption rows are taken few enough to keep a block of them below this
-# Words that look at one image together: on a CPU few enough for its cache to hold their attention, on a GPU
+# Words that attend to one image together: on a CPU few enough for its cache to hold their attention, on a GPU
 # enough to keep it busy.
 WORDS_AT_ONCE = {"cpu": 768, "cuda": 8192}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class StageResult:
     ranks: Tensor
 
 
-def progress(items: Sequence, title: str) -> Iterator:
+def progress(items: Sequence[T], title: str) -> Iterable[T]:
     """A progress bar on the main process."""
     return tqdm(items, desc=title, disable=not is_main(), leave=False)
 
@@ -92,8 +95,8 @@ def summarise_stages(results: dict[str, StageResult], split: EvaluationSplit) ->
 def right_images(split: EvaluationSplit) -> Tensor:
     """Gallery indices of each caption's identity [C, P], ascending, -1 = padding."""
     of: dict[int, list[int]] = {}
-    for place, identity in enumerate(split.image_identity.tolist()):
-        of.setdefault(identity, []).append(place)
+    for index, identity in enumerate(split.image_identity.tolist()):
+        of.setdefault(identity, []).append(index)
     rows = [torch.tensor(of.get(identity, [])) for identity in range(len(split.identities))]
     table = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).long()
     return table[split.caption_identity]
@@ -122,10 +125,10 @@ class KeptTokens:
 
 
 def encode_images(model: PersonSearchModel, images: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
-    """Tokens [B, N, D], in the type that products turn them into, and embeddings [B, E], float32."""
+    """Tokens [B, N, D], in the dtype of the products that read them, and embeddings [B, E], float32."""
     with setting.precision():
         tokens, embeddings = model.encode_image(images)
-    return tokens.to(kept_type(setting)), embeddings.float()
+    return tokens.to(kept_dtype(setting)), embeddings.float()
 
 
 def embed_images(model: PersonSearchModel, split: EvaluationSplit, setting: Setting, kept: KeptTokens) -> Tensor:
@@ -213,55 +216,55 @@ def score_candidates(
     model: PersonSearchModel, split: EvaluationSplit, setting: Setting, candidates: Tensor, tokens: KeptTokens
 ) -> Tensor:
     """ITM scores [C, K] of candidates [C, K], image by image; tokens are those of stage 1."""
-    askers = captions_by_image(candidates, len(split.images))
+    pairs = pairs_by_image(candidates, len(split.images))
     scores = torch.zeros(candidates.shape, device=setting.device).flatten()
     with prepare_weights(model.text_encoder.bert, setting.precision):
-        texts = BegunTexts(model, split.captions, setting)
-        for place, image_tokens in asked_images(model, split, setting, askers, tokens):
-            who = askers[place]
-            scores[who.to(setting.device)] = ask_image(model, texts, image_tokens, who // candidates.shape[1])
+        texts = TextPrefixes(model, split.captions, setting)
+        for index, image_tokens in candidate_images(model, split, setting, pairs, tokens):
+            captions = pairs[index] // candidates.shape[1]
+            scores[pairs[index].to(setting.device)] = score_image(model, texts, image_tokens, captions)
     return sum_over_processes(scores).view(candidates.shape)
 
 
-def asked_images(
-    model: PersonSearchModel, split: EvaluationSplit, setting: Setting, askers: Sequence[Tensor], tokens: KeptTokens
+def candidate_images(
+    model: PersonSearchModel, split: EvaluationSplit, setting: Setting, pairs: Sequence[Tensor], tokens: KeptTokens
 ) -> Iterator[tuple[int, Tensor]]:
-    """This process's share of the images that any caption asks for: place and tokens [N, D].
+    """This process's share of the images that are a candidate of any caption: gallery index and tokens [N, D].
 
     Blocks are those of stage 1, whole, so that tokens are the same to the last bit whether they were
     kept or are encoded again.
     """
     blocks = own_blocks(blocks_of(len(split.images), setting.batch_size))
-    blocks = [block for block in blocks if any(len(askers[place]) for place in block)]
+    blocks = [block for block in blocks if any(len(pairs[index]) for index in block)]
     missing = [block for block in blocks if block not in tokens.blocks]
     loaded = load_blocks(split, missing, setting.image_size, setting.device, setting.workers)
     for block in progress(blocks, "re-ranking"):
         kept = tokens.blocks.pop(block, None)
         here = encode_images(model, next(loaded), setting)[0] if kept is None else kept
-        yield from ((place, one) for place, one in zip(block, here, strict=True) if len(askers[place]))
+        yield from ((index, one) for index, one in zip(block, here, strict=True) if len(pairs[index]))
 
 
-def captions_by_image(candidates: Tensor, images: int) -> tuple[Tensor, ...]:
-    """For every image, the flat positions in candidates [C, K] that name it, on the CPU."""
+def pairs_by_image(candidates: Tensor, images: int) -> tuple[Tensor, ...]:
+    """For every image of the gallery, the flat positions in candidates [C, K] that name it, on the CPU."""
     flat = candidates.flatten().cpu()
     order = flat.argsort(stable=True)
     return order.split(torch.bincount(flat, minlength=images).tolist())
 
 
-def ask_image(model: PersonSearchModel, texts: "BegunTexts", tokens: Tensor, captions: Tensor) -> Tensor:
-    """ITM scores [R] of one image's tokens [N, D] for the captions [R] with these numbers.
+def score_image(model: PersonSearchModel, texts: "TextPrefixes", tokens: Tensor, captions: Tensor) -> Tensor:
+    """ITM scores [R] of one image's tokens [N, D] for captions [R] (their indices).
 
-    Captions of similar length look at the image together, so that self-attention pads little.
+    Captions of similar length attend to the image together, so that self-attention pads little.
     """
     order = texts.lengths[captions].argsort(stable=True)
     scores = torch.empty(len(captions), device=tokens.device)
     with texts.setting.precision():
         memory = model.text_encoder.project_images(tokens[None])
         for portion in portions(texts.lengths[captions[order]].tolist(), WORDS_AT_ONCE[tokens.device.type]):
-            who = order[portion]
-            packing = Packing.of(texts.lengths[captions[who]]).to(tokens.device)
-            states = model.text_encoder.fuse_packed(texts.text_prefix(captions[who]), packing, memory)
-            scores[who.to(tokens.device)] = model.match_logits(states)[:, 1]
+            rows = order[portion]
+            packing = Packing.of(texts.lengths[captions[rows]]).to(tokens.device)
+            states = model.text_encoder.fuse_packed(texts.text_prefix(captions[rows]), packing, memory)
+            scores[rows.to(tokens.device)] = model.match_logits(states)[:, 1]
     return scores
 
 
@@ -286,26 +289,26 @@ def portions(lengths: list[int], most: int) -> Iterator[slice]:
         yield slice(start, len(lengths))
 
 
-def kept_type(setting: Setting) -> torch.dtype:
-    """Type of what is kept: products turn their operands into it anyway."""
+def kept_dtype(setting: Setting) -> torch.dtype:
+    """Dtype of tokens and prefixes that are kept: products turn their operands into it anyway."""
     with setting.precision():
         return product_type(setting.device)
 
 
 def bytes_per_word(model: PersonSearchModel, setting: Setting) -> int:
-    """Memory that a word of a prefix takes."""
-    return model.text_encoder.size.hidden_size * kept_type(setting).itemsize
+    """Bytes that one word of a kept text prefix takes."""
+    return model.text_encoder.size.hidden_size * kept_dtype(setting).itemsize
 
 
 def room_for_images(model: PersonSearchModel, captions: Captions, setting: Setting) -> int:
-    """Bytes that captions leave to image tokens: a byte of theirs saves more time."""
+    """Bytes of the memory budget that remain for image tokens: text prefixes come first, as they save more time."""
     if not setting.candidates:
         return 0
     return max(0, setting.memory - sum(map(len, captions.ids)) * bytes_per_word(model, setting))
 
 
-class BegunTexts:
-    """What fusion starts from, packed without padding: kept for as many captions as fit into memory.
+class TextPrefixes:
+    """The text prefixes that fusion starts from, packed without padding: kept for as many captions as fit into memory.
 
     lengths [C]: tokens of each caption, on the CPU.
     """
@@ -313,27 +316,28 @@ class BegunTexts:
     def __init__(self, model: PersonSearchModel, captions: Captions, setting: Setting):
         self.model, self.captions, self.setting = model, captions, setting
         self.lengths = torch.tensor([len(ids) for ids in captions.ids])
-        self.ends = self.lengths.cumsum(0)
-        self.kept = int((self.ends <= setting.memory // bytes_per_word(model, setting)).sum())
+        ends = self.lengths.cumsum(0)
+        self.bounds = [0, *ends.tolist()]  # of each caption's rows, and behind the last
+        self.kept = int((ends <= setting.memory // bytes_per_word(model, setting)).sum())
         shape = int(self.lengths[: self.kept].sum()), model.text_encoder.size.hidden_size
-        self.states = torch.empty(shape, dtype=kept_type(setting), device=setting.device)
+        self.states = torch.empty(shape, dtype=kept_dtype(setting), device=setting.device)
         for block in progress(blocks_of(self.kept, setting.batch_size), "reading"):
-            self.states[self.places(block)] = self.read(block)
+            self.states[self.rows(block)] = self.encode(block)
 
-    def read(self, captions: Sequence[int]) -> Tensor:
-        """Words [S, D] of captions, in the type that products turn them into."""
+    def encode(self, captions: Sequence[int]) -> Tensor:
+        """Prefixes [S, D] of the words of captions, in the dtype of the products that read them."""
         text = self.captions.tokens(captions).to(self.setting.device)
         with self.setting.precision():
             text_prefix = self.model.text_encoder.encode_prefix(text.ids, text.mask)
             return text_prefix[text.mask].to(self.states.dtype)
 
-    def places(self, captions: Sequence[int]) -> Tensor:
+    def rows(self, captions: Sequence[int]) -> Tensor:
         """Rows of `states` [S] that hold the words of captions."""
-        ranges = [torch.arange(self.ends[c] - self.lengths[c], self.ends[c]) for c in captions]
+        ranges = [torch.arange(self.bounds[caption], self.bounds[caption + 1]) for caption in captions]
         return torch.cat(ranges).to(self.setting.device)
 
     def text_prefix(self, captions: Tensor) -> Tensor:
-        """Words [S, D] of the captions [R] with these numbers."""
+        """Prefixes [S, D] of the words of captions [R] (their indices)."""
         if (captions >= self.kept).any():
-            return self.read(captions.tolist())
-        return self.states.index_select(0, self.places(captions.tolist()))
+            return self.encode(captions.tolist())
+        return self.states.index_select(0, self.rows(captions.tolist()))

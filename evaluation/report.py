@@ -1,4 +1,4 @@
-"""The report of a run: curves.png, rankings.png and index.html in OUTPUT/report.
+"""Curves, rankings and a page to browse of a finished run, in OUTPUT/report.
 
     python -m evaluation report OUTPUT [--image_root FOLDER] [--queries 30]
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.drawing.page import Query, build_page
+from evaluation.drawing.page import PageQuery, build_page
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
-from evaluation.metrics import STAGE_NAMES, format_table
-from evaluation.results import Rankings, read_log, read_metrics, read_rankings
+from evaluation.metrics import STAGE_NAMES
+from evaluation.results import RankingFile, read_log, read_metrics, read_rankings
 from evaluation.studies.curves import draw_curves, has_curves
+from evaluation.tables import metrics_table
 from utils.errors import CommandParser, UserError
 from utils.files import atomic_write
 
@@ -51,7 +52,8 @@ def write_report(
     curves = folder / "curves.png" if any(map(has_curves, log)) else None
     if curves:
         draw_curves(log, curves, title)
-    shown, about = [], ""
+    shown: list[PageQuery] = []
+    about = ""
     if rankings is not None and len(rankings.captions):
         rankings.image_root = Path(image_root or rankings.image_root)
         _warn_of_missing_images(rankings)
@@ -63,7 +65,7 @@ def write_report(
     return folder
 
 
-def _read_results(output_dir: Path) -> tuple[list[dict], dict[str, dict], Rankings | None]:
+def _read_results(output_dir: Path) -> tuple[list[dict], dict[str, dict], RankingFile | None]:
     """The log, the metrics and the rankings of a run; empty or None where a file is not there."""
     paths = [output_dir / name for name in ("log.txt", "metrics.json", "rankings.npz")]
     if not any(path.exists() for path in paths):
@@ -94,7 +96,7 @@ def choose_queries(hits: np.ndarray, count: int, seed: int = 0) -> list[int]:
     return sorted(int(caption) for caption in drawn)
 
 
-def _write_sheet(rankings: Rankings, path: Path, title: str, seed: int) -> None:
+def _write_sheet(rankings: RankingFile, path: Path, title: str, seed: int) -> None:
     """The picture of a few queries, for a paper or a message."""
     stage, hits = rankings.final_stage, rankings.hits()
     rows = [_row(rankings, caption, stage) for caption in choose_queries(hits, SHEET_QUERIES, seed)]
@@ -102,7 +104,7 @@ def _write_sheet(rankings: Rankings, path: Path, title: str, seed: int) -> None:
     ranking_sheet(rows, path, SHOWN_IMAGES, f"{title}: {ranked}")
 
 
-def _row(rankings: Rankings, caption: int, stage: str) -> SheetRow:
+def _row(rankings: RankingFile, caption: int, stage: str) -> SheetRow:
     """The first images of one caption in one stage."""
     indices = rankings.indices[stage][caption, :SHOWN_IMAGES]
     return SheetRow(
@@ -114,7 +116,7 @@ def _row(rankings: Rankings, caption: int, stage: str) -> SheetRow:
     )
 
 
-def _page_queries(rankings: Rankings, count: int, seed: int) -> tuple[list[Query], str]:
+def _page_queries(rankings: RankingFile, count: int, seed: int) -> tuple[list[PageQuery], str]:
     """The queries of the page, and a sentence on how they were chosen."""
     hits = rankings.hits()
     chosen = choose_queries(hits, count, seed)
@@ -127,13 +129,13 @@ def _page_queries(rankings: Rankings, count: int, seed: int) -> tuple[list[Query
     return queries, about
 
 
-def _query(rankings: Rankings, caption: int, hit: bool) -> Query:
+def _query(rankings: RankingFile, caption: int, hit: bool) -> PageQuery:
     first_right = {}
     for stage, indices in rankings.indices.items():
         same = rankings.image_identities[indices[caption]] == rankings.caption_identities[caption]
         first_right[stage] = int(same.argmax()) + 1 if same.any() else None
     wanted = np.flatnonzero(rankings.image_identities == rankings.caption_identities[caption])
-    return Query(
+    return PageQuery(
         stages={stage: _row(rankings, caption, stage) for stage in rankings.indices},
         first_right=first_right,
         hit=hit,
@@ -141,7 +143,7 @@ def _query(rankings: Rankings, caption: int, hit: bool) -> Query:
     )
 
 
-def _warn_of_missing_images(rankings: Rankings) -> None:
+def _warn_of_missing_images(rankings: RankingFile) -> None:
     """A moved data set shows as grey fields; say once why."""
     if len(rankings.image_paths) and not (rankings.image_root / rankings.image_paths[0]).exists():
         logger.warning(
@@ -170,5 +172,5 @@ def main(arguments: list[str] | None = None) -> None:
     folder = write_report(options.output_dir, options.image_root, options.queries, options.seed)
     metrics = folder.parent / "metrics.json"
     if metrics.exists():
-        print(format_table(read_metrics(metrics)))
+        print(metrics_table(read_metrics(metrics)))
     print(f"report written to {folder / 'index.html'}")

@@ -5,11 +5,21 @@ C captions, G gallery images, K ranked images kept per caption, P right images o
 
 import json
 import logging
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StrictFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES
 from utils.errors import UserError
@@ -17,9 +27,32 @@ from utils.files import read_json
 
 logger = logging.getLogger(__name__)
 
+AGAIN = "write it again by evaluating the run"
 
-@dataclass
-class Rankings:
+
+# ---- rankings.npz ----------------------------------------------------------------------
+
+
+def require_matrix(array: np.ndarray, number: type) -> np.ndarray:
+    """Raises ValueError unless an array has rows and columns of numbers of this type."""
+    if array.ndim != 2 or not np.issubdtype(array.dtype, number):
+        raise ValueError(f"must be rows of {number.__name__} numbers")
+    return array
+
+
+def as_texts(array: np.ndarray) -> np.ndarray:
+    """A list of texts. Raises ValueError when it has rows and columns."""
+    if array.ndim != 1:
+        raise ValueError("must be a list")
+    return array.astype(str)
+
+
+Texts = Annotated[np.ndarray, AfterValidator(as_texts)]
+Indices = Annotated[np.ndarray, AfterValidator(partial(require_matrix, number=np.integer))]
+Scores = Annotated[np.ndarray, AfterValidator(partial(require_matrix, number=np.floating))]
+
+
+class RankingFile(BaseModel):
     """The best K images of every caption, by stage.
 
     indices [C, K] int gallery indices, best first; scores [C, K] float, higher is better:
@@ -27,14 +60,28 @@ class Rankings:
     0 = padding (files of earlier versions have none).
     """
 
-    captions: np.ndarray  # [C] str
-    caption_identities: np.ndarray  # [C] str
-    image_paths: np.ndarray  # [G] str, below image_root
-    image_identities: np.ndarray  # [G] str
-    image_root: Path
-    indices: dict[str, np.ndarray]
-    scores: dict[str, np.ndarray]
-    ranks: dict[str, np.ndarray]
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    captions: Texts  # [C]
+    caption_identities: Texts  # [C]
+    image_paths: Texts  # [G], below image_root
+    image_identities: Texts  # [G]
+    image_root: Annotated[Path, BeforeValidator(str)]
+    indices: dict[str, Indices]
+    scores: dict[str, Scores]
+    ranks: dict[str, Indices]
+
+    @model_validator(mode="after")
+    def speaks_of_the_same(self) -> "RankingFile":
+        """Raises ValueError unless all arrays are of the same captions and images."""
+        captions, images = len(self.captions), len(self.image_paths)
+        by_caption = [self.caption_identities, *self.indices.values(), *self.scores.values(), *self.ranks.values()]
+        if any(len(array) != captions for array in by_caption) or len(self.image_identities) != images:
+            raise ValueError("they are of different captions or images")
+        for stage, indices in self.indices.items():
+            if self.scores[stage].shape != indices.shape or not ((indices >= 0) & (indices < images)).all():
+                raise ValueError(f"the indices of {stage} are not those of its scores and images")
+        return self
 
     @property
     def final_stage(self) -> str:
@@ -47,27 +94,26 @@ class Rankings:
 
     def hits(self) -> np.ndarray:
         """[C] bool: True where the first image of the final stage is right; its mean is R@1."""
-        return self.right(self.final_stage)[:, :1].any(axis=1)
+        return np.asarray(self.right(self.final_stage)[:, :1].any(axis=1))
 
 
-def read_rankings(path: Path) -> Rankings:
+def read_rankings(path: Path) -> RankingFile:
     """Read rankings.npz. Raises UserError when it is damaged or does not fit together."""
     arrays = _read_arrays(path)
-    names = ["captions", "caption_identities", "image_paths", "image_identities"]
+    names = ["captions", "caption_identities", "image_paths", "image_identities", "image_root"]
     stages = [stage for stage in STAGE_NAMES if f"{stage}_indices" in arrays]
-    needed = [*names, "image_root", "stage1_indices", *(f"{stage}_scores" for stage in stages)]
+    needed = [*names, "stage1_indices", *(f"{stage}_scores" for stage in stages)]
     missing = [name for name in needed if name not in arrays]
     if missing:
-        raise UserError(f"{path} lacks the array {missing[0]}: write it again by evaluating the run")
-    rankings = Rankings(
-        **{name: arrays[name].astype(str) for name in names},
-        image_root=Path(str(arrays["image_root"])),
-        indices={stage: arrays[f"{stage}_indices"] for stage in stages},
-        scores={stage: arrays[f"{stage}_scores"] for stage in stages},
-        ranks={stage: arrays[f"{stage}_ranks"] for stage in stages if f"{stage}_ranks" in arrays},
-    )
-    _check_shapes(path, rankings)
-    return rankings
+        raise UserError(f"{path} lacks the array {missing[0]}: {AGAIN}")
+    by_stage = {
+        part: {stage: arrays[f"{stage}_{part}"] for stage in stages if f"{stage}_{part}" in arrays}
+        for part in ("indices", "scores", "ranks")
+    }
+    try:
+        return RankingFile.model_validate({**{name: arrays[name] for name in names}, **by_stage})
+    except ValidationError as error:
+        raise UserError(f"the arrays of {path} do not fit together ({problem_of(error)}): {AGAIN}") from None
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -75,26 +121,49 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except Exception as error:  # damaged and foreign files make numpy and zipfile raise nearly any type
-        advice = getattr(error, "strerror", None) or "write it again by evaluating the run"
+        advice = getattr(error, "strerror", None) or AGAIN
         raise UserError(f"{path} is not a readable rankings file: {advice}") from None
 
 
-def _check_shapes(path: Path, rankings: Rankings) -> None:
-    """Raise UserError unless all arrays speak of the same captions and images."""
-    captions, images = rankings.captions.shape, rankings.image_paths.shape
-    fits = len(captions) == len(images) == 1
-    fits = fits and rankings.caption_identities.shape == captions
-    fits = fits and rankings.image_identities.shape == images
-    for stage, indices in rankings.indices.items():
-        fits = fits and indices.ndim == 2 and indices.shape[:1] == captions
-        fits = fits and np.issubdtype(indices.dtype, np.integer)
-        fits = fits and rankings.scores[stage].shape == indices.shape
-        fits = fits and np.issubdtype(rankings.scores[stage].dtype, np.floating)
-        fits = fits and bool(((indices >= 0) & (indices < images[0])).all())
-    for ranks in rankings.ranks.values():
-        fits = fits and ranks.ndim == 2 and ranks.shape[:1] == captions and np.issubdtype(ranks.dtype, np.integer)
-    if not fits:
-        raise UserError(f"the arrays of {path} do not fit together: write it again by evaluating the run")
+# ---- log.txt and metrics.json ----------------------------------------------------------
+
+
+def stages_of(metrics: Any) -> Any:
+    """The metrics of the known stages; other entries are free."""
+    known = isinstance(metrics, dict)
+    return {stage: metrics[stage] for stage in STAGE_NAMES if stage in metrics} if known else metrics
+
+
+def metrics_of(stage: Any) -> Any:
+    """The known metrics of a stage; other entries are free."""
+    known = isinstance(stage, dict)
+    return {name: stage[name] for name in METRIC_NAMES if name in stage} if known else stage
+
+
+Number = StrictFloat  # takes integers too, and no booleans
+Numbers = dict[str, Number | None]  # None stands for a value that was not measured
+ByStage = Annotated[dict[str, Numbers | None], BeforeValidator(stages_of)]
+METRICS = TypeAdapter(dict[str, Annotated[Numbers, BeforeValidator(metrics_of)]])
+
+
+def same_length(curve: dict[str, list[Number]]) -> dict[str, list[Number]]:
+    """Raises ValueError unless all lists of a curve are as long as that of `epoch`."""
+    if len({len(values) for values in curve.values()}) != 1 or "epoch" not in curve:
+        raise ValueError("must be lists of the length of `epoch`")
+    return curve
+
+
+class Epoch(BaseModel):
+    """A line of log.txt as far as it is read here. Losses and metrics are numbers by name, whatever their names."""
+
+    epoch: Number
+    train: Numbers | None = None
+    lr: Number | None = None
+    grad_norm: Number | None = None
+    seconds: Number | None = None
+    curve: Annotated[dict[str, list[Number]], AfterValidator(same_length)] | None = None
+    val: ByStage | None = None
+    test: ByStage | None = None
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -111,28 +180,28 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        record = _parse_epoch(line)
-        if record is not None:
-            epochs[record["epoch"]] = record
-        elif number == len(lines):
+        try:
+            record = _parse_epoch(line)
+        except ValueError as error:
+            if number < len(lines):
+                problem = f"line {number} of {path} is not the JSON object of an epoch"
+                raise UserError(f"{problem} ({error}): remove it") from None
             logger.warning("%s: the last line is cut off and left out", path)
         else:
-            raise UserError(f"line {number} of {path} is not the JSON object of an epoch: remove it")
+            epochs[record["epoch"]] = record
     return [epochs[epoch] for epoch in sorted(epochs)]
 
 
-def _parse_epoch(line: str) -> dict[str, Any] | None:
-    """The record of one line, or None where it is not one."""
+def _parse_epoch(line: str) -> dict[str, Any]:
+    """The record of one line, as it was written. Raises ValueError, saying what is wrong."""
     try:
         record = json.loads(line)
+        Epoch.model_validate(record)
+    except ValidationError as error:
+        raise ValueError(problem_of(error)) from None
     except (ValueError, RecursionError):
-        return None
-    if not _is_dict(record) or not _is_number(record.get("epoch")):
-        return None
-    splits = [record.get(name) or {} for name in ("val", "test")]
-    stages = [split.get(stage) or {} if _is_dict(split) else None for split in splits for stage in STAGE_NAMES]
-    values = [{name: record.get(name) for name in ("lr", "grad_norm", "seconds")}, record.get("train") or {}, *stages]
-    return record if all(_is_flat(value) for value in values) and _is_curve(record.get("curve")) else None
+        raise ValueError("not JSON") from None
+    return record
 
 
 def read_metrics(path: Path) -> dict[str, dict[str, Any]]:
@@ -140,34 +209,26 @@ def read_metrics(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises UserError when a stage holds anything but numbers.
     """
-    content = read_json(path, "metrics file")
-    content = content if _is_dict(content) else {}
-    stages = {stage: content[stage] for stage in STAGE_NAMES if stage in content}
-    if not stages:
+    stages = stages_of(read_json(path, "metrics file"))
+    if not stages or not isinstance(stages, dict):
         raise UserError(f"{path} holds no metrics of {' or '.join(STAGE_NAMES)}: evaluate the run again")
-    for stage, metrics in stages.items():
-        if not _is_dict(metrics) or not _is_flat({name: metrics.get(name) for name in METRIC_NAMES}):
-            raise UserError(f"{path}: the metrics of {stage} must be numbers: evaluate the run again")
+    try:
+        METRICS.validate_python(stages)
+    except ValidationError as error:
+        raise UserError(f"{path}: the metrics are not numbers ({problem_of(error)}): evaluate the run again") from None
     return stages
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
+PLAIN_WORDS = {
+    **dict.fromkeys(("dict_type", "model_type"), "must be an object of names and values"),
+    "float_type": "must be a number",
+    "list_type": "must be a list",
+    "missing": "is missing",
+}
 
 
-def _is_flat(value: Any) -> bool:
-    """True for a dict of numbers; None stands for a value that was not measured."""
-    return _is_dict(value) and all(entry is None or _is_number(entry) for entry in value.values())
-
-
-def _is_curve(value: Any) -> bool:
-    """True for lists of numbers, all of the length of "epoch"; None stands for an epoch without a curve."""
-    if value is None:
-        return True
-    lists = list(value.values()) if _is_dict(value) else [None]
-    alike = all(isinstance(numbers, list) for numbers in lists) and len({len(numbers) for numbers in lists}) == 1
-    return alike and "epoch" in value and all(_is_number(number) for numbers in lists for number in numbers)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def problem_of(error: ValidationError) -> str:
+    """The first problem in plain words: the field, and what it must be."""
+    problem = error.errors()[0]
+    what = PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    return " ".join([".".join(map(str, problem["loc"])), what]).strip()

@@ -1,12 +1,14 @@
-"""How sure a mean over captions is, and whether two models differ by more than chance.
+"""How sure a mean over captions is, whether two models differ by more than chance, and rank correlations.
 
 Captions of one person share their images, so they err together: resampling takes people, each with all their
 captions, and not captions one by one, which would make intervals too narrow.
 
-Letters: C captions, G groups (people), S seeds, R resamples.
+Letters: C captions, G groups (people), S seeds, R resamples, V values correlated.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +31,19 @@ class Estimate:
         return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
     def as_row(self, name: str) -> dict[str, float]:
-        """For a table."""
+        """Columns NAME, NAME_low and NAME_high of a table."""
         return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], name: str, count: str) -> "Estimate":
+        """From the columns of `as_row`, and that of the number of values."""
+        return cls(row[name], row[f"{name}_low"], row[f"{name}_high"], row[count])
+
+
+def interval_of(resampled: np.ndarray) -> tuple[float, float]:
+    """The ends of the confidence interval of resampled values [R]: their percentiles."""
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def sums_of_groups(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -52,9 +65,8 @@ def estimate(values: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
     if not len(values):
         return Estimate(np.nan, np.nan, np.nan, 0)
     sums, counts = sums_of_groups(values, groups)
-    means = resampled_means(sums, counts, np.random.default_rng(seed))
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(values.mean()), float(low), float(high), len(values))
+    low, high = interval_of(resampled_means(sums, counts, np.random.default_rng(seed)))
+    return Estimate(float(values.mean()), low, high, len(values))
 
 
 def resampled_means(sums: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -80,3 +92,68 @@ def paired_p_value(first: np.ndarray, second: np.ndarray, groups: np.ndarray | N
         signs = rng.choice([-1.0, 1.0], size=(len(portion), len(difference)))
         as_large += int((np.abs(signs @ difference) >= observed - 1e-9).sum())
     return (1 + as_large) / (1 + PERMUTATIONS)
+
+
+# ---- rank correlation ------------------------------------------------------------------
+
+
+def rank_of(values: np.ndarray) -> np.ndarray:
+    """values [C] -> their ranks from 1 on; equal values share the mean of their ranks."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[index]
+
+
+def correlations_of(moments: np.ndarray) -> np.ndarray:
+    """Sums of products [..., V, V], the last value being 1 everywhere -> correlations [..., V - 1, V - 1].
+
+    NaN where a value does not vary.
+    """
+    means = moments[..., :-1, -1:] / moments[..., -1:, -1:]
+    covariance = moments[..., :-1, :-1] / moments[..., -1:, -1:] - means @ np.swapaxes(means, -1, -2)
+    variance = np.diagonal(covariance, axis1=-2, axis2=-1)
+    deviation = np.sqrt(np.where(variance > 1e-9, variance, np.nan))
+    return covariance / (deviation[..., :, None] * deviation[..., None, :])
+
+
+def partial_correlation(result: np.ndarray, other: np.ndarray, between: np.ndarray) -> np.ndarray:
+    """Correlation of a value with a result while another value is held fast, [...] each.
+
+    result: of the value with the result; other: of the other value with the result; between: of both values. NaN
+    where the other value leaves nothing to explain.
+    """
+    left = (1 - other**2) * (1 - between**2)
+    return (result - other * between) / np.sqrt(np.where(left > 1e-9, left, np.nan))
+
+
+def pair_correlations(names: Sequence[str], moments: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums of products [..., 4, 4] of two values with these names, a result and 1 -> correlations by name [...]."""
+    found, (first, second) = correlations_of(moments), names
+    between, of_first, of_second = found[..., 0, 1], found[..., 0, 2], found[..., 1, 2]
+    return {
+        first: of_first,
+        second: of_second,
+        f"{first}, {second} held fast": partial_correlation(of_first, of_second, between),
+        f"{second}, {first} held fast": partial_correlation(of_second, of_first, between),
+        f"between {first} and {second}": between,
+    }
+
+
+def partial_spearman(
+    values: Mapping[str, np.ndarray], result: np.ndarray, groups: np.ndarray, seed: int
+) -> dict[str, dict[str, float]]:
+    """Rank correlations of two values [C] with a result [C], each alone and with the other one held fast.
+
+    Intervals are percentiles over resampled groups; ranks stay those among all captions.
+    """
+    # from the middle rank on: sums of squares of small numbers keep more digits
+    ranks = [rank_of(each) - (len(each) + 1) / 2 for each in (*values.values(), result)]
+    columns = np.stack([*ranks, np.ones(len(result))], axis=1)  # [C, 4]
+    _, group = np.unique(groups, return_inverse=True)
+    moments = np.zeros((group.max() + 1, 4, 4))
+    np.add.at(moments, group, columns[:, :, None] * columns[:, None, :])
+    drawn = np.random.default_rng(seed).multinomial(len(moments), np.full(len(moments), 1 / len(moments)), RESAMPLES)
+    resampled = pair_correlations(list(values), np.tensordot(drawn, moments, axes=1))  # by name [R]
+    return {
+        name: dict(zip(("mean", "low", "high"), (float(value), *interval_of(resampled[name])), strict=True))
+        for name, value in pair_correlations(list(values), moments.sum(0)).items()
+    }

@@ -4,9 +4,10 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from configs.schema import Config, as_list, resolve_config
 from dataset.annotations import fingerprint, load_annotations
@@ -20,6 +21,8 @@ from utils.processes.distributed import on_main
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+Evaluated = Literal["val", "test"]
+METRICS = TypeAdapter(dict[Evaluated, Metrics])
 
 
 def fingerprints(config: Config, skipped: Sequence[str]) -> dict[str, str | None]:
@@ -70,10 +73,10 @@ def recorded_config(checkpoint: Mapping[str, Any], path: Path) -> Config:
 
 
 def check_data(config: Config, checkpoint: Mapping[str, Any], path: Path) -> None:
-    recorded = checkpoint.get("data")
-    if not isinstance(recorded, dict):
+    recorded, skipped = checkpoint.get("data"), checkpoint.get("skipped_images", [])
+    if not isinstance(recorded, dict) or not isinstance(skipped, list):
         raise UserError(f"checkpoint {path} does not say on which data it was trained; evaluate it instead")
-    for name, here in fingerprints(config, checkpoint.get("skipped_images", ())).items():
+    for name, here in fingerprints(config, skipped).items():
         if recorded.get(name) != here:
             raise UserError(
                 f"checkpoint {path}: {name}_file {getattr(config, f'{name}_file')} or its images are not those of"
@@ -94,8 +97,8 @@ def require_same_data(checkpoint: Mapping[str, Any], data: Mapping[str, str | No
 
 def check_metrics(checkpoint: dict[str, Any], config: Config, device: torch.device) -> None:
     """Evaluate again on the split that the metrics are of."""
-    path, recorded = checkpoint["path"], checkpoint.get("metrics")
-    if not isinstance(recorded, dict) or not recorded:
+    path, recorded = checkpoint["path"], recorded_metrics(checkpoint)
+    if not recorded:
         logger.warning("it has no metrics: it was saved where its run did not evaluate")
         return
     trained = TrainedModel.build(checkpoint, config, device)
@@ -103,6 +106,14 @@ def check_metrics(checkpoint: dict[str, Any], config: Config, device: torch.devi
         found = evaluate(trained.model, trained.open_split(name), trained.setting)
         compare(metrics, found, f"checkpoint {path}: on the {name} split")
         logger.info("the metrics on the %s split are those of its run", name)
+
+
+def recorded_metrics(checkpoint: Mapping[str, Any]) -> dict[Evaluated, Metrics]:
+    """The metrics in a checkpoint by split; empty without any. Raises UserError when they are something else."""
+    try:
+        return METRICS.validate_python(checkpoint.get("metrics") or {})
+    except ValidationError:
+        raise UserError(f"checkpoint {checkpoint['path']}: its metrics are not those of an evaluation") from None
 
 
 def compare(recorded: Metrics, found: Metrics, where: str) -> None:

@@ -5,6 +5,7 @@ P patch.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +59,14 @@ class FeedForward(nn.Module):
         super().__init__()
         self.net = nn.Sequential(GatedLinear(width), nn.Identity(), Linear(4 * width, width))
 
+    @property
+    def first(self) -> Linear:
+        """What makes values and gates."""
+        return cast(GatedLinear, self.net[0]).l
+
     def forward(self, states: Tensor, norm: nn.LayerNorm) -> Tensor:
         """[B, N, D], to be normed -> [B, N, D]."""
-        both = through(norm, self.net[0].l, states)
+        both = through(norm, self.first, states)
         return recomputed(self.gate, both, kept=bytes_of(*both.shape, like=both))
 
     def gate(self, both: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ values are not copied; rows that all share one image need no padding either (`Pa
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import model_validator
@@ -236,10 +236,11 @@ class Attention(nn.Module):
         query, keys, values = self.self.query(context.asking(source)), self.self.key(source), self.self.value(source)
         packing, dropout = context.packing, self.dropout * self.training
         if packing is None:
-            return self.finish(attend(*map(self.split, (query, keys, values)), context.mask, dropout), states)
+            query, keys, values = (self.split(part) for part in (query, keys, values))
+            return self.finish(attend(query, keys, values, context.mask, dropout), states)
         query = query.transpose(0, 1) if context.cls_only else packing.apart(query)
-        parts = (query, packing.apart(keys), packing.apart(values))
-        seen = attend(*map(self.split, parts), context.mask, dropout).transpose(1, 2).flatten(2)  # [R, T', D]
+        query, keys, values = (self.split(part) for part in (query, packing.apart(keys), packing.apart(values)))
+        seen = attend(query, keys, values, context.mask, dropout).transpose(1, 2).flatten(2)  # [R, T', D]
         return self.output(seen.transpose(0, 1) if context.cls_only else packing.together(seen), states)
 
     def to_images(self, states: Tensor, keys: Tensor, values: Tensor, pairing: Pairing) -> Tensor:
@@ -249,6 +250,8 @@ class Attention(nn.Module):
 
 
 class Intermediate(nn.Module):
+    """The first half of a feed-forward network."""
+
     def __init__(self, size: FusionSize):
         super().__init__()
         self.dense = Linear(size.hidden_size, size.intermediate_size)
@@ -285,6 +288,10 @@ class Layer(nn.Module):
 
 
 class Embeddings(nn.Module):
+    """Words, positions and the one token type there is, normed."""
+
+    position_ids: Tensor
+
     def __init__(self, size: FusionSize):
         super().__init__()
         # padding_idx: look-ups of the padding row leave no gradient
@@ -303,12 +310,16 @@ class Embeddings(nn.Module):
 
 
 class Layers(nn.Module):
+    """All layers, under BERT's name for them."""
+
     def __init__(self, size: FusionSize):
         super().__init__()
         self.layer = nn.ModuleList(Layer(size, number) for number in range(size.num_hidden_layers))
 
 
 class Bert(nn.Module):
+    """Embeddings and layers, under BERT's names."""
+
     def __init__(self, size: FusionSize):
         super().__init__()
         self.embeddings = Embeddings(size)
@@ -316,6 +327,8 @@ class Bert(nn.Module):
 
 
 class HeadTransform(nn.Module):
+    """Dense, GELU, LayerNorm: what comes before vocabulary logits."""
+
     def __init__(self, size: FusionSize):
         super().__init__()
         self.dense = Linear(size.hidden_size, size.hidden_size)
@@ -341,6 +354,8 @@ class Predictions(nn.Module):
 
 
 class MaskedLanguageHead(nn.Module):
+    """Vocabulary logits, under BERT's name for them."""
+
     def __init__(self, size: FusionSize, word_embeddings: nn.Embedding):
         super().__init__()
         self.predictions = Predictions(size, word_embeddings)
@@ -367,10 +382,15 @@ class TextEncoder(nn.Module):
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx])
 
+    @property
+    def layers(self) -> list[Layer]:
+        """BERT's layers, the first one first."""
+        return cast("list[Layer]", self.bert.encoder.layer)
+
     def run(self, states: Tensor, layers: range, context: LayerContext, attended: bool = False) -> Tensor:
         """Layers `layers` on states [R, T, D]; attended: the self-attention of the first one is done."""
         for number in layers:
-            layer = self.bert.encoder.layer[number]
+            layer = self.layers[number]
             part = layer.after_text if attended and number == layers.start else layer
             states = self.call(part, states, context.at(number))
         return states
@@ -389,7 +409,7 @@ class TextEncoder(nn.Module):
         """
         context = LayerContext(mask[:, None, None])
         states = self.run(self.bert.embeddings(ids), range(self.size.first_cross_layer), context)
-        return self.call(self.bert.encoder.layer[0].attend_to_text, states, context) if self.size.full_ca else states
+        return self.call(self.layers[0].attend_to_text, states, context) if self.size.full_ca else states
 
     def run_below(self, text_prefix: Tensor, end: int, context: LayerContext) -> Tensor:
         """From where `encode_prefix` stopped through the layers below `end`."""
@@ -401,9 +421,8 @@ class TextEncoder(nn.Module):
 
     def project_images(self, image_tokens: Tensor) -> ImageKeysValues:
         """Project image tokens [B, N, W] to the keys and values of every layer."""
-        layers = self.bert.encoder.layer
         numbers = range(self.size.first_cross_layer, self.size.num_hidden_layers)
-        projected = {n: layers[n].crossattention.project_source(image_tokens) for n in numbers}
+        projected = {n: self.layers[n].crossattention.project_source(image_tokens) for n in numbers}
         # heads lie between tokens: every product with them would copy them into order first
         return ImageKeysValues({n: (keys.contiguous(), values.contiguous()) for n, (keys, values) in projected.items()})
 

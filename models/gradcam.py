@@ -104,7 +104,7 @@ def fuse_watched(
 ) -> tuple[Tensor, Tensor]:
     """`TextEncoder.fuse` with the attention maps [B, A, T, N] of one layer: (states [B, T, D], maps)."""
     size, context = encoder.size, LayerContext(mask[:, None, None], memory, Pairing())
-    first, here = size.first_cross_layer, encoder.bert.encoder.layer[layer]
+    first, here = size.first_cross_layer, encoder.layers[layer]
     done = size.full_ca and layer == first  # its self-attention
     with torch.no_grad():  # the gradient ends at the maps
         states = encoder.run(text_prefix, range(first, layer), context, attended=size.full_ca)

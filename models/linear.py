@@ -6,6 +6,7 @@ that is not Intel's unused. oneDNN, which torch brings along for its compiler, d
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,14 +54,14 @@ class OneDnnLinear(torch.autograd.Function):
     """`product` with its gradients, which are such products too (training in float32 on a CPU)."""
 
     @staticmethod
-    def forward(ctx, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         states = states.contiguous()  # of rows with gaps, as a part of wider ones, oneDNN has slow products alone
         ctx.save_for_backward(states, weight)
         return product(states, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         states, weight = ctx.saved_tensors
         of_states, of_weight, of_bias = ctx.needs_input_grad
         flat = gradient.flatten(0, -2)  # [rows, out]

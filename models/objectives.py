@@ -224,7 +224,7 @@ def name_weights(value: Any) -> Any:
     if isinstance(value, Mapping):
         unknown = next((name for name in value if name not in LOSSES), None)
         if unknown is not None:
-            raise ValueError(f"there is no loss {unknown!r}{nearest(str(unknown), LOSSES)}")
+            raise ValueError(f"unknown loss '{unknown}'{nearest(str(unknown), LOSSES)}")
         return {name: value.get(name, loss.weight) for name, loss in LOSSES.items()}
     if isinstance(value, list):
         names = published_names()

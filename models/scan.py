@@ -12,6 +12,7 @@ chunks and computes the others again.
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,7 +137,18 @@ class SelectiveScan(torch.autograd.Function):
     """`selective_scan` in plain PyTorch, on any device."""
 
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, delta_bias, reverse):
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        delta_bias: Tensor,
+        reverse: bool,
+    ) -> Tensor:
+        """Shapes as in `selective_scan`: y [B, N, I]."""
         kind = torch.promote_types(u.dtype, torch.float32)
         transposed, bias, skip = A.to(kind).t().contiguous(), delta_bias.to(kind), D.to(kind)
         y, entries = torch.empty_like(u, memory_format=torch.contiguous_format), []
@@ -154,7 +166,8 @@ class SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """From the gradient [B, N, I] of y those of all inputs but `reverse`."""
         u, delta, A, B, C, D, delta_bias, entries = ctx.saved_tensors
         reverse, kind = ctx.reverse, entries.dtype
         transposed, bias, skip = A.to(kind).t().contiguous(), delta_bias.to(kind), D.to(kind)

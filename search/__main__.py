@@ -2,10 +2,9 @@
 
 import argparse
 import json
-import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,8 +12,10 @@ from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
 from search.encoder import Encoder
 from search.gallery import Gallery, open_gallery, recorded_encoder
-from search.indexing import images_below, index, read_metadata, typed
-from search.searcher import CANDIDATES, Answer, Searcher, unknown_column
+from search.indexing import images_below, index
+from search.metadata import read_metadata
+from search.searcher import CANDIDATES, Answer, Searcher
+from search.selection import select_images
 from utils.errors import CommandParser, UserError, run_command_line
 from utils.logs import set_up_logging
 from utils.processes.interruption import Interruption
@@ -22,28 +23,8 @@ from utils.processes.interruption import Interruption
 Command = Callable[[argparse.Namespace], None]
 
 
-def add_gallery(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gallery", required=True, metavar="G", help="its folder, or http://host:19530 of a server")
-
-
-def add_model(parser: argparse.ArgumentParser, needed: bool = False) -> None:
-    more = "" if needed else " (default: the one that made the gallery)"
-    parser.add_argument("--checkpoint", required=needed, type=Path, help=f"trained weights{more}")
-    parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside the checkpoint)")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        dest="overrides",
-        help="settings on top of it, such as precision=fp32",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-
-
 def open_encoder(options: argparse.Namespace) -> Encoder:
-    """That of the command line, else the one that made the gallery."""
+    """The encoder of the command line, else the one that made the gallery."""
     if options.checkpoint is not None:
         return Encoder.open(options.checkpoint, options.config, options.device, options.overrides)
     source = recorded_encoder(options.gallery)
@@ -56,7 +37,7 @@ def open_encoder(options: argparse.Namespace) -> Encoder:
 
 
 def run_index(options: argparse.Namespace) -> None:
-    """Encode the images below a folder; again: what is new, changed or gone."""
+    """Encode the images below a folder; called again, follow what is new, changed or gone."""
     metadata = read_metadata(options.metadata) if options.metadata else None
     if not images_below(options.folder):
         raise UserError(
@@ -78,28 +59,28 @@ def run_query(options: argparse.Namespace) -> None:
         answer = Searcher(encoder, gallery).search(options.text, options.top, options.candidates, options.where)
         if options.sheet:
             write_sheet(answer, gallery, options.sheet)
-        tell(answer, gallery, options.json)
+        if options.json:
+            print(answer_as_json(answer, gallery))
+        else:
+            print_answer(answer, gallery)
 
 
-def tell(answer: Answer, gallery: Gallery, as_json: bool) -> None:
-    if as_json:
-        hits = [
-            {"rank": rank, "file": str(gallery.images / hit.path), "match": hit.match, **asdict(hit)}
-            for rank, hit in enumerate(answer.hits, 1)
-        ]
-        print(
-            json.dumps(
-                {
-                    "query": answer.query.text,
-                    "hits": hits,
-                    "missing": answer.missing,
-                    "milliseconds": answer.milliseconds,
-                },
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
-        return
+def answer_as_json(answer: Answer, gallery: Gallery) -> str:
+    hits = [
+        {"rank": rank, "file": str(gallery.images / hit.path), "match": hit.match, **asdict(hit)}
+        for rank, hit in enumerate(answer.hits, 1)
+    ]
+    found = {
+        "query": answer.query.text,
+        "hits": hits,
+        "missing": answer.missing,
+        "milliseconds": answer.milliseconds,
+    }
+    return json.dumps(found, indent=2, ensure_ascii=False)
+
+
+def print_answer(answer: Answer, gallery: Gallery) -> None:
+    """A line for each hit; what was left out goes to stderr."""
     for rank, hit in enumerate(answer.hits, 1):
         match = "     " if hit.match is None else f"{hit.match:.3f}"
         file = in_a_line(str(gallery.images / hit.path))
@@ -107,11 +88,11 @@ def tell(answer: Answer, gallery: Gallery, as_json: bool) -> None:
     if not answer.hits:
         print("nothing found")
     for path, fault in answer.missing.items():
-        print(f"left out: {path} {fault}", file=sys.stderr)
+        print(f"left out: {in_a_line(path)} {fault}", file=sys.stderr)
 
 
 def in_a_line(name: str) -> str:
-    """A name of a file, in quotes where it would not stay in its line."""
+    """The name of a file; in quotes and with escapes where it would break the line."""
     return name if name.isprintable() else ascii(name)
 
 
@@ -130,60 +111,18 @@ def run_forget(options: argparse.Namespace) -> None:
     """Erase images from a gallery."""
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder) as gallery:
-        paths = matching(gallery, options.images, options.where)
+        paths = select_images(gallery, options.images, options.where)
         if not paths:
-            raise UserError("no image of the gallery is meant; nothing was forgotten")
+            raise UserError("no image of the gallery has all of these metadata; nothing was forgotten")
         gallery.forget(paths)
         print(f"{len(paths)} images forgotten; their files in {gallery.images} are left alone")
-
-
-def matching(gallery: Gallery, names: Sequence[str], where: Sequence[str]) -> list[str]:
-    """Paths that are named or lie in a named folder (all, where none is named), and whose metadata have every given
-    NAME=VALUE.
-
-    Raises UserError for a name or a column that nothing has, and when neither names nor conditions are given.
-    """
-    if not names and not where:
-        raise UserError("name images, or folders, or give --where NAME=VALUE")
-    chosen: dict[str, None] = {} if names else dict.fromkeys(gallery.records.by_path)
-    for name in names:
-        for inside in below(gallery.images, name):
-            here = [path for path in gallery.records.by_path if path == inside or path.startswith(f"{inside}/")]
-            if here:
-                break
-        else:
-            raise UserError(
-                f"the gallery holds no image {name!r}, and none below it; its paths start from {gallery.images}"
-            )
-        chosen |= dict.fromkeys(here)
-    columns = gallery.columns()
-    for condition in where:
-        name, equals, value = condition.partition("=")
-        if not equals:
-            raise UserError(f"--where {condition}: NAME=VALUE is expected")
-        if name not in columns:
-            raise UserError(f"--where {condition}: {unknown_column(name, columns)}")
-        wanted = (value, typed([value])[0])
-        have = {path: gallery.records.by_path[path].metadata.get(name) for path in chosen}
-        chosen = {
-            path: None
-            for path in chosen
-            if have[path] is not None and (str(have[path]) == wanted[0] or have[path] == wanted[1])
-        }
-    return list(chosen)
-
-
-def below(folder: Path, name: str) -> list[str]:
-    """What a gallery may call a path: it is given below its folder, whole, or from the working directory."""
-    paths = (Path(os.path.normpath(start / name)) for start in (folder, Path.cwd()))
-    return [path.relative_to(folder).as_posix() for path in paths if path.is_relative_to(folder)]
 
 
 def run_serve(options: argparse.Namespace) -> None:
     """Serve a web page and an HTTP API for a gallery."""
     import uvicorn  # with what it brings slow to import, and needed here alone
 
-    from search.service import build_site
+    from search.site import build_site
 
     require_free_port(options.host, options.port)
     encoder = open_encoder(options)
@@ -224,46 +163,88 @@ def run_export(options: argparse.Namespace) -> None:
     print(f"written to {options.folder}: {', '.join(names)}")
 
 
+# ---- their arguments -------------------------------------------------------------------
+
+
 def build_parser() -> CommandParser:
     parser = CommandParser(prog="python -m search", description="Search one's own photos by text.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run: Command, of_gallery: bool = True) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=(run.__doc__ or "").splitlines()[0], description=run.__doc__)
+    def add(name: str, run: Command) -> argparse.ArgumentParser:
+        about = (run.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(run=run)
-        if of_gallery:
-            add_gallery(command)
         return command
 
-    one = add("index", run_index)
-    one.add_argument("folder", type=Path, help="images below it (jpg, png, webp)")
-    one.add_argument("--metadata", type=Path, metavar="CSV", help="`image`, and columns to filter by (camera, ...)")
-    add_model(one, needed=True)
-    one = add("query", run_query)
-    one.add_argument("text", help="a sentence, such as: a woman in a red coat")
-    one.add_argument("--top", type=int, default=10, help="images (%(default)s)")
-    one.add_argument("--candidates", type=int, default=CANDIDATES, help="images read with the sentence (%(default)s)")
-    one.add_argument("--where", default="", help="filter on metadata, such as: camera == 'c3' and time < 900")
-    one.add_argument("--json", action="store_true", help="print JSON")
-    one.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the images")
-    add_model(one)
-    one = add("forget", run_forget)
-    one.add_argument("images", nargs="*", help="images, or folders of them (all images, with --where alone)")
-    one.add_argument(
-        "--where", nargs="+", default=[], metavar="NAME=VALUE", help="only those whose metadata have all of these"
-    )
-    add_model(one)
-    add_model(add("rebuild", run_rebuild))
-    one = add("serve", run_serve)
-    one.add_argument("--host", default="127.0.0.1", help="address to serve on (%(default)s: this machine alone)")
-    one.add_argument("--port", type=int, default=7860, help="(%(default)s)")
-    one.add_argument("--allow_upload", action="store_true", help="let users of the page add images")
-    add_model(one)
-    one = add("export", run_export, of_gallery=False)
-    one.add_argument("folder", type=Path, help="a new folder")
-    one.add_argument("--onnx", action="store_true", help="write image_encoder.onnx and text_encoder.onnx too")
-    add_model(one, needed=True)
+    add_index_arguments(add("index", run_index))
+    add_query_arguments(add("query", run_query))
+    add_forget_arguments(add("forget", run_forget))
+    add_gallery_and_model(add("rebuild", run_rebuild))
+    add_serve_arguments(add("serve", run_serve))
+    add_export_arguments(add("export", run_export))
     return parser
+
+
+def add_index_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="images below it (jpg, png, webp)")
+    parser.add_argument("--metadata", type=Path, metavar="CSV", help="`image`, and columns to filter by (camera, ...)")
+    add_gallery(parser)
+    add_model(parser, needed=True)
+
+
+def add_query_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", help="a sentence, such as: a woman in a red coat")
+    parser.add_argument("--top", type=int, default=10, help="images to print (%(default)s)")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="images to re-rank (%(default)s)")
+    parser.add_argument("--where", default="", help="filter on metadata, such as: camera == 'c3' and time < 900")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the images")
+    add_gallery_and_model(parser)
+
+
+def add_forget_arguments(parser: argparse.ArgumentParser) -> None:
+    conditions = "only those whose metadata have all of these"
+    parser.add_argument("images", nargs="*", help="images, or folders of them (all images, with --where alone)")
+    parser.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", help=conditions)
+    add_gallery_and_model(parser)
+
+
+def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve on (%(default)s: this machine alone)")
+    parser.add_argument("--port", type=int, default=7860, help="port to serve on (%(default)s)")
+    parser.add_argument("--allow_upload", action="store_true", help="let users of the page add images")
+    add_gallery_and_model(parser)
+
+
+def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a new folder")
+    parser.add_argument("--onnx", action="store_true", help="write image_encoder.onnx and text_encoder.onnx too")
+    add_model(parser, needed=True)
+
+
+def add_gallery_and_model(parser: argparse.ArgumentParser) -> None:
+    add_gallery(parser)
+    add_model(parser)
+
+
+def add_gallery(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gallery", required=True, metavar="G", help="its folder, or http://host:19530 of a server")
+
+
+def add_model(parser: argparse.ArgumentParser, needed: bool = False) -> None:
+    source = "a checkpoint of a run, or an exported folder" + ("" if needed else " (default: as the gallery was made)")
+    parser.add_argument("--checkpoint", required=needed, type=Path, help=source)
+    parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside the checkpoint)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        dest="overrides",
+        help="settings on top of it, such as precision=fp32",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def main() -> None:

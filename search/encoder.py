@@ -1,4 +1,4 @@
-"""A trained model as a search engine needs it: images and sentences in, embeddings, tokens and match scores out.
+"""Encodes images and sentences with a trained model, and scores how well they match.
 
 Letters: B images, N image tokens, D width, E embedding, T text tokens.
 """
@@ -27,8 +27,8 @@ MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 
 
 @dataclass(frozen=True)
-class Query:
-    """A sentence, cleaned and in word pieces; embedding [E] of length 1."""
+class EncodedQuery:
+    """A sentence, cleaned and in word pieces; tokens: ids and mask [1, T]; embedding [E] of length 1."""
 
     text: str
     cleaned: str
@@ -68,12 +68,11 @@ class Encoder:
         return self.model.vision_proj.out_features
 
     def identity(self) -> dict[str, object]:
-        """What results depend on: a digest of the weights that they come from, and how images and captions are read."""
+        """What results depend on: a digest of the weights and word pieces, and how images and captions are read."""
         digest = hashlib.sha256()
         for name, value in sorted(self.model.state_dict().items()):
-            if needed_to_search(name) or name.startswith(
-                "text_encoder."
-            ):  # its MLM head counts since the first galleries
+            # all of the text encoder: its MLM head is part of the digest that galleries have recorded
+            if needed_to_search(name) or name.startswith("text_encoder."):
                 digest.update(name.encode())
                 digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         digest.update(self.trained.tokenizer.to_json().encode())
@@ -100,14 +99,14 @@ class Encoder:
     # ---- sentences ---------------------------------------------------------------------
 
     @torch.inference_mode()
-    def query(self, text: str) -> Query:
-        """Read a sentence. What goes beyond the model's `max_words` is cut off, as in training.
+    def query(self, text: str) -> EncodedQuery:
+        """Encode a sentence. What goes beyond the model's `max_words` is cut off, as in training.
 
         Raises UserError for a sentence without a word, or an absurdly long one.
         """
         if len(text) > MOST_CHARACTERS:
             raise UserError(f"the sentence has {len(text)} characters; give one of at most {MOST_CHARACTERS}")
-        text = text.encode("utf-8", "replace").decode()  # what is no text, such as half of a surrogate pair
+        text = text.encode("utf-8", "replace").decode()  # what is not text, such as half of a surrogate pair
         cleaned = clean_caption(text, self.config.max_words)
         if not any(character.isalnum() for character in cleaned):
             raise UserError("the sentence holds no word; describe a person, such as: a woman in a red coat")
@@ -116,9 +115,9 @@ class Encoder:
         tokens = TextTokens(ids, torch.ones_like(ids, dtype=torch.bool))
         with self.setting.precision():
             embedding = self.model.encode_text(tokens).embedding.float()
-        return Query(text, cleaned, encoded, tokens, embedding[0].cpu().numpy())
+        return EncodedQuery(text, cleaned, encoded, tokens, embedding[0].cpu().numpy())
 
     @torch.inference_mode()
-    def match(self, query: Query, tokens: Tensor) -> np.ndarray:
+    def match(self, query: EncodedQuery, tokens: Tensor) -> np.ndarray:
         """ITM match logits [B] of images with these tokens [B, N, D]."""
         return match_one(self.model, query.tokens, tokens, self.setting).cpu().numpy()

@@ -1,25 +1,26 @@
-"""Why an image was found: how well each attribute of the sentence matches it, and where the model looked.
+"""Explains a hit: how well each attribute of the sentence matches the image, and where the model attended to it.
 
 Letters: C attributes, T text tokens, L patches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 
-from dataset.attributes import attribute_ids, parse_attributes
+from dataset.attributes import Attribute, attribute_ids, parse_attributes
 from dataset.decoding import Unusable
 from models.gradcam import attribute_maps, word_maps
-from search.encoder import Encoder, Query
+from search.encoder import EncodedQuery, Encoder
 from search.searcher import Searcher
 from utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Attribute:
-    """An attribute of the sentence: its words, how likely it fits the image (0 to 1), where the model looked for it.
+class ExplainedAttribute:
+    """An attribute of the sentence: its words, how likely it fits the image (0 to 1), where the model attended to it.
 
     heat [rows, columns] of the grid of patches, 0 to 1.
     """
@@ -31,13 +32,13 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Explanation:
-    """match: probability that image and sentence belong together; heat: of all words, as `Attribute.heat`."""
+    """match: probability that image and sentence belong together; heat: of all words, as of an attribute."""
 
     path: str
     match: float
     heat: np.ndarray
-    attributes: list[Attribute]
-    image: np.ndarray  # as the model sees it, uint8 [H, W, 3]
+    attributes: list[ExplainedAttribute]
+    image: np.ndarray  # as the model reads it, uint8 [H, W, 3]
 
 
 def explain(searcher: Searcher, text: str, path: str) -> Explanation:
@@ -53,39 +54,38 @@ def explain(searcher: Searcher, text: str, path: str) -> Explanation:
 
 
 def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Explanation:
-    """The same for the content of any image file."""
+    """Explain the content of any image file as a hit; path: what to call it. Raises UserError, or Unusable."""
     query, image = encoder.query(text), encoder.read(content)
-    spans = parse_attributes_quietly(encoder, query)
-    numbers = torch.tensor([attribute_ids(spans, query.encoded.offsets, len(query.encoded.ids))])
+    (attributes,) = parse_attributes([query.text], encoder.config.max_words)
+    numbers = torch.tensor([attribute_ids(attributes, query.encoded.offsets, len(query.encoded.ids))])
     device, model = encoder.setting.device, encoder.model
     numbers = numbers.to(device)
     found = word_maps(model, image[None].to(device), query.tokens, numbers)
     grid = model.grid
     heats = attribute_maps(found.maps, numbers)[0].cpu().reshape(-1, *grid).numpy()
     matches = torch.sigmoid(found.attribute_match[0]).cpu().tolist()
-    attributes = [
-        Attribute(" ".join(query.cleaned[start:end] for start, end in words), match, to_one(heat))
-        for words, match, heat in zip(kept_attributes(spans, query), matches, heats, strict=True)
+    explained = [
+        ExplainedAttribute(" ".join(query.cleaned[start:end] for start, end in spans), match, to_one(heat))
+        for spans, match, heat in zip(attributes_read(attributes, query), matches, heats, strict=True)
     ]
-    whole = found.maps[0, 1:-1].mean(0).reshape(grid).cpu().numpy()
+    whole = found.maps[0, 1:-1].mean(0).reshape(grid).cpu().numpy()  # of all words, [CLS] and [SEP] aside
     return Explanation(
-        path, float(torch.sigmoid(found.match[0])), to_one(whole), attributes, image.permute(1, 2, 0).numpy()
+        path=path,
+        match=float(torch.sigmoid(found.match[0])),
+        heat=to_one(whole),
+        attributes=explained,
+        image=image.permute(1, 2, 0).numpy(),
     )
 
 
-def parse_attributes_quietly(encoder: Encoder, query: Query) -> list[list[tuple[int, int]]]:
-    """Attributes of a sentence, as characters of it cleaned."""
-    return parse_attributes([query.text], encoder.config.max_words)[0]
-
-
-def kept_attributes(spans: list[list[tuple[int, int]]], query: Query) -> list[list[tuple[int, int]]]:
-    """Those that have a word piece: in the order of their numbers."""
-    kept = [words for words in spans if max(attribute_ids([words], query.encoded.offsets, len(query.encoded.ids)))]
-    return kept
+def attributes_read(attributes: Sequence[Attribute], query: EncodedQuery) -> list[Attribute]:
+    """The attributes of which the model reads a word piece, in the order of their numbers."""
+    offsets, length = query.encoded.offsets, len(query.encoded.ids)
+    return [spans for spans in attributes if max(attribute_ids([spans], offsets, length))]
 
 
 def to_one(heat: np.ndarray) -> np.ndarray:
-    """Scaled so that the hottest patch is 1; nothing stays nothing."""
+    """A heat map scaled so that its greatest value is 1; a map of zeros stays as it is."""
     return heat / max(float(heat.max()), 1e-12)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from evaluation.metrics import METRIC_NAMES
-from evaluation.studies.study import markdown_table
+from evaluation.tables import markdown_table
 from evaluation.trained import SETTINGS, TOKENIZER, WEIGHTS
 from models.person_search import PersonSearchModel
 from models.released import needed_to_search
@@ -129,6 +129,9 @@ the data that it was trained on may restrict its use, for those of CUHK-PEDES, I
 class ImageTower(nn.Module):
     """Images [B, 3, H, W], 0 to 255 -> embeddings [B, E]."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: PersonSearchModel):
         super().__init__()
         self.encoder, self.projection = model.visual_encoder, model.vision_proj
@@ -192,6 +195,8 @@ def write_onnx(
             dynamic_shapes=shapes,
             verbose=False,
         )
+        if program is None:  # of the older exporter alone
+            raise TypeError("torch.onnx.export gave no program")
         program.save(temporary, external_data=False)
 
 

@@ -13,7 +13,7 @@ from evaluation.drawing.pictures import placeholder
 from search.explain import Explanation, explain, overlay
 from search.gallery import Gallery
 from search.searcher import CANDIDATES, Answer, Hit, Searcher
-from search.service import add_image
+from search.upload import add_image
 from utils.errors import UserError
 
 TITLE = "Person search by text"
@@ -24,7 +24,7 @@ EXAMPLES = (
 )
 PICTURE = (192, 384)  # width and height that images are shown in, in pixels
 MOST_VALUES, MOST_FILTERS = 200, 4
-CACHE_SECONDS = 600, 3600  # how often copies of what was shown are looked at, and how long they are kept
+CACHE_SECONDS = 600, 3600  # how often copies of what was shown are cleared away, and how old these are
 NOTICE = (
     "Results are rankings with errors: look at every image before anything follows from it. Do not use this to track,"
     " profile or identify people without a legal basis."
@@ -35,7 +35,7 @@ def build_page(searcher: Searcher, allow_upload: bool = False) -> gr.Blocks:
     """All of the page, for `gradio.mount_gradio_app`."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         shown = gr.State([])  # paths of the hits, in their order
-        asked = gr.State("")
+        sentence = gr.State("")
         gr.Markdown(f"# {TITLE}\n{len(searcher.gallery.records)} images. {NOTICE} For programs: [HTTP API](/docs).")
         with gr.Row():
             text = gr.Textbox(label="Who?", placeholder=EXAMPLES[0], lines=2, scale=5, elem_id="text")
@@ -46,28 +46,38 @@ def build_page(searcher: Searcher, allow_upload: bool = False) -> gr.Blocks:
             k = gr.Slider(0, 256, CANDIDATES, step=1, label="Candidates k that are read with the sentence (0: none)")
         filters = build_filters(searcher.gallery.columns())
         message = gr.Markdown(elem_id="message")
-        hits = gr.Gallery(
-            label="Hits", columns=5, height="auto", object_fit="contain", allow_preview=False, elem_id="hits"
-        )
+        hits = build_pictures("Hits", columns=5, elem_id="hits")
         gr.Markdown("Click an image to see why it was found.")
         reasons = gr.HTML(elem_id="reasons")
-        heats = gr.Gallery(
-            label="Where the model looked",
-            columns=6,
-            height="auto",
-            object_fit="contain",
-            allow_preview=False,
-            visible=False,
-            elem_id="heats",
-        )
-        inputs, outputs = [text, top, k, *filters.values()], [hits, message, shown, asked, reasons, heats]
+        heats = build_pictures("Where the model looked", columns=6, elem_id="heats", visible=False)
+        inputs, outputs = [text, top, k, *filters.values()], [hits, message, shown, sentence, reasons, heats]
         calls = Callbacks(searcher, list(filters))
-        gr.on([button.click, text.submit], calls.answer, inputs, outputs, api_name=False, trigger_mode="always_last")
-        hits.select(calls.reason, [shown, asked], [reasons, heats], api_name=False)
+        gr.on(
+            [button.click, text.submit],
+            calls.answer,
+            inputs,
+            outputs,
+            api_visibility="private",
+            trigger_mode="always_last",
+        )
+        hits.select(calls.reason, [shown, sentence], [reasons, heats], api_visibility="private")
         if allow_upload:
             file = gr.File(label="Add an image to the gallery", file_types=["image"], type="binary")
-            file.upload(calls.upload, file, message, api_name=False)
+            file.upload(calls.upload, file, message, api_visibility="private")
     return page
+
+
+def build_pictures(label: str, columns: int, elem_id: str, visible: bool = True) -> gr.Gallery:
+    """A grid of pictures that can be clicked."""
+    return gr.Gallery(
+        label=label,
+        columns=columns,
+        height="auto",
+        object_fit="contain",
+        allow_preview=False,
+        visible=visible,
+        elem_id=elem_id,
+    )
 
 
 def build_filters(columns: Mapping[str, Sequence[Any]]) -> dict[str, gr.Dropdown]:
@@ -81,7 +91,7 @@ def build_filters(columns: Mapping[str, Sequence[Any]]) -> dict[str, gr.Dropdown
 
 
 def condition(columns: Mapping[str, Sequence[Any]], chosen: Mapping[str, Sequence[str] | None]) -> str:
-    """A filter for the chosen values (as text) of each column; of an unknown value it is one that nothing fulfils."""
+    """A filter for the chosen values (as text) of each column; no image passes that of an unknown value."""
     parts = []
     for name, wanted in chosen.items():
         if wanted:
@@ -91,13 +101,13 @@ def condition(columns: Mapping[str, Sequence[Any]], chosen: Mapping[str, Sequenc
 
 
 class Callbacks:
-    """What the page asks for; names: columns of metadata that it filters by."""
+    """What happens on the page. names: columns of metadata that it filters by."""
 
     def __init__(self, searcher: Searcher, names: Sequence[str]):
         self.searcher, self.names = searcher, names
 
-    def answer(self, text: str, top: int, k: int, *chosen: Sequence[str] | None):
-        """What the page shows for a sentence."""
+    def answer(self, text: str, top: int, k: int, *chosen: Sequence[str] | None) -> tuple[Any, ...]:
+        """What the page shows for a sentence: hits, message, their paths, the sentence, no reasons, no heat maps."""
         nothing = gr.Gallery(value=[], visible=False)
         try:
             where = condition(self.searcher.gallery.columns(), dict(zip(self.names, chosen, strict=True)))
@@ -107,12 +117,12 @@ class Callbacks:
         pictures = [(picture_of(self.searcher.gallery, hit.path), label_of(hit)) for hit in found.hits]
         return pictures, summary(found), [hit.path for hit in found.hits], text, "", nothing
 
-    def reason(self, shown: list[str], asked: str, event: gr.SelectData):
-        """Why the image that was clicked was found."""
+    def reason(self, shown: list[str], sentence: str, event: gr.SelectData) -> tuple[str, gr.Gallery]:
+        """Why the image that was clicked was found, as HTML, and heat maps."""
         try:
             if not 0 <= event.index < len(shown):
                 raise UserError("this image is no longer shown; search again")
-            found = explain(self.searcher, asked, shown[event.index])
+            found = explain(self.searcher, sentence, shown[event.index])
         except UserError as error:
             return html.escape(str(error)), gr.Gallery(value=[], visible=False)
         return reasons_as_html(found), gr.Gallery(value=heat_pictures(found), visible=True)
@@ -122,10 +132,10 @@ class Callbacks:
         if content is None:
             return ""
         try:
-            record = add_image(self.searcher, content)
+            image = add_image(self.searcher, content)
         except UserError as error:
             return problem(error)
-        return f"Added as {record.path}; the gallery holds {len(self.searcher.gallery.records)} images."
+        return f"Added as {image.path}; the gallery holds {len(self.searcher.gallery.records)} images."
 
 
 def picture_of(gallery: Gallery, path: str) -> Image.Image:

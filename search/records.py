@@ -1,9 +1,9 @@
 """What a gallery knows of its images, as plain files: what the search index is built from, and can be built from again.
 
-    records/00000001.npz   some images: ids, paths, digests, embeddings, metadata; or which are forgotten
+    records/00000001.npz   some images: paths, digests, embeddings, metadata; or the paths of images that are gone
 
-Files are written whole, one after the other, and never changed: what a later one says of an image counts. Letters:
-R images of a file, E embedding.
+Files are written whole, one after the other, and never changed: of two that name the same image, the later one is
+right. Letters: R images of a file, E embedding.
 """
 
 import hashlib
@@ -21,8 +21,9 @@ from utils.files import atomic_write, remove_leftovers
 
 
 @dataclass(frozen=True)
-class Record:
-    """An image: path below the indexed folder, digest (SHA-256) of the file, embedding [E] of length 1, metadata."""
+class IndexedImage:
+    """An image of a gallery. path: below the indexed folder; digest: of the file's content (BLAKE2b, 128 bits);
+    embedding [E] of length 1; metadata by name."""
 
     path: str
     digest: str
@@ -31,9 +32,9 @@ class Record:
 
     @cached_property
     def id(self) -> str:
-        """Its name in the index, 32 hexadecimal digits: another one when anything but the path has changed too."""
-        said = json.dumps([self.path, self.digest, dict(self.metadata)], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:32]
+        """Its name in the index, 32 hexadecimal digits of a SHA-256: it changes with path, content or metadata."""
+        described = json.dumps([self.path, self.digest, dict(self.metadata)], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:32]
 
 
 class Records:
@@ -42,15 +43,15 @@ class Records:
     def __init__(self, folder: Path):
         """Raises UserError when a file is damaged."""
         self.folder = folder
-        self.by_path: dict[str, Record] = {}
-        self.by_id: dict[str, Record] = {}
-        self.entries = 0  # in all files
+        self.by_path: dict[str, IndexedImage] = {}
+        self.by_id: dict[str, IndexedImage] = {}
+        self.entries = 0  # in all files, also those that later ones have replaced
         remove_leftovers(folder)
         for path in self.files():
             self.read(path)
 
     def files(self) -> list[Path]:
-        """In the order in which they were written."""
+        """All files, in the order in which they were written."""
         return sorted(self.folder.glob("*.npz"))
 
     def newest(self) -> str:
@@ -60,24 +61,24 @@ class Records:
     def __len__(self) -> int:
         return len(self.by_path)
 
-    def __iter__(self) -> Iterator[Record]:
-        return iter(list(self.by_path.values()))  # others may add some meanwhile
+    def __iter__(self) -> Iterator[IndexedImage]:
+        return iter(list(self.by_path.values()))  # another thread may add some meanwhile
 
-    def take(self, records: Iterable[Record]) -> None:
-        """Have them count."""
-        for record in records:
-            self.lose([record.path])
-            self.by_path[record.path] = self.by_id[record.id] = record
+    def insert(self, images: Iterable[IndexedImage]) -> None:
+        """Add images in memory alone, in place of those of the same paths."""
+        for image in images:
+            self.remove([image.path])
+            self.by_path[image.path] = self.by_id[image.id] = image
 
-    def lose(self, paths: Iterable[str]) -> None:
-        """Have them count no more."""
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove images in memory alone; unknown paths are ignored."""
         for path in paths:
-            record = self.by_path.pop(path, None)
-            if record is not None:
-                del self.by_id[record.id]
+            image = self.by_path.pop(path, None)
+            if image is not None:
+                del self.by_id[image.id]
 
     def read(self, path: Path) -> None:
-        """Take up what a file says."""
+        """Apply one file to what earlier ones said. Raises UserError when it is damaged."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
@@ -86,45 +87,45 @@ class Records:
         except Exception as error:  # damaged files make numpy and zipfile raise nearly any type
             raise UserError(
                 f"gallery file {path} is damaged ({type(error).__name__}); remove it and index again: what it held is"
-                " encoded anew (name --metadata again, if there were any)"
+                " encoded again (give --metadata again, if there were any)"
             ) from None
         if head["whole"]:
-            self.lose(list(self.by_path))
+            self.remove(list(self.by_path))
             self.entries = 0
-        self.lose(head["forgotten"])
-        self.take(Record(*row) for row in rows)
+        self.remove(head["forgotten"])
+        self.insert(IndexedImage(*row) for row in rows)
         self.entries += len(rows) + len(head["forgotten"])
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Keep images; on the disk when this returns."""
-        self.write(records, ())
-        self.take(records)
+    def add(self, images: Sequence[IndexedImage]) -> None:
+        """Add images, or replace those of the same paths; they are on the disk when this returns."""
+        self.write(images, ())
+        self.insert(images)
 
     def drop(self, paths: Sequence[str]) -> None:
-        """Images that are gone: they count no more; what the files hold of them goes with the next `rewrite`."""
+        """Record that images are gone; what earlier files hold of them is erased by the next `rewrite`."""
         self.write((), paths)
-        self.lose(paths)
+        self.remove(paths)
 
     def rewrite(self) -> None:
-        """One file of what counts in place of all others."""
+        """Replace all files by one that holds the current images alone."""
         older = self.files()
         self.write(list(self), (), whole=True)
         for path in older:
             path.unlink(missing_ok=True)
         self.entries = len(self)
 
-    def write(self, records: Sequence[Record], forgotten: Iterable[str], whole: bool = False) -> None:
-        """The next file; whole: what earlier ones say no longer counts."""
+    def write(self, images: Sequence[IndexedImage], forgotten: Iterable[str], whole: bool = False) -> None:
+        """Write the next file; whole: it replaces all earlier ones."""
         existing = self.files()
-        number = int(existing[-1].stem) + 1 if existing else 1
+        number, gone = int(existing[-1].stem) + 1 if existing else 1, list(forgotten)
         head = {
-            "paths": [record.path for record in records],
-            "digests": [record.digest for record in records],
-            "metadata": [dict(record.metadata) for record in records],
-            "forgotten": list(forgotten),
+            "paths": [image.path for image in images],
+            "digests": [image.digest for image in images],
+            "metadata": [dict(image.metadata) for image in images],
+            "forgotten": gone,
             "whole": whole,
         }
-        embeddings = np.stack([record.embedding for record in records]) if records else np.zeros((0, 0), np.float32)
+        embeddings = np.stack([image.embedding for image in images]) if images else np.zeros((0, 0), np.float32)
         with atomic_write(self.folder / f"{number:08d}.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, head=np.array(json.dumps(head)), embeddings=embeddings.astype(np.float32))
-        self.entries += len(records) + len(head["forgotten"])
+        self.entries += len(images) + len(gone)

@@ -1,4 +1,4 @@
-"""Two stages: the nearest embeddings of a gallery, then the best of them read together with the sentence.
+"""Search in two stages: the nearest embeddings of a gallery, of which the best are then re-ranked by the matching head.
 
 Letters: K candidates, N image tokens, D width.
 """
@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +16,24 @@ import torch
 from torch import Tensor
 
 from dataset.decoding import Unusable
-from search.encoder import Encoder, Query
+from search.encoder import EncodedQuery, Encoder
 from search.gallery import Gallery
+from search.metadata import unknown_column
 from utils.errors import UserError
 
 CANDIDATES = 128
 MOST_CANDIDATES = 1000
 ENCODED_AT_ONCE = 32
 CACHE_BYTES = 2**30
-QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""  # text within a filter
-OF_FILTERS = {"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists", "path", "id"}
+IN_QUOTES = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""  # text within a filter
+NAME = r"(?<![\w.])[A-Za-z_]\w*(?!\w*\s*\()"  # a word within a filter that is neither a number nor a function
+NOT_METADATA = {"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists", "path", "id"}
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An image that was found. similarity: cosine of the embeddings; match: probability of the matching head, and its
-    logit `score`, by which hits are ordered; both None of an image that was not re-ranked. metadata: as indexed."""
+    """An image that was found. similarity: cosine of the embeddings; score: logit of the matching head, by which hits
+    are ordered, and its probability `match`; both None for an image that was not re-ranked. metadata: as indexed."""
 
     path: str
     similarity: float
@@ -47,17 +49,17 @@ class Hit:
 class Answer:
     """Hits, best first; milliseconds by stage; missing: candidates whose files could not be read, with why."""
 
-    query: Query
+    query: EncodedQuery
     hits: list[Hit]
     milliseconds: dict[str, float]
     missing: dict[str, str]
 
 
 class TokenCache:
-    """Image tokens [N, D] by digest of the file, the latest used ones, at most `room` bytes of them."""
+    """Image tokens [N, D] by digest of the file: those used last, at most `capacity` bytes of them."""
 
-    def __init__(self, room: int = CACHE_BYTES):
-        self.room, self.held = room, 0
+    def __init__(self, capacity: int = CACHE_BYTES):
+        self.capacity, self.held = capacity, 0
         self.tokens: OrderedDict[str, Tensor] = OrderedDict()
 
     def get(self, digest: str) -> Tensor | None:
@@ -66,23 +68,23 @@ class TokenCache:
         return self.tokens.get(digest)
 
     def put(self, digest: str, tokens: Tensor) -> None:
-        if digest in self.tokens or tokens.nbytes > self.room:
+        if digest in self.tokens or tokens.nbytes > self.capacity:
             return
         self.tokens[digest] = tokens
         self.held += tokens.nbytes
-        while self.held > self.room:
+        while self.held > self.capacity:
             self.held -= self.tokens.popitem(last=False)[1].nbytes
 
 
 class Searcher:
-    """Answers sentences from a gallery. Calls from several threads take turns."""
+    """Finds the images of a gallery that fit a sentence. Calls from several threads take turns."""
 
     def __init__(self, encoder: Encoder, gallery: Gallery, cache_bytes: int = CACHE_BYTES):
         self.encoder, self.gallery, self.cache = encoder, gallery, TokenCache(cache_bytes)
         self.turn = threading.RLock()
 
     def search(self, text: str, top: int = 10, candidates: int = CANDIDATES, where: str = "") -> Answer:
-        """The `top` images for a sentence; the best `candidates` are re-ranked (0: none), all others stay behind them.
+        """The `top` images for a sentence. The nearest `candidates` (0: none) are re-ranked; all others rank below.
 
         where: a filter on metadata, such as: camera == 'c3' and time < 900.
 
@@ -97,9 +99,9 @@ class Searcher:
             self.check_filter(where)
             near = self.gallery.store.search(query.embedding, max(top, candidates), where)
             clock.lap("embedding search")
-            found, missing = self.candidates(path for _, path, _ in near[:candidates])
+            tokens, missing = self.image_tokens([path for _, path, _ in near[:candidates]])
             clock.lap("image tokens")
-            scores = self.match(query, found)
+            scores = self.match(query, tokens)
             clock.lap("re-ranking")
         ranked = sorted(near[:candidates], key=lambda hit: -scores.get(hit[1], -np.inf))
         kept = [hit for hit in ranked if hit[1] not in missing] + near[candidates:]
@@ -110,31 +112,30 @@ class Searcher:
         return Answer(query, hits, clock.milliseconds, missing)
 
     def check_filter(self, where: str) -> None:
-        """Raises UserError for a name that no image has as metadata: Milvus would find nothing, without a word."""
+        """Raises UserError for a name that no image has as metadata: Milvus would find nothing and not say why."""
         columns = self.gallery.columns() if where else {}
-        for name in re.findall(r"(?<![\w.])[A-Za-z_]\w*(?!\w*\s*\()", re.sub(QUOTED, "''", where)):
-            if name.lower() not in OF_FILTERS and name not in columns:
+        for name in re.findall(NAME, re.sub(IN_QUOTES, "''", where)):
+            if name.lower() not in NOT_METADATA and name not in columns:
                 raise UserError(f"the filter {where!r} is not understood: {unknown_column(name, columns)}")
 
-    def match(self, query: Query, tokens: dict[str, Tensor]) -> dict[str, float]:
-        """Match logits by path."""
-        paths, scores = list(tokens), {}
+    def match(self, query: EncodedQuery, tokens: dict[str, Tensor]) -> dict[str, float]:
+        """Match logits by path of images whose tokens [N, D] are given by path."""
+        paths, scores = list(tokens), dict[str, float]()
         for start in range(0, len(paths), ENCODED_AT_ONCE):
-            some = paths[start : start + ENCODED_AT_ONCE]
-            found = self.encoder.match(query, torch.stack([tokens[path] for path in some]))
-            scores |= dict(zip(some, map(float, found), strict=True))
+            batch = paths[start : start + ENCODED_AT_ONCE]
+            logits = self.encoder.match(query, torch.stack([tokens[path] for path in batch]))
+            scores |= dict(zip(batch, map(float, logits), strict=True))
         return scores
 
-    def candidates(self, paths: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tokens [N, D] of images by path, kept or encoded again; and why others could not be read."""
+    def image_tokens(self, paths: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tokens [N, D] of images by path, from the cache or encoded again; and why other images could not be read."""
         found: dict[str, Tensor] = {}
         waiting: dict[str, Tensor] = {}
         missing: dict[str, str] = {}
-        paths = list(paths)
         for path in paths:
-            kept = self.cache.get(self.gallery.records.by_path[path].digest)
-            if kept is not None:
-                found[path] = kept
+            cached = self.cache.get(self.gallery.records.by_path[path].digest)
+            if cached is not None:
+                found[path] = cached
                 continue
             try:
                 waiting[path] = self.encoder.read(self.gallery.content_of(path))
@@ -147,7 +148,7 @@ class Searcher:
         return {path: found[path] for path in paths if path in found}, missing
 
     def encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
-        """uint8 images by path -> tokens by path, which are kept."""
+        """uint8 images [3, H, W] by path -> tokens [N, D] by path, which the cache takes."""
         if not images:
             return {}
         tokens, _ = self.encoder.encode_images(list(images.values()))
@@ -155,13 +156,6 @@ class Searcher:
         for path, one in found.items():
             self.cache.put(self.gallery.records.by_path[path].digest, one)
         return found
-
-
-def unknown_column(name: str, columns: Iterable[str]) -> str:
-    """What to tell who names metadata that no image has."""
-    there = ", ".join(columns)
-    text = f" (text is written '{name}')" if there else ""
-    return f"no metadata are called {name}{text}; there are {there or 'none: give some to index by --metadata'}"
 
 
 class Clock:

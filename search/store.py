@@ -1,17 +1,19 @@
 """The search index: Milvus, embedded (Milvus Lite, a file) or a server; the same calls for both.
 
-An index can always be built again from a gallery's records, and never knows more than these.
+An index holds nothing that a gallery's records do not hold: it can always be built again from them.
 """
 
+import contextlib
+import functools
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from search.records import Record
+from search.records import IndexedImage
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -20,12 +22,38 @@ ID, PATH, VECTOR = "id", "path", "embedding"
 OWN_FIELDS = (ID, PATH, VECTOR)
 EXACT, GRAPH = "FLAT", "HNSW"  # all images compared; a graph of near neighbours (Malkov and Yashunin, 2020)
 EXACT_BELOW = 100_000  # images; from there on a graph
-BUILT_WITH = {EXACT: {}, GRAPH: {"M": 32, "efConstruction": 256}}
-LOOKED_AT = 512, 4  # images that a search of a graph keeps in view: so many, and so many times those that are wanted
+BUILT_WITH: Mapping[str, Mapping[str, int]] = {EXACT: {}, GRAPH: {"M": 32, "efConstruction": 256}}
+CANDIDATES_IN_GRAPH = 512, 4  # at least so many are kept while a graph is searched, and so many for each hit
 BATCH = 1000
-CONSISTENCY = "Strong"  # everybody sees what was written before they asked
+CONSISTENCY = "Strong"  # every search sees what was written before it
 WAIT_SECONDS = 3600
-REBUILD = "python -m search rebuild makes it again"
+REBUILD = "python -m search rebuild builds it again"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextlib.contextmanager
+def milvus_errors(what: str) -> Iterator[None]:
+    """Raise errors of Milvus as a UserError of one line that starts with `what`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # pymilvus, grpc and Milvus Lite raise nearly any type
+        said = getattr(error, "message", None) or str(error)
+        raise UserError(f"{what}: {' '.join(str(said).split())[:300]}") from None
+
+
+def in_one_line(method: Callable[Concatenate["Store", P], R]) -> Callable[Concatenate["Store", P], R]:
+    """Decorator: errors of Milvus in a method of the store are a UserError that says how to build the index again."""
+
+    @functools.wraps(method)
+    def wrapped(store: "Store", *args: P.args, **kwargs: P.kwargs) -> R:
+        with milvus_errors(f"the index {store.uri} fails ({method.__name__}; {REBUILD})"):
+            return method(store, *args, **kwargs)
+
+    return wrapped
 
 
 class Store:
@@ -33,13 +61,19 @@ class Store:
 
     def __init__(self, uri: str, collection: str, dimensions: int):
         """uri: a file of Milvus Lite, or http://host:port of a server. Raises UserError when it cannot be opened."""
-        self.client, self.collection, self.dimensions = Told(connect(uri), uri), collection, dimensions
-        self.uri = uri
-        if not self.client.has_collection(collection):
-            self.create()
-        self.client.load_collection(collection)
-        self.kind = self.described().get("index_type", EXACT)
+        self.uri, self.collection, self.dimensions = uri, collection, dimensions
+        self.client, self.index_type = connect(uri), EXACT
+        self.open()
 
+    @in_one_line
+    def open(self) -> None:
+        """Load the collection, which is created when there is none."""
+        if not self.client.has_collection(self.collection):
+            self.create()
+        self.client.load_collection(self.collection)
+        self.index_type = self.describe_index().get("index_type", EXACT)
+
+    @in_one_line
     def create(self) -> None:
         """An empty collection. Metadata are dynamic fields: every gallery has its own."""
         from pymilvus import DataType
@@ -49,39 +83,46 @@ class Store:
         schema.add_field(PATH, DataType.VARCHAR, max_length=8192)
         schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=self.dimensions)
         self.client.create_collection(
-            self.collection, schema=schema, index_params=self.index(EXACT), consistency_level=CONSISTENCY
+            self.collection, schema=schema, index_params=self.index_parameters(EXACT), consistency_level=CONSISTENCY
         )
 
-    def index(self, kind: str) -> Any:
-        wanted = self.client.prepare_index_params()
+    def index_parameters(self, index_type: str) -> Any:
+        parameters = self.client.prepare_index_params()
         # as a value named "params", which Milvus Lite and servers both read
-        wanted.add_index(VECTOR, index_type=kind, metric_type="COSINE", params={"params": BUILT_WITH[kind]})
-        return wanted
+        built_with = {"params": dict(BUILT_WITH[index_type])}
+        parameters.add_index(VECTOR, index_type=index_type, metric_type="COSINE", params=built_with)
+        return parameters
 
-    def described(self) -> Mapping[str, Any]:
+    @in_one_line
+    def describe_index(self) -> Mapping[str, Any]:
         """What Milvus says of the index of embeddings."""
         return self.client.describe_index(self.collection, VECTOR) or {}
 
+    @in_one_line
     def count(self) -> int:
+        """The number of images."""
         found = self.client.query(self.collection, filter="", output_fields=["count(*)"])
         return int(found[0]["count(*)"])
 
+    @in_one_line
     def ids(self) -> set[str]:
-        """Of all images in it."""
+        """The ids of all images."""
         found: set[str] = set()
-        with complaints(f"the index {self.uri} fails ({REBUILD})"):
-            pages = self.client.query_iterator(self.collection, batch_size=BATCH, output_fields=[ID])
-            while page := pages.next():
-                found.update(row[ID] for row in page)
-            pages.close()
+        pages = self.client.query_iterator(self.collection, batch_size=BATCH, output_fields=[ID])
+        while page := pages.next():
+            found.update(row[ID] for row in page)
+        pages.close()
         return found
 
-    def put(self, records: Sequence[Record]) -> None:
-        """Add images, or replace what was known of them."""
-        for start in range(0, len(records), BATCH):
-            self.client.upsert(self.collection, [row_of(record) for record in records[start : start + BATCH]])
+    @in_one_line
+    def put(self, images: Sequence[IndexedImage]) -> None:
+        """Add images, or replace those of the same ids."""
+        for start in range(0, len(images), BATCH):
+            self.client.upsert(self.collection, [as_row(image) for image in images[start : start + BATCH]])
 
+    @in_one_line
     def remove(self, ids: Sequence[str]) -> None:
+        """Remove images by their ids."""
         for start in range(0, len(ids), BATCH):
             self.client.delete(self.collection, ids=list(ids[start : start + BATCH]))
 
@@ -90,29 +131,30 @@ class Store:
 
         Raises UserError for a filter that Milvus does not understand.
         """
-        least, times = LOOKED_AT
-        with complaints(f"the filter {where!r} is not understood") if where else complaints("the search failed"):
-            found = self.client.client.search(
+        least, per_hit = CANDIDATES_IN_GRAPH
+        with milvus_errors(f"the filter {where!r} is not understood" if where else "the search failed"):
+            found = self.client.search(
                 self.collection,
                 data=[vector.astype(np.float32)],
                 limit=count,
                 filter=where,
                 output_fields=[PATH],
-                search_params={"params": {"ef": max(least, times * count)} if self.kind == GRAPH else {}},
+                search_params={"params": {"ef": max(least, per_hit * count)} if self.index_type == GRAPH else {}},
             )
         return [(hit[ID], hit["entity"][PATH], float(hit["distance"])) for hit in found[0]]
 
+    @in_one_line
     def finish(self) -> None:
         """Write everything out, choose the index that this many images need, and wait until it is complete."""
         self.client.flush(self.collection)
         wanted = EXACT if self.count() < EXACT_BELOW else GRAPH
-        if self.kind != wanted:
+        if self.index_type != wanted:
             logger.info("building the index %s", wanted)
             self.client.release_collection(self.collection)
             self.client.drop_index(self.collection, VECTOR)
-            self.client.create_index(self.collection, self.index(wanted))
+            self.client.create_index(self.collection, self.index_parameters(wanted))
             self.client.load_collection(self.collection)
-            self.kind = wanted
+            self.index_type = wanted
         self.wait_until_complete()
 
     def wait_until_complete(self) -> None:
@@ -120,7 +162,7 @@ class Store:
         deadline = time.monotonic() + WAIT_SECONDS
         with tqdm(desc="indexing", unit="image", leave=False, disable=None) as bar:
             while True:
-                state = self.described()
+                state = self.describe_index()
                 bar.total = int(state.get("total_rows") or 0)
                 bar.n = int(state.get("indexed_rows") or 0)
                 bar.refresh()
@@ -130,15 +172,17 @@ class Store:
                     raise UserError(f"the index in {self.uri} is not complete after {WAIT_SECONDS // 60} minutes")
                 time.sleep(0.2)
 
+    @in_one_line
     def clear(self) -> None:
-        """Remove all of it."""
+        """Remove all images."""
         self.client.drop_collection(self.collection)
         self.create()
-        self.kind = EXACT
+        self.index_type = EXACT
         self.client.load_collection(self.collection)
 
+    @in_one_line
     def close(self) -> None:
-        """Let go of it; of a file too, which the server of Milvus Lite within this process would hold to its end."""
+        """Close the connection, and the file, which the server of Milvus Lite in this process would else hold open."""
         self.client.close()
         if not is_server(self.uri):
             from milvus_lite.server_manager import server_manager_instance
@@ -147,6 +191,7 @@ class Store:
 
 
 def is_server(uri: str) -> bool:
+    """Whether an address is that of a Milvus server, not a file."""
     return uri.startswith(("http://", "https://"))
 
 
@@ -157,51 +202,19 @@ def connect(uri: str) -> Any:
     except ImportError as error:
         raise UserError(f"no pymilvus or milvus-lite ({error}): pip install pymilvus milvus-lite") from None
     for noisy in ("pymilvus", "milvus_lite", "grpc", "faiss"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # tracebacks of what is told in a line here
-    with complaints(f"the index {uri} cannot be {'reached' if is_server(uri) else 'opened'}"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they log tracebacks of what `milvus_errors` raises
+    with milvus_errors(f"the index {uri} cannot be {'reached' if is_server(uri) else 'opened'}"):
         return MilvusClient(uri)
 
 
-class Told:
-    """A client of Milvus whose errors are UserErrors of one line."""
-
-    def __init__(self, client: Any, uri: str):
-        self.client, self.uri = client, uri
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.client, name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            with complaints(f"the index {self.uri} fails ({name}; {REBUILD})"):
-                return method(*arguments, **named)
-
-        return call
+def as_row(image: IndexedImage) -> Mapping[str, Any]:
+    """An image as a row of the collection."""
+    return {**image.metadata, ID: image.id, PATH: image.path, VECTOR: image.embedding}
 
 
-class complaints:
-    """Errors of Milvus within are a UserError of one line that begins with `what`."""
-
-    def __init__(self, what: str):
-        self.what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, Exception) and not isinstance(error, UserError):
-            said = getattr(error, "message", None) or str(error)
-            raise UserError(f"{self.what}: {' '.join(str(said).split())[:300]}") from None
-        return False
-
-
-def row_of(record: Record) -> Mapping[str, Any]:
-    """A record as Milvus wants it."""
-    return {**record.metadata, ID: record.id, PATH: record.path, VECTOR: record.embedding}
-
-
-def synchronise(store: Store, records: Iterable[Record]) -> int:
-    """Have the index hold what the records hold; returns how many entries had to change."""
-    wanted = {record.id: record for record in records}
+def synchronise(store: Store, images: Iterable[IndexedImage]) -> int:
+    """Make the index hold exactly these images; returns how many entries had to change."""
+    wanted = {image.id: image for image in images}
     there = store.ids()
     missing, extra = [wanted[one] for one in wanted.keys() - there], sorted(there - wanted.keys())
     if extra:

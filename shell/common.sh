@@ -95,6 +95,8 @@ count_processes() {
         echo "$GPUS"
         return
     fi
+    # torch takes seconds to count GPUs where there is no device of NVIDIA, AMD or WSL
+    if ! compgen -G "/dev/nvidia[0-9]*" >/dev/null && [ ! -e /dev/kfd ] && [ ! -e /dev/dxg ]; then echo 1; return; fi
     local found; found="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')" || found=0
     echo $(( found > 1 ? found : 1 ))
 }

@@ -90,8 +90,8 @@ def record_error(error: BaseException) -> None:
 
 def another_process_failed() -> bool:
     """Whether another process of the same launch has recorded an error."""
-    file = os.environ.get(ERROR_FILE)
-    return bool(file) and any(str(other) != file for other in Path(file).parents[1].glob(f"*/{Path(file).name}"))
+    own = Path(os.environ.get(ERROR_FILE) or os.devnull)  # in a folder of its own, beside those of the others
+    return own != Path(os.devnull) and any(other != own for other in own.parents[1].glob(f"*/{own.name}"))
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -15,7 +15,7 @@ from typing import Any
 from utils.errors import UserError, nearest
 
 TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-([1-9][0-9]{0,9})\.tmp")  # .NAME.MACHINE-PROCESS.tmp
-LEFT_ALONE = 24 * 3600  # seconds after which a temporary file of another machine is nobody's
+ABANDONED = 24 * 3600  # seconds without a change after which a temporary file of another machine is a leftover
 NO_HARD_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 NO_FLUSHING = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 ADVICE = {
@@ -30,17 +30,16 @@ _being_written: set[str] = set()  # names of this process's own temporary files
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, previous: str | os.PathLike | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it into place when the block succeeds.
+    """Yield a temporary path beside `path`; move it to `path` when the block succeeds.
 
-    The temporary file is flushed to disk before the move and removed on any error, so a
-    reader sees the old file or the new one, never a part. The file that was at `path` is kept
-    as `previous`, a name in the same folder: after each step, one of the two is whole.
-    Missing folders are made.
+    The temporary file is flushed to disk before the move and removed on any error, so that a reader sees the old file
+    or the new one, never a part. The file that was at `path` is kept as `previous`, a name in the same folder: at any
+    moment, one of the two is whole. Missing folders are made.
 
     Raises UserError when the file cannot be written; the old one is still there then.
     """
-    path = Path(path)
-    if previous is not None and Path(previous).absolute().parent != path.absolute().parent:
+    path, previous = Path(path), None if previous is None else Path(previous)
+    if previous is not None and previous.absolute().parent != path.absolute().parent:
         raise ValueError(f"{previous} is not in the folder of {path}")
     temporary, old = temporary_beside(path), temporary_beside(path.with_name(f"{path.name}.old"))
     _being_written.update((temporary.name, old.name))
@@ -58,36 +57,45 @@ def atomic_write(path: str | os.PathLike, previous: str | os.PathLike | None = N
         _being_written.difference_update((temporary.name, old.name))
 
 
-def replace(temporary: Path, path: Path, old: Path, previous: str | os.PathLike | None) -> None:
-    """Move `temporary` to `path`, and what was there to `previous`.
+def replace(temporary: Path, path: Path, old: Path, previous: Path | None) -> None:
+    """Move `temporary` to `path`, and what was there to `previous`; undone when the disk fails.
 
-    The old file keeps a second name, `old`, until the new one is known to be on the disk: only then may it
-    take the place of a `previous` that was whole. Without hard links it moves there first.
+    Only when the new file is known to be on the disk may the old one take the place of a `previous` that was whole.
     """
-    if previous is not None and os.path.isdir(previous):
+    if previous is not None and previous.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"{previous} is a folder")
-    linked, moved = link(path, old), False
-    if previous is not None and not linked and path.is_file():
-        os.replace(path, previous)
-        moved = True
-    is_new = not os.path.lexists(path)
+    kept = keep(path, old, previous)
     try:
         os.replace(temporary, path)
         flush(path.parent)
     except OSError:
-        if linked:
-            os.replace(old, path)
-        elif moved:
-            os.replace(previous, path)
-        elif is_new:
+        if kept:
+            os.replace(kept, path)
+        else:
             path.unlink(missing_ok=True)
         raise
-    if linked and previous is not None:
+    if kept == old and previous is not None:
         try:
             os.replace(old, previous)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"{path} is written, but what it replaced cannot be kept as {previous}: {reason}") from None
+
+
+def keep(path: Path, old: Path, previous: Path | None) -> Path | None:
+    """Under which name the file at `path` can be had back once it is replaced; None when there is no such file.
+
+    This is a second name of it, `old`; without hard links it moves to `previous`. Without that too it is `path`
+    itself: once replaced, it is gone.
+    """
+    if not os.path.lexists(path):
+        return None
+    if link(path, old):
+        return old
+    if previous is None or not path.is_file():
+        return path
+    os.replace(path, previous)
+    return previous
 
 
 def link(path: Path, second: Path) -> bool:
@@ -117,21 +125,21 @@ def flush(path: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> str:
-    """What went wrong with a file, what to do, and whether there is still an earlier one."""
+    """The message about a file: what went wrong, what to do, and whether there still is an earlier one."""
     kept = f"; the earlier {path.name} there is whole" if path.is_file() else ""
-    return f"cannot write {path}: {error.strerror or error}; {ADVICE.get(error.errno, 'name another place')}{kept}"
+    return f"cannot write {path}: {error.strerror or error}; {ADVICE.get(error.errno or 0, 'name another place')}{kept}"
 
 
 # ---- temporary files -------------------------------------------------------------------
 
 
 def temporary_beside(path: Path) -> Path:
-    """Where this process writes a file before it has its name."""
+    """Under which name this process writes a file until it is whole."""
     return path.with_name(f".{path.name}.{machine()}-{os.getpid()}.tmp")
 
 
 def machine() -> str:
-    """Eight digits for this machine, or for a container on it that numbers its own processes."""
+    """Eight hexadecimal digits for this machine, or for a container on it that numbers its own processes."""
     try:
         numbering = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -147,7 +155,7 @@ def remove_leftovers(folder: str | os.PathLike) -> list[str]:
     """
     removed = []
     try:
-        leftovers = [entry for entry in list(os.scandir(folder)) if is_leftover(entry)]
+        leftovers = [entry for entry in os.scandir(os.fspath(folder)) if is_leftover(entry)]
         for entry in leftovers:
             with contextlib.suppress(FileNotFoundError):  # another process of the run was faster
                 os.unlink(entry.path)
@@ -160,13 +168,13 @@ def remove_leftovers(folder: str | os.PathLike) -> list[str]:
 
 
 def is_leftover(entry: os.DirEntry) -> bool:
-    """Whether a file is one that `atomic_write` began and can no longer finish."""
+    """Whether a file is one that `atomic_write` began and that no process will finish."""
     match = TEMPORARY.fullmatch(entry.name)
     if not match or not entry.is_file(follow_symlinks=False):
         return False
     if match[1] != machine():
         stat = entry.stat(follow_symlinks=False)
-        return time.time() - max(stat.st_mtime, stat.st_ctime) > LEFT_ALONE
+        return time.time() - max(stat.st_mtime, stat.st_ctime) > ABANDONED
     if int(match[2]) == os.getpid():  # a process that had this number before, as the first one of a container has
         return entry.name not in _being_written
     return not is_running(int(match[2]))
@@ -187,17 +195,17 @@ def is_running(process: int) -> bool:
 
 
 def require_folder(folder: str | os.PathLike, what: str) -> None:
-    """Check that `folder` is one, or can be made, and can be written; nothing is made yet.
+    """Check that `folder` is a folder or can be made, and can be written; nothing is made yet.
 
     Raises UserError, so that hours of work do not end in results that cannot be kept.
     """
-    place = os.path.abspath(folder)
-    while not os.path.lexists(place):
-        place = os.path.dirname(place)
-    if not os.path.isdir(place):
-        raise UserError(f"{what} {folder}: {place} is not a folder; name another")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{what} {folder} cannot be written: no permission in {place}")
+    existing = os.path.abspath(folder)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        raise UserError(f"{what} {folder}: {existing} is not a folder; name another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{what} {folder} cannot be written: no permission in {existing}")
 
 
 def similar_file(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -105,7 +105,8 @@ class LearningRate:
 
     def move_to(self, epoch: int, iteration: int, iterations: int) -> None:
         """Set the learning rates for this iteration (0-based) of `iterations` in this epoch (0-based)."""
-        self.schedule.step(self.position(epoch, iteration, iterations))
+        position = self.position(epoch, iteration, iterations)
+        self.schedule.step(cast(int, position))  # timm says int, and interpolates fractions
 
 
 def clip_gradients(model: nn.Module, most: float | None) -> Tensor:

@@ -1,13 +1,14 @@
 """Numerical precision of matrix products: fp32, tf32 or bf16 (float32 parameters in all)."""
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
 
 
-def set_precision(precision: str, device: torch.device):
+def set_precision(precision: str, device: torch.device) -> Callable[[], AbstractContextManager]:
     """Choose the precision of this process; returns a function that makes an autocast context."""
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -21,8 +22,8 @@ def autocast(precision: str, device_type: str) -> AbstractContextManager:
 
 def full_precision(tensor: torch.Tensor) -> AbstractContextManager:
     """Products on the device of `tensor` in their own precision, whatever autocast says around."""
-    kind = tensor.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+    device_type = tensor.device.type
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
 def be_deterministic() -> None:
@@ -30,10 +31,11 @@ def be_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # our memory is written before it is read
+    # our memory is written before it is read; to mypy this property of the module is not there
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def product_type(device: torch.device) -> torch.dtype:
-    """What autocast, if it is on, makes of the float32 operands of matrix products."""
-    kind = device.type
-    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else torch.float32
+    """The dtype to which autocast, if it is on, converts the float32 operands of matrix products."""
+    name = device.type
+    return torch.get_autocast_dtype(name) if name != "meta" and torch.is_autocast_enabled(name) else torch.float32

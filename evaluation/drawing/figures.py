@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from evaluation.statistics import Estimate
 from utils.files import atomic_write
@@ -14,11 +16,12 @@ from utils.files import atomic_write
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+Style = dict[str, Any]  # keywords of what matplotlib draws
+
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
     """A figure of so many inches whose panels leave room for their labels."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
     if title:
         figure.suptitle(title, parse_math=False)
     return figure
@@ -42,27 +45,29 @@ def tidy(axes: Axes, title: str, x: str, y: str) -> None:
 
 def legend_below(axes: Axes, columns: int, drop: float = -0.2) -> None:
     """A legend that never lies on top of a line; drop: how far below the panel, in its heights."""
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, drop)}
-    axes.legend(frameon=False, fontsize="small", ncols=columns, **below)
+    axes.legend(frameon=False, fontsize="small", ncols=columns, loc="upper center", bbox_to_anchor=(0.5, drop))
+
+
+def legend_of_models(figure: FigureBase, axes: Axes) -> None:
+    """One legend below all panels, of the labels in one of them; none for a single label."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+
+
+def reach(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """How far the intervals of estimates reach below and above their means, as error bars want it."""
+    return [[one.mean - one.low for one in estimates], [one.high - one.mean for one in estimates]]
+
+
+def style_of(number: int) -> Style:
+    """Colour and marker of the model or run of this number."""
+    return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def draw_estimates(axes: Axes, x: Sequence[float], lines: Mapping[str, Sequence[Estimate]]) -> None:
-    """A line for each name through its estimates at the places `x`, with intervals as bars."""
+    """A line for each name through its estimates at the positions `x`, with intervals as bars."""
+    size: Style = {"markersize": 4, "linewidth": 1.6, "elinewidth": 1, "capsize": 3}
     for number, (name, estimates) in enumerate(lines.items()):
-        means = [estimate.mean for estimate in estimates]
-        reach = [
-            [estimate.mean - estimate.low for estimate in estimates],
-            [estimate.high - estimate.mean for estimate in estimates],
-        ]
-        axes.errorbar(
-            x,
-            means,
-            yerr=reach,
-            label=name,
-            color=COLORS[number % len(COLORS)],
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=4,
-            linewidth=1.6,
-            elinewidth=1,
-            capsize=3,
-        )
+        means = [one.mean for one in estimates]
+        axes.errorbar(x, means, yerr=reach(estimates), label=name, **style_of(number), **size)

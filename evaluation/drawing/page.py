@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from evaluation.drawing.pictures import format_score, load_picture, placeholder
 from evaluation.drawing.sheet import SheetRow
-from evaluation.metrics import COUNT_NAMES, METRIC_NAMES, STAGE_NAMES
+from evaluation.metrics import STAGE_NAMES
+from evaluation.tables import StageMetrics, metric_cells
 
 THUMBNAIL = (88, 192)  # pixels, width and height of the box a person crop must fit
 
@@ -48,7 +49,7 @@ details h4 { margin: 12px 0 0; font-weight: 600; }
 
 
 @dataclass
-class Query:
+class PageQuery:
     """A caption on the page: its rankings by stage, and right images it should find."""
 
     stages: dict[str, SheetRow]
@@ -59,16 +60,16 @@ class Query:
 
 def build_page(
     title: str,
-    metrics: Mapping[str, Mapping[str, float]],
+    metrics: StageMetrics,
     curves: Path | None,
     training: str,
-    queries: Sequence[Query],
+    queries: Sequence[PageQuery],
     about_queries: str,
 ) -> str:
     """The whole page; a part without content is left out. `curves` is a PNG file."""
     parts = []
     if metrics:
-        parts.append(f'<section><h2>Metrics</h2><div class="wide">{metrics_table(metrics)}</div></section>')
+        parts.append(f'<section><h2>Metrics</h2><div class="wide">{html_table(metrics)}</div></section>')
     if curves:
         picture = _image_tag(curves.read_bytes(), "png", "losses, learning rate and metrics by epoch")
         parts.append(f'<section><h2>Training</h2><p class="soft">{escape(training)}</p>')
@@ -86,25 +87,23 @@ def build_page(
     )
 
 
-def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
+def html_table(metrics: StageMetrics) -> str:
     """A table with one row per stage: metrics in per cent, then the counts that any stage has."""
-    counts = [name for name in COUNT_NAMES if any(stage.get(name) for stage in metrics.values())]
-    heads = ["per cent", *METRIC_NAMES.values(), *(COUNT_NAMES[name] for name in counts)]
-    rows = []
-    for stage, values in metrics.items():
-        cells = ["-" if values.get(name) is None else f"{values[name]:.2f}" for name in METRIC_NAMES]
-        cells += [str(values.get(name, "-")) for name in counts]
-        data = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{escape(STAGE_NAMES.get(stage, stage))}</th>{data}</tr>')
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    heads, *lines = metric_cells(metrics)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("per cent", *heads))
+    rows = [
+        f'<tr><th scope="row">{escape(STAGE_NAMES.get(stage, stage))}</th>'
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for stage, cells in zip(metrics, lines, strict=True)
+    ]
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _article(query: Query) -> str:
+def _article(query: PageQuery) -> str:
     """One caption with the final ranking; the earlier one and the right images unfold."""
     *earlier, (_, final) = query.stages.items()
-    places = [f"{_place(rank)} ({STAGE_NAMES[stage]})" for stage, rank in query.first_right.items()]
-    about = f"identity {final.identity} · first right image: {', '.join(places)}"
+    ranks = [f"{_rank_text(rank)} ({STAGE_NAMES[stage]})" for stage, rank in query.first_right.items()]
+    about = f"identity {final.identity} · first right image: {', '.join(ranks)}"
     hidden = {f"{STAGE_NAMES[stage]} ranking": row for stage, row in earlier}
     if query.wanted:
         hidden["right images"] = SheetRow("", "", query.wanted, [True] * len(query.wanted))
@@ -119,16 +118,16 @@ def _article(query: Query) -> str:
     return "".join([*parts, "</article>"])
 
 
-def _place(rank: int | None) -> str:
+def _rank_text(rank: int | None) -> str:
     return "not among those kept" if rank is None else f"rank {rank}"
 
 
 def _strip(row: SheetRow) -> str:
     """The images of a row from left to right, each with its mark and score."""
     items = []
-    for rank, (path, right) in enumerate(zip(row.image_paths, row.right, strict=True), start=1):
+    for rank, (path, right, value) in enumerate(row.ranked(), start=1):
         word, mark = ("right", "✓") if right else ("wrong", "✗")
-        score = "" if row.scores is None else f" {format_score(row.scores[rank - 1])}"
+        score = "" if value is None else f" {format_score(value)}"
         picture = _thumbnail(path, f"rank {rank}, {word}")
         items.append(f'<li class="{word}">{picture}<span><b>{mark}</b>{score}</span></li>')
     return f'<ol class="strip">{"".join(items)}</ol>'
@@ -144,6 +143,6 @@ def _thumbnail(path: str | os.PathLike, text: str) -> str:
     return _image_tag(buffer.getvalue(), "jpeg", text, size)
 
 
-def _image_tag(content: bytes, kind: str, text: str, attributes: str = "") -> str:
+def _image_tag(content: bytes, form: str, text: str, attributes: str = "") -> str:
     encoded = base64.b64encode(content).decode("ascii")
-    return f'<img src="data:image/{kind};base64,{encoded}" alt="{escape(text)}"{attributes}>'
+    return f'<img src="data:image/{form};base64,{encoded}" alt="{escape(text)}"{attributes}>'

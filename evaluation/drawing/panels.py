@@ -43,8 +43,8 @@ def draw_cell(cell: Cell, box: tuple[int, int], size: int, title_lines: int) -> 
     draw = ImageDraw.Draw(sheet)
     lines = wrap(clean(cell.title), size, width, title_lines).split("\n")
     for number, text in enumerate(lines):
-        place = (width - text_width(text, size)) / 2, top - (len(lines) - number) * line
-        draw.text(place, text, fill=cell.colour or INK, font=font(size))
+        corner = (width - text_width(text, size)) / 2, top - (len(lines) - number) * line
+        draw.text(corner, text, fill=cell.colour or INK, font=font(size))
     left, upper = (width - cell.picture.width) // 2, top + FRAME + (box[1] - cell.picture.height) // 2
     if cell.colour:
         right, lower = left + cell.picture.width + FRAME - 1, upper + cell.picture.height + FRAME - 1
@@ -101,9 +101,10 @@ def text_line(text: str, size: int, width: int, colour: Colour = INK) -> Image.I
 
 
 def coloured_text(text: str, colours: Sequence[Colour], size: int, width: int) -> Image.Image:
-    """Text whose characters have a colour each, broken between words; what is no character is left out."""
+    """Text whose characters have a colour each, broken between words."""
     words = words_in_colours(text, colours)
-    lines, left = [[]], 0.0
+    lines: list[list[tuple[float, list[tuple[str, Colour]]]]] = [[]]
+    left = 0.0
     space = text_width(" ", size)
     for word in words:
         long = sum(text_width(part, size) for part, _ in word)
@@ -115,10 +116,10 @@ def coloured_text(text: str, colours: Sequence[Colour], size: int, width: int) -
     sheet = Image.new("RGB", (width, len(lines) * (size + 8)), PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
-        for place, word in line:
+        for x, word in line:
             for part, colour in word:
-                draw.text((place, number * (size + 8)), part, fill=colour, font=font(size))
-                place += text_width(part, size)
+                draw.text((x, number * (size + 8)), part, fill=colour, font=font(size))
+                x += text_width(part, size)
     return sheet
 
 

@@ -9,6 +9,8 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from dataset.images import as_rgb
+from utils.errors import UserError
+from utils.files import atomic_write
 
 RIGHT, WRONG = (23, 135, 60), (200, 32, 40)
 INK, GREY, LINE, PAPER = (32, 33, 36), (110, 114, 120), (222, 224, 228), (255, 255, 255)
@@ -23,6 +25,20 @@ def load_picture(path: str | os.PathLike, size: tuple[int, int]) -> Image.Image 
             return shrink(as_rgb(image), size)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return None
+
+
+def read_picture(path: str | os.PathLike, size: tuple[int, int]) -> Image.Image:
+    """`load_picture` of an image that was read before. Raises UserError when it is gone since."""
+    picture = load_picture(path, size)
+    if picture is None:
+        raise UserError(f"image {path} cannot be read any more; run the command again")
+    return picture
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
+    """Write a PNG file. Raises UserError when it cannot be written."""
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def placeholder(name: str, size: tuple[int, int]) -> Image.Image:

@@ -5,7 +5,7 @@ Lengths are pixels.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,10 @@ from evaluation.drawing.pictures import (
     format_score,
     load_picture,
     placeholder,
+    save_picture,
     wrap,
 )
 from utils.errors import UserError
-from utils.files import atomic_write
 
 CELL = (104, 232)  # width and height of an image with its frame: person crops are tall
 FRAME = 5
@@ -55,10 +55,17 @@ class SheetRow:
     scores: Sequence[float] | None = None
     note: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         beside = [part for part in (self.right, self.scores) if part is not None]
         if any(len(part) != len(self.image_paths) for part in beside):
             raise ValueError("image_paths, right and scores of a row must have the same length")
+
+    def ranked(self) -> Iterator[tuple[str | os.PathLike, bool | None, float | None]]:
+        """Path, right and score of each image from rank 1 on; None where nobody knows."""
+        unknown = [None] * len(self.image_paths)
+        right = unknown if self.right is None else self.right
+        scores = unknown if self.scores is None else self.scores
+        return zip(self.image_paths, right, scores, strict=True)
 
 
 def ranking_sheet(
@@ -86,8 +93,7 @@ def ranking_sheet(
         draw.text((MARGIN, MARGIN), fit(clean(title), 24, width - 2 * MARGIN), fill=INK, font=font(24))
     for number, row in enumerate(tqdm(shown, desc="ranking sheet", leave=False)):
         _draw_row(sheet, draw, row, top + number * row_height, columns)
-    with atomic_write(path) as temporary:
-        sheet.save(temporary, format="PNG")
+    save_picture(sheet, path)
 
 
 def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top: int, columns: int) -> None:
@@ -103,10 +109,8 @@ def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top:
     if row.identity:
         identity = fit(f"identity {clean(row.identity)}", 14, CAPTION_WIDTH)
         draw.text((MARGIN, top + CELL[1]), identity, fill=GREY, font=font(14))
-    for rank, path in enumerate(row.image_paths[:columns]):
+    for rank, (path, right, score) in enumerate(list(row.ranked())[:columns]):
         left = 2 * MARGIN + CAPTION_WIDTH + rank * (CELL[0] + 8)
-        score = None if row.scores is None else row.scores[rank]
-        right = None if row.right is None else bool(row.right[rank])
         _draw_cell(sheet, draw, (left, top), Path(path), right, score)
 
 

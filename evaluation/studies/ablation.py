@@ -1,13 +1,12 @@
-"""Ablation: trains variants of a configuration with several seeds and says which differences are more than chance.
+"""Trains variants of a configuration with several seeds: which differences are more than chance?
 
     python -m evaluation ablation --config configs/ablations/demo.yaml --output_dir output/ablation --processes 2
 
 The YAML file names a configuration, what runs start from, seeds, and variants: settings as of --set. Every variant is
-trained with every seed, several side by side; what is finished is not done again, and an interrupted run goes on.
+trained with every seed, several side by side; finished runs are not repeated, and an interrupted run is resumed.
 Results are read from the rankings of each run. Letters: C captions, S seeds.
 """
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +18,14 @@ import torch
 from tqdm import tqdm
 
 from configs.schema import REPOSITORY
-from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
+from evaluation.drawing.figures import COLORS, new_figure, reach, save_figure, tidy
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES, of_captions
-from evaluation.results import Rankings, read_log, read_rankings
+from evaluation.results import RankingFile, read_log, read_rankings
 from evaluation.statistics import Estimate, estimate, paired_p_value
 from evaluation.studies.ablation_plan import MADE_WITH, Plan, Training, all_runs, check, read_plan, trainings
 from evaluation.studies.jobs import Job, run_jobs
-from evaluation.studies.study import add_output, markdown_table, open_output, tell, write_table
+from evaluation.studies.study import Study, add_settings, study
+from evaluation.tables import Row, markdown_table
 from utils.checkpoints.run_folder import RunFolder
 from utils.errors import CommandParser, UserError
 from utils.files import atomic_write, write_json
@@ -33,6 +33,48 @@ from utils.processes.interruption import Interruption
 from utils.processes.parallel import available_cores
 
 SHOWN_METRICS = ("r1", "mAP")
+
+
+def add_options(parser: CommandParser) -> None:
+    start = "what all runs start from, in place of what the study says"
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of the study")
+    parser.add_argument("--checkpoint", type=Path, help=start)
+    add_settings(parser, "settings of all runs, below those of their variants")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--report", action="store_true", help="train nothing: report the runs that are finished")
+
+
+@study(add_options, beside="of the study's YAML file, under its name")
+def main(study: Study) -> None:
+    """Train what is not finished, and compare the variants."""
+    options = study.options
+    if options.processes < 1:
+        raise UserError(f"--processes must be 1 or more, not {options.processes}")
+    plan = read_plan(options.config, options.overrides, options.checkpoint)
+    study.choose_folder(REPOSITORY / "output" / options.config.stem)
+    by_variant = trainings(plan, study.folder.absolute())
+    if not options.report:
+        Interruption().listen()
+        with RunFolder(study.folder).claimed():
+            run_all(all_runs(by_variant), options.processes, options.device)
+    finished = {name: [run for run in runs if run.finished()] for name, runs in by_variant.items()}
+    missing = [name for name, runs in finished.items() if not runs]
+    if missing:
+        raise UserError(f"{study.folder}: no run of variant {missing[0]} is finished; leave out --report to train it")
+    report(study, plan, {name: read_outcome(runs) for name, runs in finished.items()})
+
+
+def report(study: Study, plan: Plan, outcomes: Mapping[str, "Outcome"]) -> None:
+    """Leave ablation.csv, .json, .md and .png."""
+    rows, stages = compare(outcomes, study.seed), {name: outcome.stage for name, outcome in outcomes.items()}
+    lines = summary(rows, stages)
+    table = markdown_table(lines)
+    captions = len(next(iter(outcomes.values())).people)
+    draw(rows, stages, study.picture, f"{captions} captions; bars: 95 % interval over people, small dots: each seed")
+    with atomic_write(study.picture.with_suffix(".md")) as temporary:
+        temporary.write_text(table + "\n", encoding="utf-8")
+    study.finish(rows, table, base=plan.base, seeds=plan.seeds, summary=lines)
 
 
 @dataclass(frozen=True)
@@ -59,30 +101,25 @@ def run_all(runs: Sequence[Training], processes: int, device: str) -> None:
     left = [run for run in runs if not run.finished()]
     for run in left:
         write_json(run.folder / MADE_WITH, run.made_with(), indent=2)
-    jobs = [
-        Job(
-            run.name,
-            run.command(device),
-            run.folder / "messages.txt",
-            run.start.name if isinstance(run.start, Training) else None,
-        )
-        for run in left
-    ]
+    jobs = [Job(run.name, run.command(device), run.folder / "messages.txt", run.after) for run in left]
     with tqdm(total=len(runs), initial=len(runs) - len(jobs), desc="runs", unit="run") as bar:
 
         def show(running: list[str]) -> None:
             bar.set_postfix_str("; ".join(running), refresh=False)
             bar.refresh()
 
-        run_jobs(jobs, processes, lambda place: environment(place, processes), lambda job: bar.update(), show)
+        def count(job: Job) -> None:
+            bar.update()
+
+        run_jobs(jobs, processes, lambda slot: environment(slot, processes), count, show)
 
 
-def environment(place: int, processes: int) -> dict[str, str]:
+def environment(slot: int, processes: int) -> dict[str, str]:
     """Each run has its share of the cores, and one GPU where there are several."""
     shared = {"OMP_NUM_THREADS": str(max(1, available_cores() // processes))} if processes > 1 else {}
     gpus = torch.cuda.device_count()
     if gpus > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        shared["CUDA_VISIBLE_DEVICES"] = str(place % gpus)
+        shared["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
     return shared
 
 
@@ -106,13 +143,13 @@ def read_outcome(runs: Sequence[Training]) -> Outcome:
     return Outcome(values, read[0].caption_identities, minutes)
 
 
-def of_run(rankings: Rankings, stage: str) -> dict[str, np.ndarray]:
+def of_run(rankings: RankingFile, stage: str) -> dict[str, np.ndarray]:
     """Per cent by metric: [C]."""
     found = of_captions(torch.from_numpy(rankings.ranks[stage]))
     return {metric: 100 * values.numpy() for metric, values in found.items()}
 
 
-def compare(outcomes: Mapping[str, Outcome], seed: int) -> list[dict[str, Any]]:
+def compare(outcomes: Mapping[str, Outcome], seed: int) -> list[Row]:
     """A row for each variant, stage and metric; the first variant is what the others are compared to."""
     base = next(iter(outcomes.values()))
     for name, outcome in outcomes.items():
@@ -128,11 +165,11 @@ def compare(outcomes: Mapping[str, Outcome], seed: int) -> list[dict[str, Any]]:
 
 def compare_values(
     name: str, stage: str, metric: str, values: np.ndarray, base: Outcome, outcome: Outcome, seed: int
-) -> dict[str, Any]:
+) -> Row:
     """values [S, C]. The standard deviation is over seeds; interval and p-value are over people, of the mean over
     seeds: the former says how far chance in training moves a result, the latter how far other people would."""
     by_seed, found = values.mean(1), estimate(values.mean(0), outcome.people, seed)
-    row = {
+    row: dict[str, Any] = {
         "variant": name,
         "stage": stage,
         "metric": metric,
@@ -156,9 +193,9 @@ def spread(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def summary(rows: Sequence[Mapping[str, Any]], stages: Mapping[str, str]) -> list[dict[str, Any]]:
+def summary(rows: Sequence[Row], stages: Mapping[str, str]) -> list[Row]:
     """The table to read: a line for each variant, its final stage (`stages` by variant)."""
-    lines = []
+    lines: list[Row] = []
     for name in dict.fromkeys(row["variant"] for row in rows):
         of_variant = {row["metric"]: row for row in rows if row["variant"] == name and row["stage"] == stages[name]}
         line: dict[str, Any] = {"variant": name}
@@ -174,7 +211,7 @@ def summary(rows: Sequence[Mapping[str, Any]], stages: Mapping[str, str]) -> lis
     return lines
 
 
-def draw(rows: Sequence[Mapping[str, Any]], stages: Mapping[str, str], path: Path, title: str) -> None:
+def draw(rows: Sequence[Row], stages: Mapping[str, str], path: Path, title: str) -> None:
     """A panel for each shown metric: means with intervals, and each seed as a dot."""
     names = list(stages)
     figure = new_figure(11, 1.8 + 0.5 * len(names), title)
@@ -182,69 +219,13 @@ def draw(rows: Sequence[Mapping[str, Any]], stages: Mapping[str, str], path: Pat
         axes = figure.add_subplot(1, len(SHOWN_METRICS), number + 1)
         of_metric = {(row["variant"], row["stage"]): row for row in rows if row["metric"] == metric}
         shown = [of_metric[name, stages[name]] for name in names]
-        for place, row in enumerate(shown):
-            color = COLORS[0] if place == 0 else COLORS[1]
-            found = Estimate(row["mean"], row["low"], row["high"], 0)
-            reach = [[found.mean - found.low], [found.high - found.mean]]
-            axes.errorbar([found.mean], [place], xerr=reach, color=color, marker="o", capsize=3, linewidth=1.6)
-            axes.plot(row["by_seed"], [place + 0.22] * row["seeds"], ".", color=color, alpha=0.6, markersize=5)
+        for y, row in enumerate(shown):
+            color = COLORS[0] if y == 0 else COLORS[1]
+            across = reach([Estimate(row["mean"], row["low"], row["high"], row["seeds"])])
+            axes.errorbar([row["mean"]], [y], xerr=across, color=color, marker="o", capsize=3, linewidth=1.6)
+            axes.plot(row["by_seed"], [y + 0.22] * row["seeds"], ".", color=color, alpha=0.6, markersize=5)
         axes.axvline(shown[0]["mean"], color=COLORS[0], linestyle=":", linewidth=1)
         tidy(axes, f"{METRIC_NAMES[metric]}, {STAGE_NAMES[stages[names[0]]]}", "per cent", "")
         axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
     save_figure(figure, path)
-
-
-def write_results(plan: Plan, outcomes: Mapping[str, Outcome], folder: Path, seed: int) -> str:
-    """ablation.csv, .json, .md and .png; returns the Markdown table."""
-    rows, stages = compare(outcomes, seed), {name: outcome.stage for name, outcome in outcomes.items()}
-    lines = summary(rows, stages)
-    table = markdown_table(lines)
-    captions = len(next(iter(outcomes.values())).people)
-    title = f"{captions} captions; bars: 95 % interval over people, small dots: each seed"
-    write_table(folder, "ablation", rows, base=plan.base, seeds=plan.seeds, summary=lines)
-    with atomic_write(folder / "ablation.md") as temporary:
-        temporary.write_text(table + "\n", encoding="utf-8")
-    draw(rows, stages, folder / "ablation.png", title)
-    return table
-
-
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = CommandParser(prog="python -m evaluation ablation", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True, help="YAML file of the study")
-    parser.add_argument("--checkpoint", type=Path, help="what all runs start from, in place of what the study says")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        dest="overrides",
-        help="settings of all runs, below those of their variants",
-    )
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--report", action="store_true", help="train nothing: report the runs that are finished")
-    add_output(parser, "of the study's YAML file, under its name")
-    parsed = parser.parse_args(arguments)
-    if parsed.processes < 1:
-        raise UserError(f"--processes must be 1 or more, not {parsed.processes}")
-    return parsed
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    options = parse_arguments(arguments)
-    plan = read_plan(options.config, options.overrides, options.checkpoint)
-    folder = open_output(options, REPOSITORY / "output" / options.config.stem)
-    by_variant = trainings(plan, folder.absolute())
-    if not options.report:
-        Interruption().listen()
-        with RunFolder(folder).claimed():
-            run_all(all_runs(by_variant), options.processes, options.device)
-    whole = {name: [run for run in runs if run.finished()] for name, runs in by_variant.items()}
-    missing = [name for name, runs in whole.items() if not runs]
-    if missing:
-        raise UserError(f"{folder}: no run of variant {missing[0]} is finished; leave out --report to train it")
-    table = write_results(plan, {name: read_outcome(runs) for name, runs in whole.items()}, folder, options.seed)
-    tell(folder, "ablation", table)

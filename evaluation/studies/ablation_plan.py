@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from configs.schema import load_config
 from utils.checkpoints.run_folder import BEST, RunFolder
@@ -17,7 +17,7 @@ from utils.config import read_mapping, validate
 from utils.errors import UserError
 from utils.files import read_json
 
-MADE_WITH = "made_with.json"  # in the folder of a run: what it was begun with
+MADE_WITH = "made_with.json"  # in the folder of a run: what it was started with
 RESULTS = ("metrics.json", "rankings.npz")
 Scalar = int | float | bool | str | None
 
@@ -43,7 +43,7 @@ class Plan(Variant):
 
     config: str
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
-    variants: dict[str, Variant | None] = {}
+    variants: dict[str, Annotated[Variant, BeforeValidator(lambda value: {} if value is None else value)]] = {}
     grid: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = {}
     base: str | None = None
     everywhere: list[str] = []
@@ -62,18 +62,26 @@ class Training:
 
     @property
     def checkpoint(self) -> Path | None:
-        return self.start.folder / BEST if isinstance(self.start, Training) else self.start and Path(self.start)
+        """What it starts from."""
+        if isinstance(self.start, Training):
+            return self.start.folder / BEST
+        return Path(self.start) if self.start else None
+
+    @property
+    def after(self) -> str | None:
+        """The name of the run that must end before."""
+        return self.start.name if isinstance(self.start, Training) else None
 
     def finished(self) -> bool:
         return all((self.folder / name).exists() for name in RESULTS)
 
     def made_with(self) -> dict[str, Any]:
         """What its result depends on, beside the data."""
-        settings = load_config(self.config, self.overrides).model_dump(mode="json")
+        settings = load_config(self.config, list(self.overrides)).model_dump(mode="json")
         return {"seed": self.seed, "start": str(self.checkpoint) if self.start else None, "settings": settings}
 
     def command(self, device: str) -> list[str]:
-        """Begins the run, or goes on with it."""
+        """Starts the run, or resumes it."""
         command = [sys.executable, "Retrieval.py", "--config", self.config, "--output_dir", str(self.folder)]
         command += ["--seed", str(self.seed), "--device", device]
         if RunFolder(self.folder).holds_checkpoint():
@@ -90,8 +98,7 @@ def read_plan(path: Path, overrides: Sequence[str], checkpoint: Path | None) -> 
     """
     where = f"ablation {path}"
     plan = validate(Plan, read_mapping(path, "ablation"), where)
-    variants = {name: variant or Variant() for name, variant in plan.variants.items()}
-    variants |= combinations(plan.grid)
+    variants = {**plan.variants, **combinations(plan.grid)}
     if not variants:
         raise UserError(f"{where}: it has neither `variants` nor a `grid`, so there is nothing to compare")
     if len({folder_name(name) for name in variants}) < len(variants):
@@ -102,12 +109,12 @@ def read_plan(path: Path, overrides: Sequence[str], checkpoint: Path | None) -> 
     if base not in variants:
         raise UserError(f"{where}: base '{base}' is none of the variants: {', '.join(variants)}")
     variants = {base: variants[base], **variants}
-    changed = {"variants": variants, "base": base, "everywhere": list(overrides)}
+    changed: dict[str, Any] = {"base": base, "everywhere": list(overrides)}
     if checkpoint is not None:
         nothing = {"checkpoint": None, "first_stage": None}
         variants = {name: variant.model_copy(update=nothing) for name, variant in variants.items()}
-        changed |= {"variants": variants, "checkpoint": str(checkpoint.absolute()), "first_stage": None}
-    return plan.model_copy(update=changed)
+        changed |= {"checkpoint": str(checkpoint.absolute()), "first_stage": None}
+    return plan.model_copy(update={**changed, "variants": variants})
 
 
 def combinations(grid: Mapping[str, Sequence[Scalar]]) -> dict[str, Variant]:
@@ -132,6 +139,7 @@ def trainings(plan: Plan, output: Path) -> dict[str, list[Training]]:
 
 
 def training(plan: Plan, name: str, variant: Variant, seed: int, output: Path) -> Training:
+    """One run of a variant, below the folder of all results."""
     start: str | Training | None = variant.checkpoint or (None if variant.first_stage else plan.checkpoint)
     first = None if variant.checkpoint else variant.first_stage or (None if start else plan.first_stage)
     if first:
@@ -160,7 +168,7 @@ def all_runs(by_variant: Mapping[str, Sequence[Training]]) -> list[Training]:
 
 
 def check(run: Training) -> None:
-    """Raises UserError when a run cannot begin, or its folder holds one that was begun differently."""
+    """Raises UserError when a run cannot start, or its folder holds one that was started differently."""
     wanted = run.made_with()
     if isinstance(run.start, str) and not Path(run.start).is_file():
         raise UserError(f"ablation: checkpoint {run.start} does not exist")
@@ -172,7 +180,7 @@ def check(run: Training) -> None:
     before = read_json(path, "record of a run")
     change = first_change(before, wanted)
     if change:
-        raise UserError(f"{run.folder} was begun with {change}; remove that folder, or name another --output_dir")
+        raise UserError(f"{run.folder} was started with {change}; remove that folder, or name another --output_dir")
 
 
 def first_change(before: Any, now: Any, where: str = "") -> str | None:

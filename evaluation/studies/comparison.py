@@ -1,9 +1,9 @@
-"""Studies that rank one set of captions by several models: the same captions, and metrics with intervals.
+"""Several models on the same captions: their splits, their metrics with intervals, and whether they differ.
 
 Letters: C captions, P right images of the caption that has most.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from dataset.evaluation_split import EvaluationSplit
 from evaluation.metrics import METRIC_NAMES, of_captions
 from evaluation.ranking import rank_split
 from evaluation.statistics import Estimate, estimate, paired_p_value
+from evaluation.tables import Row
 from evaluation.trained import TrainedModel
 from utils.errors import UserError
 
@@ -41,6 +42,13 @@ def open_attributes(model: TrainedModel, split: EvaluationSplit, name: str, fold
     Raises UserError when captions must be parsed and spaCy or its model is not installed.
     """
     return cached_attributes(split.texts, Path(getattr(model.config, f"{name}_file")), folder, model.config.max_words)
+
+
+def image_indices(split: EvaluationSplit) -> list[int]:
+    """Gallery index of the image that each caption was written for."""
+    if split.caption_image is None:
+        raise ValueError("these captions were not written for images of the gallery")
+    return split.caption_image.tolist()
 
 
 def rank_by(model: TrainedModel, split: EvaluationSplit) -> dict[str, Tensor]:
@@ -86,3 +94,11 @@ def first_right(ranks: Tensor) -> Tensor:
 def final_stage(models: Iterable[Mapping[str, Tensor]]) -> str:
     """The last stage that every model has; the results of a model are by stage."""
     return "reranked" if all("reranked" in stages for stages in models) else "stage1"
+
+
+def lines_of(rows: Sequence[Row], metric: str) -> dict[str, list[Estimate]]:
+    """model -> its estimates of a metric, in the order of the rows."""
+    lines: dict[str, list[Estimate]] = {}
+    for row in rows:
+        lines.setdefault(row["model"], []).append(Estimate.from_row(row, metric, "captions"))
+    return lines

@@ -1,14 +1,18 @@
-"""Cost against quality: metrics and seconds per query for several numbers of re-ranked candidates.
+"""Metrics and seconds per query against the number of re-ranked candidates.
 
 Re-ranking reads every candidate with the caption, so its time grows with k, and what it brings ends somewhere. Two
-times are measured: of an evaluation, where all captions that ask for an image look at it together, per caption; and
-of a single query that nothing is shared with, its images encoded before. Letters: C captions, K candidates.
+times are measured: of an evaluation, where all captions with an image among their candidates attend to it together,
+per caption; and of a single query that nothing is shared with, its images encoded before.
+
+Letters: C captions, G gallery images, E embedding, N image tokens, D width.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -30,20 +34,35 @@ from evaluation.ranking import (
 )
 from evaluation.statistics import Estimate
 from evaluation.studies.comparison import as_columns, estimates_of, people_of
-from evaluation.studies.study import (
-    markdown_table,
-    open_models,
-    open_output,
-    study_parser,
-    tell,
-    write_table,
-)
+from evaluation.studies.study import ModelStudy, model_study
+from evaluation.tables import Row, markdown_table
 from evaluation.trained import TrainedModel
-from utils.errors import UserError
+from utils.errors import CommandParser, UserError
 
 DEFAULT_K = (0, 8, 16, 32, 64, 128)
 SINGLE_QUERIES = 20
 SHOWN = ("r1", "mAP")
+PRINTED = ("model", "k", *METRIC_NAMES, "ms_per_query_together", "ms_per_query_alone")
+T = TypeVar("T")
+
+
+def add_options(parser: CommandParser) -> None:
+    parser.add_argument("--k", type=int, nargs="+", default=list(DEFAULT_K), help="candidates (0 8 16 32 64 128)")
+
+
+@model_study(add_options)
+def main(study: ModelStudy) -> None:
+    """Measure every number of candidates with every model."""
+    costs: dict[str, list[Cost]] = {}
+    for name, trained in study.models.items():
+        split = trained.open_split(study.options.split)
+        costs[name] = measure(trained, split, candidates_within(study.options.k, len(split.images)), study.seed)
+    device = describe_device(trained.setting.device)
+    where = f"{len(split.texts)} captions, {len(split.images)} images, on {device}"
+    rows = [row_of(name, cost) for name, of_one in costs.items() for cost in of_one]
+    draw(study.picture, costs, where)
+    table = markdown_table([{key: row[key] for key in PRINTED} for row in rows])
+    study.finish(rows, table, captions=len(split.texts), images=len(split.images), where=where)
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,7 @@ class Cost:
     alone: float
 
 
-def seconds_of(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+def seconds_of(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
     """How long it takes, and what it returns."""
     wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     wait()
@@ -69,22 +88,19 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> tuple[float, An
 @torch.inference_mode()
 def measure(trained: TrainedModel, split: EvaluationSplit, wanted: Sequence[int], seed: int) -> list[Cost]:
     """One cost for each of the numbers of candidates."""
-    model, setting = trained.model, trained.setting
+    model, setting, device = trained.model, trained.setting, trained.setting.device
     images, blocks = embed_gallery(trained, split)
-    right = right_images(split).to(setting.device)
-    people = people_of(split)
+    right, people = right_images(split).to(device), people_of(split)
     embed_captions(model, split.of_captions(range(min(8, len(split.texts)))).captions, setting)  # warm
-    reading, captions = seconds_of(lambda: embed_captions(model, split.captions, setting), setting.device)
+    reading, captions = seconds_of(partial(embed_captions, model, split.captions, setting), device)
     queries = torch.randperm(len(split.texts), generator=torch.Generator().manual_seed(seed))[:SINGLE_QUERIES].tolist()
     costs = []
     for k in progress(wanted, "candidates"):
-        kept = max(k, 1)
-        searching, stage1 = seconds_of(lambda kept=kept: search(captions, images, right, kept), setting.device)
-        ranking, found = 0.0, stage1
+        searching, found = seconds_of(partial(search, captions, images, right, max(k, 1)), device)
+        ranking = 0.0
         if k:
-            ranking, found = seconds_of(
-                lambda stage1=stage1: rerank(model, split, setting, stage1, right, again(blocks)), setting.device
-            )
+            work = partial(rerank, model, split, setting, found, right, again(blocks))
+            ranking, found = seconds_of(work, device)
         alone = sorted(alone_seconds(trained, split, images, blocks, query, k) for query in queries)
         together = (reading + searching + ranking) / len(captions)
         costs.append(Cost(k, estimates_of(found.ranks.cpu(), people, seed), together, alone[len(alone) // 2]))
@@ -110,17 +126,17 @@ def alone_seconds(
 ) -> float:
     """Seconds from a caption to its ranked images; NaN where no image tokens could be kept."""
     model, setting = trained.model, trained.setting
-    tokens = next(iter(blocks.values()), None)
-    if k and tokens is None:
+    if k and not blocks:
         return float("nan")
+    tokens = next(iter(blocks.values())) if k else None
 
     def answer() -> Tensor:
         text = split.captions.tokens([query]).to(setting.device)
         with setting.precision():
             reading = model.encode_text(text)
-        _, places = best(reading.embedding.float() @ images.T, max(k, 1))
-        if not k:
-            return places
+        _, indices = best(reading.embedding.float() @ images.T, max(k, 1))
+        if tokens is None:
+            return indices
         # those of other images: which ones does not change the time
         chosen = tokens[torch.arange(k, device=tokens.device) % len(tokens)]
         return match_one(model, text, chosen, setting).argsort(descending=True)
@@ -129,23 +145,29 @@ def alone_seconds(
     return seconds_of(answer, setting.device)[0]
 
 
-def row_of(name: str, cost: Cost) -> dict[str, Any]:
+def row_of(name: str, cost: Cost) -> Row:
     """For the table: metrics with intervals, milliseconds."""
-    row = {"model": name, "k": cost.k, **as_columns(cost.metrics)}
-    return {**row, "ms_per_query_together": 1000 * cost.together, "ms_per_query_alone": 1000 * cost.alone}
+    metrics = as_columns(cost.metrics)
+    return {
+        "model": name,
+        "k": cost.k,
+        **metrics,
+        "ms_per_query_together": 1000 * cost.together,
+        "ms_per_query_alone": 1000 * cost.alone,
+    }
 
 
-def draw(costs: dict[str, list[Cost]], path, title: str) -> None:
+def draw(path: Path, costs: Mapping[str, Sequence[Cost]], title: str) -> None:
     """Quality against k, and time against k."""
     figure = new_figure(11, 4.4, title)
     left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
-    places = sorted({cost.k for of_one in costs.values() for cost in of_one})
+    every_k = sorted({cost.k for of_one in costs.values() for cost in of_one})
     lines = {
         f"{METRIC_NAMES[metric]}{f', {name}' if len(costs) > 1 else ''}": [cost.metrics[metric] for cost in of_one]
         for name, of_one in costs.items()
         for metric in SHOWN
     }
-    x = [places.index(cost.k) for cost in next(iter(costs.values()))]
+    x = [every_k.index(cost.k) for cost in next(iter(costs.values()))]
     draw_estimates(left, x, lines)
     tidy(left, "quality", "re-ranked candidates k", "per cent")
     for number, (name, of_one) in enumerate(costs.items()):
@@ -156,7 +178,7 @@ def draw(costs: dict[str, list[Cost]], path, title: str) -> None:
     tidy(right, "time per query", "re-ranked candidates k", "milliseconds")
     right.set_ylim(bottom=0)
     for axes in (left, right):
-        axes.set_xticks(range(len(places)), places)
+        axes.set_xticks(range(len(every_k)), list(map(str, every_k)))
         legend_below(axes, 2)
     save_figure(figure, path)
 
@@ -170,22 +192,3 @@ def candidates_within(wanted: Sequence[int], images: int) -> list[int]:
     if any(k < 0 for k in wanted):
         raise UserError(f"--k: numbers of candidates must be 0 or more, not {min(wanted)}")
     return sorted({min(k, images) for k in wanted})
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = study_parser("cost", __doc__, most=None)
-    parser.add_argument("--k", type=int, nargs="+", default=list(DEFAULT_K), help="candidates (0 8 16 32 64 128)")
-    options = parser.parse_args(arguments)
-    folder = open_output(options, options.checkpoint[0].parent)
-    costs: dict[str, list[Cost]] = {}
-    for name, trained in open_models(options).items():
-        split = trained.open_split(options.split)
-        wanted = candidates_within(options.k, len(split.images))
-        costs[name] = measure(trained, split, wanted, options.seed)
-    rows = [row_of(name, cost) for name, of_one in costs.items() for cost in of_one]
-    where = f"{len(split.texts)} captions, {len(split.images)} images, on {describe_device(trained.setting.device)}"
-    write_table(folder, "cost", rows, captions=len(split.texts), images=len(split.images), where=where)
-    draw(costs, folder / "cost.png", where)
-    shown = ("model", "k", *METRIC_NAMES, "ms_per_query_together", "ms_per_query_alone")
-    tell(folder, "cost", markdown_table([{key: row[key] for key in shown} for row in rows]))

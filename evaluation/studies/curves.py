@@ -1,11 +1,11 @@
-"""Training curves: every loss, learning rate, gradient norm, throughput and metrics of one or several runs.
+"""Losses, learning rate, gradient norm, throughput and metrics of one or several runs, against epochs.
 
     python -m evaluation curves --checkpoint output/cuhk-pedes output/no-mae
 
-A run is named by its folder or a checkpoint in it; what is drawn is its log.txt.
+A run is named by its folder or a checkpoint in it; what is drawn is its log.txt. Every loss that stands in the log has
+a panel, in the order of the log, whatever its name.
 """
 
-import argparse
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from evaluation.drawing.figures import COLORS, legend_below, new_figure, save_figure, tidy
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES
 from evaluation.results import read_log
-from evaluation.studies.study import add_output, labels_of, open_output, tell, write_table
+from evaluation.studies.study import Study, labels_of, study
+from evaluation.tables import Row
 from utils.errors import CommandParser, UserError
 from utils.logs import flatten
 
@@ -42,7 +43,7 @@ def as_points(epoch: Mapping[str, Any]) -> list[dict[str, Any]]:
     if curve:
         return [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
     alone = {name: epoch.get(name) for name in ("lr", "grad_norm")}
-    return [{**epoch.get("train", {}), **alone, "epoch": epoch["epoch"] + 1}]
+    return [{**(epoch.get("train") or {}), **alone, "epoch": epoch["epoch"] + 1}]
 
 
 def has_curves(epoch: Mapping[str, Any]) -> bool:
@@ -93,8 +94,8 @@ def _figure_of(panels: Sequence[tuple[str, str, Lines]], title: str, shared_lege
     if shared_legend and panels:
         handles: dict[str, Any] = {}
         for axes in figure.axes:
-            lines, labels = axes.get_legend_handles_labels()
-            handles |= dict(zip(labels, lines, strict=True))
+            artists, labels = axes.get_legend_handles_labels()
+            handles |= dict(zip(labels, artists, strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
@@ -135,7 +136,7 @@ def _draw_panel(axes: Axes, title: str, unit: str, lines: Lines) -> None:
 
 def _losses(epochs: Epochs) -> list[str]:
     """Names of the losses: the total first, then in the order of the log."""
-    names = dict.fromkeys(name for epoch in epochs for name in epoch.get("train", {}))
+    names = dict.fromkeys(name for epoch in epochs for name in epoch.get("train") or {})
     return sorted(names, key=lambda name: name != "total")
 
 
@@ -147,8 +148,8 @@ def _metric_lines(epochs: Epochs, split: str) -> dict[str, Lines]:
     validated = [{**epoch[split], "epoch": epoch["epoch"] + 1} for epoch in epochs if epoch.get(split)]
     lines: dict[str, Lines] = {"R@1 and mAP": []}
     for stage, stage_name in STAGE_NAMES.items():
-        records = [{**record.get(stage, {}), "epoch": record["epoch"]} for record in validated]
-        for color, metric in zip(COLORS, ("r1", "mAP"), strict=False):
+        records = [{**(record.get(stage) or {}), "epoch": record["epoch"]} for record in validated]
+        for color, metric in zip(COLORS, COMPARED, strict=False):
             style = {"color": color, **STAGE_STYLES[stage]}
             label = f"{METRIC_NAMES[metric]} {stage_name}"
             lines["R@1 and mAP"] += _single_line(records, metric, label, style)
@@ -182,40 +183,30 @@ def log_of(run: Path) -> Path:
     return path
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = CommandParser(prog="python -m evaluation curves", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="RUN",
-        help="folder of a run, or a checkpoint in it; several are compared",
-    )
+def add_options(parser: CommandParser) -> None:
+    about = "folder of a run, or a checkpoint in it; several are compared"
+    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, metavar="RUN", help=about)
     parser.add_argument("--label", nargs="+", default=[], help="names of the runs in the picture and the table")
-    add_output(parser, "of the first run")
-    parser.set_defaults(most=None)
-    return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    options = parse_arguments(arguments)
-    logs = [log_of(run) for run in options.checkpoint]
-    options.checkpoint = logs  # what labels are made from: the folder counts
-    folder, names = open_output(options, logs[0].parent), labels_of(options)
+@study(add_options, beside="of the first run")
+def main(study: Study) -> None:
+    """Draw the logs."""
+    logs = [log_of(run) for run in study.options.checkpoint]
+    study.choose_folder(logs[0].parent / "studies")
+    names = labels_of(logs, study.options.label, most=None)
     runs = {name: read_log(log) for name, log in zip(names, logs, strict=True)}
     empty = [name for name, epochs in runs.items() if not any(map(has_curves, epochs))]
     if empty:
         raise UserError(f"the log of {empty[0]} holds no epoch yet")
     if len(runs) == 1:
-        draw_curves(*runs.values(), folder / "curves.png", *runs)
+        [(name, epochs)] = runs.items()
+        draw_curves(epochs, study.picture, name)
     else:
-        compare_curves(runs, folder / "curves.png")
-    rows = [
-        {"run": name, **record, "epoch": record["epoch"] - 1}
-        for name, epochs in runs.items()
-        for record in _by_epoch(epochs)
-    ]
-    write_table(folder, "curves", rows)
-    tell(folder, "curves")
+        compare_curves(runs, study.picture)
+    study.finish([row for name, epochs in runs.items() for row in rows_of(name, epochs)])
+
+
+def rows_of(run: str, epochs: Epochs) -> list[Row]:
+    """A row for each epoch, numbered as in the log."""
+    return [{"run": run, **record, "epoch": record["epoch"] - 1} for record in _by_epoch(epochs)]

@@ -6,7 +6,7 @@ They end with this process: a signal that ends it asks them to stop, and a kill 
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,34 +37,42 @@ def run_jobs(
 ) -> None:
     """Run all jobs, at most `processes` at a time, in their order as far as what they wait for allows.
 
-    environment: of a command, from its place among those that run (0 ... processes - 1); done: told of each job that
-    has ended well; waiting: told regularly which jobs run.
+    environment: of a command, from its slot among those that run (0 ... processes - 1); done: called with each job that
+    has ended well; waiting: called regularly with the names of those that run.
 
-    Raises UserError when a job fails; the others are stopped then, and may be taken up again.
+    Raises UserError when a job fails; the others are stopped then, and can be resumed.
     """
-    left, running, finished = list(jobs), {}, {job.name for job in jobs}
-    finished = {job.after for job in jobs if job.after} - finished  # what is not among them was done before
+    left = list(jobs)
+    running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+    # a job that is waited for and not among these was done before
+    finished = {job.after for job in jobs if job.after} - {job.name for job in jobs}
     try:
         while left or running:
-            for place in sorted(set(range(processes)) - set(running)):
+            for slot in sorted(set(range(processes)) - set(running)):
                 ready = next((job for job in left if job.after is None or job.after in finished), None)
                 if ready is None:
                     break
                 left.remove(ready)
-                running[place] = ready, start(ready, environment(place))
+                running[slot] = ready, start(ready, environment(slot))
             time.sleep(POLL_SECONDS)
             waiting([job.name for job, _ in running.values()])
-            for place, (job, process) in list(running.items()):
-                if process.poll() is not None:
-                    del running[place]
-                    require_success(job, process.returncode)
-                    finished.add(job.name)
-                    done(job)
+            for job in take_ended(running):
+                finished.add(job.name)
+                done(job)
     finally:
         stop([process for _, process in running.values()])
 
 
-def start(job: Job, environment: dict[str, str]) -> subprocess.Popen:
+def take_ended(running: dict[int, tuple[Job, subprocess.Popen[bytes]]]) -> Iterator[Job]:
+    """Take those jobs out that have ended. Raises UserError when one failed."""
+    for slot, (job, process) in list(running.items()):
+        if process.poll() is not None:
+            del running[slot]
+            require_success(job, process.returncode)
+            yield job
+
+
+def start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "ab") as log:
         return subprocess.Popen(
@@ -77,7 +85,7 @@ def start(job: Job, environment: dict[str, str]) -> subprocess.Popen:
         )
 
 
-def stop(processes: Sequence[subprocess.Popen]) -> None:
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Ask processes to end, wait until they have kept what they did, and end those that do not."""
     for process in processes:
         process.terminate()

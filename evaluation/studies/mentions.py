@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from dataset.attributes import Attribute
 from dataset.captions import clean_caption_with_offsets
 from dataset.evaluation_split import EvaluationSplit
 from dataset.image_files import normalise as normalise_path
+from evaluation.studies.comparison import image_indices
 from utils.errors import UserError
 from utils.files import read_json
 
@@ -30,16 +32,16 @@ class Mention:
 
 @dataclass(frozen=True)
 class Mentions:
-    """The mentions of chosen captions of a split. mentions: of each; masks: file of each; names: by mask value."""
+    """The mentions of chosen captions of a split, by their indices. masks: file of each; names: by mask value."""
 
-    places: list[int]
+    captions: list[int]
     mentions: list[list[Mention]]
     masks: list[Path]
     names: dict[int, str]
 
 
-def read_mentions(split: EvaluationSplit, places: Sequence[int]) -> Mentions:
-    """What attributes.json beside the image folder says of the captions at these places.
+def read_mentions(split: EvaluationSplit, captions: Sequence[int]) -> Mentions:
+    """What attributes.json beside the image folder says of these captions (their indices).
 
     Raises UserError when there is none, it has no masks, or it is not that of this split.
     """
@@ -48,8 +50,8 @@ def read_mentions(split: EvaluationSplit, places: Sequence[int]) -> Mentions:
     if not path.is_file():
         raise UserError(f"no file {path}: only the synthetic benchmark knows the pixels of attributes; {ADVICE}")
     content = read_json(path, "attribute file")
-    shown_on = split.caption_image.tolist()
-    first = {image: place for place, image in reversed(list(enumerate(shown_on)))}  # an image's first caption
+    images = image_indices(split)
+    first = {image: caption for caption, image in reversed(list(enumerate(images)))}  # an image's first caption
     try:
         names = {int(value): name for value, name in content["legend"].items()}
         known = {
@@ -57,26 +59,28 @@ def read_mentions(split: EvaluationSplit, places: Sequence[int]) -> Mentions:
             for identity in content["identities"]
             for image in identity["images"]
         }
-        records = [known_image(known, split.images[shown_on[place]], path) for place in places]
-        written = [
-            record["captions"][place - first[shown_on[place]]]["mentions"]
-            for record, place in zip(records, places, strict=True)
+        records = [known_image(known, split.images[images[caption]], path) for caption in captions]
+        mentions = [
+            mentions_of(record, caption - first[images[caption]])
+            for record, caption in zip(records, captions, strict=True)
         ]
-        mentions = [[Mention(one["attribute"], one["start"], one["end"]) for one in own] for own in written]
         masks = [root / "masks" / record["mask"] for record in records]
-        wrong = [
-            place
-            for place, own in zip(places, mentions, strict=True)
-            if any(not fits(one, split.texts[place], names) for one in own)
-        ]
+        pairs = zip(captions, mentions, strict=True)
+        wrong = [caption for caption, own in pairs if not all(fits(one, split.texts[caption], names) for one in own)]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise UserError(f"attribute file {path} is not that of the images and captions beside it; {ADVICE}") from None
     if wrong:
         raise UserError(f"attribute file {path}: its mentions are not those of caption {wrong[0]}; {ADVICE}")
-    return Mentions(list(places), mentions, masks, names)
+    return Mentions(list(captions), mentions, masks, names)
 
 
-def known_image(known: Mapping[str, dict], name: str, path: Path) -> dict:
+def mentions_of(record: Mapping[str, Any], caption: int) -> list[Mention]:
+    """The mentions of one of an image's captions, as the attribute file says."""
+    written = record["captions"][caption]["mentions"]
+    return [Mention(one["attribute"], one["start"], one["end"]) for one in written]
+
+
+def known_image(known: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
     """What the attribute file says of an image. Raises UserError when that is nothing, or there is no mask."""
     record = known.get(normalise_path(name))
     if record is None:
@@ -96,7 +100,7 @@ def spans_of(text: str, mentions: Sequence[Mention]) -> list[Attribute]:
     _, origins = clean_caption_with_offsets(text, None)
     spans = []
     for mention in mentions:
-        kept = [place for place, origin in enumerate(origins) if mention.start <= origin < mention.end]
+        kept = [index for index, origin in enumerate(origins) if mention.start <= origin < mention.end]
         spans.append([(kept[0], kept[-1] + 1)] if kept else [])
     return spans
 

@@ -1,4 +1,4 @@
-"""Removes a part of an image, exactly as large as asked for, in place of something that hides a person.
+"""Removes a part of an image, exactly as large as asked for, as something that hides a person would.
 
 Letters: H and W image height and width.
 
@@ -17,7 +17,7 @@ from models.image_encoder import CLIP_STATISTICS
 
 
 def patches_order(height: int, width: int, patch: int, rng: np.random.Generator) -> np.ndarray:
-    """Patch after patch in a random order, each row by row: places of all pixels [H * W]."""
+    """Patch after patch in a random order, each row by row: indices of all pixels [H * W]."""
     rows, columns = -(-height // patch), -(-width // patch)
     turn = rng.permutation(rows * columns).reshape(rows, columns)
     turns = turn.repeat(patch, axis=0).repeat(patch, axis=1)[:height, :width]
@@ -25,12 +25,12 @@ def patches_order(height: int, width: int, patch: int, rng: np.random.Generator)
 
 
 def lower_order(height: int, width: int, patch: int, rng: np.random.Generator) -> np.ndarray:
-    """Row after row from the bottom up, each from the left: places of all pixels [H * W]."""
+    """Row after row from the bottom up, each from the left: indices of all pixels [H * W]."""
     return np.arange(height * width).reshape(height, width)[::-1].ravel()
 
 
 def bar_order(height: int, width: int, patch: int, rng: np.random.Generator) -> np.ndarray:
-    """Column after column away from a random one, each from the top: places of all pixels [H * W]."""
+    """Column after column away from a random one, each from the top: indices of all pixels [H * W]."""
     distance = np.abs(np.arange(width) - rng.uniform(-0.5, width - 0.5))
     columns = distance.argsort(kind="stable")
     return np.arange(height * width).reshape(height, width)[:, columns].T.ravel()
@@ -56,15 +56,15 @@ class Occluder:
     seed: int = 0
     mean: tuple[float, float, float] = CLIP_STATISTICS.mean
 
-    def removed(self, height: int, width: int, place: int) -> np.ndarray:
-        """Places of the removed pixels of the image at this place of the gallery, those removed first in front."""
-        rng = np.random.default_rng([self.seed, place, list(KINDS).index(self.kind)])
+    def removed(self, height: int, width: int, index: int) -> np.ndarray:
+        """Indices of the removed pixels of the image at this index of the gallery, those removed first in front."""
+        rng = np.random.default_rng([self.seed, index, list(KINDS).index(self.kind)])
         return KINDS[self.kind](height, width, self.patch, rng)[: round(self.fraction * height * width)]
 
-    def __call__(self, image: Tensor, place: int) -> Tensor:
+    def __call__(self, image: Tensor, index: int) -> Tensor:
         """uint8 [3, H, W] -> a copy without the part."""
         mean = torch.tensor([round(255 * value) for value in self.mean], dtype=image.dtype)
-        where = torch.from_numpy(self.removed(*image.shape[1:], place).copy())
+        where = torch.from_numpy(self.removed(image.shape[1], image.shape[2], index).copy())
         occluded = image.clone()
         occluded.flatten(1)[:, where] = mean[:, None]
         return occluded

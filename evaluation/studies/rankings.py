@@ -1,11 +1,10 @@
-"""Ranking sheet: queries with their ten best images, right or wrong, by one model or by two, one under the other.
+"""Queries with their ten best images, right or wrong, by one model or by two, one under the other.
 
 Queries are picked by a rule: at random, those that gain most, those that lose most, or named ones. Gain and loss are
 of average precision: of the second model against the first, or, of one model, of re-ranking against stage 1.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,19 +12,44 @@ from dataset.evaluation_split import EvaluationSplit
 from evaluation.drawing.sheet import MAX_ROWS, SheetRow, ranking_sheet
 from evaluation.metrics import STAGE_NAMES, average_precision
 from evaluation.ranking import StageResult, rank_split
-from evaluation.studies.comparison import open_same_split
-from evaluation.studies.study import (
-    markdown_table,
-    open_models,
-    open_output,
-    study_parser,
-    tell,
-    write_table,
-)
-from utils.errors import UserError
+from evaluation.studies.study import ModelStudy, model_study
+from evaluation.tables import Row, markdown_table
+from utils.errors import CommandParser, UserError
 
 RULES = ("random", "gain", "loss")
 SHOWN_IMAGES = 10
+
+
+def add_options(parser: CommandParser) -> None:
+    parser.add_argument("--pick", choices=RULES, default="random", help="which queries (%(default)s)")
+    parser.add_argument("--queries", type=int, default=8, help="how many are picked (%(default)s)")
+    parser.add_argument("--captions", type=int, nargs="+", default=[], metavar="N", help="these, by number from 0")
+    parser.add_argument("--identities", nargs="+", default=[], metavar="ID", help="all captions of these people")
+
+
+@model_study(add_options, most=2)
+def main(study: ModelStudy) -> None:
+    """Rank the split by each model, and show the picked queries."""
+    options, labels = study.options, study.labels
+    most = MAX_ROWS // len(labels)
+    if not 1 <= options.queries <= most:
+        raise UserError(f"--queries must be from 1 to {most}, not {options.queries}")
+    chosen = named(study.split, options.captions, options.identities)
+    found = {
+        name: rank_split(trained.model, study.splits[name], trained.setting) for name, trained in study.models.items()
+    }
+    results = {name: list(stages.values())[-1] for name, stages in found.items()}
+    # two models are compared, or the stages of one
+    compared = list(results.values()) if len(labels) > 1 else list(found[labels[0]].values())
+    before, after = precision_of(compared[0]), precision_of(compared[-1])
+    chosen = chosen or pick(options.pick, options.queries, after - before, study.seed)
+    if not chosen:
+        raise UserError(f"--pick {options.pick}: no caption has one; choose another rule")
+    drawn, table = rows_of(study.split, results, chosen[:most])
+    stage = STAGE_NAMES[list(found[labels[0]])[-1]]
+    ranking_sheet(drawn, study.picture, SHOWN_IMAGES, f"{' above '.join(labels)}, {stage}")
+    picked = [{"caption": index, "before": float(before[index]), "after": float(after[index])} for index in chosen]
+    study.finish(table, markdown_table(picked), pick=options.pick, average_precision=picked)
 
 
 def precision_of(result: StageResult) -> np.ndarray:
@@ -55,18 +79,18 @@ def named(split: EvaluationSplit, captions: Sequence[int], identities: Sequence[
     if unknown:
         raise UserError(f"--identities: there is no person {unknown[0]} in this split")
     wanted = {names.index(identity) for identity in identities}
-    of_people = [place for place, person in enumerate(split.caption_identity.tolist()) if person in wanted]
+    of_people = [index for index, person in enumerate(split.caption_identity.tolist()) if person in wanted]
     return list(dict.fromkeys([*captions, *of_people]))
 
 
 def sheet_row(split: EvaluationSplit, result: StageResult, caption: int, note: str, with_caption: bool) -> SheetRow:
     """One caption with its best images."""
-    person, places = split.caption_identity[caption], result.indices[caption, :SHOWN_IMAGES].cpu()
+    person, indices = split.caption_identity[caption], result.indices[caption, :SHOWN_IMAGES].cpu()
     return SheetRow(
         caption=split.texts[caption] if with_caption else "",
         identity=str(split.identities[int(person)]),
-        image_paths=[split.image_root / split.images[place] for place in places.tolist()],
-        right=(split.image_identity[places] == person).tolist(),
+        image_paths=[split.image_root / split.images[index] for index in indices.tolist()],
+        right=(split.image_identity[indices] == person).tolist(),
         scores=result.scores[caption, :SHOWN_IMAGES].tolist(),
         note=note,
     )
@@ -74,59 +98,15 @@ def sheet_row(split: EvaluationSplit, result: StageResult, caption: int, note: s
 
 def rows_of(
     split: EvaluationSplit, results: Mapping[str, StageResult], chosen: Sequence[int]
-) -> tuple[list[SheetRow], list[dict[str, Any]]]:
+) -> tuple[list[SheetRow], list[Row]]:
     """Rows of the sheet, one for each chosen caption and result, and of the table, one for each image in them."""
-    drawn, table = [], []
+    drawn: list[SheetRow] = []
+    table: list[Row] = []
     for caption in chosen:
-        for place, (name, result) in enumerate(results.items()):
-            row = sheet_row(split, result, caption, name if len(results) > 1 else "", with_caption=place == 0)
+        for number, (name, result) in enumerate(results.items()):
+            row = sheet_row(split, result, caption, name if len(results) > 1 else "", with_caption=number == 0)
             drawn.append(row)
-            for rank, (path, right, score) in enumerate(zip(row.image_paths, row.right, row.scores, strict=True), 1):
-                table.append(
-                    {
-                        "caption": caption,
-                        "identity": row.identity,
-                        "text": split.texts[caption],
-                        "model": name,
-                        "rank": rank,
-                        "image": str(path),
-                        "right": right,
-                        "score": score,
-                    }
-                )
+            query = {"caption": caption, "identity": row.identity, "text": split.texts[caption], "model": name}
+            for rank, (path, right, score) in enumerate(row.ranked(), 1):
+                table.append({**query, "rank": rank, "image": str(path), "right": right, "score": score})
     return drawn, table
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = study_parser("rankings", __doc__, most=2)
-    parser.add_argument("--pick", choices=RULES, default="random", help="which queries (%(default)s)")
-    parser.add_argument("--queries", type=int, default=8, help="how many are picked (%(default)s)")
-    parser.add_argument("--captions", type=int, nargs="+", default=[], metavar="N", help="these, by number from 0")
-    parser.add_argument("--identities", nargs="+", default=[], metavar="ID", help="all captions of these people")
-    options = parser.parse_args(arguments)
-    most = MAX_ROWS // len(options.checkpoint)
-    if not 1 <= options.queries <= most:
-        raise UserError(f"--queries must be from 1 to {most}, not {options.queries}")
-    folder = open_output(options, options.checkpoint[0].parent)
-    models = open_models(options)
-    splits = open_same_split(models, options.split)
-    split = next(iter(splits.values()))
-    chosen = named(split, options.captions, options.identities)
-    found = {name: rank_split(trained.model, splits[name], trained.setting) for name, trained in models.items()}
-    results = {name: list(stages.values())[-1] for name, stages in found.items()}
-    of_one = [precision_of(stage) for stage in next(iter(found.values())).values()]
-    compared = [precision_of(result) for result in results.values()] if len(results) > 1 else of_one
-    change = compared[-1] - compared[0]
-    chosen = chosen or pick(options.pick, options.queries, change, options.seed)
-    if not chosen:
-        raise UserError(f"--pick {options.pick}: no caption has one; choose another rule")
-    drawn, table = rows_of(split, results, chosen[:most])
-    stage = STAGE_NAMES[list(next(iter(found.values())))[-1]]
-    title = f"{' above '.join(models)}, {stage}" if len(models) > 1 else f"{next(iter(models))}, {stage}"
-    ranking_sheet(drawn, folder / "rankings.png", SHOWN_IMAGES, title)
-    picked = [
-        {"caption": place, "before": float(compared[0][place]), "after": float(compared[-1][place])} for place in chosen
-    ]
-    write_table(folder, "rankings", table, pick=options.pick, average_precision=picked)
-    tell(folder, "rankings", markdown_table(picked))

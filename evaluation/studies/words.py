@@ -1,4 +1,4 @@
-"""Draws what the captions of a data set are made of: nouns, adjectives, attributes and length.
+"""The nouns, adjectives and attributes of a data set's captions, and their length.
 
 A picture of data and not of a model: it says what a text encoder can learn from and what a query can be expected to
 name. Words are counted by their part of speech as the attribute loss sees them (`dataset.attributes`): a colour before
@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,13 +21,14 @@ from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 from configs.schema import Config, load_config, require_files
+from dataset.annotation_entries import SPLITS
 from dataset.annotations import load_annotations
 from dataset.attributes import cached_attributes, kind_of_word, load_spacy, worthwhile_processes
 from dataset.captions import clean_caption, clean_caption_with_offsets
 from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
-from evaluation.studies.study import Row, add_output, markdown_table, open_output, tell, write_table
-from evaluation.trained import settings_of
-from utils.checkpoints.files import read_checkpoint
+from evaluation.studies.study import Study, add_settings, study
+from evaluation.tables import Row, markdown_table
+from evaluation.trained import read_trained, settings_of
 from utils.errors import CommandParser, UserError
 from utils.processes.parallel import map_in_order
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
-NAME = "words"
-SPLITS = ("train", "val", "test")
 KINDS = {"noun": "nouns", "adjective": "adjectives"}
 PORTION = 256  # captions that a process parses at a time
 BIN_COUNT = 30  # most bars of a histogram
@@ -45,39 +44,63 @@ SHOWN = 10  # words of a kind in the printed table
 
 logger = logging.getLogger(__name__)
 
-Counts = dict[str, Counter]  # kind of word -> word -> how often
+Counts = dict[str, Counter[str]]  # kind of word -> word -> how often
 
 
-def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    """Raises UserError for options that do not fit."""
-    parser = CommandParser(prog=f"python -m evaluation.{NAME}", description=(__doc__ or "").splitlines()[0])
+def add_options(parser: CommandParser) -> None:
     parser.add_argument("--config", type=Path, help="YAML file that names the data set")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights, in place of --config")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        dest="overrides",
-        help="settings on top of the YAML file",
-    )
+    add_settings(parser, "settings on top of the YAML file")
     parser.add_argument("--split", default="train", choices=(*SPLITS, "all"), help="whose captions (%(default)s)")
     parser.add_argument("--most", type=int, default=25, metavar="N", help="words of each kind (%(default)s)")
-    add_output(parser, "of the checkpoint, else of the annotations")
-    options = parser.parse_args(arguments)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises UserError for options that do not fit."""
     if options.config is None and options.checkpoint is None:
         raise UserError("give --config, or --checkpoint of a run, to name the data set")
     if not 1 <= options.most <= MOST_WORDS:
         raise UserError(f"--most must be from 1 to {MOST_WORDS}, not {options.most}")
-    return options
+
+
+@study(add_options, beside="of the checkpoint, else of the annotations")
+def main(study: Study) -> None:
+    """Count the words and attributes of all captions."""
+    options = study.options
+    check(options)
+    config = open_config(options)
+    captions = captions_of(files_of(config, options.split))
+    beside = options.checkpoint if options.config is None else next(iter(captions))
+    study.choose_folder(beside.parent / "studies")
+    every = [caption for some in captions.values() for caption in some]
+    lengths = np.array([len(clean_caption(caption, None).split()) for caption in every])
+    counts = count_words(every)
+    attributes = np.fromiter(attributes_of(captions, config.max_words, study.folder), int)
+    rows = word_rows(counts, options.most)
+    title = f"{len(every):,} captions of {'all splits' if options.split == 'all' else f'the {options.split} split'}"
+    draw(study.picture, counts, attributes, lengths, options.most, title)
+    study.finish(
+        rows,
+        as_table(rows),
+        split=options.split,
+        files=list(captions),
+        captions=len(every),
+        max_words=config.max_words,
+        different_words={kind: len(counter) for kind, counter in counts.items()},
+        all_words={kind: counter.total() for kind, counter in counts.items()},
+        attributes_per_caption=spread_of(attributes) | {"counts": histogram_of(attributes)},
+        words_per_caption=spread_of(lengths) | {"counts": histogram_of(lengths)},
+    )
+
+
+# ---- captions --------------------------------------------------------------------------
 
 
 def open_config(options: argparse.Namespace) -> Config:
     """The configuration that names the data set. Raises UserError when there is none."""
     if options.config is not None:
         return load_config(options.config, options.overrides)
-    return settings_of(read_checkpoint(options.checkpoint), options.checkpoint, None, options.overrides)
+    return settings_of(read_trained(options.checkpoint), None, options.overrides)
 
 
 def files_of(config: Config, split: str) -> dict[Path, str]:
@@ -96,7 +119,14 @@ def captions_of(files: dict[Path, str]) -> dict[Path, list[str]]:
     }
 
 
-# ---- counting ----
+def attributes_of(captions: dict[Path, list[str]], max_words: int, folder: Path) -> Iterable[int]:
+    """The number of attributes of every caption, file by file."""
+    for file, some in captions.items():
+        found = cached_attributes(some, file, folder, max_words)
+        yield from (len(found[caption]) for caption in some)
+
+
+# ---- counting ------------------------------------------------------------------------
 
 
 def count_words(captions: Sequence[str]) -> Counts:
@@ -127,7 +157,7 @@ def count_portion(nlp: "Language", captions: Sequence[str]) -> Counts:
 
 
 def words_of(doc: "Doc") -> Iterator[tuple[str, str]]:
-    """The nouns and adjectives of a parsed caption: word and kind. A single letter is no word (the t of t-shirt)."""
+    """The nouns and adjectives of a parsed caption: word and kind. A single letter (the t of t-shirt) is not a word."""
     roots = {token.i: chunk.root.i for chunk in doc.noun_chunks for token in chunk}
     for token in doc:
         kind = kind_of_word(token, roots.get(token.i))
@@ -135,7 +165,7 @@ def words_of(doc: "Doc") -> Iterator[tuple[str, str]]:
             yield token.lower_, kind
 
 
-def most_frequent(counter: Counter, most: int) -> list[tuple[str, int]]:
+def most_frequent(counter: Counter[str], most: int) -> list[tuple[str, int]]:
     """The `most` most frequent words and their counts; equal counts in alphabetical order."""
     return sorted(counter.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
 
@@ -143,9 +173,9 @@ def most_frequent(counter: Counter, most: int) -> list[tuple[str, int]]:
 def word_rows(counts: Counts, most: int) -> list[Row]:
     """A row for each frequent word; share: of all words of its kind, in per cent."""
     return [
-        {"kind": kind, "rank": place, "word": word, "count": count, "share": 100 * count / counter.total()}
+        {"kind": kind, "rank": rank, "word": word, "count": count, "share": 100 * count / counter.total()}
         for kind, counter in counts.items()
-        for place, (word, count) in enumerate(most_frequent(counter, most), 1)
+        for rank, (word, count) in enumerate(most_frequent(counter, most), 1)
     ]
 
 
@@ -167,10 +197,24 @@ def histogram_of(values: np.ndarray) -> dict[str, int]:
     return {str(value): int(count) for value, count in zip(*np.unique(values, return_counts=True), strict=True)}
 
 
-# ---- drawing ----
+def as_table(rows: Sequence[Row]) -> str:
+    """The first words of each kind side by side."""
+    kinds = {kind: [row for row in rows if row["kind"] == kind][:SHOWN] for kind in KINDS}
+    nothing = {"word": "-", "count": 0, "share": 0.0}
+    table = []
+    for index in range(max(map(len, kinds.values()))):
+        line: dict[str, Any] = {"rank": index + 1}
+        for kind, of_kind in kinds.items():
+            row = of_kind[index] if index < len(of_kind) else nothing
+            line |= {kind: row["word"], f"{kind} count": row["count"], f"{kind} %": row["share"]}
+        table.append(line)
+    return markdown_table(table)
 
 
-def draw_words(axes: Axes, kind: str, counter: Counter, most: int, captions: int) -> None:
+# ---- the diagram -----------------------------------------------------------------------
+
+
+def draw_words(axes: Axes, kind: str, counter: Counter[str], most: int, captions: int) -> None:
     """Bars of the most frequent words of a kind, the first one on top; per 100 captions."""
     words = most_frequent(counter, most)
     rates = [100 * count / captions for _, count in words]
@@ -185,7 +229,7 @@ def draw_words(axes: Axes, kind: str, counter: Counter, most: int, captions: int
 def draw_spread(axes: Axes, values: np.ndarray, x: str, color: str) -> None:
     """A histogram of whole numbers [C] with their mean and median."""
     width = max(1, int(np.ceil((values.max() - values.min() + 1) / BIN_COUNT)))
-    edges = np.arange(values.min(), values.max() + width + 1, width) - 0.5
+    edges = (np.arange(values.min(), values.max() + width + 1, width) - 0.5).tolist()
     axes.hist(values, edges, weights=np.full(len(values), 100 / len(values)), color=color, alpha=0.75, rwidth=0.9)
     mean, median = values.mean(), np.median(values)
     axes.axvline(mean, color="black", linewidth=1.4)
@@ -200,62 +244,9 @@ def draw(path: Path, counts: Counts, attributes: np.ndarray, lengths: np.ndarray
     longest = max(len(most_frequent(counter, most)) for counter in counts.values())
     figure = new_figure(10, max(5.5, 1.6 + 0.22 * longest), title)
     grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 1.25))
-    for place, (kind, counter) in enumerate(counts.items()):
-        draw_words(figure.add_subplot(grid[:, place]), kind, counter, most, len(lengths))
+    for column, (kind, counter) in enumerate(counts.items()):
+        draw_words(figure.add_subplot(grid[:, column]), kind, counter, most, len(lengths))
     right = [figure.add_subplot(grid[row, 2]) for row in (0, 1)]
     draw_spread(right[0], attributes, "attributes of a caption", COLORS[2])
     draw_spread(right[1], lengths, "words of a caption", COLORS[3])
     save_figure(figure, path)
-
-
-# ---- the command ----
-
-
-def attributes_of(captions: dict[Path, list[str]], max_words: int, folder: Path) -> Iterable[int]:
-    """The number of attributes of every caption, file by file."""
-    for file, some in captions.items():
-        found = cached_attributes(some, file, folder, max_words)
-        yield from (len(found[caption]) for caption in some)
-
-
-def as_table(rows: Sequence[Row]) -> str:
-    """The first words of each kind side by side."""
-    kinds = {kind: [row for row in rows if row["kind"] == kind][:SHOWN] for kind in KINDS}
-    table = []
-    for place in range(max(map(len, kinds.values()))):
-        line: dict[str, str | float] = {"rank": place + 1}
-        for kind, of_kind in kinds.items():
-            row = of_kind[place] if place < len(of_kind) else {"word": "-", "count": 0, "share": 0.0}
-            line |= {kind: row["word"], f"{kind} count": row["count"], f"{kind} %": row["share"]}
-        table.append(line)
-    return markdown_table(table)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command. Raises UserError when options, configuration or annotations are wrong."""
-    options = parse_options(arguments)
-    config = open_config(options)
-    captions = captions_of(files_of(config, options.split))
-    beside = options.checkpoint if options.config is None else next(iter(captions))
-    folder = open_output(options, beside.parent)
-    every = [caption for some in captions.values() for caption in some]
-    lengths = np.array([len(clean_caption(caption, None).split()) for caption in every])
-    counts = count_words(every)
-    attributes = np.fromiter(attributes_of(captions, config.max_words, folder), int)
-    rows = word_rows(counts, options.most)
-    title = f"{len(every):,} captions of {'all splits' if options.split == 'all' else f'the {options.split} split'}"
-    draw(folder / f"{NAME}.png", counts, attributes, lengths, options.most, title)
-    write_table(
-        folder,
-        NAME,
-        rows,
-        split=options.split,
-        files=list(captions),
-        captions=len(every),
-        max_words=config.max_words,
-        different_words={kind: len(counter) for kind, counter in counts.items()},
-        all_words={kind: counter.total() for kind, counter in counts.items()},
-        attributes_per_caption=spread_of(attributes) | {"counts": histogram_of(attributes)},
-        words_per_caption=spread_of(lengths) | {"counts": histogram_of(lengths)},
-    )
-    tell(folder, NAME, as_table(rows))

@@ -1,44 +1,18 @@
 """Calls commands in this process and checks how they refuse bad input."""
 
-import contextlib
 import hashlib
-import io
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark_data import REPOSITORY, TINY, data_settings
+from in_process import Ending, call
 
 import Retrieval
-from utils.errors import run_command_line
 
 # settings that train without spaCy, 4 batches an epoch
 SMALL = [*TINY, "weights.attribute=0", "hard_negatives_within=", "max_steps=2"]
 DEMO = REPOSITORY / "configs" / "demo.yaml"
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a command ended."""
-
-    code: int
-    errors: str
-
-
-def call(main: Callable, *arguments: str | Path) -> Ending:
-    """Run a command's `main` as its script does, in this process."""
-    errors, before = io.StringIO(), sys.argv
-    sys.argv = ["command", *map(str, arguments)]
-    try:
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-            run_command_line(main)
-    except SystemExit as end:
-        return Ending(end.code, errors.getvalue())
-    finally:
-        sys.argv = before
-    raise AssertionError("a command ends with an exit code")
 
 
 def check_refusal(ending: Ending, *parts: str, alone: bool = True) -> None:

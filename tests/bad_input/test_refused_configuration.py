@@ -88,7 +88,7 @@ SETTINGS = {
     "into a list": (["train_file.0=a.json"], "`train_file` is", "has no keys below it"),
     "syntax": (["alpha=[1"], "--set alpha=[1", "not valid YAML"),
     "unknown key": (["optimizer.learning_rate=1"], "unknown key `optimizer.learning_rate`"),
-    "misspelt loss": (["weights.attributes=1"], "unknown key `weights.attributes` (did you mean 'attribute'?)"),
+    "misspelt loss": (["weights.attributes=1"], "`weights`: unknown loss 'attributes' (did you mean 'attribute'?)"),
     "nothing for a number": (["max_words="], "`max_words` must be a valid integer, not None"),
     "out of range": (["momentum=1.5"], "`momentum` must be less than or equal to 1, not 1.5"),
     "NaN": (["temp=.nan"], "`temp` must be a finite number"),

@@ -10,16 +10,7 @@ from benchmark_data import TINY, data_settings, run
 def tiny_run(benchmark, tmp_path_factory):
     """The folder of a tiny run; read only."""
     output = tmp_path_factory.mktemp("studied") / "run"
-    run(
-        sys.executable,
-        "Retrieval.py",
-        "--config",
-        "configs/demo.yaml",
-        "--output_dir",
-        output,
-        "--set",
-        *TINY,
-        *data_settings(benchmark),
-        "max_steps=3",
-    )
+    settings = [*TINY, *data_settings(benchmark), "max_steps=3"]
+    command = [sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output]
+    run(*command, "--set", *settings)
     return output

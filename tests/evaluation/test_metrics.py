@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from evaluation.metrics import (
-    average_precision,
-    format_table,
-    inverse_negative_penalty,
-    recall_at,
-    summarise,
-)
+from evaluation.metrics import average_precision, inverse_negative_penalty, recall_at, summarise
 from utils.errors import UserError
 
 
@@ -73,24 +67,3 @@ def test_no_right_image_anywhere_is_zero():
 def test_summarise_refuses_an_empty_set():
     with pytest.raises(UserError, match="no caption"):
         summarise(torch.zeros(0, 3, dtype=torch.int64))
-
-
-def test_table_is_aligned_and_has_every_metric():
-    first = {"r1": 5.0, "r5": 50.126, "r10": 100.0, "mAP": 7.5, "mINP": 1.0, "captions": 6156, "images": 3074}
-    lines = format_table({"stage1": first, "reranked": {**first, "r1": 77.62}}).splitlines()
-    assert len(lines) == 3
-    assert len({len(line) for line in lines}) == 1
-    assert lines[0].split() == ["R@1", "R@5", "R@10", "mAP", "mINP", "captions", "images"]
-    assert lines[1].split() == ["stage1", "5.00", "50.13", "100.00", "7.50", "1.00", "6156", "3074"]
-    assert lines[2].split()[1] == "77.62"
-
-
-def test_table_shows_captions_without_match_only_when_there_are_any():
-    without = summarise(torch.tensor([[1], [0]]))
-    assert "without match" in format_table({"stage1": without})
-    assert "without match" not in format_table({"stage1": {**without, "captions_without_match": 0}})
-
-
-def test_table_marks_a_missing_metric():
-    line = format_table({"stage1": {"r1": 1.0}}).splitlines()[1]
-    assert line.split() == ["stage1", "1.00", "-", "-", "-", "-"]

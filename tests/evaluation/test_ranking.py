@@ -13,9 +13,9 @@ from dataset.evaluation_split import blocks_of, make_split
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
 from evaluation.ranking import (
-    BegunTexts,
     KeptTokens,
     Setting,
+    TextPrefixes,
     best,
     embed_images,
     portions,
@@ -217,7 +217,7 @@ def test_no_more_is_kept_than_memory_allows(split):
         limited = setting(5, memory=memory)
         kept = KeptTokens(room_for_images(model, split.captions, limited))
         embed_images(model, split, limited, kept)
-        texts = BegunTexts(model, split.captions, limited)
+        texts = TextPrefixes(model, split.captions, limited)
         images = sum(tokens.nbytes for tokens in kept.blocks.values())
         assert texts.states.nbytes + images <= memory
         assert texts.states.nbytes == min(memory, text_bytes(split)) or texts.kept < len(split.captions)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -225,6 +226,40 @@ def test_a_damaged_log_line_is_named(tmp_path, line):
     (tmp_path / "log.txt").write_text(line + "\n" + json.dumps(epoch(1)) + "\n")
     with pytest.raises(UserError, match=r"line 1 of .*log\.txt"):
         read_log(tmp_path / "log.txt")
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        ({}, "epoch is missing"),
+        ({"epoch": True}, "epoch must be a number"),
+        ({"epoch": 0, "train": {"cl": "high"}}, "train.cl must be a number"),
+        ({"epoch": 0, "train": [1.0]}, "train must be an object"),
+        ({"epoch": 0, "val": {"reranked": {"r1": False}}}, "val.reranked.r1 must be a number"),
+        ({"epoch": 0, "curve": {"epoch": [1], "cl": [1, 2]}}, "curve must be lists of the length of `epoch`"),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(tmp_path, record, problem):
+    write_log(tmp_path, record, epoch(1))
+    with pytest.raises(UserError, match=rf"line 1 of .*log\.txt is not .* \({re.escape(problem)}"):
+        read_log(tmp_path / "log.txt")
+
+
+def test_losses_and_metrics_of_any_name_are_kept(tmp_path):
+    train, val = {"my_loss": 1.0, "cl": None, "total": 2.0}, {"stage1": {**METRICS, "r50": 99.0}, "note": "x"}
+    write_log(tmp_path, epoch(0, train=train, val=val, machine={"name": "x"}))
+    [record] = read_log(tmp_path / "log.txt")
+    assert record == {**epoch(0), "train": train, "val": val, "machine": {"name": "x"}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"stage1": {**METRICS, "note": "x"}, "epoch": 3}))
+    assert read_metrics(tmp_path / "metrics.json") == {"stage1": {**METRICS, "note": "x"}}
+
+
+def test_every_loss_of_the_log_has_a_panel_in_its_order(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(Axes, "set_title", lambda axes, text, **_: titles.append(text))
+    losses = {"zeta": 1.0, "cl": 2.0, "my_loss": 3.0, "total": 6.0}
+    draw_curves([epoch(0, train=losses), {"epoch": 1, "train": None}], tmp_path / "curves.png")
+    assert titles[:4] == ["loss: total", "loss: zeta", "loss: cl", "loss: my_loss"]
 
 
 def test_the_headline_of_the_curves_is_the_title(tmp_path, monkeypatch):

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from evaluation import statistics
-from evaluation.statistics import estimate, paired_p_value
+from evaluation.statistics import (
+    estimate,
+    pair_correlations,
+    paired_p_value,
+    partial_correlation,
+    partial_spearman,
+    rank_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +74,47 @@ def test_an_interval_holds_its_mean_and_grows_with_its_groups():
     assert together.high - together.low > alone.high - alone.low
     assert estimate([0.5] * 7) == statistics.Estimate(0.5, 0.5, 0.5, 7)
     assert np.isnan(estimate([]).mean)
+
+
+# ---- rank correlation ------------------------------------------------------------------
+
+
+def test_equal_values_share_their_mean_rank():
+    assert rank_of(np.array([10, 30, 10, 20])).tolist() == [1.5, 4, 1.5, 3]
+
+
+def test_partial_correlation_by_its_formula():
+    # (0.8 - 0.5 * 0.6) / sqrt((1 - 0.5^2) * (1 - 0.6^2))
+    found = partial_correlation(np.array(0.8), np.array(0.5), np.array(0.6))
+    assert found == pytest.approx(0.5 / np.sqrt(0.75 * 0.64))
+    assert np.isnan(partial_correlation(np.array(1.0), np.array(1.0), np.array(1.0)))
+
+
+def test_correlations_of_sums_are_those_of_values():
+    values = np.random.default_rng(0).standard_normal((50, 3)) @ np.array([[1, 0.5, 0.2], [0, 1, 0.7], [0, 0, 1]])
+    extended = np.concatenate([values, np.ones((50, 1))], axis=1)
+    found = pair_correlations(["length", "attributes"], extended.T @ extended)
+    plain = np.corrcoef(values.T)
+    assert found["length"] == pytest.approx(plain[0, 2])
+    assert found["between length and attributes"] == pytest.approx(plain[0, 1])
+    # what is left of length and result when a line through attributes is taken out
+    left = [values[:, c] - np.polyval(np.polyfit(values[:, 1], values[:, c], 1), values[:, 1]) for c in (0, 2)]
+    assert found["length, attributes held fast"] == pytest.approx(np.corrcoef(left)[0, 1])
+
+
+def test_what_works_through_attributes_is_not_put_down_to_length():
+    rng = np.random.default_rng(1)
+    attributes = rng.integers(0, 6, 2000)
+    lengths = 4 * attributes + rng.integers(0, 12, 2000)
+    result = attributes + 2 * rng.random(2000)
+    found = partial_spearman({"length": lengths, "attributes": attributes}, result, np.arange(2000) // 4, seed=0)
+    assert found["length"]["low"] > 0.5
+    held = found["length, attributes held fast"]
+    assert held["low"] < 0 < held["high"]
+    assert found["attributes, length held fast"]["low"] > 0.5
+
+
+def test_a_property_that_does_not_vary_has_no_correlation():
+    found = partial_spearman({"length": np.arange(8), "attributes": np.full(8, 3)}, np.arange(8), np.arange(8), seed=0)
+    assert found["length"]["mean"] == pytest.approx(1)
+    assert np.isnan(found["attributes"]["mean"])

@@ -14,17 +14,8 @@ pytestmark = pytest.mark.promise("What was saved is what scored")
 @pytest.fixture(scope="module")
 def trained(benchmark, tmp_path_factory):
     output = tmp_path_factory.mktemp("verified") / "run"
-    run(
-        sys.executable,
-        "Retrieval.py",
-        "--config",
-        "configs/demo.yaml",
-        "--output_dir",
-        output,
-        "--set",
-        *TINY,
-        *data_settings(benchmark),
-    )
+    command = [sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output]
+    run(*command, "--set", *TINY, *data_settings(benchmark))
     return output
 
 
@@ -57,6 +48,18 @@ def change_metrics(content):
     content["metrics"]["val"]["stage1"]["mAP"] += 1e-4
 
 
+def change_form_of_metrics(content):
+    content["metrics"] = {"val": {"stage1": 3}}
+
+
+def change_split(content):
+    content["metrics"] = {"all": content["metrics"]["val"]}
+
+
+def change_skipped(content):
+    content["skipped_images"] = 3
+
+
 def change_data(content):
     content["data"] = {**content["data"], "val": "0" * 64}
 
@@ -74,6 +77,9 @@ def change_config(content):
     [
         (change_parameters, "and its run had"),
         (change_metrics, "stage1 mAP is"),
+        (change_form_of_metrics, "its metrics are not those of an evaluation"),
+        (change_split, "its metrics are not those of an evaluation"),
+        (change_skipped, "does not say on which data"),
         (change_data, "val_file"),
         (forget_data, "does not say on which data"),
         (change_config, "unknown key `max_word` (did you mean 'max_words'?)"),

@@ -45,9 +45,8 @@ def test_a_process_without_a_launcher_says_that_it_lost_another(benchmark, tmp_p
     assert "Traceback" not in one.said()
 
 
-def test_with_restarts_the_run_ends_as_an_undisturbed_one(benchmark, tmp_path, trials):
+def test_with_restarts_the_run_ends_as_an_undisturbed_one(undisturbed, benchmark, tmp_path, trials):
     trial = trials("process killed and all restarted, same SHA-256", 2)
-    finish(driver(tmp_path / "undisturbed", benchmark, settings=OFTEN), tmp_path / "a")
     output = tmp_path / "run"
     running = start(driver(output, benchmark, settings=OFTEN), tmp_path / "b", RESTARTS="3")
     for _ in range(2):
@@ -56,7 +55,7 @@ def test_with_restarts_the_run_ends_as_an_undisturbed_one(benchmark, tmp_path, t
         os.kill(running.ranks()[1], signal.SIGKILL)
         time.sleep(1)
     assert running.wait() == 0, running.said()[-3000:]
-    assert state_of(output) == state_of(tmp_path / "undisturbed")
+    assert state_of(output) == undisturbed.state
     trial.survive(2)
 
 

@@ -14,16 +14,7 @@ pytestmark = pytest.mark.promise("Killed anywhere")
 OFTEN = ["checkpoint_steps=2"]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(benchmark, tmp_path_factory):
-    """State of an undisturbed run on two processes, and its seconds."""
-    folder, began = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
-    finish(driver(folder / "run", benchmark, settings=OFTEN), folder)
-    return state_of(folder / "run"), time.monotonic() - began, (folder / "run" / "metrics.json").read_text()
-
-
 def test_the_end_is_that_of_an_undisturbed_run(undisturbed, benchmark, tmp_path, trials):
-    expected, seconds, metrics = undisturbed
     trial = trials("two processes killed at a random moment, resumed, same SHA-256", KILLS)
     chance, kills, ends = random.Random(7), 0, 0
     while kills < KILLS:
@@ -32,7 +23,7 @@ def test_the_end_is_that_of_an_undisturbed_run(undisturbed, benchmark, tmp_path,
         while not killed or kills < KILLS:
             resume = ["--resume"] if any((output / name).exists() for name in (LAST, PREVIOUS)) else []
             running = start(driver(output, benchmark, *resume, settings=OFTEN), tmp_path)
-            moment, began = chance.uniform(0.2, 1) * seconds, time.monotonic()
+            moment, began = chance.uniform(0.2, 1) * undisturbed.seconds, time.monotonic()
             while running.process.poll() is None and time.monotonic() - began < moment:
                 time.sleep(0.002)
             killed = running.process.poll() is None
@@ -44,8 +35,8 @@ def test_the_end_is_that_of_an_undisturbed_run(undisturbed, benchmark, tmp_path,
             resume = ["--resume"] if any((output / name).exists() for name in (LAST, PREVIOUS)) else []
             running = finish(driver(output, benchmark, *resume, settings=OFTEN), tmp_path)
         assert running.wait() == 0, running.said()[-3000:]
-        assert state_of(output) == expected
-        assert (output / "metrics.json").read_text() == metrics
+        assert state_of(output) == undisturbed.state
+        assert (output / "metrics.json").read_text() == undisturbed.metrics
         assert not [path.name for path in output.rglob("*.tmp")]
         trial.survive(kills - trial.survived)
         ends += 1

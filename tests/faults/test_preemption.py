@@ -20,13 +20,6 @@ QUICK = [("SIGTERM", "launcher"), ("SIGINT", "all"), ("SIGUSR1", "process 1")]
 EXPECTED = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 143}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(benchmark, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    finish(driver(folder / "run", benchmark), folder)
-    return state_of(folder / "run")
-
-
 def send(running, target: str, number: int) -> None:
     if target == "all":
         running.send_all(number)
@@ -57,5 +50,5 @@ def test_a_signal_ends_the_run_and_no_step_is_lost(undisturbed, benchmark, tmp_p
     if step:  # else it was evaluating, whose epoch is kept
         assert read_checkpoint(output / LAST)["step"] == int(step[1])
     finish(driver(output, benchmark, "--resume"), tmp_path)
-    assert state_of(output) == undisturbed
+    assert state_of(output) == undisturbed.state
     trial.survive()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from search.__main__ import below, matching
+from search.selection import possible_paths, select_images
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -14,20 +14,22 @@ def test_names_and_conditions_restrict_each_other(searcher):
     gallery = searcher.gallery
     everything = list(gallery.records.by_path)
     cameras = {path: record.metadata["camera"] for path, record in gallery.records.by_path.items()}
-    assert set(matching(gallery, [], ["camera=c1"])) == {path for path in everything if cameras[path] == "c1"}
+    assert set(select_images(gallery, [], ["camera=c1"])) == {path for path in everything if cameras[path] == "c1"}
     first = everything[0]
     other = next(camera for camera in ("c0", "c1", "c2") if camera != cameras[first])
-    assert matching(gallery, [first], [f"camera={cameras[first]}"]) == [first]
-    assert matching(gallery, [first], [f"camera={other}"]) == []
-    assert matching(gallery, [], ["camera=c1", "camera=c2"]) == []
+    assert select_images(gallery, [first], [f"camera={cameras[first]}"]) == [first]
+    assert select_images(gallery, [first], [f"camera={other}"]) == []
+    assert select_images(gallery, [], ["camera=c1", "camera=c2"]) == []
     folder = str(Path(first).parent)
-    assert set(matching(gallery, [folder], [])) == {path for path in everything if Path(path).parent == Path(folder)}
+    assert set(select_images(gallery, [folder], [])) == {
+        path for path in everything if Path(path).parent == Path(folder)
+    }
     with pytest.raises(UserError, match="no metadata are called bogus"):
-        matching(gallery, [], ["bogus=1"])
+        select_images(gallery, [], ["bogus=1"])
     with pytest.raises(UserError, match="name images"):
-        matching(gallery, [], [])
+        select_images(gallery, [], [])
     with pytest.raises(UserError, match="its paths start from"):
-        matching(gallery, ["nobody.jpg"], [])
+        select_images(gallery, ["nobody.jpg"], [])
 
 
 def test_a_path_may_be_given_as_it_is_printed(tmp_path, monkeypatch):
@@ -36,5 +38,5 @@ def test_a_path_may_be_given_as_it_is_printed(tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     monkeypatch.chdir(tmp_path)
     for name in ("a/1.jpg", "./a/1.jpg", str(folder / "a" / "1.jpg"), "photos/a/1.jpg", "a/../a/1.jpg"):
-        assert "a/1.jpg" in below(folder, name), name
-    assert below(folder, "../x.jpg") == []
+        assert "a/1.jpg" in possible_paths(folder, name), name
+    assert possible_paths(folder, "../x.jpg") == []

@@ -1,5 +1,6 @@
 """A gallery follows its folder, by content, and survives being killed."""
 
+import hashlib
 import json
 import os
 import random
@@ -16,8 +17,9 @@ from harness import FULL
 from PIL import Image
 
 from search import indexing
-from search.gallery import open_gallery, place_of
-from search.indexing import index, read_metadata, typed
+from search.gallery import Address, open_gallery
+from search.indexing import index
+from search.metadata import read_metadata, typed
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -222,8 +224,36 @@ def test_it_refuses_what_is_not_its_own(encoder, photos, tmp_path):
         (tmp_path / "gallery" / "gallery.json").write_text(json.dumps(changed))
         with pytest.raises(UserError, match=f"was made {words}"), open_gallery(place, encoder):
             pass
+    damaged = {key: value for key, value in about.items() if key != "images"}
+    (tmp_path / "gallery" / "gallery.json").write_text(json.dumps(damaged))
+    with pytest.raises(UserError, match="is not a gallery file of this version"), open_gallery(place, encoder):
+        pass
     with pytest.raises(UserError, match="holds something else"), open_gallery(str(photos), encoder, photos):
         pass
+    assert not (photos / ".lock").exists()  # what is refused is left as it was
+
+
+def test_a_model_is_known_by_what_earlier_galleries_recorded_of_it(encoder):
+    """Another digest of the same model would close every gallery that there is."""
+    digest, state = hashlib.sha256(), encoder.model.state_dict()
+    parts = ("visual_encoder.", "text_encoder.", "vision_proj.", "text_proj.", "itm_head.")
+    for name in sorted(name for name in state if name.startswith(parts)):
+        digest.update(name.encode() + state[name].contiguous().numpy().tobytes())
+    digest.update(encoder.trained.tokenizer.to_json().encode())
+    assert encoder.identity() == {
+        "model": digest.hexdigest(),
+        "image_size": [32, 16],
+        "max_words": 40,
+        "precision": "fp32",
+    }
+
+
+def test_a_gallery_that_another_process_is_making_is_not_something_else(encoder, photos, tmp_path):
+    for name in (".lock", ".gallery.json.00000000-1.tmp"):
+        (tmp_path / "gallery").mkdir(exist_ok=True)
+        (tmp_path / "gallery" / name).touch()
+    with open_gallery(str(tmp_path / "gallery"), encoder, photos) as gallery:
+        assert gallery.images == photos
 
 
 def test_one_process_holds_it(encoder, photos, tmp_path, trained):
@@ -238,7 +268,7 @@ def test_one_process_holds_it(encoder, photos, tmp_path, trained):
             timeout=120,
         )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert f"is open in process {os.getpid()}" in done.stderr
+    assert f"is in use by process {os.getpid()} on " in done.stderr
 
 
 def test_the_index_is_built_again_from_the_records(encoder, photos, tmp_path):
@@ -272,12 +302,14 @@ def test_what_is_forgotten_is_gone(encoder, photos, tmp_path):
 
 
 def test_servers_and_folders_are_told_apart(tmp_path):
-    uri, name, folder = place_of("http://milvus.lan:19530")
-    assert (uri, name, str(folder)) == ("http://milvus.lan:19530", "gallery", "milvus.lan-19530-gallery")
-    assert place_of("https://milvus.lan/mine")[:2] == ("https://milvus.lan", "mine")
-    assert place_of(str(tmp_path))[0] == str(tmp_path / "index.db")
+    server = Address.parse("http://milvus.lan:19530")
+    assert (server.uri, server.collection) == ("http://milvus.lan:19530", "gallery")
+    assert str(server.folder) == "milvus.lan-19530-gallery"
+    named = Address.parse("https://milvus.lan/mine")
+    assert (named.uri, named.collection) == ("https://milvus.lan", "mine")
+    assert Address.parse(str(tmp_path)).uri == str(tmp_path / "index.db")
     with pytest.raises(UserError, match="http://host:port"):
-        place_of("http://host:1/a/b")
+        Address.parse("http://host:1/a/b")
 
 
 def test_images_of_another_gallery_are_left_alone(encoder, photos, tmp_path):

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from search.records import Record, Records
+from search.records import IndexedImage, Records
 from utils.errors import UserError
 
 
 def record(path, digest="d", value=1.0, **metadata):
-    return Record(path, digest, np.full(4, value, np.float32), metadata)
+    return IndexedImage(path, digest, np.full(4, value, np.float32), metadata)
 
 
 def read(folder):
@@ -30,7 +30,7 @@ def test_what_is_forgotten_is_in_no_file(tmp_path):
     kept = Records(tmp_path)
     kept.add([record("secret-person.jpg", value=0.123), record("other.jpg")])
     kept.drop(["other.jpg"])
-    kept.lose(["secret-person.jpg"])
+    kept.remove(["secret-person.jpg"])
     kept.rewrite()
     assert len(kept) == 0 and read(tmp_path) == {}
     for path in tmp_path.iterdir():

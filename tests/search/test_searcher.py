@@ -53,7 +53,7 @@ def test_the_cache_is_bounded_and_changes_nothing(searcher):
 
 
 def test_the_oldest_tokens_go_first():
-    cache = TokenCache(room=2 * 40)
+    cache = TokenCache(capacity=2 * 40)
     one, two, three = (torch.full((10,), float(n)) for n in range(3))
     cache.put("one", one)
     cache.put("two", two)
@@ -154,7 +154,7 @@ def test_the_command_line(trained, photos, tmp_path):
     for arguments, words in (
         (["forget", "nobody.jpg", "--gallery", place], "holds no image 'nobody.jpg'"),
         (["query", "a man", "--gallery", tmp_path / "none"], "there is no gallery"),
-        (["index", tmp_path / "none", "--gallery", place, "--checkpoint", trained], "no folder of images"),
+        (["index", tmp_path / "none", "--gallery", place, "--checkpoint", trained], "is not a folder of images"),
         (["query", "a man", "--gallery", place, "--set", "max_words=7"], "was made with max_words"),
     ):
         done = search(*arguments)

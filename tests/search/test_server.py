@@ -52,7 +52,7 @@ def test_a_server_finds_what_a_file_finds(encoder, photos, tmp_path, address, mo
         assert report.added == len(gallery.records) == gallery.store.count() > 0
         found = Searcher(encoder, gallery).search(SENTENCE).hits
         assert [hit.path for hit in found] == [hit.path for hit in expected]
-        with pytest.raises(UserError, match="is open in process"), open_gallery(address, encoder):
+        with pytest.raises(UserError, match="is in use by process"), open_gallery(address, encoder):
             pass
     with open_gallery(address, encoder) as gallery:
         gallery.forget([found[0].path])

@@ -11,9 +11,10 @@ pytest.importorskip("pymilvus")
 
 from fastapi.testclient import TestClient
 
-from search import service
+from search import upload
 from search.page import condition, problem, reasons_as_html
-from search.service import build_app, build_site
+from search.service import build_app
+from search.site import build_site
 from utils.errors import UserError
 
 SENTENCE = "A woman in a red coat and grey jeans."
@@ -136,7 +137,7 @@ def bomb():
         (b"", "the file is empty"),
         (b"<svg onload=alert(1)>", "no image of a known format"),
         (png()[:60], "upload"),
-        (b"x" * (service.LARGEST_UPLOAD + 1), "more than 20 MiB"),
+        (b"x" * (upload.LARGEST_UPLOAD + 1), "more than 20 MiB"),
         (bomb, "pixels"),
     ],
     ids=["empty", "svg", "cut off", "huge", "bomb"],
@@ -184,10 +185,10 @@ def test_choices_become_a_filter():
 
 
 def test_reasons_cannot_hold_script(searcher):
-    from search.explain import Attribute, Explanation
+    from search.explain import ExplainedAttribute, Explanation
 
     heat = [[0.0]]
-    found = Explanation("<script>.jpg", 0.5, heat, [Attribute("<b>red</b>", 0.25, heat)], heat)
+    found = Explanation("<script>.jpg", 0.5, heat, [ExplainedAttribute("<b>red</b>", 0.25, heat)], heat)
     page = reasons_as_html(found)
     assert "<script>" not in page and "<b>" not in page and "&lt;b&gt;red" in page and "25%" in page
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from search import store
-from search.records import Record
+from search.records import IndexedImage
+from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
 
@@ -12,22 +13,22 @@ pytest.importorskip("pymilvus")
 def records(count, size=16):
     vectors = np.random.default_rng(0).standard_normal((count, size)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return [Record(f"{n}.jpg", str(n), vector, {"half": n % 2}) for n, vector in enumerate(vectors)]
+    return [IndexedImage(f"{n}.jpg", str(n), vector, {"half": n % 2}) for n, vector in enumerate(vectors)]
 
 
 def exact(of, query, count):
     return sorted(of, key=lambda record: -float(record.embedding @ query))[:count]
 
 
-@pytest.mark.parametrize(("exact_below", "kind"), [(10_000, store.EXACT), (1000, store.GRAPH)])
-def test_the_nearest_are_found_by_either_index(tmp_path, monkeypatch, exact_below, kind):
+@pytest.mark.parametrize(("exact_below", "index_type"), [(10_000, store.EXACT), (1000, store.GRAPH)])
+def test_the_nearest_are_found_by_either_index(tmp_path, monkeypatch, exact_below, index_type):
     monkeypatch.setattr(store, "EXACT_BELOW", exact_below)
     held, query = records(3000), records(3001)[-1].embedding
     opened = store.Store(str(tmp_path / "index.db"), "gallery", 16)
     try:
         opened.put(held)
         opened.finish()
-        assert opened.kind == kind and opened.described()["index_type"] == kind
+        assert opened.index_type == index_type and opened.describe_index()["index_type"] == index_type
         expected = [record.path for record in exact(held, query, 100)]
         found = opened.search(query, 100)
         assert len({path for _, path, _ in found} & set(expected)) >= 98 and found[0][1] == expected[0]
@@ -42,9 +43,9 @@ def test_the_nearest_are_found_by_either_index(tmp_path, monkeypatch, exact_belo
         opened.close()
     again = store.Store(str(tmp_path / "index.db"), "gallery", 16)
     try:
-        assert again.kind == kind and len(again.search(query, 100)) == 100
+        assert again.index_type == index_type and len(again.search(query, 100)) == 100
         again.clear()
-        assert again.kind == store.EXACT and again.count() == 0
+        assert again.index_type == store.EXACT and again.count() == 0
     finally:
         again.close()
 
@@ -56,6 +57,19 @@ def test_a_graph_is_built_as_it_was_asked_for(tmp_path, monkeypatch):
     try:
         opened.put(records(100))
         opened.finish()
-        assert opened.described()["params"] == store.BUILT_WITH[store.GRAPH]
+        assert opened.describe_index()["params"] == store.BUILT_WITH[store.GRAPH]
     finally:
         opened.close()
+
+
+def test_errors_of_milvus_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"^it failed: two lines$"), store.milvus_errors("it failed"):
+        raise RuntimeError("two\n  lines")
+    with pytest.raises(UserError, match=r"^mine$"), store.milvus_errors("it failed"):
+        raise UserError("mine")
+    with pytest.raises(KeyboardInterrupt), store.milvus_errors("it failed"):
+        raise KeyboardInterrupt
+    opened = store.Store(str(tmp_path / "index.db"), "gallery", 16)
+    opened.close()
+    with pytest.raises(UserError, match=rf"^the index {tmp_path}/index.db fails \(count; python -m search rebuild"):
+        opened.count()

@@ -7,17 +7,24 @@ import platform
 import re
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from utils.errors import LostPeer, UserError, record_error
+
+Parameters = ParamSpec("Parameters")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Launch:
 
 
 def read_launch(environment: dict[str, str]) -> Launch:
-    """Place of this process from the variables of torchrun, else of SLURM, else alone.
+    """Read the rank of this process from the variables of torchrun, else of SLURM; without them it is alone.
 
     A batch script itself has SLURM's variables too, but none of a step: it runs alone.
     """
@@ -44,13 +51,13 @@ def read_launch(environment: dict[str, str]) -> Launch:
             names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
         else:
             return Launch()
-        launch = Launch(*(int(environment.get(name, "0")) for name in names), by_slurm=not by_torchrun)
+        rank, world, local_rank = (int(environment.get(name, "0")) for name in names)
     except ValueError as error:
         raise UserError(f"RANK, WORLD_SIZE, SLURM_PROCID and the like must be integers: {error}") from None
-    if not 0 <= launch.rank < launch.world or launch.local_rank < 0:
-        places = ", ".join(f"{name}={environment.get(name, '0')}" for name in names)
-        raise UserError(f"{places} is no place among processes: 0 <= {names[0]} < {names[1]} is expected")
-    return launch
+    if not 0 <= rank < world or local_rank < 0:
+        found = ", ".join(f"{name}={environment.get(name, '0')}" for name in names)
+        raise UserError(f"{found} is impossible: 0 <= {names[0]} < {names[1]} and 0 <= {names[2]} are expected")
+    return Launch(rank, world, local_rank, by_slurm=not by_torchrun)
 
 
 def end_with_parent() -> None:
@@ -97,7 +104,9 @@ def choose_device(name: str, launch: Launch) -> torch.device:
 
 
 @contextmanager
-def process_group(launch: Launch, device: torch.device, dist_url: str = "env://", timeout_minutes: float = 30):
+def process_group(
+    launch: Launch, device: torch.device, dist_url: str = "env://", timeout_minutes: float = 30
+) -> Iterator[None]:
     """Join the other processes for the time of a `with` block; nothing to do when alone."""
     if launch.world == 1:
         yield
@@ -107,9 +116,9 @@ def process_group(launch: Launch, device: torch.device, dist_url: str = "env://"
             os.environ["MASTER_ADDR"] = first_slurm_host(os.environ.get("SLURM_NODELIST", "localhost"))
             os.environ.setdefault("MASTER_PORT", str(10_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
         timeout = timedelta(minutes=timeout_minutes)
-        store, *_ = next(dist.rendezvous(dist_url, launch.rank, launch.world, timeout=timeout))
+        store, *_ = next(rendezvous(dist_url, launch.rank, launch.world, timeout=timeout))
         # torchrun keeps one store through its restarts: the addresses of processes that are gone stand in it
-        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -188,7 +197,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return sum_over_processes(value).div_(world_size()) if world_size() > 1 else value
 
 
-def from_main(value: object) -> object:
+def from_main(value: Value) -> Value:
     """The main process's picklable `value`, on all processes."""
     if world_size() == 1:
         return value
@@ -197,24 +206,25 @@ def from_main(value: object) -> object:
     return holder[0]
 
 
-def on_main(function):
+def on_main(function: Callable[Parameters, Value]) -> Callable[Parameters, Value]:
     """Decorator: run `function` on the main process and return its result on all.
 
     An exception there is raised on all processes, so that none waits for the others for ever.
     """
 
     @wraps(function)
-    def wrapper(*args, **kwargs):
-        outcome: tuple[object, Exception | None] = (None, None)
+    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Value:
+        results: list[Value] = []
+        failures: list[Exception] = []
         if is_main():
             try:
-                outcome = (function(*args, **kwargs), None)
+                results.append(function(*args, **kwargs))
             except Exception as error:
-                outcome = (None, error)
-        result, failure = from_main(outcome)
-        if failure is not None:
-            raise failure
-        return result
+                failures.append(error)
+        results, failures = from_main((results, failures))
+        if failures:
+            raise failures[0]
+        return results[0]
 
     return wrapper
 
@@ -227,10 +237,9 @@ def max_over_processes(values: list[float | Tensor], device: torch.device) -> li
     return together.tolist()
 
 
-def gather_objects(value: object) -> list:
+def gather_objects(value: Value) -> list[Value]:
     """The values of all processes in rank order; plain values only."""
-    if world_size() == 1:
-        return [value]
-    gathered = [None] * world_size()
-    dist.all_gather_object(gathered, value)
+    gathered = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(gathered, value)
     return gathered

@@ -223,18 +223,8 @@ def study(tmp_path, benchmark):
     """A command that trains two variants of a tiny model, and its folder."""
     (tmp_path / "study.yaml").write_text(PLAN.replace("[1, 2]", "[1]"))
     settings = [*TINY, *data_settings(benchmark), "max_steps=3", "batch_size_train=4"]
-    command = [
-        sys.executable,
-        "-m",
-        "evaluation",
-        "ablation",
-        "--config",
-        str(tmp_path / "study.yaml"),
-        "--output_dir",
-        str(tmp_path / "out"),
-        "--set",
-        *settings,
-    ]
+    options = ["--config", str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out"), "--set", *settings]
+    command = [sys.executable, "-m", "evaluation", "ablation", *options]
     return command, tmp_path / "out"
 
 

@@ -1,6 +1,7 @@
 """curves, rankings, cost and cross_domain on a tiny model: what they write, and what they refuse."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from configs.schema import load_config
 from evaluation.metrics import of_captions
 from evaluation.results import read_metrics, read_rankings
 from evaluation.studies import cost, cross_domain, curves, rankings
-from evaluation.studies.study import as_cell, labels_of, markdown_table, study_parser
+from evaluation.studies.study import labels_of
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -31,8 +32,8 @@ def rows_of(folder, name):
 # ---- what all share --------------------------------------------------------------------
 
 
-def options(*arguments, most=None):
-    return study_parser("x", "About.", most).parse_args(["--checkpoint", *arguments])
+def labels(*paths, given=(), most=None):
+    return labels_of([Path(path) for path in paths], given, most)
 
 
 @pytest.mark.parametrize(
@@ -44,26 +45,20 @@ def options(*arguments, most=None):
     ],
 )
 def test_models_are_named_by_what_tells_them_apart(paths, names):
-    assert labels_of(options(*paths)) == names
+    assert labels(*paths) == names
 
 
 def test_names_of_models_are_checked():
-    assert labels_of(options("a.pth", "b.pth", "--label", "one", "two")) == ["one", "two"]
-    for arguments, words in (
-        (["a.pth", "b.pth", "--label", "one"], "a different name for each of the 2"),
-        (["a.pth", "b.pth", "--label", "one", "one"], "a different name"),
-        (["a.pth", "./a.pth"], "given twice"),
+    assert labels("a.pth", "b.pth", given=["one", "two"]) == ["one", "two"]
+    for paths, given, words in (
+        (["a.pth", "b.pth"], ["one"], "a different name for each of the 2"),
+        (["a.pth", "b.pth"], ["one", "one"], "a different name"),
+        (["a.pth", "./a.pth"], [], "given twice"),
     ):
         with pytest.raises(UserError, match=words):
-            labels_of(options(*arguments))
+            labels(*paths, given=given)
     with pytest.raises(UserError, match="at most 2"):
-        labels_of(options("a.pth", "b.pth", "c.pth", most=2))
-
-
-def test_tables_are_aligned_and_cannot_be_broken():
-    table = markdown_table([{"name": "a|b\nc", "R@1": 1.0}, {"name": "d", "R@1": float("nan")}])
-    assert table.splitlines() == ["| name   |  R@1 |", "| ------ | ---: |", "| a\\|b c | 1.00 |", "| d      |    - |"]
-    assert as_cell(None) == "-" and as_cell(7) == "7"
+        labels("a.pth", "b.pth", "c.pth", most=2)
 
 
 def test_a_command_needs_a_configuration(best, tmp_path, tiny_run):

@@ -11,19 +11,10 @@ from dataset.attributes import parse_attributes
 from dataset.captions import clean_caption
 from dataset.tokens import CaptionTokenizer
 from evaluation.ranking import rank_split, summarise_stages
-from evaluation.studies.caption_edits import (
-    EDITS,
-    Choice,
-    Palette,
-    choose,
-    colour_runs,
-    fits,
-    is_editable,
-    make_editable,
-    what_is_read,
-)
+from evaluation.studies.caption_edits import EDITS, Choice, Palette, choose
 from evaluation.studies.comparison import first_right
 from evaluation.studies.contradiction import compare, main
+from evaluation.studies.editable_captions import colour_runs, fits, is_editable, make_editable, what_is_read
 from evaluation.trained import TrainedModel
 from utils.errors import UserError
 
@@ -244,19 +235,9 @@ def test_models_are_compared_on_the_same_edits(studied):
 def test_captions_before_an_edit_rank_as_in_the_run(tiny_run, tmp_path):
     # with room for whole captions every one that has an attribute is made vague
     settings = ["--set", "max_words=80"]
-    main(
-        [
-            "--checkpoint",
-            str(tiny_run / "checkpoint_best.pth"),
-            "--edits",
-            "vague-all",
-            "--output_dir",
-            str(tmp_path),
-            "--device",
-            "cpu",
-            *settings,
-        ]
-    )
+    checkpoint = str(tiny_run / "checkpoint_best.pth")
+    options = ["--edits", "vague-all", "--output_dir", str(tmp_path), "--device", "cpu"]
+    main(["--checkpoint", checkpoint, *options, *settings])
     row = json.loads((tmp_path / "contradiction.json").read_text())["rows"][0]
     model = TrainedModel.open(tiny_run / "checkpoint_best.pth", None, settings[1:], torch.device("cpu"))
     split = model.open_split("test")
@@ -285,16 +266,7 @@ def test_bad_input_is_one_line(arguments, words, tmp_path):
 
 
 def test_captions_without_room_are_told(tiny_run, tmp_path):
+    checkpoint = str(tiny_run / "checkpoint_best.pth")
+    options = ["--edits", "contradicted", "--output_dir", str(tmp_path / "out")]
     with pytest.raises(UserError, match="no caption of the test split"):
-        main(
-            [
-                "--checkpoint",
-                str(tiny_run / "checkpoint_best.pth"),
-                "--edits",
-                "contradicted",
-                "--output_dir",
-                str(tmp_path / "out"),
-                "--set",
-                "max_words=8",
-            ]
-        )
+        main(["--checkpoint", checkpoint, *options, "--set", "max_words=8"])

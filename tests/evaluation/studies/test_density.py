@@ -1,4 +1,4 @@
-"""Bins and correlations are right on numbers known by hand, and the bins of a real split are that split."""
+"""Bins are right on numbers known by hand, and the bins of a real split are that split."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.studies.density import all_correlations, bins_of, held_fast, main, quantile_edges, rank_of, spearman
+from evaluation.studies.density import bins_of, main, quantile_edges
 from utils.errors import UserError
 
 
@@ -34,66 +34,12 @@ def test_quantiles_hold_as_many_captions():
     assert quantile_edges(np.full(9, 4), 5) == [4]  # equal lengths cannot be told apart
 
 
-def test_equal_values_share_their_mean_rank():
-    assert rank_of(np.array([10, 30, 10, 20])).tolist() == [1.5, 4, 1.5, 3]
-
-
-def test_partial_correlation_by_its_formula():
-    # (0.8 - 0.5 * 0.6) / sqrt((1 - 0.5^2) * (1 - 0.6^2))
-    found = held_fast(np.array(0.8), np.array(0.5), np.array(0.6))
-    assert found == pytest.approx(0.5 / np.sqrt(0.75 * 0.64))
-    assert np.isnan(held_fast(np.array(1.0), np.array(1.0), np.array(1.0)))
-
-
-def test_correlations_of_sums_are_those_of_values():
-    values = np.random.default_rng(0).standard_normal((50, 3)) @ np.array([[1, 0.5, 0.2], [0, 1, 0.7], [0, 0, 1]])
-    extended = np.concatenate([values, np.ones((50, 1))], axis=1)
-    found = all_correlations(extended.T @ extended)
-    plain = np.corrcoef(values.T)
-    assert found["length"] == pytest.approx(plain[0, 2])
-    assert found["between length and attributes"] == pytest.approx(plain[0, 1])
-    # what is left of length and result when a line through attributes is taken out
-    left = [values[:, c] - np.polyval(np.polyfit(values[:, 1], values[:, c], 1), values[:, 1]) for c in (0, 2)]
-    assert found["length, attributes held fast"] == pytest.approx(np.corrcoef(left)[0, 1])
-
-
-def test_what_works_through_attributes_is_not_put_down_to_length():
-    rng = np.random.default_rng(1)
-    attributes = rng.integers(0, 6, 2000)
-    lengths = 4 * attributes + rng.integers(0, 12, 2000)
-    result = attributes + 2 * rng.random(2000)
-    found = spearman(lengths, attributes, result, np.arange(2000) // 4, seed=0)
-    assert found["length"]["low"] > 0.5
-    held = found["length, attributes held fast"]
-    assert held["low"] < 0 < held["high"]
-    assert found["attributes, length held fast"]["low"] > 0.5
-
-
-def test_a_property_that_does_not_vary_has_no_correlation():
-    found = spearman(np.arange(8), np.full(8, 3), np.arange(8), np.arange(8), seed=0)
-    assert found["length"]["mean"] == pytest.approx(1)
-    assert np.isnan(found["attributes"]["mean"])
-
-
 @pytest.fixture(scope="module")
 def studied(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("density")
     checkpoints = [str(tiny_run / f"checkpoint_{name}.pth") for name in ("best", "last")]
-    main(
-        [
-            "--checkpoint",
-            *checkpoints,
-            "--label",
-            "one",
-            "two",
-            "--length_bins",
-            "0",
-            "22",
-            "30",
-            "--output_dir",
-            str(folder),
-        ]
-    )
+    options = ["--label", "one", "two", "--length_bins", "0", "22", "30", "--output_dir", str(folder)]
+    main(["--checkpoint", *checkpoints, *options])
     return folder
 
 
@@ -147,13 +93,6 @@ def test_models_of_different_captions_are_not_compared(tiny_run, benchmark, tmp_
     (tmp_path / "test.json").write_text(json.dumps(shorter))
     test_file = str(benchmark / "processed_data/test.json")
     (other / "config.yaml").write_text(settings.replace(test_file, str(tmp_path / "test.json")))
+    checkpoints = [str(folder / "checkpoint_best.pth") for folder in (tiny_run, other)]
     with pytest.raises(UserError, match="different test splits"):
-        main(
-            [
-                "--checkpoint",
-                str(tiny_run / "checkpoint_best.pth"),
-                str(other / "checkpoint_best.pth"),
-                "--output_dir",
-                str(tmp_path / "out"),
-            ]
-        )
+        main(["--checkpoint", *checkpoints, "--output_dir", str(tmp_path / "out")])

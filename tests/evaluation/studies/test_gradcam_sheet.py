@@ -11,8 +11,10 @@ from benchmark_data import TINY, data_settings, run
 from PIL import Image
 
 from evaluation.drawing.panels import coloured_text, flow, overlay, words_in_colours
-from evaluation.studies.gradcam import Query, character_colours, colour_of, join_pieces, main
-from evaluation.studies.heatmaps import look, peak_of, read_caption, upsample
+from evaluation.studies.caption_maps import maps_on_images, peak_of, read_caption, upsample
+from evaluation.studies.gradcam import main
+from evaluation.studies.gradcam_sheet import character_colours, colour_of, join_pieces
+from evaluation.studies.shown_captions import ShownCaption
 from evaluation.trained import TrainedModel
 from utils.errors import UserError
 
@@ -60,10 +62,12 @@ def test_pictures_flow_into_lines():
 
 
 def test_attributes_have_the_same_colour_in_the_caption_as_written():
-    query = Query(0, "A RED, coat!", None, [[(2, 5), (6, 10)]])  # cleaned: "a red coat"
-    assert query.words_of(0) == "red coat"
+    caption = ShownCaption(0, "A RED, coat!", None, [[(2, 5), (6, 10)]])  # cleaned: "a red coat"
+    assert caption.words_of(0) == "red coat"
     coloured = "".join(
-        letter for letter, colour in zip(query.text, character_colours(query), strict=True) if colour == colour_of(0)
+        letter
+        for letter, colour in zip(caption.text, character_colours(caption), strict=True)
+        if colour == colour_of(0)
     )
     assert coloured == "REDcoat"
 
@@ -87,25 +91,10 @@ def checkpoint(tiny_run):
 def other_checkpoint(benchmark, tmp_path_factory):
     """Vision Mamba, cross-attention in the upper layers alone, no decoder, other words kept."""
     output = tmp_path_factory.mktemp("gradcam") / "vim"
-    run(
-        sys.executable,
-        "Retrieval.py",
-        "--config",
-        "configs/demo.yaml",
-        "--output_dir",
-        output,
-        "--set",
-        *TINY,
-        *data_settings(benchmark),
-        "max_steps=1",
-        "image_encoder=vim",
-        "bert_config.full_ca=false",
-        "weights.mae=0",
-        "bert_config.num_hidden_layers=3",
-        "max_words=12",
-        "image_res=[64,32]",
-        "eval_epoch=9",
-    )
+    model = ["image_encoder=vim", "bert_config.full_ca=false", "bert_config.num_hidden_layers=3", "weights.mae=0"]
+    settings = [*model, "max_steps=1", "max_words=12", "image_res=[64,32]", "eval_epoch=9"]
+    command = [sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output]
+    run(*command, "--set", *TINY, *data_settings(benchmark), *settings)
     return output / "checkpoint_last.pth"
 
 
@@ -117,7 +106,7 @@ def test_maps_belong_to_the_attributes_they_were_asked_for(checkpoint):
     inside = [
         [row for row, (start, end) in enumerate(pieces) if any(a <= start < end <= b for a, b in one)] for one in spans
     ]
-    one = look(trained, image, [text], [spans], 0, "match")[0]
+    one = maps_on_images(trained, image, [text], [spans], 0, "match")[0]
     assert one.present == [bool(inside[0]), True, False]
     assert one.attributes.shape == (3, trained.model.grid[0] * trained.model.grid[1])
     torch.testing.assert_close(one.attributes[1], one.words[inside[1]].mean(0))
@@ -138,20 +127,8 @@ def read(folder):
 
 
 def test_two_models_are_shown_on_the_same_captions(checkpoint, other_checkpoint, tmp_path, capsys):
-    arguments = [
-        "--checkpoint",
-        str(checkpoint),
-        str(other_checkpoint),
-        "--label",
-        "baseline",
-        "model",
-        "--queries",
-        "2",
-        "--output_dir",
-        str(tmp_path),
-        "--target",
-        "attribute",
-    ]
+    arguments = ["--checkpoint", str(checkpoint), str(other_checkpoint), "--label", "baseline", "model"]
+    arguments += ["--queries", "2", "--output_dir", str(tmp_path), "--target", "attribute"]
     main(arguments)
     rows, content, sheet = read(tmp_path)
     of = {name: [row for row in rows if row["model"] == name] for name in ("baseline", "model")}
@@ -175,7 +152,7 @@ def test_two_models_are_shown_on_the_same_captions(checkpoint, other_checkpoint,
 def test_captions_are_shown_on_the_image_they_were_written_for(checkpoint, benchmark, tmp_path, monkeypatch):
     shown = []
     blank = Image.new("RGB", (20, 40))
-    monkeypatch.setattr("evaluation.studies.gradcam.load_picture", lambda path, box: shown.append(path) or blank)
+    monkeypatch.setattr("evaluation.drawing.pictures.load_picture", lambda path, box: shown.append(path) or blank)
     main(["--checkpoint", str(checkpoint), "--captions", "5", "2", "--words", "--output_dir", str(tmp_path)])
     entries = json.loads((benchmark / "processed_data" / "test.json").read_text())
     images = [entry["file_path"] for entry in entries for _ in entry["captions"]]
@@ -184,21 +161,9 @@ def test_captions_are_shown_on_the_image_they_were_written_for(checkpoint, bench
 
 def test_a_pair_of_ones_own(checkpoint, benchmark, tmp_path):
     image = next((benchmark / "imgs" / "test").rglob("*.jpg"))
-    main(
-        [
-            "--checkpoint",
-            str(checkpoint),
-            "--image",
-            str(image),
-            "--text",
-            "A man in a red coat with a black bag.",
-            "--words",
-            "--set",
-            "test_file=null",
-            "--output_dir",
-            str(tmp_path),
-        ]
-    )
+    pair = ["--image", str(image), "--text", "A man in a red coat with a black bag.", "--words"]
+    settings = ["--set", "test_file=null"]
+    main(["--checkpoint", str(checkpoint), *pair, *settings, "--output_dir", str(tmp_path)])
     rows, _, _ = read(tmp_path)
     assert [row["attribute"] for row in rows] == ["", "red coat", "black bag"]
     assert {row["caption"] for row in rows} == {""}
@@ -234,7 +199,7 @@ def test_a_missing_checkpoint_and_too_many_are_named(checkpoint, tmp_path):
 
 
 def test_captions_without_attributes_are_not_drawn(checkpoint, tmp_path, monkeypatch):
-    found = "evaluation.studies.gradcam.cached_attributes"
+    found = "evaluation.studies.shown_captions.cached_attributes"
     monkeypatch.setattr(found, lambda texts, *_: {text: [[(0, 3)]] for text in texts})
     with pytest.raises(UserError, match="no caption of the test split has 2 attributes"):
         main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path)])

@@ -11,17 +11,10 @@ import torch
 from benchmark_data import data_settings, run
 from PIL import Image
 
-from evaluation.studies.grounding import (
-    centre_prior,
-    draw_captions,
-    main,
-    mean_of_others,
-    measure,
-    score,
-    score_wordless,
-)
-from evaluation.studies.heatmaps import CaptionMaps
+from evaluation.studies.caption_maps import CaptionMaps
+from evaluation.studies.grounding import draw_captions, main
 from evaluation.studies.mentions import Mention, Mentions, spans_of
+from evaluation.studies.pointing import centre_prior, mean_of_others, measure, score, score_wordless
 from utils.errors import UserError
 
 # ---- by hand ---------------------------------------------------------------------------
@@ -113,33 +106,14 @@ def masked(tmp_path_factory):
 
 
 def arguments(tiny_run, root, output, *more):
-    return [
-        "--checkpoint",
-        str(tiny_run / "checkpoint_last.pth"),
-        "--output_dir",
-        str(output),
-        "--set",
-        *data_settings(root),
-        *more,
-    ]
+    checkpoint = str(tiny_run / "checkpoint_last.pth")
+    return ["--checkpoint", checkpoint, "--output_dir", str(output), "--set", *data_settings(root), *more]
 
 
 def test_the_command_measures_models_beside_their_controls(tiny_run, masked, tmp_path, capsys):
     paths = [str(tiny_run / name) for name in ("checkpoint_last.pth", "checkpoint_best.pth")]
-    main(
-        [
-            "--checkpoint",
-            *paths,
-            "--label",
-            "one",
-            "two",
-            "--output_dir",
-            str(tmp_path),
-            "--set",
-            *data_settings(masked),
-            "max_words=75",
-        ]
-    )
+    settings = ["--set", *data_settings(masked), "max_words=75"]
+    main(["--checkpoint", *paths, "--label", "one", "two", "--output_dir", str(tmp_path), *settings])
     content = json.loads((tmp_path / "grounding.json").read_text())
     overall = {row["map"]: row for row in content["rows"] if row["attribute"] == "all"}
     assert list(overall) == [

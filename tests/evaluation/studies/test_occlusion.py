@@ -85,21 +85,8 @@ def test_removed_pixels_are_zero_to_a_model_and_others_as_they_were():
 def studied(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("occlusion")
     checkpoints = [str(tiny_run / f"checkpoint_{name}.pth") for name in ("best", "last")]
-    main(
-        [
-            "--checkpoint",
-            *checkpoints,
-            "--fractions",
-            "0.5",
-            "0",
-            "1",
-            "--kinds",
-            "lower",
-            "bar",
-            "--output_dir",
-            str(folder),
-        ]
-    )
+    options = ["--fractions", "0.5", "0", "1", "--kinds", "lower", "bar", "--output_dir", str(folder)]
+    main(["--checkpoint", *checkpoints, *options])
     return folder
 
 

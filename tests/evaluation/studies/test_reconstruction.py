@@ -9,18 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.studies.reconstruction import (
-    Drawn,
-    Task,
-    as_picture,
-    choose_tasks,
-    fill,
-    hide,
-    main,
-    patch_noise,
-    removed_error,
-    summarise,
-)
+from evaluation.studies.reconstruction import choose_tasks, main, patch_noise, removed_error, summarise
+from evaluation.studies.reconstruction_sheet import Drawn, Task, as_picture, fill, hide
 from models.decoder import patchify
 from models.image_encoder import CLIP_STATISTICS, PatchSubset
 from utils.errors import UserError
@@ -84,12 +74,14 @@ def test_kept_patches_are_shown_as_they_are_and_removed_ones_as_predicted():
     normalise = CLIP_STATISTICS.normalise
     image, white = normalise(grey), patchify(normalise(torch.full_like(grey, 255)), 2)[0]
     removed = torch.tensor([True, False])
-    picture = fill(white, image[0], removed, TINY_TRAINED)
+    picture = fill(white, image[0], removed, TINY_TRAINED.model)
     torch.testing.assert_close(picture[:, :2], torch.ones(3, 2, 2))
     torch.testing.assert_close(picture[:, 2:], torch.full((3, 2, 2), 0.2))
-    torch.testing.assert_close(as_picture(image[0], TINY_TRAINED), torch.full((3, 4, 2), 0.2))
-    assert as_picture(image[0] + 99, TINY_TRAINED).max() == 1  # clamped
-    hidden = hide(Drawn(as_picture(image[0], TINY_TRAINED), picture, picture, removed, 0.0, 0.0), TINY_TRAINED)
+    torch.testing.assert_close(as_picture(image[0], TINY_TRAINED.model), torch.full((3, 4, 2), 0.2))
+    assert as_picture(image[0] + 99, TINY_TRAINED.model).max() == 1  # clamped
+    hidden = hide(
+        Drawn(as_picture(image[0], TINY_TRAINED.model), picture, picture, removed, 0.0, 0.0), TINY_TRAINED.model
+    )
     torch.testing.assert_close(hidden[0], torch.tensor([[0.5] * 2] * 2 + [[0.2] * 2] * 2))
 
 
@@ -129,20 +121,9 @@ def test_every_image_is_drawn_twice(tiny_run, benchmark, tmp_path, capsys):
 
 
 def test_some_images_with_another_share_removed(tiny_run, tmp_path):
-    main(
-        [
-            "--checkpoint",
-            str(tiny_run / "checkpoint_last.pth"),
-            "--images",
-            "3",
-            "--mask_ratio",
-            "0.5",
-            "--seed",
-            "4",
-            "--output_dir",
-            str(tmp_path),
-        ]
-    )
+    checkpoint = str(tiny_run / "checkpoint_last.pth")
+    options = ["--images", "3", "--mask_ratio", "0.5", "--seed", "4", "--output_dir", str(tmp_path)]
+    main(["--checkpoint", checkpoint, *options])
     content = json.loads((tmp_path / "reconstruction.json").read_text())
     assert (content["images"], len(content["rows"]), content["mask_ratio"]) == (3, 3, 0.5)
 

@@ -73,23 +73,19 @@ def test_the_command_writes_a_table_and_a_picture(drawn):
 
 
 def test_all_splits_are_every_file_of_the_configuration(benchmark, tmp_path, capsys):
-    main(
-        [
-            "--config",
-            "configs/demo.yaml",
-            "--split",
-            "all",
-            "--output_dir",
-            str(tmp_path),
-            "--set",
-            *data_settings(benchmark),
-        ]
-    )
+    settings = ["--set", *data_settings(benchmark)]
+    main(["--config", "configs/demo.yaml", "--split", "all", "--output_dir", str(tmp_path), *settings])
     found = json.loads((tmp_path / "words.json").read_text())
     files = [benchmark / f"processed_data/{split}.json" for split in ("train", "val", "test")]
     assert found["files"] == [str(file) for file in files]
     assert found["captions"] == sum(len(e["captions"]) for file in files for e in json.loads(file.read_text()))
     assert "| rank | noun" in capsys.readouterr().out
+
+
+def test_a_checkpoint_names_its_data_set(tiny_run, drawn, tmp_path):
+    checkpoint = str(tiny_run / "checkpoint_best.pth")
+    main(["--checkpoint", checkpoint, "--split", "test", "--most", "7", "--output_dir", str(tmp_path)])
+    assert (tmp_path / "words.csv").read_text() == (drawn / "words.csv").read_text()
 
 
 @pytest.mark.parametrize(

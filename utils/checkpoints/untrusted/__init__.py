@@ -4,8 +4,8 @@
 for ever, or replace the methods of a tensor. So a file is first read here, by a reader of the few pickle opcodes and
 functions that torch.save writes, which calls and allocates nothing, and of the plainest form of its zip archives.
 
-The obvious alternative is torch.load in a child process with limits of memory and time that hands back tensors. It
-was built as a prototype (80 lines, 710 here; limits of address space, CPU and time, tensors handed back through a
+The obvious alternative is torch.load in a child process with limits of memory and time, which hands back tensors. It
+was built as a prototype (80 lines, 710 here; limits of address space, CPU and time; tensors handed back through a
 memory file) and read the 101 hostile files of tests/faults and a sound one of 4.3 GB on two cores:
 
                         this reader       in a child

@@ -1,4 +1,4 @@
-"""Grad-CAM of captions and their attributes, for the studies that draw or measure where words look.
+"""Grad-CAM maps of whole captions and of their attributes, for the studies that draw or measure where words look.
 
 Letters: B pairs of caption and image, T word pieces, L patches, C attributes of a caption, H and W pixels.
 """
@@ -16,6 +16,7 @@ from dataset.captions import clean_caption
 from dataset.evaluation_split import EvaluationSplit, blocks_of, load_blocks
 from dataset.tokens import Encoded, pad_batch
 from evaluation.ranking import progress
+from evaluation.studies.comparison import image_indices
 from evaluation.trained import TrainedModel
 from models.gradcam import TARGETS, attribute_maps, require_maps, usual_layer, word_maps
 from utils.errors import UserError
@@ -25,7 +26,7 @@ PAIRS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class CaptionMaps:
-    """Where the words of one caption look in one image; everything on the CPU.
+    """Grad-CAM maps of the words and attributes of one caption on one image; everything on the CPU.
 
     offsets: the characters of the cleaned caption that each piece was cut from; words [T, L]: maps of the pieces;
     attributes [C, L]: mean maps of the words of each attribute; present [C]: False = no word of it was read. match:
@@ -45,19 +46,15 @@ class CaptionMaps:
 
 
 def add_map_options(parser: argparse.ArgumentParser) -> None:
+    """The options of studies that take maps."""
     parser.add_argument(
-        "--layer",
-        type=int,
-        metavar="N",
-        help="fusion layer whose attention is looked at (default: the fourth from the top)",
+        "--layer", type=int, metavar="N", help="fusion layer whose attention counts (default: the fourth from the top)"
     )
-    parser.add_argument(
-        "--target",
-        choices=TARGETS,
-        default="match",
-        help="the logit that words speak for: match, of"
-        " caption and image, or attribute, of the attribute that a word belongs to (%(default)s)",
+    about = (
+        "the logit that words speak for: match, of caption and image, or attribute, of the attribute that a word"
+        " belongs to (%(default)s)"
     )
+    parser.add_argument("--target", choices=TARGETS, default="match", help=about)
 
 
 def chosen_layer(trained: TrainedModel, options: argparse.Namespace) -> int:
@@ -77,7 +74,7 @@ def read_caption(trained: TrainedModel, text: str) -> Encoded:
     return trained.tokenizer.encode(clean_caption(text, most), most)
 
 
-def look(
+def maps_on_images(
     trained: TrainedModel,
     images: Tensor,
     texts: Sequence[str],
@@ -93,7 +90,7 @@ def look(
     """
     read = [read_caption(trained, text) for text in texts]
     owners = [attribute_places(own, one.offsets) for own, one in zip(attributes, read, strict=True)]
-    numbers, _ = pad_batch([[0 if place is None else place + 1 for place in row] for row in owners], 0)
+    numbers, _ = pad_batch([[0 if owner is None else owner + 1 for owner in row] for row in owners], 0)
     text = TextTokens(*pad_batch([one.ids for one in read], trained.tokenizer.special.pad))
     device = trained.setting.device
     trained.model.requires_grad_(False)  # gradients of parameters cost as much as the maps themselves
@@ -105,7 +102,7 @@ def look(
             offsets=one.offsets,
             words=maps[row, : len(one.ids)],
             attributes=padded(by_attribute[row], len(own)),
-            present=[place in owners[row] for place in range(len(own))],
+            present=[number in owners[row] for number in range(len(own))],
             match=match[row],
             attribute_match=(logits[row] + [0.0] * len(own))[: len(own)],
         )
@@ -120,25 +117,25 @@ def padded(rows: Tensor, count: int) -> Tensor:
     return whole
 
 
-def look_at_own_images(
+def own_image_maps(
     trained: TrainedModel,
     split: EvaluationSplit,
-    places: Sequence[int],
+    captions: Sequence[int],
     attributes: Sequence[Sequence[Attribute]],
     layer: int,
     target: str,
 ) -> Iterator[CaptionMaps]:
-    """Maps of the captions at `places` of a split, each on the image that it was written for, in their order.
+    """Maps of captions of a split (their indices), each on the image that it was written for, in their order.
 
     attributes: of each of these captions. Raises UserError naming an image that cannot be used.
     """
-    blocks = blocks_of(len(places), PAIRS_AT_ONCE)
-    wanted = [[int(split.caption_image[places[row]]) for row in block] for block in blocks]
+    blocks, images_of = blocks_of(len(captions), PAIRS_AT_ONCE), image_indices(split)
+    wanted = [[images_of[captions[row]] for row in block] for block in blocks]
     setting = trained.setting
     loaded = load_blocks(split, wanted, setting.image_size, setting.device, setting.workers)
     for block, images in zip(progress(blocks, "Grad-CAM"), loaded, strict=True):
-        texts = [split.texts[places[row]] for row in block]
-        yield from look(trained, images, texts, [attributes[row] for row in block], layer, target)
+        texts = [split.texts[captions[row]] for row in block]
+        yield from maps_on_images(trained, images, texts, [attributes[row] for row in block], layer, target)
 
 
 def upsample(maps: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

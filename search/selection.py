@@ -1,0 +1,57 @@
+"""Which images of a gallery a command means: by their names, those of their folders, and their metadata."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from search.gallery import Gallery
+from search.metadata import typed, unknown_column
+from utils.errors import UserError
+
+
+def select_images(gallery: Gallery, names: Sequence[str], conditions: Sequence[str]) -> list[str]:
+    """Paths that are named or lie in a named folder (all, where none is named), whose metadata have each NAME=VALUE.
+
+    Raises UserError for a name or a column that no image has, and when neither names nor conditions are given.
+    """
+    if not names and not conditions:
+        raise UserError("name images, or folders, or give --where NAME=VALUE")
+    paths = list(gallery.records.by_path)
+    if names:
+        paths = list(dict.fromkeys(path for name in names for path in images_named(gallery, name)))
+    for condition in conditions:
+        name, value = parse_condition(gallery, condition)
+        paths = [path for path in paths if has_value(gallery.records.by_path[path].metadata.get(name), value)]
+    return paths
+
+
+def images_named(gallery: Gallery, name: str) -> list[str]:
+    """The image of this name, or all below the folder of this name. Raises UserError when there are none."""
+    for inside in possible_paths(gallery.images, name):
+        found = [path for path in gallery.records.by_path if path == inside or path.startswith(f"{inside}/")]
+        if found:
+            return found
+    raise UserError(f"the gallery holds no image {name!r}, and none below it; its paths start from {gallery.images}")
+
+
+def possible_paths(folder: Path, name: str) -> list[str]:
+    """Paths below `folder` that a name may mean: it is given below the folder, whole, or from the working directory."""
+    paths = (Path(os.path.normpath(start / name)) for start in (folder, Path.cwd()))
+    return [path.relative_to(folder).as_posix() for path in paths if path.is_relative_to(folder)]
+
+
+def parse_condition(gallery: Gallery, condition: str) -> tuple[str, str]:
+    """NAME=VALUE as name and value. Raises UserError when it is not that, or no image has such metadata."""
+    name, equals, value = condition.partition("=")
+    if not equals:
+        raise UserError(f"--where {condition}: NAME=VALUE is expected")
+    columns = gallery.columns()
+    if name not in columns:
+        raise UserError(f"--where {condition}: {unknown_column(name, columns)}")
+    return name, value
+
+
+def has_value(found: Any, wanted: str) -> bool:
+    """Whether a value of metadata is the one that a user has written: the same text, or the same number."""
+    return found is not None and (str(found) == wanted or found == typed([wanted])[0])

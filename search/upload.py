@@ -1,0 +1,40 @@
+"""Adds uploaded images to a gallery."""
+
+from dataset.decoding import Unusable, examine, explained
+from dataset.digests import digest_of
+from search.records import IndexedImage
+from search.searcher import Searcher
+from utils.errors import UserError
+from utils.files import atomic_write
+
+LARGEST_UPLOAD = 20 * 2**20  # bytes
+FOLDER = "uploads"  # below that of the images
+ENDING_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+
+
+def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
+    """Write an uploaded image below the folder of images, named by its content, and add it to the gallery.
+
+    Raises UserError when it is not a usable image.
+    """
+    encoder, gallery = searcher.encoder, searcher.gallery
+    try:
+        with explained():
+            ending = ENDING_OF.get(examine(content).format or "")
+        if ending is None:
+            raise UserError(f"the upload is none of {', '.join(ENDING_OF)}; convert it")
+        pixels = encoder.read(content)
+    except Unusable as fault:
+        raise UserError(f"the upload {fault}") from None
+    digest = digest_of(content)
+    path = f"{FOLDER}/{digest[:32]}{ending}"
+    with searcher.turn:
+        if path in gallery.records.by_path:
+            return gallery.records.by_path[path]
+        with atomic_write(gallery.images / path) as temporary:
+            temporary.write_bytes(content)
+        _, embeddings = encoder.encode_images([pixels])
+        image = IndexedImage(path, digest, embeddings[0], {})
+        gallery.put([image])
+        gallery.finish()
+    return image

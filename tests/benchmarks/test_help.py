@@ -1,0 +1,19 @@
+"""Every benchmark says what it measures."""
+
+import importlib
+import sys
+
+import pytest
+from benchmark_data import REPOSITORY
+
+HELPERS = {"__init__", "full_size", "measure", "published_step"}
+BENCHMARKS = sorted({path.stem for path in (REPOSITORY / "benchmarks").glob("*.py")} - HELPERS)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_has_help(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"benchmarks.{name}").main()
+    assert end.value.code == 0
+    assert "usage: " in capsys.readouterr().out
