@@ -92,6 +92,9 @@ class PositionLayout:
     start: Callable[[int], int] = in_front
 
 
+CLS_IN_FRONT = PositionLayout()
+
+
 @dataclass(frozen=True)
 class PatchSubset:
     """The patches an image keeps when part of it is removed.

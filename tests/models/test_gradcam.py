@@ -46,7 +46,7 @@ class HandMadeEncoder:
             finish=lambda seen, residual: seen.transpose(1, 2).flatten(2) + residual,
         )
         layer = SimpleNamespace(crossattention=crossattention, feed_forward=lambda states: states)
-        self.bert = SimpleNamespace(encoder=SimpleNamespace(layer=[layer, None]))
+        self.layers = [layer, None]
 
     def project_images(self, tokens: Tensor) -> ImageKeysValues:
         return self.memory
