@@ -144,7 +144,7 @@ def fit_tensors(
     for name, value in weights.items():
         if name not in own:
             fit.unused[name] = "no such parameter in this model"
-        elif name in positions and value.shape[-1:] == own[name].shape[-1:]:
+        elif name in positions:
             fit.fitting[name] = resize_positions(value, name, own[name], *grids, where, positions[name])
             fit.resized += [] if fit.fitting[name] is value else [name]
         elif value.shape != own[name].shape:
@@ -190,7 +190,10 @@ def load_weights(
         without = FOREIGN
     left_out = dict.fromkeys(ENCODERS, without) if without else {}
     taken, dropped = drop(weights, {**MODEL.dropped, **left_out})
-    fit = fit_tensors(taken, own, positions_of(model), (old_grid, model.grid), where)
+    positions = positions_of(model)
+    if without:  # the decoder of an encoder of another width does not fit either
+        positions = {name: layout for name, layout in positions.items() if same_width(weights.get(name), own.get(name))}
+    fit = fit_tensors(taken, own, positions, (old_grid, model.grid), where)
     unused = {name: dropped.get(name) or fit.unused[name] for name in weights if name not in fit.fitting}
     asked = [name for name in own if not name.startswith(tuple(left_out)) and (momentum or not is_momentum(name))]
     refuse_strangers(asked, fit.fitting, unused, where)
@@ -205,6 +208,10 @@ def positions_of(model: PersonSearchModel) -> dict[str, PositionLayout]:
     of_encoder = model.visual_encoder.positions.items()
     named = {encoder + name: layout for encoder in ENCODERS for name, layout in of_encoder}
     return {**named, "visual_decoder_pos_embed": CLS_IN_FRONT}
+
+
+def same_width(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and one.shape[-1:] == other.shape[-1:]
 
 
 def is_foreign(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
