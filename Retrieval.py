@@ -35,7 +35,7 @@ from utils.checkpoints.run_folder import RunFolder
 from utils.config import save_yaml
 from utils.device import joined
 from utils.epoch_log import Step
-from utils.errors import UserError, run_command_line
+from utils.errors import run_command_line
 from utils.logs import RunLog
 from utils.optimization import LearningRate, make_optimizer
 from utils.processes.distributed import barrier, is_main, on_main, world_size
@@ -96,10 +96,9 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """The steps that are left of the epoch, and a checkpoint; a signal waits for the step under way."""
-        state, config = self.state, self.run.config
-        batches = self.loader.epoch(state.step.epoch, skip=state.step.iteration * config.accumulate_steps)
-        bar = tqdm(total=state.step.iterations, initial=state.step.iteration, disable=not is_main())
-        bar.set_description(f"epoch {state.step.epoch}")
+        state, step, config = self.state, self.state.step, self.run.config
+        batches = self.loader.epoch(step.epoch, skip=step.iteration * config.accumulate_steps)
+        bar = tqdm(desc=f"epoch {step.epoch}", total=step.iterations, initial=step.iteration, disable=not is_main())
         self.model.train()
         with interruption.deferred():
             with state.log.running(), bar:
@@ -193,15 +192,11 @@ class Trainer:
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
         """Stand where a checkpoint stopped. Raises UserError when it is of another run, or of other data."""
-        state, where = self.state, checkpoint["path"]
-        state.restore(checkpoint, self.stepper, self.seed)
+        self.state.restore(checkpoint, self.stepper, self.seed)
         if not on_main(self.folder.holds_best)():
-            if self.finished and state.evaluated:
-                raise UserError(
-                    f"the run of checkpoint {where} is finished, and {self.folder.path} does not hold its"
-                    " checkpoint_best.pth; name its own folder as --output_dir, or raise schedular.epochs or max_steps"
-                )
-            state.forget_best()
+            if self.finished and self.state.evaluated:
+                self.folder.refuse_finished(checkpoint["path"])
+            self.state.forget_best()
         require_same_data(checkpoint, self.data)
         warn_of_other_negatives(self.run.config, checkpoint)
 
@@ -252,10 +247,10 @@ def finish(run: Run, model: PersonSearchModel, split: EvaluationSplit) -> None:
 
 def dry_run(run: Run, model: PersonSearchModel, loader: TrainLoader | None, splits: dict[str, EvaluationSplit]) -> None:
     """Print what a run would be, once."""
-    sizes = [f"{name} split: {len(split.texts)} captions, {len(split.images)} images" for name, split in splits.items()]
-    lines = [describe_parameters(model), *sizes]
+    config, lines = run.config, [describe_parameters(model)]
+    lines += [f"{name} split: {split.sizes}" for name, split in splits.items()]
     if loader is not None and is_main():
-        config, tokens = run.config, loader.data.longest_caption()
+        tokens = loader.data.longest_caption()
         memory = estimate_memory(model, config.batch_size_train, tokens, config.image_size, config.precision == "bf16")
         lines += [describe_batch(next(loader.epoch(0)))]
         lines += [f"a training step with captions of {tokens} tokens, the longest there are, takes about {memory}"]
@@ -266,8 +261,7 @@ def dry_run(run: Run, model: PersonSearchModel, loader: TrainLoader | None, spli
 def run_retrieval(options: Options, device: torch.device) -> None:
     """What was asked for, on a process that has joined the others."""
     if options.verify and options.checkpoint:
-        verify(options.checkpoint, device)
-        return
+        return verify(options.checkpoint, device)
     run = open_run(options, device)
     tokenizer = on_main(open_tokenizer)(run.config, run.checkpoint)
     run = replace(run, config=fit_vocabulary(run.config, tokenizer))

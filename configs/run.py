@@ -11,7 +11,7 @@ import torch
 from configs.command_line import Options, read_config
 from configs.schema import Config, require_files
 from models.build import require_compiler
-from utils.checkpoints.files import read_checkpoint
+from utils.checkpoints.exported import read_trained
 from utils.checkpoints.run_folder import RunFolder, is_restart
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
@@ -45,7 +45,7 @@ def open_run(options: Options, device: torch.device) -> Run:
         checkpoint = folder.newest(options.checkpoint)
         config = keep_samples_per_step(options, config, checkpoint)
     elif options.checkpoint is not None:
-        checkpoint = {**read_checkpoint(options.checkpoint), "path": str(options.checkpoint)}
+        checkpoint = read_trained(options.checkpoint)
     require_files(config, needed_files(options, config))
     if config.compile and not options.evaluate:
         require_compiler()

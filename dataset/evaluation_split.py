@@ -66,6 +66,11 @@ class EvaluationSplit:
     view: Callable[[Tensor, int], Tensor] | None = None
     caption_image: Tensor | None = None
 
+    @property
+    def sizes(self) -> str:
+        """How many captions and images there are, for messages."""
+        return f"{len(self.texts)} captions, {len(self.images)} images"
+
     def with_texts(self, texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> "EvaluationSplit":
         """The same queries in other words: one text for each caption."""
         return replace(self, texts=list(texts), captions=encode_captions(texts, tokenizer, max_words))

@@ -1,8 +1,4 @@
-"""Opens a trained model: a checkpoint of a run, or the folder that `python -m search export` wrote.
-
-FOLDER/model.safetensors   all weights that are of use without training
-FOLDER/config.json         the settings, FOLDER/tokenizer.json the word pieces
-"""
+"""Opens a trained model: a checkpoint of a run, or the folder that `python -m search export` wrote."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from configs.schema import Config, load_config, require_files, resolve_config
 from dataset.annotations import check_images, load_annotations
@@ -25,17 +19,15 @@ from models.build import build_model
 from models.person_search import PersonSearchModel
 from models.positions import grid_of
 from models.released import load_weights, require_trained, saved_config
-from utils.checkpoints.files import read_checkpoint
+from utils.checkpoints.exported import read_trained
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
-from utils.files import read_json
 from utils.memory import GIB
 from utils.processes.distributed import on_main
 
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-WEIGHTS, SETTINGS, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"  # of an exported model
 
 
 @dataclass(frozen=True)
@@ -73,30 +65,6 @@ class TrainedModel:
     def open_split(self, name: str) -> EvaluationSplit:
         """The `val` or `test` split. Raises UserError when its file or an image is missing."""
         return open_split(self.config, name, self.tokenizer)
-
-
-def read_trained(source: Path) -> dict[str, Any]:
-    """What a checkpoint or an exported folder holds, as {"model": {name: tensor}, ...} with the "path" of its weights.
-
-    Raises UserError when it cannot be read.
-    """
-    return read_exported(source) if source.is_dir() else {**read_checkpoint(source), "path": str(source)}
-
-
-def read_exported(folder: Path) -> dict[str, Any]:
-    """An exported folder in the form of a checkpoint. Raises UserError when it does not hold a whole model."""
-    if not (folder / SETTINGS).is_file():
-        raise UserError(
-            f"checkpoint {folder} is a folder; name a file in it (it is not an exported model: it has no {SETTINGS})"
-        )
-    settings = read_json(folder / SETTINGS, "settings of an exported model")
-    try:
-        weights = load_file(folder / WEIGHTS)
-        tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8")
-    except (OSError, SafetensorError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder} does not hold a whole exported model ({reason}); export it again") from None
-    return {"path": str(folder / WEIGHTS), "model": weights, "config": settings, "tokenizer": tokenizer}
 
 
 def settings_of(content: Mapping[str, Any], config: Path | None, overrides: Sequence[str]) -> Config:

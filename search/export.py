@@ -21,10 +21,10 @@ from torch.nn.functional import normalize
 
 from evaluation.metrics import METRIC_NAMES
 from evaluation.tables import markdown_table
-from evaluation.trained import SETTINGS, TOKENIZER, WEIGHTS
 from models.person_search import PersonSearchModel
 from models.released import needed_to_search
 from search.encoder import Encoder
+from utils.checkpoints.exported import SETTINGS, TOKENIZER, WEIGHTS
 from utils.errors import UserError
 from utils.files import atomic_write, require_folder, write_json
 

@@ -28,7 +28,8 @@ from dataset.captions import clean_caption, clean_caption_with_offsets
 from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
 from evaluation.studies.study import Study, add_settings, study
 from evaluation.tables import Row, markdown_table
-from evaluation.trained import read_trained, settings_of
+from evaluation.trained import settings_of
+from utils.checkpoints.exported import read_trained
 from utils.errors import CommandParser, UserError
 from utils.processes.parallel import map_in_order
 

@@ -36,6 +36,18 @@ def test_an_exported_folder_is_the_same_model(encoder, tmp_path):
         export(encoder, tmp_path / "model", None, with_onnx=False)
 
 
+def test_the_driver_evaluates_an_exported_folder_as_it_does_the_checkpoint(trained, encoder, benchmark, tmp_path):
+    export(encoder, tmp_path / "model", None, with_onnx=False)
+    config = trained.parent / "config.yaml"
+    found = []
+    for source in (trained, tmp_path / "model"):
+        output = tmp_path / f"of-{source.stem}"
+        given = ("--config", config, "--checkpoint", source, "--output_dir", output)
+        run(sys.executable, "Retrieval.py", "--evaluate", *given)
+        found.append((output / "metrics.json").read_text())
+    assert found[0] == found[1]
+
+
 def test_a_vision_mamba_has_an_onnx_form(benchmark, tmp_path):
     """Whose scan is no loop there; what onnxruntime makes of it is compared with torch as it is written."""
     settings = [*TINY, *data_settings(benchmark), "image_encoder=vim", "vision_depth=3", "max_steps=1"]

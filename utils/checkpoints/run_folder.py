@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from utils.checkpoints.files import read_checkpoint, read_newest, save_checkpoint
 from utils.errors import UserError
@@ -56,6 +56,13 @@ class RunFolder:
             leave_or_add = "leave out --checkpoint" if resume else "add --resume"
             advice = f"{leave_or_add} to go on with it, or {advice}"
         raise UserError(f"--output_dir {self.path} holds {kept[0]} of another run; {advice}")
+
+    def refuse_finished(self, checkpoint: str) -> NoReturn:
+        """Raises UserError: the run of this checkpoint is finished, and its best model is in another folder."""
+        raise UserError(
+            f"the run of checkpoint {checkpoint} is finished, and {self.path} does not hold its checkpoint_best.pth;"
+            " name its own folder as --output_dir, or raise schedular.epochs or max_steps"
+        )
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
