@@ -4,28 +4,9 @@ Letters: B batch, H and W image height and width, T text tokens, C attributes of
 """
 
 from dataclasses import dataclass, fields, replace
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
-
-# Channel statistics of the images that ALBEF's encoders were trained on (RGB, of 0..1).
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-@cache
-def image_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [3, 1, 1] of 0..255; a copy to the device at every step would wait for it."""
-    mean, std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in (IMAGE_MEAN, IMAGE_STD))
-    return mean, std
-
-
-def normalise(image: Tensor) -> Tensor:
-    """uint8 RGB [B, 3, H, W] -> float32 with zero mean and unit variance per channel."""
-    mean, std = image_statistics(image.device)
-    return (image.float() - mean) / std
 
 
 @dataclass(frozen=True)
@@ -85,13 +66,10 @@ class TrainBatch:
         return replace(self, **{name: part.pin_memory() for name, part in parts.items()})
 
     def to(self, device: torch.device) -> "TrainBatch":
-        """Move to `device`; uint8 images are normalised there."""
+        """The same on `device`; images stay uint8, and the model normalises them."""
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attribute_count"}
-        moved: dict[str, Any] = {
+        moved = {
             name: part.to(device, non_blocking=True) if isinstance(part, Tensor) else part.to(device)
             for name, part in parts.items()
         }
-        for name in ("image1", "image2"):
-            if moved[name].dtype == torch.uint8:
-                moved[name] = normalise(moved[name])
         return replace(self, **moved)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.annotations import Entry
-from dataset.batch import TextTokens, normalise
+from dataset.batch import TextTokens
 from dataset.captions import clean_caption
 from dataset.image_files import normalise as normalise_path
 from dataset.images import load_image
@@ -152,7 +152,7 @@ def load_blocks(
     device: torch.device,
     workers: int,
 ) -> Iterator[Tensor]:
-    """Normalised images [B, 3, H, W] of each block, on `device`, prepared ahead by workers.
+    """uint8 images [B, 3, H, W] of each block, on `device`, prepared ahead by workers.
 
     Raises UserError naming an image that is unusable or has changed: none is ever skipped, which
     would change metrics silently.
@@ -167,4 +167,4 @@ def load_blocks(
         multiprocessing_context=loader_processes() if workers else None,
     )
     for images in loaded(loader):
-        yield normalise(images.to(device, non_blocking=True))
+        yield images.to(device, non_blocking=True)

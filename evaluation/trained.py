@@ -17,7 +17,8 @@ from dataset.tokens import CaptionTokenizer
 from evaluation.ranking import Setting
 from models.build import build_model
 from models.person_search import PersonSearchModel
-from models.released import grid_of, load_weights, require_trained, saved_config
+from models.positions import grid_of
+from models.released import load_weights, require_trained, saved_config
 from utils.checkpoints.exported import read_trained
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError

@@ -5,21 +5,18 @@ import shutil
 
 from dataset.batch import SpecialTokens
 from models.decoder import DecoderBlock
+from models.encoders import family_of
 from models.fusion import Layer, TextEncoder
 from models.image_encoder import ImageEncoder
 from models.objectives import Objective
 from models.person_search import PersonSearchModel
 from models.settings import ModelSettings
-from models.vision_mamba import VisionMamba
-from models.vision_transformer import VisionTransformer
 from utils.errors import UserError
-
-IMAGE_ENCODERS: dict[str, type[ImageEncoder]] = {"vit": VisionTransformer, "vim": VisionMamba}
 
 
 def build_image_encoder(settings: ModelSettings) -> ImageEncoder:
     """The image encoder alone, freshly initialised."""
-    return IMAGE_ENCODERS[settings.image_encoder](settings.vision, settings.gradient_checkpointing)
+    return family_of(settings.image_encoder).build(settings.vision, settings.gradient_checkpointing)
 
 
 def build_text_encoder(settings: ModelSettings, special: SpecialTokens) -> TextEncoder:

@@ -64,9 +64,9 @@ def word_maps(
 ) -> WordMaps:
     """Grad-CAM of all words of B captions on the image of each.
 
-    model: in evaluation mode. images [B, 3, H, W] normalised; text: ids and mask [B, T]; attributes [B, T]: the number
-    of the attribute that each word belongs to, 0 = none. target: the logit whose gradient counts, "match" of the pair,
-    or "attribute": of the attribute that a word belongs to, so that other words have no map.
+    model: in evaluation mode. images [B, 3, H, W], uint8 or normalised; text: ids and mask [B, T]; attributes [B, T]:
+    the number of the attribute that each word belongs to, 0 = none. target: the logit whose gradient counts, "match" of
+    the pair, or "attribute": of the attribute that a word belongs to, so that other words have no map.
 
     Raises UserError when there are no such maps in `layer` (default: `usual_layer`).
     """
@@ -74,7 +74,7 @@ def word_maps(
     layer = usual_layer(encoder) if layer is None else layer
     require_maps(encoder, layer, target)
     with torch.no_grad():
-        memory = encoder.project_images(model.visual_encoder(images))
+        memory = encoder.project_images(model.visual_encoder(model.normalise(images)))
         text_prefix = encoder.encode_prefix(text.ids, text.mask)
     with torch.enable_grad():
         states, attention = fuse_watched(encoder, text_prefix, text.mask, memory, layer)

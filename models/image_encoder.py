@@ -1,13 +1,18 @@
-"""What every image encoder is to the rest of the model: images in, tokens out, CLS first.
+"""What an image encoder is to the rest of the model: pixels in, tokens out, CLS first.
+
+`ImageEncoder` is the contract; `PatchEncoder` is what Vision Transformer and Vision Mamba share.
 
 Letters: B batch, L patches, N image tokens (1 + L), K kept patches, D width, P patch.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
 
 import torch
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 
@@ -35,6 +40,59 @@ class VisionSize:
     @property
     def patches(self) -> int:
         return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class PixelStatistics:
+    """Mean and standard deviation of red, green and blue, of 0 to 1, in the images that an encoder was trained on."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def channels(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [3, 1, 1] of pixels from 0 to 255."""
+        return channels(self, device)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """uint8 RGB [..., 3, H, W] -> float32 with zero mean and unit variance; float images are taken as that."""
+        if image.dtype != torch.uint8:
+            return image
+        mean, std = self.channels(image.device)
+        return (image.float() - mean) / std
+
+    def restore(self, image: Tensor) -> Tensor:
+        """A normalised image [..., 3, H, W] -> from 0 to 1."""
+        mean, std = self.channels(image.device)
+        return ((image * std + mean) / 255).clamp(0, 1)
+
+
+@cache
+def channels(statistics: PixelStatistics, device: torch.device) -> tuple[Tensor, Tensor]:
+    """See `PixelStatistics.channels`; a copy to the device at every step would wait for it."""
+    mean, std = (torch.tensor(part, device=device)[:, None, None] * 255 for part in (statistics.mean, statistics.std))
+    return mean, std
+
+
+CLIP_STATISTICS = PixelStatistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+def in_front(patches: int) -> int:
+    """Where CLS stands in most encoders, however many patches there are."""
+    return 0
+
+
+@dataclass(frozen=True)
+class PositionLayout:
+    """Rows of a table of positions [(1,) N, D]: one for each patch, and `others` that belong to tokens of another type.
+
+    start: at which index the others begin among so many patches.
+    """
+
+    others: int = 1
+    start: Callable[[int], int] = in_front
+
+
+CLS_IN_FRONT = PositionLayout()
 
 
 @dataclass(frozen=True)
@@ -66,16 +124,17 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def insert_row(rows: Tensor, row: Tensor, place: int) -> Tensor:
-    """rows [..., L, D] with row [..., 1, D] at `place`: [..., L + 1, D]."""
-    return torch.cat([rows[..., :place, :], row, rows[..., place:, :]], dim=-2)
+def insert_rows(rows: Tensor, more: Tensor, index: int) -> Tensor:
+    """rows [..., L, D] with `more` [..., M, D] at an index: [..., L + M, D]."""
+    return torch.cat([rows[..., :index, :], more, rows[..., index:, :]], dim=-2)
 
 
-def split_row(rows: Tensor, place: int) -> tuple[Tensor, Tensor]:
-    """Inverse of `insert_row`: (rows [..., L, D], row [..., 1, D])."""
-    if place == 0:
-        return rows[..., 1:, :], rows[..., :1, :]
-    return torch.cat([rows[..., :place, :], rows[..., place + 1 :, :]], dim=-2), rows[..., place : place + 1, :]
+def split_rows(rows: Tensor, index: int, count: int = 1) -> tuple[Tensor, Tensor]:
+    """Inverse of `insert_rows`: (rows [..., L, D], the `count` rows at the index [..., M, D])."""
+    if index == 0:
+        return rows[..., count:, :], rows[..., :count, :]
+    end = index + count
+    return torch.cat([rows[..., :index, :], rows[..., end:, :]], dim=-2), rows[..., index:end, :]
 
 
 def drop_rates(last: float, depth: int) -> list[float]:
@@ -83,17 +142,62 @@ def drop_rates(last: float, depth: int) -> list[float]:
     return [last * number / max(1, depth - 1) for number in range(depth)]
 
 
-class ImageEncoder(ABC, nn.Module):
-    """Patches and a CLS token with positions; what follows is each encoder's own.
+class ImageEncoder(Protocol):
+    """What the model asks of an image encoder, which is an `nn.Module`; nothing else is asked of it.
 
-    undecayed: names of parameters, or of their last part, that weight decay leaves alone.
+    width: D. grid: patches along height and width; patch_size: P, their side in pixels. statistics: how pixels are
+    normalised for it. positions: its parameters that hold a row for each patch, by name; they are resized to the grid
+    when it starts from a file of another one.
     """
 
-    undecayed: tuple[str, ...] = ()
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def grid(self) -> tuple[int, int]: ...
+
+    @property
+    def patch_size(self) -> int: ...
+
+    @property
+    def statistics(self) -> PixelStatistics: ...
+
+    @property
+    def positions(self) -> Mapping[str, PositionLayout]: ...
+
+    def train(self, mode: bool = True) -> nn.Module: ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def undecayed(self) -> set[str]:
+        """Names of parameters that weight decay leaves alone, beyond those of one dimension and biases."""
+        ...
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The modules that torch.compile writes kernels for."""
+        ...
+
+    def __call__(self, image: Tensor, keep: PatchSubset | None = None) -> Tensor:
+        """Encode images [B, 3, H, W] (normalised) as tokens [B, 1 + L, D], CLS first.
+
+        With `keep`, removed patches are never encoded: [B, 1 + K, D].
+        """
+        ...
+
+
+class PatchEncoder(nn.Module, ABC):
+    """Patches and a CLS token with positions, which Vision Transformer and Vision Mamba begin with.
+
+    decay_free: names of parameters, or of their last part, that weight decay leaves alone.
+    """
+
+    decay_free: tuple[str, ...] = ()
+    statistics = CLIP_STATISTICS  # of the images that ALBEF's encoders were trained on
 
     def __init__(self, size: VisionSize, gradient_checkpointing: bool = False):
         super().__init__()
         self.size, self.gradient_checkpointing = size, gradient_checkpointing
+        self.width, self.grid, self.patch_size = size.width, size.grid, size.patch_size
         self.patch_embed = PatchEmbed(size.image_size, size.patch_size, 3, size.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + size.patches, size.width))
@@ -105,29 +209,29 @@ class ImageEncoder(ABC, nn.Module):
 
     @abstractmethod
     def encode(self, tokens: Tensor) -> Tensor:
-        """Tokens with positions [B, N, D], CLS at its place -> [B, N, D]."""
+        """Tokens with positions [B, N, D], CLS at its index -> [B, N, D]."""
 
-    @abstractmethod
-    def compiled_parts(self) -> list[nn.Module]:
-        """The modules that torch.compile writes kernels for."""
+    @property
+    def positions(self) -> Mapping[str, PositionLayout]:
+        return {"pos_embed": PositionLayout(start=self.cls_index)}
+
+    def undecayed(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in self.decay_free}
 
     def forward(self, image: Tensor, keep: PatchSubset | None = None) -> Tensor:
-        """Encode images [B, 3, H, W] (normalised) as tokens [B, 1 + L, D], CLS first.
-
-        With `keep`, removed patches are never encoded: [B, 1 + K, D].
-        """
+        """Encode images as `ImageEncoder` says."""
         tokens = self.encode(self.embed_patches(image, keep))
-        place = self.cls_index(tokens.shape[1] - 1)
-        if place == 0:
+        index = self.cls_index(tokens.shape[1] - 1)
+        if index == 0:
             return tokens
-        patches, cls = split_row(tokens, place)
+        patches, cls = split_rows(tokens, index)
         return torch.cat([cls, patches], dim=1)
 
     def embed_patches(self, image: Tensor, keep: PatchSubset | None = None) -> Tensor:
-        """Patches and CLS with their positions, CLS at its place: what `encode` takes."""
-        positions, of_cls = split_row(self.pos_embed, self.cls_index(self.size.patches))
+        """Patches and CLS with their positions, CLS at its index: what `encode` takes."""
+        positions, of_cls = split_rows(self.pos_embed, self.cls_index(self.size.patches))
         tokens = self.patch_embed(image) + positions
         if keep is not None:
             tokens = take_tokens(tokens, keep.kept)
         cls = (self.cls_token + of_cls).expand(tokens.shape[0], -1, -1)
-        return insert_row(tokens, cls, self.cls_index(tokens.shape[1]))
+        return insert_rows(tokens, cls, self.cls_index(tokens.shape[1]))

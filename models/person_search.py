@@ -8,6 +8,7 @@ that turns out to be useless leaves no trace. After one that was taken, `advance
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -77,20 +78,20 @@ class PersonSearchModel(Momentum):
         embed_dim: int = 256,
     ):
         super().__init__()
-        vision, width = visual_encoder.size, text_encoder.size.hidden_size
-        self.patch_size, self.grid = vision.patch_size, vision.grid
+        width = text_encoder.size.hidden_size
+        self.patch_size, self.grid = visual_encoder.patch_size, visual_encoder.grid
         self.objective, self.special = objective, special
         self.visual_encoder, self.text_encoder = visual_encoder, text_encoder
-        self.vision_proj = nn.Linear(vision.width, embed_dim)
+        self.vision_proj = nn.Linear(visual_encoder.width, embed_dim)
         self.text_proj = nn.Linear(width, embed_dim)
         self.temp = nn.Parameter(torch.tensor(objective.temp))
         self.itm_head = balanced(nn.Linear(width, 2))
         self.build_parts(
             PartSizes(
-                vision_width=vision.width,
+                vision_width=visual_encoder.width,
                 text_width=width,
-                patches=vision.patches,
-                patch_size=vision.patch_size,
+                patches=self.grid[0] * self.grid[1],
+                patch_size=self.patch_size,
                 decoder=decoder,
                 gradient_checkpointing=text_encoder.gradient_checkpointing,
             )
@@ -110,12 +111,7 @@ class PersonSearchModel(Momentum):
 
     def undecayed(self) -> set[str]:
         """Names of parameters that weight decay leaves alone, beyond those of one dimension and biases."""
-        names = self.visual_encoder.undecayed
-        return {
-            f"visual_encoder.{name}"
-            for name, _ in self.visual_encoder.named_parameters()
-            if name.rpartition(".")[2] in names
-        }
+        return {f"visual_encoder.{name}" for name in self.visual_encoder.undecayed()}
 
     def fast(self) -> set[str]:
         """Names of parameters that learn with a rate of their own (`optimizer.lr_custm`)."""
@@ -123,9 +119,13 @@ class PersonSearchModel(Momentum):
 
     # ---- encoding ----------------------------------------------------------------------
 
+    def normalise(self, image: Tensor) -> Tensor:
+        """uint8 images [B, 3, H, W] as the image encoder takes them; float images are taken as normalised already."""
+        return self.visual_encoder.statistics.normalise(image)
+
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images [B, 3, H, W] -> tokens [B, N, D] and embeddings [B, E]."""
-        tokens = self.visual_encoder(image)
+        """Images [B, 3, H, W], uint8 or normalised -> tokens [B, N, D] and embeddings [B, E]."""
+        tokens = self.visual_encoder(self.normalise(image))
         return tokens, embed(self.vision_proj, tokens)
 
     def encode_text(self, text: TextTokens) -> Reading:
@@ -166,11 +166,12 @@ class PersonSearchModel(Momentum):
     def forward(
         self, batch: TrainBatch, draws: RandomDraws, alpha: float, negatives_within: int | None = None
     ) -> StepOutput:
-        """Losses by name for a batch on this device, images normalised, and what enters the queues.
+        """Losses by name for a batch on this device, and what enters the queues.
 
         alpha: share of the momentum model in soft targets. negatives_within: draw hard negatives among groups of so
         many consecutive samples; None = all samples of the process.
         """
+        batch = replace(batch, image1=self.normalise(batch.image1), image2=self.normalise(batch.image2))
         tokens, image = self.encode_image(batch.image1)
         caption = self.encode_text(batch.caption2)
         tokens_m, image_m, text_m = None, image.detach(), caption.embedding.detach()
@@ -263,7 +264,7 @@ class PersonSearchModel(Momentum):
         return rows.fuse(self.text_encoder, self.text_encoder.project_images(step.tokens))
 
     def predict_patches(self, image: Tensor, keep: PatchSubset, caption: Reading) -> Tensor:
-        """Pixels [B, L, P*P*3] of all patches, from the kept ones and the caption."""
+        """Pixels [B, L, P*P*3] of all patches of normalised images, from the kept ones and the caption."""
         visible = self.visual_encoder(image, keep)
         tokens = fill_removed(visible, keep, self.mask_token) + self.visual_decoder_pos_embed
         tokens = self.visual_decoder(tokens, caption.states, caption.tokens.mask)

@@ -1,28 +1,24 @@
-"""Fits checkpoints to a model: ours and those of ALBEF, RaSa, MARS and Vim, by their own names.
-
-Letters: N image tokens (1 + patches), D width.
-"""
+"""Fits checkpoints to a model by the names of their tensors: of ALBEF, RaSa, MARS and ours, and of image encoders."""
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from models.image_encoder import insert_row, split_row
+from models.image_encoder import CLS_IN_FRONT, PositionLayout
 from models.person_search import PersonSearchModel
+from models.positions import Grid, resize_positions
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 ENCODER = "visual_encoder."
 ENCODERS = (ENCODER, "visual_encoder_m.")
-POSITIONS = (*(f"{encoder}pos_embed" for encoder in ENCODERS), "visual_decoder_pos_embed")
 FOREIGN = "of another image encoder"  # why a tensor is not used
-CLASSIFIER = ("head.weight", "head.bias")  # of an image encoder that was trained to classify
 COUNTERS = ("idx_queue", "queue_ptr")  # mean nothing outside the run that made them
 OF_THE_MODEL = (  # settings that decide which tensors there are
     "image_encoder",
@@ -68,16 +64,114 @@ def shorten(names: list[str], most: int = 12) -> list[str]:
     return names[:most] + ([f"... and {len(names) - most} more"] if len(names) > most else [])
 
 
-def in_front(patches: int) -> int:
-    """Where CLS stands in most encoders."""
-    return 0
+# ---- which names a file has, and what becomes of them ----------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """A family of files, by the names of their tensors.
+
+    prefix: what the names that count begin with in it, and one of them must; it is left out, and other names are not
+    looked at. renames: pattern -> replacement, of what has another name here. dropped: why names that begin so are not
+    taken.
+    """
+
+    prefix: str
+    renames: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+
+
+# Whole models: ALBEF, RaSa, MARS and ours share their names.
+MODEL = Source("", dropped=dict.fromkeys(COUNTERS, "belongs to the run that made it"))
+
+NOT_OF_THE_ENCODER = {
+    "head.": "classifier",
+    "head_dist.": "classifier",
+    "pre_logits.": "classifier",
+    "mask_token": "belongs to its pre-training",
+}
+NAMES_OF_TIMM = {
+    r"gamma_([12])$": r"ls\1.gamma",  # layer scale in files of DeiT III
+    r"^fc_norm\.": "norm.",  # the last norm, where this model takes CLS and the file a mean of patches
+}
+# Image encoders, in the order in which they are tried.
+IMAGE_ENCODERS = {
+    "a checkpoint of ours": Source(ENCODER, dropped=NOT_OF_THE_ENCODER),
+    "OpenCLIP with an encoder of timm": Source("visual.trunk.", NAMES_OF_TIMM, NOT_OF_THE_ENCODER),
+    "CLIP with an encoder of timm": Source("visual.", NAMES_OF_TIMM, NOT_OF_THE_ENCODER),
+    "a training loop that wraps its model": Source("model.", NAMES_OF_TIMM, NOT_OF_THE_ENCODER),
+    "timm, DeiT, Vim": Source("", NAMES_OF_TIMM, NOT_OF_THE_ENCODER),
+}
+
+
+def source_of(weights: Iterable[str]) -> Source:
+    """The family of a file with an image encoder that has these names."""
+    return next(source for source in IMAGE_ENCODERS.values() if any(name.startswith(source.prefix) for name in weights))
+
+
+def common_part(names: Iterable[str]) -> str:
+    """The module below which all these names are, such as "trunk.", or nothing."""
+    modules = {name.partition(".")[0] for name in names}
+    return f"{modules.pop()}." if len(modules) == 1 else ""
+
+
+def own_name(name: str, source: Source, own: Mapping[str, Tensor], below: str) -> str:
+    """What the encoder calls what a file of this family calls `name`."""
+    if below + name in own:
+        return below + name
+    renamed = (re.sub(pattern, replacement, name) for pattern, replacement in source.renames.items())
+    return next((below + other for other in renamed if below + other in own), below + name)
+
+
+@dataclass
+class Fit:
+    """The tensors of a file that fit a model, under its names; why the others do not."""
+
+    fitting: dict[str, Tensor] = field(default_factory=dict)
+    resized: list[str] = field(default_factory=list)
+    unused: dict[str, str] = field(default_factory=dict)
+
+
+def fit_tensors(
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    positions: Mapping[str, PositionLayout],
+    grids: tuple[Grid | None, Grid],
+    where: str,
+) -> Fit:
+    """Tensors under the model's names against those that it has; positions are resized from the first grid."""
+    fit = Fit()
+    for name, value in weights.items():
+        if name not in own:
+            fit.unused[name] = "no such parameter in this model"
+        elif name in positions:
+            fit.fitting[name] = resize_positions(value, name, own[name], *grids, where, positions[name])
+            fit.resized += [] if fit.fitting[name] is value else [name]
+        elif value.shape != own[name].shape:
+            fit.unused[name] = f"shape {list(value.shape)}, here {list(own[name].shape)}"
+        else:
+            fit.fitting[name] = value
+    return fit
+
+
+def drop(weights: Mapping[str, Tensor], reasons: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(the tensors that are taken, why the others are not): reasons by what a name begins with."""
+    why = {
+        name: reason
+        for name in weights
+        if (reason := next((reason for start, reason in reasons.items() if name.startswith(start)), None))
+    }
+    return {name: value for name, value in weights.items() if name not in why}, why
+
+
+# ---- whole models ----------------------------------------------------------------------
 
 
 def load_weights(
     model: PersonSearchModel,
     weights: Mapping[str, Tensor],
     where: str,
-    old_grid: tuple[int, int] | None = None,
+    old_grid: Grid | None = None,
     image_encoder: bool = True,
     momentum: bool = True,
 ) -> LoadReport:
@@ -86,84 +180,81 @@ def load_weights(
     Identities in the queue belong to the run that made them and start empty. Momentum
     parameters that the checkpoint lacks start at the online ones. old_grid: patches along
     height and width in the checkpoint; None = square. image_encoder: False leaves it, and its
-    momentum copy, as they are; so does one of another kind in the checkpoint, of which single
+    momentum copy, as they are; so does one of another type in the checkpoint, of which single
     tensors might fit. momentum: False asks for no momentum copies, which an exported model does not have.
 
     Raises UserError when less than half of what is asked for is matched: nothing is copied then.
     """
-    own = model.state_dict()
-    fitting, resized, unused = {}, [], {}
-    without = "comes from another file" if not image_encoder else None
+    own, without = model.state_dict(), "" if image_encoder else "comes from another file"
     if image_encoder and is_foreign(own, weights):
         without = FOREIGN
-    for name, value in weights.items():
-        if without and name.startswith(ENCODERS):
-            unused[name] = without
-        elif name not in own:
-            unused[name] = "no such parameter in this model"
-        elif name in COUNTERS:
-            unused[name] = "belongs to the run that made it"
-        elif name in POSITIONS:
-            place = model.visual_encoder.cls_index if name.startswith(ENCODERS) else in_front
-            fitting[name] = resize_positions(value, name, own[name], old_grid, model.grid, where, place)
-            resized += [] if fitting[name] is value else [name]
-        elif value.shape != own[name].shape:
-            unused[name] = f"shape {list(value.shape)}, here {list(own[name].shape)}"
-        else:
-            fitting[name] = value
-    fresh = [name for name in own if name not in fitting]
-    asked = [
-        name for name in own if not (without and name.startswith(ENCODERS)) and (momentum or not is_momentum(name))
-    ]
-    refuse_strangers(asked, fitting, unused, where)
-    model.load_state_dict(fitting, strict=False)
+    left_out = dict.fromkeys(ENCODERS, without) if without else {}
+    taken, dropped = drop(weights, {**MODEL.dropped, **left_out})
+    positions = positions_of(model)
+    if without:  # the decoder of an encoder of another width does not fit either
+        positions = {name: layout for name, layout in positions.items() if same_width(weights.get(name), own.get(name))}
+    fit = fit_tensors(taken, own, positions, (old_grid, model.grid), where)
+    unused = {name: dropped.get(name) or fit.unused[name] for name in weights if name not in fit.fitting}
+    asked = [name for name in own if not name.startswith(tuple(left_out)) and (momentum or not is_momentum(name))]
+    refuse_strangers(asked, fit.fitting, unused, where)
+    fresh = [name for name in own if name not in fit.fitting]
+    model.load_state_dict(fit.fitting, strict=False)
     start_momentum(model, fresh)
-    return LoadReport(list(fitting), resized, fresh, unused)
+    return LoadReport(list(fit.fitting), fit.resized, fresh, unused)
+
+
+def positions_of(model: PersonSearchModel) -> dict[str, PositionLayout]:
+    """The positions of image encoder, momentum copy and decoder, by name."""
+    of_encoder = model.visual_encoder.positions.items()
+    named = {encoder + name: layout for encoder in ENCODERS for name, layout in of_encoder}
+    return {**named, "visual_decoder_pos_embed": CLS_IN_FRONT}
+
+
+def same_width(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and one.shape[-1:] == other.shape[-1:]
 
 
 def is_foreign(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
-    """Whether the image encoder among `weights` is of another kind than one's own; not when there is none."""
+    """Whether the image encoder among `weights` is of another type than one's own; not when there is none."""
     theirs = {name for name in weights if name.startswith(ENCODER)}
     return bool(theirs) and 2 * len(theirs & set(own)) < min(len(theirs), sum(name.startswith(ENCODER) for name in own))
 
 
+# ---- image encoders --------------------------------------------------------------------
+
+
 def load_image_encoder(
-    model: PersonSearchModel, weights: Mapping[str, Tensor], where: str, old_grid: tuple[int, int] | None = None
+    model: PersonSearchModel, weights: Mapping[str, Tensor], where: str, old_grid: Grid | None = None
 ) -> LoadReport:
-    """Start the image encoder and its momentum copy from a file of its own (Vim, or a checkpoint of ours).
+    """Start the image encoder and its momentum copy from a file of its own, of one of IMAGE_ENCODERS.
 
     A classifier is left out and positions are interpolated; all else must be there as it is.
     Raises UserError when it is not: nothing is copied then.
     """
-    encoder = model.visual_encoder
-    own, fitting, resized = encoder.state_dict(), {}, []
-    held = {name.removeprefix(ENCODER): value for name, value in weights.items() if name.startswith(ENCODER)} or weights
-    unused = {name: "classifier" for name in CLASSIFIER if name in held and name not in own}
-    for name, value in held.items():
-        if name == "pos_embed":
-            fitting[name] = resize_positions(
-                value, name, own[name], old_grid, encoder.size.grid, where, encoder.cls_index
-            )
-            resized += [] if fitting[name] is value else [ENCODER + name]
-        elif name not in unused:
-            fitting[name] = value
-    wrong = [
-        *(f"lacks {name}" for name in own if name not in fitting),
-        *(f"holds {name}, which the configured one does not have" for name in fitting if name not in own),
-        *(
-            f"holds {name} of shape {list(value.shape)} instead of {list(own[name].shape)}"
-            for name, value in fitting.items()
-            if name in own and value.shape != own[name].shape
-        ),
-    ]
+    state = model.state_dict()
+    own = {name.removeprefix(ENCODER): value for name, value in state.items() if name.startswith(ENCODER)}
+    source = source_of(weights)
+    held = {name[len(source.prefix) :]: value for name, value in weights.items() if name.startswith(source.prefix)}
+    below = "" if own.keys() & held.keys() else common_part(own)
+    taken, dropped = drop(held, source.dropped)
+    named = {own_name(name, source, own, below): value for name, value in taken.items()}
+    fit = fit_tensors(named, own, model.visual_encoder.positions, (old_grid, model.grid), where)
+    require_whole(own, fit, where)
+    model.load_state_dict({ENCODER + name: value for name, value in fit.fitting.items()}, strict=False)
+    start_momentum(model, [name for name in state if name.startswith(ENCODERS[1])])
+    resized = [ENCODER + name for name in fit.resized]
+    return LoadReport([ENCODER + name for name in fit.fitting], resized, [], dropped)
+
+
+def require_whole(own: Mapping[str, Tensor], fit: Fit, where: str) -> None:
+    """Raises UserError when a tensor of the image encoder is missing, or there is one too many."""
+    wrong = [f"holds {name} ({why})" for name, why in fit.unused.items()]
+    wrong += [f"lacks {name}" for name in own if name not in fit.fitting and name not in fit.unused]
     if wrong:
         raise UserError(
-            f"vision_checkpoint {where} is no image encoder as configured ({len(wrong)} tensors do not fit): it"
+            f"vision_checkpoint {where} is not the configured image encoder ({len(wrong)} tensors do not fit): it"
             f" {wrong[0]}; check image_encoder, vision_size and patch_size"
         )
-    encoder.load_state_dict(fitting)
-    start_momentum(model, [name for name in model.state_dict() if name.startswith(ENCODERS[1])])
-    return LoadReport([ENCODER + name for name in fitting], resized, [], unused)
 
 
 @torch.no_grad()
@@ -232,7 +323,7 @@ def require_trained(report: LoadReport, where: str) -> None:
     )
     if FOREIGN in report.unused.values():
         raise UserError(
-            f"checkpoint {where} has another kind of image encoder than the configured one; evaluate it with the"
+            f"checkpoint {where} has another type of image encoder than the configured one; evaluate it with the"
             " configuration it was trained with (image_encoder)"
         )
     if unused:
@@ -247,56 +338,9 @@ def require_trained(report: LoadReport, where: str) -> None:
         )
 
 
-def resize_positions(
-    old: Tensor,
-    name: str,
-    like: Tensor,
-    old_grid: tuple[int, int] | None,
-    grid: tuple[int, int],
-    where: str,
-    cls_index: Callable[[int], int] = in_front,
-) -> Tensor:
-    """Interpolate position embeddings [(1,) N, D] of patches (bicubic) to `grid`; that of CLS stays as it is.
-
-    cls_index: where CLS stands among so many patches. `old` itself when the grids are equal; as many
-    patches in another grid are interpolated.
-    Raises UserError when the number of positions is no grid, or the width differs.
-    """
-    wrong = UserError(
-        f"checkpoint {where}: {name} has shape {list(old.shape)}, which is no grid of width {like.shape[-1]}"
-    )
-    if old.ndim < 2 or old.shape[-1] != like.shape[-1]:
-        raise wrong
-    rows = old.reshape(-1, old.shape[-1])
-    old_grid = grid_of_positions(rows.shape[0] - 1, old_grid, grid)
-    if old_grid == grid and old.shape == like.shape:
-        return old
-    if old_grid is None:
-        raise wrong
-    patches, cls = split_row(rows.float(), cls_index(len(rows) - 1))
-    patches = interpolate(patches.T.reshape(1, -1, *old_grid), size=grid, mode="bicubic", align_corners=False)
-    patches = patches.flatten(2)[0].T
-    return insert_row(patches, cls, cls_index(len(patches))).reshape(like.shape)
-
-
-def grid_of_positions(patches: int, stated: tuple[int, int] | None, here: tuple[int, int]) -> tuple[int, int] | None:
-    """The first with so many patches: the grid that the checkpoint states, a square, the grid of this model."""
-    side = round(patches**0.5)
-    return next((grid for grid in (stated, (side, side), here) if grid and grid[0] * grid[1] == patches > 0), None)
-
-
 def saved_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration in a checkpoint of ours; empty for others."""
     return checkpoint["config"] if isinstance(checkpoint.get("config"), dict) else {}
-
-
-def grid_of(saved: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Patches along height and width of the model that a checkpoint's configuration describes."""
-    sides, patch = saved.get("image_res"), saved.get("patch_size", 16)
-    if isinstance(sides, int):
-        sides = [sides, sides]
-    fits = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in [*sides, patch])
-    return (sides[0] // patch, sides[1] // patch) if fits and patch > 0 else None
 
 
 def load_language_model(model: PersonSearchModel, name: str) -> bool:

@@ -6,20 +6,12 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from models.decoder import DecoderSize
+from models.encoders import family_of, usual_sizes
 from models.fusion import FusionSize
 from models.image_encoder import VisionSize
 from models.objectives import Objective
 from utils.config import Count, Part
-
-VISION_SIZES = {
-    name: {"vision_width": width, "vision_heads": heads}
-    for name, width, heads in (("tiny", 192, 3), ("small", 384, 6), ("base", 768, 12))
-}
-# what an image encoder has unless it is said otherwise
-OF_ENCODERS: dict[str, dict[str, Any]] = {
-    "vit": {"vision_depth": 12, "drop_path": 0.0},
-    "vim": {"vision_depth": 24, "drop_path": 0.1},
-}
+from utils.errors import UserError
 
 
 class ModelSettings(Objective):
@@ -27,7 +19,7 @@ class ModelSettings(Objective):
 
     image_res: int | list[int] = 384
     bert_config: FusionSize = FusionSize(full_ca=True)
-    image_encoder: Literal["vit", "vim"] = "vit"
+    image_encoder: str = "vit"
     vision_size: Literal["tiny", "small", "base"] | None = None
     vision_width: Count = VisionSize.width
     vision_depth: Count = VisionSize.depth
@@ -45,17 +37,20 @@ class ModelSettings(Objective):
     def size_of_vision(cls, values: Any) -> Any:
         """Fill in what follows from `image_encoder` and `vision_size`."""
         values = dict(values)
-        encoder, size = str(values.get("image_encoder", "vit")), str(values.get("vision_size"))
-        usual = dict(OF_ENCODERS.get(encoder, OF_ENCODERS["vit"]))
-        if size in VISION_SIZES:
-            of_size = {"vision_depth": usual["vision_depth"], **VISION_SIZES[size]}
-            for key, value in of_size.items():
-                if values.get(key, value) != value:
-                    raise ValueError(f"`{key}`: {values[key]} is not {value}, as vision_size {size} has; leave one out")
-            usual |= of_size
-            if isinstance(values.get("bert_config"), Mapping):
-                values["bert_config"] = {**values["bert_config"], "encoder_width": of_size["vision_width"]}
-        return {**usual, **values}
+        try:
+            sizes = usual_sizes(values.get("image_encoder", "vit"), values.get("vision_size"))
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        for key, value in sizes.decided.items():
+            if values.get(key, value) != value:
+                raise ValueError(f"`{key}`: {values[key]} is not {value}, as {sizes.by} has; leave one out")
+        width, bert = sizes.decided.get("vision_width"), values.get("bert_config")
+        if width is not None and isinstance(bert, Mapping):
+            given = bert.get("encoder_width", width)
+            if given not in (width, FusionSize.model_fields["encoder_width"].default):
+                raise ValueError(f"`bert_config.encoder_width`: {given} is not {width}, as {sizes.by} has")
+            values["bert_config"] = {**bert, "encoder_width": width}
+        return {**sizes.usual, **sizes.decided, **values}
 
     @field_validator("image_res", mode="before")
     @classmethod
@@ -95,8 +90,8 @@ class ModelSettings(Objective):
         if any(side % patch or not side for side in self.image_size):
             yield "image_res", f"{self.image_res} is not divisible by patch_size {patch}"
         for name, heads in (("vision_heads", self.vision_heads), ("decoder_heads", self.decoder_heads)):
-            if name == "vision_heads" and self.image_encoder != "vit":
-                continue  # no attention in it
+            if name == "vision_heads" and not family_of(self.image_encoder).heads:
+                continue
             if self.vision_width % heads:
                 yield name, f"vision_width {self.vision_width} is not divisible by {heads} heads"
         if bert.encoder_width != self.vision_width:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.person_search import PersonSearchModel
-from models.released import grid_of, load_image_encoder, load_language_model, load_weights, saved_config
+from models.positions import grid_of
+from models.released import load_image_encoder, load_language_model, load_weights, saved_config
 from utils.checkpoints.files import read_checkpoint
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, silu
 from torch.utils.checkpoint import checkpoint
 
-from models.image_encoder import ImageEncoder, VisionSize, drop_rates
+from models.image_encoder import PatchEncoder, VisionSize, drop_rates
 from models.linear import Linear, for_products
 from models.recompute import bytes_of, recomputed
 from models.scan import selective_scan
@@ -115,10 +115,10 @@ def carry(drop: DropPath, added: Tensor, carried: Tensor | None) -> Tensor:
     return added.to(wide) if carried is None else carried + drop(added).to(wide)
 
 
-class VisionMamba(ImageEncoder):
+class VisionMamba(PatchEncoder):
     """Layers that scan patches and CLS, row by row, in both directions; a final norm."""
 
-    undecayed = ("cls_token", "pos_embed", "A_log", "A_b_log")
+    decay_free = ("cls_token", "pos_embed", "A_log", "A_b_log")
 
     def __init__(self, size: VisionSize, gradient_checkpointing: bool = False):
         super().__init__(size, gradient_checkpointing)

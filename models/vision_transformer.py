@@ -9,7 +9,7 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import attend
-from models.image_encoder import ImageEncoder, VisionSize, drop_rates
+from models.image_encoder import PatchEncoder, VisionSize, drop_rates
 from models.linear import Linear, through
 
 
@@ -55,7 +55,7 @@ class Block(nn.Module):
         return tokens + self.drop(self.mlp(tokens, self.norm2))
 
 
-class VisionTransformer(ImageEncoder):
+class VisionTransformer(PatchEncoder):
     """CLS in front of the patches, pre-norm blocks, a final norm."""
 
     def __init__(self, size: VisionSize, gradient_checkpointing: bool = False):

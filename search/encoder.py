@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.batch import TextTokens, normalise
+from dataset.batch import TextTokens
 from dataset.captions import clean_caption
 from dataset.images import image_from
 from dataset.tokens import Encoded
@@ -92,7 +92,7 @@ class Encoder:
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Tensor]) -> tuple[Tensor, np.ndarray]:
         """uint8 images [3, H, W] -> tokens [B, N, D], embeddings [B, E]."""
-        batch = normalise(torch.stack(list(images)).to(self.setting.device))
+        batch = torch.stack(list(images)).to(self.setting.device)
         tokens, embeddings = encode_images(self.model, batch, self.setting)
         return tokens, embeddings.cpu().numpy()
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from dataset.attributes import Attribute, attribute_ids, parse_attributes
-from dataset.batch import normalise
 from dataset.decoding import Unusable
 from models.gradcam import attribute_maps, word_maps
 from search.encoder import EncodedQuery, Encoder
@@ -61,7 +60,7 @@ def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Exp
     numbers = torch.tensor([attribute_ids(attributes, query.encoded.offsets, len(query.encoded.ids))])
     device, model = encoder.setting.device, encoder.model
     numbers = numbers.to(device)
-    found = word_maps(model, normalise(image[None].to(device)), query.tokens, numbers)
+    found = word_maps(model, image[None].to(device), query.tokens, numbers)
     grid = model.grid
     heats = attribute_maps(found.maps, numbers)[0].cpu().reshape(-1, *grid).numpy()
     matches = torch.sigmoid(found.attribute_match[0]).cpu().tolist()

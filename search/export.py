@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dataset.batch import IMAGE_MEAN, IMAGE_STD
 from evaluation.metrics import METRIC_NAMES
 from evaluation.tables import markdown_table
 from models.person_search import PersonSearchModel
@@ -136,8 +135,9 @@ class ImageTower(nn.Module):
     def __init__(self, model: PersonSearchModel):
         super().__init__()
         self.encoder, self.projection = model.visual_encoder, model.vision_proj
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1))
+        statistics = model.visual_encoder.statistics
+        self.register_buffer("mean", torch.tensor(statistics.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(statistics.std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return normalize(self.projection(self.encoder((images / 255 - self.mean) / self.std)[:, 0]), dim=-1)

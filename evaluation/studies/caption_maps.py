@@ -84,7 +84,8 @@ def maps_on_images(
 ) -> list[CaptionMaps]:
     """Maps of B captions, each on its image, in float32.
 
-    images [B, 3, H, W] normalised; texts: as written; attributes: of each caption, in characters of the cleaned one.
+    images [B, 3, H, W], uint8 or normalised; texts: as written; attributes: of each caption, in characters of the
+    cleaned one.
     From then on the model's parameters take no gradient.
     """
     read = [read_caption(trained, text) for text in texts]

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import Tensor
 
-from dataset.batch import normalise
 from dataset.captions import clean_caption
 from dataset.evaluation_split import EvaluationSplit
 from dataset.images import load_image
@@ -99,7 +98,7 @@ def maps_of(
         numbers = [caption.number for caption in captions if caption.number is not None]
         return list(own_image_maps(trained, split, numbers, attributes, layer, target))
     image = load_image(captions[0].image, trained.setting.image_size)[None].to(trained.setting.device)
-    return maps_on_images(trained, normalise(image), [captions[0].text], attributes, layer, target)
+    return maps_on_images(trained, image, [captions[0].text], attributes, layer, target)
 
 
 def heading(target: str, layers: Mapping[str, int]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.batch import IMAGE_MEAN
+from models.image_encoder import CLIP_STATISTICS
 
 
 def patches_order(height: int, width: int, patch: int, rng: np.random.Generator) -> np.ndarray:
@@ -47,13 +47,14 @@ KINDS: dict[str, Callable[[int, int, int, np.random.Generator], np.ndarray]] = {
 class Occluder:
     """A view of images (`EvaluationSplit.view`) without round(fraction * H * W) of their pixels.
 
-    kind: one of `KINDS`; patch: side of a patch in pixels.
+    kind: one of `KINDS`; patch: side of a patch in pixels; mean: what takes the place of a pixel, of 0 to 1.
     """
 
     kind: str
     fraction: float
     patch: int
     seed: int = 0
+    mean: tuple[float, float, float] = CLIP_STATISTICS.mean
 
     def removed(self, height: int, width: int, index: int) -> np.ndarray:
         """Indices of the removed pixels of the image at this index of the gallery, those removed first in front."""
@@ -62,7 +63,7 @@ class Occluder:
 
     def __call__(self, image: Tensor, index: int) -> Tensor:
         """uint8 [3, H, W] -> a copy without the part."""
-        mean = torch.tensor([round(255 * value) for value in IMAGE_MEAN], dtype=image.dtype)
+        mean = torch.tensor([round(255 * value) for value in self.mean], dtype=image.dtype)
         where = torch.from_numpy(self.removed(image.shape[1], image.shape[2], index).copy())
         occluded = image.clone()
         occluded.flatten(1)[:, where] = mean[:, None]

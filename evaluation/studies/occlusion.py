@@ -92,7 +92,8 @@ def main(study: ModelStudy) -> None:
 
 
 def occluder_for(model: TrainedModel, kind: str, fraction: float, seed: int) -> Occluder:
-    return Occluder(kind, fraction, model.config.patch_size, seed)
+    mean = model.model.visual_encoder.statistics.mean
+    return Occluder(kind, fraction, model.config.patch_size, seed, mean)
 
 
 def measure(study: ModelStudy) -> Results:

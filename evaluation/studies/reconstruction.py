@@ -85,7 +85,7 @@ def require_decoder(trained: TrainedModel) -> None:
 def checked_ratio(trained: TrainedModel, asked: float | None) -> float:
     """The share of patches that is removed. Raises UserError unless it removes some and keeps some."""
     ratio = trained.config.mask_ratio if asked is None else asked
-    patches = trained.model.visual_encoder.size.patches
+    patches = trained.model.grid[0] * trained.model.grid[1]
     kept = int(patches * (1 - ratio)) if 0 < ratio < 1 else 0
     if not 0 < kept < patches:
         raise UserError(
@@ -142,7 +142,8 @@ def redraw(
     loaded = load_blocks(split, wanted, setting.image_size, setting.device, setting.workers)
     for block, images in zip(progress(blocks, "reconstruction"), loaded, strict=True):
         own = [tasks[row] for row in block]
-        noise = patch_noise(own, trained.model.visual_encoder.size.patches, seed)
+        images = trained.model.normalise(images)
+        noise = patch_noise(own, trained.model.grid[0] * trained.model.grid[1], seed)
         keep = PatchSubset.from_noise(noise.to(setting.device), ratio)
         captions = [task.right for task in own], [task.wrong for task in own]
         both = [predict(trained, split, images, keep, chosen) for chosen in captions]
@@ -159,7 +160,8 @@ def drawn_of(
     """What became of one image of a block: images [B, 3, H, W], both predictions [B, L, P*P*3], errors [B, 2]."""
     image, removed = images[index], keep.removed[index]
     right, wrong = (fill(pixels[index], image, removed, trained.model) for pixels in both)
-    return Drawn(as_picture(image), right, wrong, removed.cpu(), float(errors[index, 0]), float(errors[index, 1]))
+    drawn = as_picture(image, trained.model)
+    return Drawn(drawn, right, wrong, removed.cpu(), float(errors[index, 0]), float(errors[index, 1]))
 
 
 def predict(

@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dataset.batch import image_statistics
 from dataset.evaluation_split import EvaluationSplit
 from evaluation.drawing.panels import Cell, beside, draw_cell, stack, text_line
 from evaluation.drawing.pictures import GREY, INK, PAPER, RIGHT, WRONG, clean, font, read_picture, wrap
@@ -75,13 +74,12 @@ def draw_example(split: EvaluationSplit, task: Task, drawn: Drawn, model: Person
 def fill(pixels: Tensor, image: Tensor, removed: Tensor, model: PersonSearchModel) -> Tensor:
     """The image [3, H, W] with predicted patches [L, P*P*3] where they were removed [L]: 0 to 1."""
     patches = torch.where(removed[:, None], pixels, patchify(image[None], model.patch_size)[0])
-    return as_picture(unpatchify(patches[None], model.grid, model.patch_size)[0])
+    return as_picture(unpatchify(patches[None], model.grid, model.patch_size)[0], model)
 
 
-def as_picture(image: Tensor) -> Tensor:
+def as_picture(image: Tensor, model: PersonSearchModel) -> Tensor:
     """A normalised image [3, H, W] -> from 0 to 1, on the CPU."""
-    mean, std = image_statistics(image.device)
-    return ((image * std + mean) / 255).clamp(0, 1).cpu()
+    return model.visual_encoder.statistics.restore(image).cpu()
 
 
 def hide(drawn: Drawn, model: PersonSearchModel) -> Tensor:

@@ -335,8 +335,8 @@ def test_an_encoder_without_attention_has_no_heads():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["image_encoder=vin"], "`image_encoder` must be 'vit' or 'vim', not 'vin'"),
-        (["image_encoder=[vim]"], "`image_encoder` must be 'vit' or 'vim'"),
+        (["image_encoder=vin"], "`image_encoder` must be 'vit', 'vim' or 'timm:NAME', not 'vin'"),
+        (["image_encoder=[vim]"], "`image_encoder` must be 'vit', 'vim' or 'timm:NAME'"),
         (["vision_size=huge"], "`vision_size` must be 'tiny', 'small' or 'base', not 'huge'"),
         (["vision_size={}"], "`vision_size` must be 'tiny', 'small' or 'base'"),
         (["vision_size=tiny", "vision_width=200"], "`vision_width`: 200 is not 192, as vision_size tiny has"),

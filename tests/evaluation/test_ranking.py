@@ -9,7 +9,6 @@ from PIL import Image
 
 from configs.schema import load_config
 from dataset.annotations import Entry
-from dataset.batch import normalise
 from dataset.evaluation_split import blocks_of, make_split
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
@@ -87,7 +86,7 @@ def setting(candidates: int, batch_size: int = 4, memory: int = 2**30, precision
 @torch.no_grad()
 def plain_stages(model, split, k):
     """Similarities [C, G], and ITM scores [C, G] of the k best (others -inf), one pair at a time."""
-    images = [normalise(load_image(split.image_root / name, (32, 16))[None]) for name in split.images]
+    images = [load_image(split.image_root / name, (32, 16))[None] for name in split.images]
     encoded = [model.encode_image(image) for image in images]
     similarity, itm = [], []
     for place in range(len(split.captions)):

@@ -46,7 +46,7 @@ class HandMadeEncoder:
             finish=lambda seen, residual: seen.transpose(1, 2).flatten(2) + residual,
         )
         layer = SimpleNamespace(crossattention=crossattention, feed_forward=lambda states: states)
-        self.bert = SimpleNamespace(encoder=SimpleNamespace(layer=[layer, None]))
+        self.layers = [layer, None]
 
     def project_images(self, tokens: Tensor) -> ImageKeysValues:
         return self.memory
@@ -67,6 +67,7 @@ def hand_made_maps(target: str, layer: int = 0):
     values = torch.tensor([[[5.0, 3.0, -2.0], [1.0, 1.0, 4.0]]])[..., None]
     model = SimpleNamespace(
         text_encoder=HandMadeEncoder(states, keys, values),
+        normalise=lambda images: images,
         visual_encoder=lambda images: images,
         # match logit: first feature + 10 * second
         match_logits=lambda states: states @ torch.tensor([[0.0, 1.0], [0.0, 10.0]]),

@@ -16,13 +16,13 @@ from models.build import build_model
 from models.fusion import FusionSize
 from models.objectives import only
 from models.person_search import PersonSearchModel
+from models.positions import resize_positions
 from models.released import (
     LoadReport,
     load_language_model,
     load_weights,
     needed_to_search,
     require_trained,
-    resize_positions,
 )
 from utils.errors import UserError
 
@@ -305,7 +305,7 @@ def test_decoder_positions_keep_their_two_dimensions():
     ("shape", "stated"), [((1, 8, 16), None), ((1, 1, 16), None), ((1, 10, 12), None), ((1, 8, 16), (2, 3))]
 )
 def test_positions_that_are_no_grid_of_this_width_are_refused(shape, stated):
-    with pytest.raises(UserError, match=r"x\.pth: visual_encoder\.pos_embed has shape .* no grid of width 16"):
+    with pytest.raises(UserError, match=r"x\.pth: visual_encoder\.pos_embed has shape .* not a grid of width 16"):
         resize_positions(torch.zeros(shape), "visual_encoder.pos_embed", torch.zeros(1, 9, 16), stated, (4, 2), "x.pth")
 
 

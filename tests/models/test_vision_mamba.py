@@ -10,7 +10,7 @@ from golden_numbers import golden_folder
 from plain_mamba import encode
 from tiny_model import IDENTITIES, VISION, lived_in, step, tiny_batch, tiny_model
 
-from models.image_encoder import PatchSubset, VisionSize, split_row
+from models.image_encoder import PatchSubset, VisionSize, split_rows
 from models.inspection import estimate_memory
 from models.objectives import LOSSES
 from models.vision_mamba import VisionMamba, convolve
@@ -51,7 +51,7 @@ def test_cls_comes_first_and_all_else_in_image_order(image_size):
     encoder = encoder_of(image_size)
     image = image_of(encoder)
     middle = encoder.size.patches // 2
-    patches, cls = split_row(encode(dict(encoder.named_parameters()), image, 8, 4), middle)
+    patches, cls = split_rows(encode(dict(encoder.named_parameters()), image, 8, 4), middle)
     torch.testing.assert_close(encoder(image), torch.cat([cls, patches], 1))
 
 
@@ -61,7 +61,7 @@ def test_kept_patches_are_encoded_in_image_order_around_cls(image_size):
     image = image_of(encoder)
     keep = PatchSubset.from_noise(torch.rand(2, encoder.size.patches), 0.4)
     tokens = encode(dict(encoder.named_parameters()), image, 8, 4, keep.kept)
-    patches, cls = split_row(tokens, keep.kept.shape[1] // 2)
+    patches, cls = split_rows(tokens, keep.kept.shape[1] // 2)
     found = encoder(image, keep)
     torch.testing.assert_close(found, torch.cat([cls, patches], 1))
     assert not torch.allclose(found[:, 1:], encoder(image)[:, 1:].gather(1, keep.kept[..., None].expand_as(patches)))

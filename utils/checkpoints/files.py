@@ -83,7 +83,7 @@ def require_readable(path: str | os.PathLike, file: BinaryIO) -> None:
 
 
 def read_checkpoint(path: str | os.PathLike, role: str = "checkpoint") -> dict[str, Any]:
-    """A checkpoint as {"model": {name: tensor}, ...}; a bare state dict is taken as the model.
+    """A checkpoint as {"model": {name: tensor}, ...}; a bare state dict, or one under `state_dict`, is the model.
 
     Only tensors and plain values are read (`weights_only=True`), and command lines (argparse.Namespace), as mappings.
     role: what messages call the file.
@@ -98,7 +98,9 @@ def read_checkpoint(path: str | os.PathLike, role: str = "checkpoint") -> dict[s
         raise UserError(f"{role} {path} cannot be read: {reason(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{role} {path} holds {type(content).__name__}, not named tensors")
-    content = content if isinstance(content.get("model"), dict) else {"model": content}
+    if not isinstance(content.get("model"), dict):  # other programs wrap theirs under another name, or not at all
+        wrapped = content.get("state_dict")
+        content = {"model": wrapped if isinstance(wrapped, dict) else content}
     tensors = {str(name): value for name, value in content["model"].items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{role} {path} holds no named tensors under `model`")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset.batch import normalise
 from evaluation.studies.occluders import KINDS, Occluder
 from evaluation.studies.occlusion import main
+from models.image_encoder import CLIP_STATISTICS
 from utils.errors import UserError
 
 HEIGHT, WIDTH, PATCH = 32, 16, 8
@@ -76,7 +76,9 @@ def test_removed_pixels_are_zero_to_a_model_and_others_as_they_were():
     mask = torch.from_numpy(mask_of("patches", 0.4, place=2))
     assert torch.equal(image, before)
     assert torch.equal(occluded[:, ~mask], image[:, ~mask])
-    assert normalise(occluded[None])[0][:, mask].abs().max() < 0.5 / (255 * 0.26)  # half a step of uint8
+    assert CLIP_STATISTICS.normalise(occluded[None])[0][:, mask].abs().max() < 0.5 / (
+        255 * 0.26
+    )  # half a step of uint8
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset.batch import normalise
 from evaluation.studies.reconstruction import choose_tasks, main, patch_noise, removed_error, summarise
 from evaluation.studies.reconstruction_sheet import Drawn, Task, as_picture, fill, hide
 from models.decoder import patchify
-from models.image_encoder import PatchSubset
+from models.image_encoder import CLIP_STATISTICS, PatchSubset
 from utils.errors import UserError
 
-TINY_TRAINED = SimpleNamespace(model=SimpleNamespace(patch_size=2, grid=(2, 1)))  # images of 4 x 2 pixels
+ENCODER = SimpleNamespace(statistics=CLIP_STATISTICS)
+MODEL = SimpleNamespace(patch_size=2, grid=(2, 1), visual_encoder=ENCODER)  # images of 4 x 2 pixels
+TINY_TRAINED = SimpleNamespace(model=MODEL)
 
 
 def split_of(caption_image, caption_identity):
@@ -70,14 +71,17 @@ def test_only_removed_patches_count():
 
 def test_kept_patches_are_shown_as_they_are_and_removed_ones_as_predicted():
     grey = torch.full((1, 3, 4, 2), 51, dtype=torch.uint8)
+    normalise = CLIP_STATISTICS.normalise
     image, white = normalise(grey), patchify(normalise(torch.full_like(grey, 255)), 2)[0]
     removed = torch.tensor([True, False])
     picture = fill(white, image[0], removed, TINY_TRAINED.model)
     torch.testing.assert_close(picture[:, :2], torch.ones(3, 2, 2))
     torch.testing.assert_close(picture[:, 2:], torch.full((3, 2, 2), 0.2))
-    torch.testing.assert_close(as_picture(image[0]), torch.full((3, 4, 2), 0.2))
-    assert as_picture(image[0] + 99).max() == 1  # clamped
-    hidden = hide(Drawn(as_picture(image[0]), picture, picture, removed, 0.0, 0.0), TINY_TRAINED.model)
+    torch.testing.assert_close(as_picture(image[0], TINY_TRAINED.model), torch.full((3, 4, 2), 0.2))
+    assert as_picture(image[0] + 99, TINY_TRAINED.model).max() == 1  # clamped
+    hidden = hide(
+        Drawn(as_picture(image[0], TINY_TRAINED.model), picture, picture, removed, 0.0, 0.0), TINY_TRAINED.model
+    )
     torch.testing.assert_close(hidden[0], torch.tensor([[0.5] * 2] * 2 + [[0.2] * 2] * 2))
 
 
