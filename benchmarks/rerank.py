@@ -30,7 +30,8 @@ from dataset.batch import SpecialTokens
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of
 from evaluation.ranking import KeptTokens, Setting, kept_dtype, score_candidates
 from models.decoder import DecoderSize
-from models.fusion import Attention, FusionSize, Layer, PostNorm, TextEncoder
+from models.fusion import Attention, Layer, PostNorm, TextEncoder
+from models.fusion_size import FusionSize
 from models.image_encoder import VisionSize
 from models.objectives import Objective, only
 from models.person_search import PersonSearchModel

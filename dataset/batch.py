@@ -4,6 +4,7 @@ Letters: B batch, H and W image height and width, T text tokens, C attributes of
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ class TrainBatch:
     def to(self, device: torch.device) -> "TrainBatch":
         """The same on `device`; images stay uint8, and the model normalises them."""
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attribute_count"}
-        moved = {
+        moved: dict[str, Any] = {
             name: part.to(device, non_blocking=True) if isinstance(part, Tensor) else part.to(device)
             for name, part in parts.items()
         }

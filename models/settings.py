@@ -7,7 +7,7 @@ from pydantic import field_validator, model_validator
 
 from models.decoder import DecoderSize
 from models.encoders import family_of, usual_sizes
-from models.fusion import FusionSize
+from models.fusion_size import FusionSize
 from models.image_encoder import VisionSize
 from models.objectives import Objective
 from utils.config import Count, Part

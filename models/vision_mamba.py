@@ -4,9 +4,11 @@ Letters: B batch, N image tokens (1 + patches), D width, I inner width (2 D), S 
 """
 
 import math
+from typing import cast
 
 import torch
-from timm.layers import DropPath, lecun_normal_
+from timm.layers.drop import DropPath
+from timm.layers.weight_init import lecun_normal_
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, silu
 from torch.utils.checkpoint import checkpoint
@@ -131,10 +133,10 @@ class VisionMamba(PatchEncoder):
     def initialise(self) -> None:
         """What a run without a checkpoint starts from (Vim's and Mamba's)."""
         lecun_normal_(self.patch_embed.proj.weight)
-        nn.init.zeros_(self.patch_embed.proj.bias)
+        nn.init.zeros_(cast(Tensor, self.patch_embed.proj.bias))
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for layer in self.layers:
+        for layer in cast("list[Layer]", self.layers):
             nn.init.kaiming_uniform_(layer.mixer.out_proj.weight, a=math.sqrt(5))
             with torch.no_grad():
                 layer.mixer.out_proj.weight /= math.sqrt(len(self.layers))

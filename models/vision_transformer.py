@@ -3,7 +3,7 @@
 Letters: B batch, N image tokens, D width.
 """
 
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint

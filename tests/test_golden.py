@@ -13,7 +13,8 @@ from golden_numbers import golden_device, golden_files, golden_folder
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
-from models.fusion import FusionSize, Pairing, TextEncoder
+from models.fusion import Pairing, TextEncoder
+from models.fusion_size import FusionSize
 from models.image_encoder import PatchSubset, VisionSize
 from models.objectives import Objective
 from models.person_search import PersonSearchModel

@@ -6,7 +6,8 @@ import torch
 from benchmarks.rerank import SPECIAL, plain_scores, product_scores, random_captions, rank_correlation
 from dataset.evaluation_split import Captions
 from models.decoder import DecoderSize
-from models.fusion import FusionSize, TextEncoder
+from models.fusion import TextEncoder
+from models.fusion_size import FusionSize
 from models.image_encoder import VisionSize
 from models.objectives import Objective, only
 from models.person_search import PersonSearchModel

@@ -6,7 +6,7 @@ import pytest
 from benchmark_data import REPOSITORY
 
 from configs.schema import Config, load_config, require_files, resolve_config
-from models.fusion import FusionSize as Bert
+from models.fusion_size import FusionSize as Bert
 from models.objectives import LOSSES, name_weights
 from utils.config import save_yaml
 from utils.errors import UserError

@@ -10,8 +10,9 @@ from torch.nn.functional import gelu, layer_norm, linear
 
 from dataset.batch import TextTokens
 from models.attention import attend
-from models.fusion import FusionSize, Packing, Pairing, TextEncoder
+from models.fusion import Packing, Pairing, TextEncoder
 from models.fusion_batch import FusionRows
+from models.fusion_size import FusionSize
 
 IMAGES, TOKENS, WIDTH = 3, 5, FUSION.encoder_width
 LENGTHS = [7, 4, 5]

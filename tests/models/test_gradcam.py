@@ -10,7 +10,8 @@ from tiny_model import VISION, captions, tiny_model
 from torch import Tensor
 
 from dataset.batch import TextTokens
-from models.fusion import FusionSize, ImageKeysValues, Pairing
+from models.fusion import ImageKeysValues, Pairing
+from models.fusion_size import FusionSize
 from models.gradcam import TARGETS, attribute_maps, require_maps, usual_layer, word_maps
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from configs.schema import load_config
 from models.build import build_model
-from models.fusion import FusionSize
+from models.fusion_size import FusionSize
 from models.objectives import only
 from models.person_search import PersonSearchModel
 from models.positions import resize_positions

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
-from models.fusion import FusionSize, TextEncoder
+from models.fusion import TextEncoder
+from models.fusion_size import FusionSize
 from models.image_encoder import ImageEncoder, VisionSize
 from models.objectives import LOSSES, Objective
 from models.person_search import PersonSearchModel
