@@ -1,26 +1,33 @@
-"""Every command of the README and every script, run for real at tiny size.
+"""Every command of README.md and docs/ and every script, run for real at tiny size.
 
 A copy of the repository gets tiny data sets in the three raw forms, tiny checkpoints named as in the
 README, and configurations that shrink the networks; the commands themselves run word for word.
+`SMALLER_NUMBERS` and `SHORTENED` say where not.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from benchmark_data import REPOSITORY, TINY, environment
+from documents import PAGES, README, commands_of
+from in_process import call
 from ruamel.yaml import YAML
 
 from configs.schema import load_config
 from dataset.captions import clean_caption
 from dataset.tokens import CaptionTokenizer
+from evaluation.__main__ import main as evaluation
 from models.build import build_image_encoder, build_model
 from utils.config import apply_overrides
 
@@ -37,45 +44,106 @@ MORE = [
     'cd output && bash ../shell/search.sh query "a woman in a red coat" --gallery ../gallery',
     "bash shell/lint.sh style",
 ]
-
-
-def readme_commands() -> list[str]:
-    """The lines of the README's bash blocks, continued lines joined, comments dropped."""
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [command for line in lines if (command := re.sub(r"\s+#.*$", "", line).strip())]
-
-
-COMMANDS = [*readme_commands(), *MORE]
 ASK = """import time, urllib.request
 for _ in range(300):
     try: urllib.request.urlopen('http://127.0.0.1:7897/api/gallery'); break
     except OSError: time.sleep(0.2)
 else: raise SystemExit('nothing is served')"""
-# run the tests that this file belongs to: here one file of them; what serves for good is ended when it has answered
+
+
+def served(serve: str, *requests: str) -> str:
+    """What serves for good, ended when it has answered the requests."""
+    asked = " && ".join([f'python -c "{ASK}"', *requests])
+    return f"{serve} --port 7897 & server=$!; {asked}; answered=$?; kill $server; wait; exit $answered"
+
+
+# run the tests that this file belongs to: here one file of them
 SHORTENED = {
-    **{
-        command: f'{command} --port 7897 & python -c "{ASK}"; answered=$?; kill $!; wait; exit $answered'
-        for command in ("python -m search serve --gallery gallery", "bash shell/search.sh serve --gallery gallery")
-    },
+    "bash shell/search.sh serve --gallery gallery": served("bash shell/search.sh serve --gallery gallery"),
     "bash shell/test.sh": "bash shell/test.sh tests/evaluation/test_metrics.py",
     "bash shell/torture.sh --quick": "bash shell/torture.sh --quick tests/dataset/test_data_ledger.py",
 }
 
+# ---- the pages below docs/ -------------------------------------------------------------
+
+# The variants of ablations that are trained here; of a study's page one stands for two others.
+TRAINED_VARIANTS = ("full", "no MAE", "vim")
+COPIED = "; ".join(
+    f"cp -r output/ablation/runs/no-mae output/ablation/runs/{name}"
+    for name in ("no-attribute-loss", "partial-cross-attention")
+)
+
+# Numbers that fit full-size data, and the photos of a reader: page -> (what it says, what is run).
+SMALLER_NUMBERS = {
+    "search.md": [
+        ("--gallery gallery", "--gallery photos-gallery"),  # `gallery` is that of the README
+        ("index photos", "index photos --metadata cameras.csv"),
+        ("benchmarks.gallery", "benchmarks.gallery --quick"),
+    ],
+    "studies.md": [
+        ("--captions 105 697", "--captions 1 2"),
+        ("--processes 15 --set precision=tf32", f"--processes 2 --set precision=tf32 && {COPIED}"),
+        ("--val 8 --seed", "--val 8 --test 4 --images-per-identity 2 --no-masks --seed"),
+    ],
+}
+# Requests to a server, which are sent while the command before them is tested.
+REQUESTS = "curl "
+STUDY = "python -m evaluation "
+
+
+def as_run(page: str, commands: list[str]) -> dict[str, str]:
+    """The commands of a page, as they stand there -> as they are run here."""
+    run = dict(zip(commands, commands, strict=True))
+    for said, instead in SMALLER_NUMBERS.get(page, ()):
+        assert any(said in command for command in commands), f"{page} says {said} no more"
+        run = {command: text.replace(said, instead) for command, text in run.items()}
+    requests = [text for command, text in run.items() if command.startswith(REQUESTS)]
+    there = [text.replace("curl -s", "curl -s -f").replace(":7860", ":7897") for text in requests]
+    for command, text in run.items():
+        if " serve " in command:
+            run[command] = served(f"{text} --allow_upload", *there)
+    return {command: text for command, text in run.items() if not command.startswith(REQUESTS)}
+
+
+def on_pages() -> dict[str, tuple[str, str]]:
+    """The commands of all pages but those of the README, each once -> its page, and how it is run here."""
+    run: dict[str, tuple[str, str]] = {}
+    for page in PAGES[1:]:
+        for command, text in as_run(page.name, commands_of(page)).items():
+            run.setdefault(command, (page.stem, SHORTENED.get(command, text)))
+    return {command: where for command, where in run.items() if command not in commands_of(README)}
+
+
+ON_PAGES = on_pages()
+COMMANDS = [*commands_of(README), *ON_PAGES, *MORE]
+
 
 def shrink_configs(folder: Path, vocabulary: int) -> None:
     """The same configurations with tiny networks, for a tokenizer of `vocabulary` word pieces."""
-    yaml = YAML(typ="safe", pure=True)
     for path in folder.glob("*.yaml"):
-        values = yaml.load(path.read_text())
-        bert = values.pop("bert_config", {})
-        full = "partial" not in bert if isinstance(bert, str) else bert.get("full_ca", True)
-        kept = [setting for setting in SMALLER if setting.partition("=")[0] not in ("k_test", "eval_epoch")]
-        kept += [f"bert_config.full_ca={str(full).lower()}", f"bert_config.vocab_size={vocabulary}"]
-        values = apply_overrides(values, kept)
-        with open(path, "w") as file:
-            yaml.dump(values, file)
+        with changed(path) as values:
+            bert = values.pop("bert_config", {})
+            full = "partial" not in bert if isinstance(bert, str) else bert.get("full_ca", True)
+            kept = [setting for setting in SMALLER if setting.partition("=")[0] not in ("k_test", "eval_epoch")]
+            kept += [f"bert_config.full_ca={str(full).lower()}", f"bert_config.vocab_size={vocabulary}"]
+            values.update(apply_overrides(values, kept))
+    for path in folder.glob("recipes/*.yaml"):
+        with changed(path) as values:
+            values.pop("batch_size_train", None)
+    for path in folder.glob("ablations/*.yaml"):
+        with changed(path) as values:
+            some = {name: variant for name, variant in values["variants"].items() if name in TRAINED_VARIANTS}
+            values.update({"seeds": [1], "set": ["schedular.epochs=1"], "variants": some})
+
+
+@contextlib.contextmanager
+def changed(path: Path) -> Iterator[dict[str, Any]]:
+    """The values of a YAML file, which is written anew with what has become of them."""
+    yaml = YAML(typ="safe", pure=True)
+    values = yaml.load(path.read_text())
+    yield values
+    with open(path, "w") as file:
+        yaml.dump(values, file)
 
 
 def plant_data(root: Path, benchmark: Path) -> None:
@@ -98,6 +166,18 @@ def plant_data(root: Path, benchmark: Path) -> None:
         for caption in e["captions"]
     ]
     (mine / "annotations.csv").write_text("\n".join(["image,identity,caption,split", *rows]) + "\n")
+
+
+def plant_photos(root: Path, benchmark: Path) -> None:
+    """A folder of one's own photos, what is known of them, and one to upload."""
+    images = sorted((benchmark / "imgs").rglob("*.jpg"))[:6]
+    (root / "photos" / "cam1").mkdir(parents=True)
+    rows = ["image,camera,time,person"]
+    for number, image in enumerate(images[1:], start=1):
+        shutil.copy(image, root / "photos" / "cam1" / f"{number:04}.jpg")
+        rows.append(f"cam1/{number:04}.jpg,c1,{800 + number},{'anna' if number == 3 else 'ben'}")
+    (root / "cameras.csv").write_text("\n".join(rows) + "\n")
+    shutil.copy(images[0], root / "photo.jpg")
 
 
 def plant_checkpoints(root: Path, benchmark: Path) -> int:
@@ -125,6 +205,7 @@ def sandbox(benchmark, tmp_path_factory) -> Path:
         ignore=lambda folder, names: everywhere | (on_top if Path(folder) == REPOSITORY else set()),
     )
     plant_data(root, benchmark)
+    plant_photos(root, benchmark)
     shrink_configs(root / "configs", plant_checkpoints(root, benchmark))
     return root
 
@@ -135,7 +216,7 @@ def run_here(command: str, root: Path) -> subprocess.CompletedProcess:
     more = {
         "MARS_ENV": str(Path(sys.prefix)),
         "PATH": f"{binaries}:{os.environ['PATH']}",
-        "DEMO_DATA": "--train 8 --val 4 --test 4 --images-per-identity 2 --size 96x48 --no-masks",
+        "DEMO_DATA": "--train 8 --val 4 --test 4 --images-per-identity 2 --size 96x48",
         "PYTHONPATH": "",
     }
     return subprocess.run(
@@ -143,10 +224,30 @@ def run_here(command: str, root: Path) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command(command, sandbox):
-    done = run_here(SHORTENED.get(command, command), sandbox)
+def require_success(command: str, done: subprocess.CompletedProcess) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, sandbox, monkeypatch):
+    """Studies of the pages run in the process of the tests, which saves them the seconds that starting takes."""
+    page, text = ON_PAGES.get(command, ("README", SHORTENED.get(command, command)))
+    if page == "README" or STUDY not in text or "ablation --config" in text:  # ablations start processes themselves
+        done = run_here(text, sandbox)
+        assert done.returncode == 0, f"{page}: {command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        return
+    words = run_here(text.replace(STUDY, r"printf '%s\0' "), sandbox).stdout.split("\0")[:-1]
+    monkeypatch.chdir(sandbox)
+    ending = call(lambda: evaluation(words))
+    assert ending.code == 0, f"{page}: {command}\n{ending.errors}"
+
+
+def test_every_study_is_shown():
+    studies = {
+        path.stem for path in (REPOSITORY / "evaluation" / "studies").glob("*.py") if "\ndef main(" in path.read_text()
+    }
+    assert len(studies) >= 12
+    assert studies <= {name for command in COMMANDS for name in re.findall(f"{STUDY}(\\w+)", command)}
 
 
 def test_every_script_is_run():

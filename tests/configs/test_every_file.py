@@ -10,10 +10,12 @@ from benchmark_data import REPOSITORY, TINY, data_settings
 from in_process import call
 
 import Retrieval
+from evaluation.studies.ablation_plan import all_runs, read_plan, trainings
 
 FOLDER = REPOSITORY / "configs"
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))
 RECIPES = sorted(f"recipes/{path.name}" for path in (FOLDER / "recipes").glob("*.yaml"))
+ABLATIONS = sorted((FOLDER / "ablations").glob("*.yaml"))
 DATA_SETS = [name for name in FILES if name.startswith("PS_")]
 
 
@@ -25,3 +27,12 @@ def test_a_configuration_trains_and_is_evaluated(names, benchmark, tmp_path):
     assert ending.code == 0, ending.errors
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert {"r1", "r5", "r10", "mAP", "mINP"} <= metrics["stage1"].keys()
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.name)
+def test_an_ablation_has_valid_settings(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    runs = all_runs(trainings(read_plan(path, [], None), tmp_path))
+    assert len(runs) > 3
+    for run in runs:
+        assert run.made_with()["settings"]

@@ -1,0 +1,157 @@
+"""README.md and docs/ point to what is there: files, headings, functions, flags, settings and their defaults."""
+
+import ast
+import re
+from typing import Any
+
+import pytest
+from benchmark_data import REPOSITORY
+from documents import FENCE, PAGES, README, anchors_of, code_of, links_of, prose, read, rows_of
+from pydantic import BaseModel
+
+from configs.schema import Config, load_config, resolve_config
+from utils.config import parse_yaml
+
+CONFIGURATION = REPOSITORY / "docs" / "configuration.md"
+# flags of other programs
+FOREIGN = {"--nproc_per_node", "--data-binary"}
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 220
+
+
+def test_every_page_is_reached_from_the_readme():
+    linked = {(README.parent / link.partition("#")[0]).resolve() for link in links_of(README)}
+    assert {page.name for page in PAGES[1:] if page not in linked} == set()
+
+
+@every_page
+def test_every_link_leads_somewhere(page):
+    for link in links_of(page):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors_of(target), f"{page.name}: {link}"
+
+
+def test_anchors_are_those_of_github(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# What is `this_key`, 2 of them?\n\n```bash\n# no heading\n```\n")
+    assert anchors_of(page) == {"what-is-this_key-2-of-them"}
+
+
+@every_page
+def test_every_python_file_and_name_is_there(page):
+    """`folder/file.py`, or `folder/file.py:Class.method`."""
+    for code in code_of(page):
+        named = re.fullmatch(r"([\w/]+\.py)(?::([\w.]+))?", code)
+        if named is None:
+            continue
+        file, name = REPOSITORY / named[1], named[2]
+        assert file.is_file(), f"{page.name}: {code}"
+        assert not name or defines(ast.parse(file.read_text(encoding="utf-8")), name.split(".")), f"{page.name}: {code}"
+
+
+def defines(tree: ast.AST, names: list[str]) -> bool:
+    """Whether a module or class has a class or function of the first name, and that one the others."""
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    found = next(
+        (node for node in ast.iter_child_nodes(tree) if isinstance(node, kinds) and node.name == names[0]), None
+    )
+    return found is not None and (len(names) == 1 or defines(found, names[1:]))
+
+
+@every_page
+def test_every_folder_and_configuration_is_there(page):
+    for code in code_of(page):
+        if re.fullmatch(r"(configs|dataset|models|evaluation|search|utils|shell|tests|benchmarks)/[\w/.-]*", code):
+            assert (REPOSITORY / code).exists(), f"{page.name}: {code}"
+
+
+@every_page
+def test_every_flag_exists(page):
+    folders = ("configs", "dataset", "evaluation", "search", "benchmarks", "shell")
+    sources = [path for name in folders for path in (REPOSITORY / name).rglob("*") if path.suffix in (".py", ".sh")]
+    known = {flag for path in sources for flag in re.findall(r"(?<!\w)--[a-zA-Z][\w-]+", path.read_text("utf-8"))}
+    flags = {flag for code in code_of(page) for flag in re.findall(r"(?<!\S)--[a-zA-Z][\w-]+", code)}
+    assert flags - FOREIGN <= known
+
+
+@every_page
+def test_every_command_that_text_names_exists(page):
+    for code in code_of(page):
+        named = re.match(r"python -m (benchmarks\.|evaluation |dataset\.)([a-z_]+)", code)
+        if named and named[2].islower():
+            folders = ("evaluation/studies", "evaluation") if named[1] == "evaluation " else (named[1].strip("."),)
+            assert any(
+                (REPOSITORY / folder / name).exists() for folder in folders for name in (f"{named[2]}.py", named[2])
+            ), code
+
+
+def test_every_benchmark_is_listed():
+    modules = [path for path in (REPOSITORY / "benchmarks").glob("*.py") if "\ndef main(" in path.read_text("utf-8")]
+    listed = {
+        name for code in code_of(REPOSITORY / "docs" / "speed.md") for name in re.findall(r"benchmarks\.(\w+)", code)
+    }
+    assert len(modules) > 5
+    assert {path.stem for path in modules} == listed
+
+
+# ---- docs/configuration.md -------------------------------------------------------------
+
+
+def keys_of(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Every key and value, those of sections by their path too."""
+    keys: dict[str, Any] = {}
+    for name, value in settings.items():
+        keys[above + name] = value
+        if isinstance(value, dict):
+            keys |= keys_of(value, f"{above}{name}.")
+    return keys
+
+
+def documented() -> dict[str, str]:
+    """Key -> default, as the tables say."""
+    rows = [row for row in rows_of(CONFIGURATION) if row[0].startswith("`")]
+    assert len({row[0] for row in rows}) == len(rows), "a key stands twice"
+    return {row[0].strip("`"): row[1].strip("`") for row in rows}
+
+
+def test_the_configuration_page_names_every_key_and_no_other():
+    assert set(documented()) == set(keys_of(Config.model_validate({}).model_dump(mode="json")))
+
+
+def test_the_configuration_page_has_every_default():
+    actual = keys_of(Config.model_validate({}).model_dump(mode="json"))
+    for key, default in documented().items():
+        value = parse_yaml(default, key)
+        if key in ("bert_config", "weights", "optimizer", "schedular"):  # a file or a list, as a user may write them
+            value = section_of(resolve_config({key: value}, key), key)
+        assert value == actual[key], key
+
+
+def section_of(config: Config, key: str) -> Any:
+    section = getattr(config, key)
+    return section.model_dump(mode="json") if isinstance(section, BaseModel) else section
+
+
+@every_page
+def test_examples_of_configurations_load(page, tmp_path):
+    for number, block in enumerate(text for kind, text in FENCE.findall(read(page)) if kind == "yaml"):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(re.sub(r"(?<=[\[ ])(?=(PS_|recipes/))", f"{REPOSITORY}/configs/", block))
+        assert load_config(file)
+
+
+def test_keys_within_text_are_keys():
+    """`section.key` anywhere in the pages."""
+    sections = "|".join(("weights", "bert_config", "optimizer", "schedular"))
+    known = set(documented())
+    for page in PAGES:
+        found = set(re.findall(rf"\b(?:{sections})\.\w+", prose(page)))
+        assert {key for key in found if not key.endswith((".json", ".yaml"))} <= known, page.name
