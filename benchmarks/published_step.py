@@ -66,7 +66,7 @@ def bert_attention(layer: Attention, states: Tensor, source: Tensor, mask: Tenso
 
 def post_norm(end: PostNorm, inner: Tensor, residual: Tensor) -> Tensor:
     """The end of a sub-layer of BERT."""
-    return end.LayerNorm(end.dropout(dense(end.dense, inner)) + residual)
+    return end.LayerNorm(drop(dense(end.dense, inner), end.dropout.p, end.training) + residual)
 
 
 def read(encoder: TextEncoder, ids: Tensor, mask: Tensor, image: Tensor | None, layers: range) -> Tensor:

@@ -7,9 +7,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention, softmax
 
+from models.dropout import dropout as drop
 from models.recompute import bytes_of, recomputed
 from utils.precision import full_precision
 

@@ -22,6 +22,7 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import attend
+from models.dropout import Dropout
 from models.fusion_size import FusionSize
 from models.linear import Linear, for_products, through
 from models.recompute import bytes_of, recomputed
@@ -143,7 +144,7 @@ class PostNorm(nn.Module):
         super().__init__()
         self.dense = Linear(inner, size.hidden_size)
         self.LayerNorm = nn.LayerNorm(size.hidden_size, eps=size.layer_norm_eps)
-        self.dropout = nn.Dropout(size.hidden_dropout_prob)
+        self.dropout = Dropout(size.hidden_dropout_prob)
 
     def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
         return self.add(self.dense(inner), residual)
@@ -244,7 +245,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Embedding(size.max_position_embeddings, size.hidden_size)
         self.token_type_embeddings = nn.Embedding(size.type_vocab_size, size.hidden_size)
         self.LayerNorm = nn.LayerNorm(size.hidden_size, eps=size.layer_norm_eps)
-        self.dropout = nn.Dropout(size.hidden_dropout_prob)
+        self.dropout = Dropout(size.hidden_dropout_prob)
         self.register_buffer("position_ids", torch.arange(size.max_position_embeddings)[None])
 
     def forward(self, ids: Tensor) -> Tensor:
