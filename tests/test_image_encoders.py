@@ -125,3 +125,54 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(benchmark, 
         command = driver(tmp_path / "other", benchmark, *flags, settings=[*settings, f"max_steps={steps}"])
         finish(command, tmp_path / "b")
     assert state_of(tmp_path / "one") == state_of(tmp_path / "other")
+
+
+# ---- a model of timm -------------------------------------------------------------------
+
+NAME = "timm:vit_tiny_patch16_224"
+SIZES = ["vision_width=192", "vision_depth=12", "patch_size=16", "bert_config.encoder_width=192"]  # in place of TINY's
+OF_TIMM = [f"image_encoder={NAME}", "image_res=[64,32]", *SIZES]
+
+
+@pytest.fixture(scope="module")
+def timm_run(benchmark, tmp_path_factory):
+    """Two steps with all losses on two processes, the second one after a pause."""
+    folder = tmp_path_factory.mktemp("timm")
+    for steps, flags in ((1, ()), (2, ("--resume",))):
+        settings = [*OF_TIMM, "drop_path=0.2", f"max_steps={steps}"]
+        finish(driver(folder / "run", benchmark, *flags, settings=settings), folder)
+    return folder / "run"
+
+
+def test_a_model_of_timm_trains_with_all_losses_on_two_processes_and_resumes(timm_run, benchmark, tmp_path):
+    content = read_checkpoint(timm_run / "checkpoint_last.pth")
+    assert content["step"] == 2 and all(weight > 0 for weight in content["config"]["weights"].values())
+    assert any(name.startswith("visual_encoder.trunk.blocks.11.") for name in content["model"])
+    settings = [*OF_TIMM, "drop_path=0.2", "max_steps=2"]
+    finish(driver(tmp_path / "whole", benchmark, settings=settings), tmp_path)
+    assert state_of(tmp_path / "whole")["model"] == state_of(timm_run)["model"]
+
+
+def test_a_model_of_timm_is_evaluated_again_with_the_same_metrics(timm_run, benchmark, tmp_path):
+    command = ["--evaluate", "--checkpoint", str(timm_run / "checkpoint_best.pth")]
+    finish(driver(tmp_path / "again", benchmark, *command, settings=OF_TIMM), tmp_path)
+    assert (tmp_path / "again" / "metrics.json").read_text() == (timm_run / "metrics.json").read_text()
+
+
+def test_a_model_of_timm_is_searched_with(timm_run, benchmark, tmp_path):
+    gallery, checkpoint = tmp_path / "gallery", timm_run / "checkpoint_best.pth"
+    command = [sys.executable, "-m", "search"]
+    run(*command, "index", benchmark / "imgs" / "test", "--gallery", gallery, "--checkpoint", checkpoint)
+    done = run(*command, "query", "a man in a red coat", "--gallery", gallery, "--top", "3", "--json")
+    assert [hit["rank"] for hit in json.loads(done.stdout)["hits"]] == [1, 2, 3]
+
+
+def test_the_sizes_of_a_dry_run_follow_from_the_name(benchmark, tmp_path):
+    own = [setting for setting in TINY if not setting.startswith(("vision_", "patch_size", "image_res"))]
+    own = [setting for setting in own if not setting.startswith("bert_config.encoder_width")]
+    settings = [*own, *data_settings(benchmark), f"image_encoder={NAME}", "image_res=[64,32]"]
+    flags = ["--config", "configs/PS_cuhk_pedes.yaml", "--dry_run", "--output_dir", tmp_path / "run"]
+    done = run(sys.executable, "Retrieval.py", *flags, "--set", *settings)
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if "parameters" in line)
+    assert lines["visual_encoder"].startswith("5,")  # ViT-Ti has 5.5 million of them
+    assert "[8, 3, 64, 32]" in done.stdout
