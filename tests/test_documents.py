@@ -2,6 +2,8 @@
 
 import ast
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from pydantic import BaseModel
 from configs.schema import Config, load_config, resolve_config
 from utils.config import parse_yaml
 
+ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
 CONFIGURATION = REPOSITORY / "docs" / "configuration.md"
 # flags of other programs
 FOREIGN = {"--nproc_per_node", "--data-binary"}
@@ -100,6 +103,41 @@ def test_every_benchmark_is_listed():
     }
     assert len(modules) > 5
     assert {path.stem for path in modules} == listed
+
+
+# ---- docs/architecture.md --------------------------------------------------------------
+
+AS_CONFIGURED = "dataset/build.py"  # opens data as configured: the one import that the picture leaves out
+
+
+def drawn_arrows() -> set[tuple[str, str]]:
+    """Pairs (room, room that it imports) of the picture, and what follows from them."""
+    (picture,) = (text for kind, text in FENCE.findall(read(ARCHITECTURE)) if kind == "mermaid")
+    arrows: set[tuple[str, str]] = set()
+    for line in picture.splitlines()[1:]:
+        start, end = re.split(r"\s-.*->\s", re.sub(r"\[.*?\]", "", line))
+        arrows |= {(above.strip(), below.strip()) for above in start.split("&") for below in end.split("&")}
+    while more := {(a, d) for a, b in arrows for c, d in arrows if b == c} - arrows:
+        arrows |= more
+    return arrows
+
+
+def imports_of(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Each file of a room, with each room that it imports."""
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                yield path, (getattr(node, "module", None) or node.names[0].name).partition(".")[0]
+
+
+def test_imports_go_along_the_arrows_of_the_picture():
+    arrows = drawn_arrows()
+    rooms = {room for arrow in arrows for room in arrow} - {"driver"}
+    assert {room for room in rooms if (room, room) in arrows} == set()
+    for room in rooms:
+        for path, other in imports_of(REPOSITORY / room):
+            if other in rooms - {room} and path != REPOSITORY / AS_CONFIGURED:
+                assert (room, other) in arrows, f"{path} imports {other}"
 
 
 # ---- docs/configuration.md -------------------------------------------------------------
