@@ -23,7 +23,8 @@ from dataset.annotations import Entry
 from dataset.attributes import attribute_ids
 from dataset.batch import TrainBatch
 from dataset.captions import clean_caption
-from dataset.images import as_rgb, load_image
+from dataset.decoding import as_rgb
+from dataset.images import load_image
 from dataset.synthetic.generate import person_of, picture_of
 from dataset.synthetic.options import Options
 from dataset.tokens import CaptionTokenizer

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataset.annotation_entries import Problem, Record
-from dataset.image_files import missing_images, normalise, read_images
+from dataset.image_files import missing_images, normal_path, read_images
 
 
 def check_records(records: Sequence[Record]) -> list[Problem]:
@@ -66,7 +66,7 @@ def check_duplicate_images(records: Sequence[Record]) -> list[Problem]:
     for record in records:
         if record.image is None:
             continue
-        earlier = first.setdefault(normalise(record.image), record)
+        earlier = first.setdefault(normal_path(record.image), record)
         if earlier is not record:
             problems.append(Problem("duplicate image", record.where, f"the image is already listed in {earlier.where}"))
     return problems
@@ -104,9 +104,9 @@ def _similar_paths(records: Sequence[Record]) -> list[Problem]:
     for record in records:
         if record.image is None:
             continue
-        path = normalise(record.image)
+        path = normal_path(record.image)
         earlier = first.setdefault(path.casefold(), record)
-        if normalise(earlier.image or "") != path:
+        if normal_path(earlier.image or "") != path:
             what = f"the image differs only in upper and lower case from {earlier.where}"
             warnings.append(Problem("similar image path", record.where, what))
     return warnings
@@ -141,7 +141,7 @@ def check_image_files(
     by_image: dict[str, Record] = {}
     for record in records:
         if record.image is not None:
-            by_image.setdefault(normalise(record.image), record)
+            by_image.setdefault(normal_path(record.image), record)
     missing = missing_images(by_image, root)
     problems = [
         Problem("missing image", by_image[image].where, f"{os.path.join(root, image)}: {reason}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from dataset.annotation_checks import check_duplicate_images, check_identity_types, similar_identities
 from dataset.annotation_csv import read_csv_records
 from dataset.annotation_entries import SPLITS, Problem, Record, read_json_records
-from dataset.image_files import image_sizes, missing_images, normalise
+from dataset.image_files import image_sizes, missing_images, normal_path
 from utils.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _conflicting_identities(records: Sequence[Record]) -> list[Problem]:
     for record in records:
         if record.image is None or record.identity is None:
             continue
-        earlier = first.setdefault(normalise(record.image), record)
+        earlier = first.setdefault(normal_path(record.image), record)
         if earlier.identity != record.identity:
             what = f"identity {record.identity!r}, but {earlier.identity!r} in {earlier.where}"
             problems.append(Problem("conflicting identities", record.where, what))
@@ -156,7 +156,7 @@ def check_disjoint(
     person and are not compared.
     """
     identities = {entry.identity for entry in train} & {entry.identity for entry in other}
-    images = {normalise(entry.image) for entry in train} & {normalise(entry.image) for entry in other}
+    images = {normal_path(entry.image) for entry in train} & {normal_path(entry.image) for entry in other}
     return _shared("identities", identities, names) + _shared("images", images, names)
 
 

@@ -22,7 +22,7 @@ from dataset.annotations import Entry
 from dataset.attributes import attribute_ids
 from dataset.batch import TextTokens, TrainBatch
 from dataset.captions import clean_caption
-from dataset.image_files import normalise
+from dataset.image_files import normal_path
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, Encoded, pad_batch
 from utils.errors import UserError
@@ -179,7 +179,7 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         caption = sample.caption
         if chance.random() < self.weak_probability:
             caption = chance.choice(self.captions_of[sample.identity])
-        image = load_image(self.image_root / sample.image, self.size, self.digests.get(normalise(sample.image)))
+        image = load_image(self.image_root / sample.image, self.size, self.digests.get(normal_path(sample.image)))
         first, second = (image.flip(-1) if flip else image for flip in flips)
         return (first, second), caption
 

@@ -5,6 +5,7 @@ import logging
 import time
 from pathlib import Path
 
+from dataset.annotation_entries import SPLITS
 from dataset.synthetic.generate import generate
 from dataset.synthetic.options import FORMATS, PRESETS, Options, options_from, parse_size
 from dataset.synthetic.preview import write_preview
@@ -25,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("root", nargs="?", help="folder to make; must be new, empty, or made by this program")
     add("--preview", metavar="FILE.png", help="only draw a sheet of the first identities, captions and masks")
     add("--preset", help=f"sizes to start from: {', '.join(PRESETS)}; other options go over it")
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         add(
             f"--{split}",
             type=int,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dataset.decoding import image_fault
-from dataset.digests import digest_of, read_digests
+from dataset.digests import blake2_of, read_digests
 from dataset.prepare import find_format, main
 from utils.errors import UserError
 
@@ -236,7 +236,7 @@ def test_the_digest_of_every_image_is_written(data, decode):
     data.entries[3][data.key] = "./" + data.entries[3][data.key]
     data.run("--decode", decode)
     folder = data.root / "imgs"
-    expected = {str(path.relative_to(folder)): digest_of(path.read_bytes()) for path in folder.rglob("*.jpg")}
+    expected = {str(path.relative_to(folder)): blake2_of(path.read_bytes()) for path in folder.rglob("*.jpg")}
     assert len(expected) == 16
     for split in ("train", "test"):  # one file beside all of them
         assert read_digests(data.root / "processed_data" / f"{split}.json") == expected
