@@ -2,12 +2,13 @@
 
 import os
 import posixpath
+import re
 import stat
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
@@ -15,6 +16,8 @@ from tqdm import tqdm
 from dataset.decoding import Unusable, image_fault, read_content
 from dataset.digests import blake2_of
 from utils.processes.parallel import available_cores
+
+_DRIVE = re.compile("[A-Za-z]:")  # of a path as Windows writes it
 
 
 def normal_path(image: str) -> str:
@@ -26,7 +29,7 @@ def path_fault(image: str) -> str | None:
     """Why a path cannot name an image below the image folder, or None."""
     if not image.strip():
         return "is empty"
-    if image.startswith("/") or PureWindowsPath(image).drive:
+    if image.startswith("/") or _DRIVE.match(image):
         return "is absolute; give it relative to the image folder"
     if "\\" in image:
         return "has \\ between folders; write /"

@@ -6,9 +6,11 @@ import json
 import pytest
 from PIL import Image
 
+from dataset.annotation_entries import RawEntry
+from dataset.annotation_formats import FORMATS, Format, find_format
 from dataset.decoding import image_fault
 from dataset.digests import blake2_of, read_digests
-from dataset.prepare import find_format, main
+from dataset.prepare import main
 from utils.errors import UserError
 
 RAW = {
@@ -335,6 +337,33 @@ def test_csv_of_ones_own_is_prepared(tmp_path):
     (tmp_path / "annotations.csv").write_text("image,identity,caption\na.jpg,1,a man\n", encoding="utf-8")
     with pytest.raises(UserError, match="no column 'split'"):
         main(["csv", str(tmp_path)])
+
+
+def read_lines(path, split_required):
+    """A form of its own: `IMAGE IDENTITY SPLIT CAPTION`."""
+    cells = [line.split(" ", 3) for line in path.read_text().splitlines()]
+    entries = [
+        RawEntry(f"line {number}", split, image, identity, (caption,))
+        for number, (image, identity, split, caption) in enumerate(cells, start=1)
+    ]
+    return entries, []
+
+
+def test_a_data_set_of_another_form_is_one_line(tmp_path, monkeypatch):
+    formats = (*FORMATS, Format("UFine", "all.txt", read_lines))
+    for module in ("annotation_formats", "prepare"):
+        monkeypatch.setattr(f"dataset.{module}.FORMATS", formats)
+    (tmp_path / "imgs").mkdir()
+    for number, name in enumerate("abc"):
+        (tmp_path / "imgs" / f"{name}.jpg").write_bytes(picture(number))
+    (tmp_path / "all.txt").write_text("a.jpg 1 train a man\nb.jpg 2 val a girl\nc.jpg 3 test a boy in red\n")
+    assert main(["ufine", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "processed_data" / "test.json").read_text())
+    assert written == [{"split": "test", "captions": ["a boy in red"], "file_path": "c.jpg", "id": "3"}]
+    with pytest.raises(UserError, match=r"reid_raw\.json does not exist, but all\.txt does: is the data set UFine"):
+        main(["CUHK-PEDES", str(tmp_path)])
+    with pytest.raises(UserError, match="use one of CUHK-PEDES, ICFG-PEDES, RSTPReid, CSV, UFine"):
+        main(["nothing", str(tmp_path)])
 
 
 @pytest.mark.parametrize("name", ["cuhk-pedes", "CUHK_PEDES", "CuhkPedes"])
