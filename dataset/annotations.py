@@ -65,7 +65,7 @@ def entry_of(entry: RawEntry) -> Entry:
 def _select(path: Path, entries: list[RawEntry], split: str | None) -> list[RawEntry]:
     """The entries of `split`. Raises UserError when there are none."""
     if not entries:
-        advice = " (prepare a data set that has no validation split with --val-identities N)" if split == "val" else ""
+        advice = " (prepare a data set that has no validation split with --val_identities N)" if split == "val" else ""
         raise UserError(f"annotation file {path} holds no entries; name another file{advice}")
     if split is None or all(entry.split is None for entry in entries):
         return entries

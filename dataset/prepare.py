@@ -71,6 +71,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("name", metavar="NAME", help=f"{names} (CSV: your own ROOT/annotations.csv)")
     parser.add_argument("root", metavar="ROOT", help="its folder: the annotation file and imgs/")
     parser.add_argument(
+        "--val_identities",
         "--val-identities",
         type=int,
         metavar="N",
@@ -83,7 +84,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="quick",
         help="full: decode every pixel, as training does (default: quick)",
     )
-    parser.add_argument("--skip-images", action="store_true", help="do not read the image files")
+    parser.add_argument("--skip_images", "--skip-images", action="store_true", help="do not read the image files")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
     parser.add_argument("--report", metavar="FILE", help="write all problems and warnings to FILE")
     parser.add_argument(
@@ -91,11 +92,11 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     if options.skip_images and options.decode == "full":
-        raise UserError("--skip-images and --decode full exclude each other; give one of them")
+        raise UserError("--skip_images and --decode full exclude each other; give one of them")
     for option in ("val_identities", "workers"):
         value = getattr(options, option)
         if value is not None and value < 1:
-            raise UserError(f"--{option.replace('_', '-')} must be at least 1, found {value}")
+            raise UserError(f"--{option} must be at least 1, found {value}")
     return options
 
 
@@ -155,10 +156,10 @@ def hold_out_identities(splits: dict[str, list[RawEntry]], count: int, seed: int
     Raises UserError when there is a validation split or too few training identities.
     """
     if splits["val"]:
-        raise UserError("the data set has a validation split; leave --val-identities out")
+        raise UserError("the data set has a validation split; leave --val_identities out")
     identities = sorted({entry.identity for entry in splits["train"]}, key=lambda i: (str(type(i)), i))
     if count >= len(identities):
-        raise UserError(f"--val-identities {count} leaves nothing of {len(identities)} training identities")
+        raise UserError(f"--val_identities {count} leaves nothing of {len(identities)} training identities")
     held_out = set(random.Random(seed).sample(identities, count))
     return {
         **splits,
@@ -169,7 +170,7 @@ def hold_out_identities(splits: dict[str, list[RawEntry]], count: int, seed: int
 
 def _warn_empty_splits(splits: dict[str, list[RawEntry]]) -> None:
     advice = {
-        "val": "run again with --val-identities N to hold out N training identities, "
+        "val": "run again with --val_identities N to hold out N training identities, "
         "or let training choose its best epoch on the test split (model_selection: test)",
     }
     for name, entries in splits.items():
