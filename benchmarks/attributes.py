@@ -127,7 +127,17 @@ def count_parses(entries: Sequence[Entry], images: Path, batch: int) -> dict[str
 def epoch(entries: Sequence[Entry], images: Path, attributes: CaptionAttributes, batch: int) -> Iterator[object]:
     """The batches of one epoch, made by this process."""
     tokenizer = CaptionTokenizer.train(clean_caption(caption, MAX_WORDS) for caption in attributes)
-    data = TrainSet(entries, images, tokenizer, attributes, SIZE, MAX_WORDS, 512, weak_probability=0.1, seed=0)
+    data = TrainSet(
+        entries=entries,
+        image_root=images,
+        tokenizer=tokenizer,
+        attributes=attributes,
+        size=SIZE,
+        max_words=MAX_WORDS,
+        max_tokens=512,
+        weak_probability=0.1,
+        seed=0,
+    )
     return TrainLoader(data, BatchPlan(len(data), batch, 0, 1, seed=0), workers=0, pin_memory=False).epoch(0)
 
 

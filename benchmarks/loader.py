@@ -23,7 +23,8 @@ from dataset.annotations import Entry
 from dataset.attributes import attribute_ids
 from dataset.batch import TrainBatch
 from dataset.captions import clean_caption
-from dataset.images import as_rgb, load_image
+from dataset.decoding import as_rgb
+from dataset.images import load_image
 from dataset.synthetic.generate import person_of, picture_of
 from dataset.synthetic.options import Options
 from dataset.tokens import CaptionTokenizer
@@ -51,7 +52,17 @@ def draw_training_set(folder: Path, images: int, size: tuple[int, int] = SIZE) -
     captions = [caption for entry in entries for caption in entry.captions]
     tokenizer = CaptionTokenizer.train(clean_caption(caption, MAX_WORDS) for caption in captions)
     attributes = {caption: [[(0, 5), (6, 9)], [(12, 16), (18, 24)]] for caption in captions}
-    return TrainSet(entries, folder, tokenizer, attributes, size, MAX_WORDS, MAX_TOKENS, 0.1, seed=0)
+    return TrainSet(
+        entries=entries,
+        image_root=folder,
+        tokenizer=tokenizer,
+        attributes=attributes,
+        size=size,
+        max_words=MAX_WORDS,
+        max_tokens=MAX_TOKENS,
+        weak_probability=0.1,
+        seed=0,
+    )
 
 
 # ---- where the time goes ----

@@ -1,6 +1,6 @@
-"""Checks that compare records with each other and with the image files.
+"""Checks that compare entries with each other and with the image files.
 
-Every function takes records whose wrong fields are None (`dataset.annotation_entries`) and returns
+Every function takes entries whose wrong fields are None (`dataset.annotation_entries`) and returns
 problems, which forbid the use of a data set, or warnings, which do not.
 """
 
@@ -10,25 +10,25 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dataset.annotation_entries import Problem, Record
-from dataset.image_files import missing_images, normalise, read_images
+from dataset.annotation_entries import Problem, RawEntry
+from dataset.image_files import missing_images, normal_path, read_images
 
 
-def check_records(records: Sequence[Record]) -> list[Problem]:
-    """Everything that is wrong between records, image files aside."""
+def check_entries(entries: Sequence[RawEntry]) -> list[Problem]:
+    """Everything that is wrong between entries, image files aside."""
     return [
-        *check_identity_types(records),
-        *check_splits_disjoint(records),
-        *check_duplicate_images(records),
+        *check_identity_types(entries),
+        *check_splits_disjoint(entries),
+        *check_duplicate_images(entries),
     ]
 
 
-def check_identity_types(records: Sequence[Record]) -> list[Problem]:
+def check_identity_types(entries: Sequence[RawEntry]) -> list[Problem]:
     """Identities that look alike but are different values, as 1 and "1"."""
     spellings: dict[str, dict[int | str, str]] = defaultdict(dict)
-    for record in records:
-        if record.identity is not None:
-            spellings[str(record.identity).strip()].setdefault(record.identity, record.where)
+    for entry in entries:
+        if entry.identity is not None:
+            spellings[str(entry.identity).strip()].setdefault(entry.identity, entry.where)
     return [
         Problem(
             "ambiguous identity",
@@ -42,49 +42,49 @@ def check_identity_types(records: Sequence[Record]) -> list[Problem]:
     ]
 
 
-def check_splits_disjoint(records: Sequence[Record]) -> list[Problem]:
+def check_splits_disjoint(entries: Sequence[RawEntry]) -> list[Problem]:
     """Identities that stand in more than one split."""
-    places: dict[int | str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        if record.identity is not None and record.split is not None:
-            places[record.identity][record.split].append(record.where)
+    found: dict[int | str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for entry in entries:
+        if entry.identity is not None and entry.split is not None:
+            found[entry.identity][entry.split].append(entry.where)
     return [
         Problem(
             "identity in several splits",
             f"identity {identity!r}",
             ", ".join(f"{len(where)} in {split} (first: {where[0]})" for split, where in splits.items()),
         )
-        for identity, splits in places.items()
+        for identity, splits in found.items()
         if len(splits) > 1
     ]
 
 
-def check_duplicate_images(records: Sequence[Record]) -> list[Problem]:
+def check_duplicate_images(entries: Sequence[RawEntry]) -> list[Problem]:
     """Images listed again, under the same path or another spelling of it (`./a.jpg`)."""
-    first: dict[str, Record] = {}
+    first: dict[str, RawEntry] = {}
     problems = []
-    for record in records:
-        if record.image is None:
+    for entry in entries:
+        if entry.image is None:
             continue
-        earlier = first.setdefault(normalise(record.image), record)
-        if earlier is not record:
-            problems.append(Problem("duplicate image", record.where, f"the image is already listed in {earlier.where}"))
+        earlier = first.setdefault(normal_path(entry.image), entry)
+        if earlier is not entry:
+            problems.append(Problem("duplicate image", entry.where, f"the image is already listed in {earlier.where}"))
     return problems
 
 
-def warn_records(records: Sequence[Record]) -> list[Problem]:
-    """What is odd in records but may be meant."""
-    return [*_similar_paths(records), *similar_identities(records), *_repeated_captions(records)]
+def warn_entries(entries: Sequence[RawEntry]) -> list[Problem]:
+    """What is odd in entries but may be meant."""
+    return [*_similar_paths(entries), *similar_identities(entries), *_repeated_captions(entries)]
 
 
-def similar_identities(records: Sequence[Record]) -> list[Problem]:
+def similar_identities(entries: Sequence[RawEntry]) -> list[Problem]:
     """Identities that differ only in case, leading zeros or the form of their characters: often one person."""
     spellings: dict[str, dict[str, str]] = defaultdict(dict)
-    for record in records:
-        if record.identity is not None:
-            spelling = str(record.identity).strip()
+    for entry in entries:
+        if entry.identity is not None:
+            spelling = str(entry.identity).strip()
             folded = unicodedata.normalize("NFKC", spelling).casefold().lstrip("0")
-            spellings[folded].setdefault(spelling, record.where)
+            spellings[folded].setdefault(spelling, entry.where)
     return [
         Problem(
             "similar identities",
@@ -97,27 +97,27 @@ def similar_identities(records: Sequence[Record]) -> list[Problem]:
     ]
 
 
-def _similar_paths(records: Sequence[Record]) -> list[Problem]:
+def _similar_paths(entries: Sequence[RawEntry]) -> list[Problem]:
     """Paths that differ in upper and lower case only: one file on some file systems."""
-    first: dict[str, Record] = {}
+    first: dict[str, RawEntry] = {}
     warnings = []
-    for record in records:
-        if record.image is None:
+    for entry in entries:
+        if entry.image is None:
             continue
-        path = normalise(record.image)
-        earlier = first.setdefault(path.casefold(), record)
-        if normalise(earlier.image or "") != path:
+        path = normal_path(entry.image)
+        earlier = first.setdefault(path.casefold(), entry)
+        if normal_path(earlier.image or "") != path:
             what = f"the image differs only in upper and lower case from {earlier.where}"
-            warnings.append(Problem("similar image path", record.where, what))
+            warnings.append(Problem("similar image path", entry.where, what))
     return warnings
 
 
-def _repeated_captions(records: Sequence[Record]) -> list[Problem]:
+def _repeated_captions(entries: Sequence[RawEntry]) -> list[Problem]:
     return [
-        Problem("repeated caption", record.where, f"the same caption stands {count} times: {caption[:60]!r}")
-        for record in records
-        if len(set(record.captions)) < len(record.captions)
-        for caption, count in Counter(record.captions).items()
+        Problem("repeated caption", entry.where, f"the same caption stands {count} times: {caption[:60]!r}")
+        for entry in entries
+        if len(set(entry.captions)) < len(entry.captions)
+        for caption, count in Counter(entry.captions).items()
         if count > 1
     ]
 
@@ -132,16 +132,16 @@ class ImageFindings:
 
 
 def check_image_files(
-    records: Sequence[Record], root: str | os.PathLike, full: bool, workers: int | None = None
+    entries: Sequence[RawEntry], root: str | os.PathLike, full: bool, workers: int | None = None
 ) -> ImageFindings:
     """Everything about the image files below `root`, each file read once.
 
     `full` decodes all pixels; see `dataset.decoding.image_fault`.
     """
-    by_image: dict[str, Record] = {}
-    for record in records:
-        if record.image is not None:
-            by_image.setdefault(normalise(record.image), record)
+    by_image: dict[str, RawEntry] = {}
+    for entry in entries:
+        if entry.image is not None:
+            by_image.setdefault(normal_path(entry.image), entry)
     missing = missing_images(by_image, root)
     problems = [
         Problem("missing image", by_image[image].where, f"{os.path.join(root, image)}: {reason}")
@@ -158,9 +158,9 @@ def check_image_files(
     return ImageFindings(problems, _shared_pictures(by_image, digests), digests)
 
 
-def _shared_pictures(by_image: dict[str, Record], digests: dict[str, str]) -> list[Problem]:
+def _shared_pictures(by_image: dict[str, RawEntry], digests: dict[str, str]) -> list[Problem]:
     """Files of identical content that belong to different identities."""
-    contents: dict[str, list[Record]] = defaultdict(list)
+    contents: dict[str, list[RawEntry]] = defaultdict(list)
     for image, digest in digests.items():
         contents[digest].append(by_image[image])
     return [
@@ -168,14 +168,14 @@ def _shared_pictures(by_image: dict[str, Record], digests: dict[str, str]) -> li
             "same picture, different identities",
             "",
             f"{len(same)} files, "
-            + "; ".join(f"{record.where} is identity {record.identity!r}" for record in _one_each(same)[:3]),
+            + "; ".join(f"{entry.where} is identity {entry.identity!r}" for entry in _one_each(same)[:3]),
         )
         for same in contents.values()
         if len(_one_each(same)) > 1
     ]
 
 
-def _one_each(records: Sequence[Record]) -> list[Record]:
-    """The first record of each identity."""
-    first = {record.identity: record for record in reversed(records) if record.identity is not None}
+def _one_each(entries: Sequence[RawEntry]) -> list[RawEntry]:
+    """The first entry of each identity."""
+    first = {entry.identity: entry for entry in reversed(entries) if entry.identity is not None}
     return list(first.values())[::-1]

@@ -11,14 +11,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pydantic import BaseModel, ValidationError
+
 from dataset.annotation_entries import (
-    Add,
+    Caption,
+    Identity,
+    ImagePath,
     Problem,
-    Record,
-    check_caption,
-    check_image_path,
-    check_split,
-    identity_fault,
+    RawEntry,
+    Split,
+    faults_of,
+    quote,
     read_text,
 )
 from utils.errors import UserError, nearest
@@ -26,6 +29,17 @@ from utils.errors import UserError, nearest
 REQUIRED = ("image", "identity", "caption")
 COLUMNS = (*REQUIRED, "split")
 DELIMITERS = (",", ";", "\t")
+NAMES = {"image": "the image path {}", "identity": "the identity", "caption": "the caption", "split": "split {}"}
+"""A cell in a sentence, which may show its content."""
+
+
+class Row(BaseModel, strict=True):
+    """One caption of an image."""
+
+    image: ImagePath
+    identity: Identity
+    split: Split | None = None
+    caption: Caption
 
 
 @dataclass
@@ -37,9 +51,18 @@ class _Image:
     split: str | None
     captions: list[str] = field(default_factory=list)
 
+    def conflicts(self, identity: str | None, split: str | None) -> Iterator[str]:
+        """What a further row of the image gives otherwise; what the rows before it lack is filled in."""
+        for name, new in (("identity", identity), ("split", split)):
+            old = getattr(self, name)
+            if old is None:
+                setattr(self, name, new)
+            elif new is not None and new != old:
+                yield f"gives {name} '{new}', {self.where} gives '{old}'"
 
-def read_csv_records(path: str | os.PathLike, split_required: bool = False) -> tuple[list[Record], list[Problem]]:
-    """Records and problems of a CSV file; `split` of a record is None when there is no such column.
+
+def read_csv_entries(path: str | os.PathLike, split_required: bool = False) -> tuple[list[RawEntry], list[Problem]]:
+    """Entries and problems of a CSV file; `split` of an entry is None when there is no such column.
 
     Raises UserError when the file is missing, not UTF-8, empty, lacks a column, or its
     quotes do not match up.
@@ -49,16 +72,17 @@ def read_csv_records(path: str | os.PathLike, split_required: bool = False) -> t
     header_number, header = next(rows, (0, []))
     if not header:
         raise UserError(f"annotation file {path} is empty; its first row must be {','.join(COLUMNS)}")
-    places = _places(path, header_number, header, required)
+    columns = _columns(path, header_number, header, required)
     images: dict[str, _Image] = {}
     problems: list[Problem] = []
     for number, cells in rows:
-        _take_row(number, cells, len(header), places, images, problems)
-    records = [
-        Record(rows_of.where, rows_of.split, image, rows_of.identity, tuple(rows_of.captions))
-        for image, rows_of in images.items()
-    ]
-    return records, problems
+        where = f"row {number}"
+        if len(cells) == len(header):
+            problems += _add_row(where, {name: cells[index] for name, index in columns.items()}, images)
+        else:
+            problems.append(Problem("wrong number of cells", where, _explain_width(len(cells), len(header))))
+    entries = [RawEntry(it.where, it.split, image, it.identity, tuple(it.captions)) for image, it in images.items()]
+    return entries, problems
 
 
 def _rows(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
@@ -92,7 +116,7 @@ def _row_after(text: str) -> str:
 
 
 def _explain(error: csv.Error) -> str:
-    """What to do about a row that is no CSV."""
+    """What to do about a row that is not CSV."""
     if "field limit" in str(error):
         return (
             f"a cell has more than {csv.field_size_limit():,} characters; shorten it, or look for a double quote "
@@ -121,8 +145,8 @@ def _column_names(cells: list[str]) -> list[str]:
     return [cell.strip().strip('"').strip().lower() for cell in cells]
 
 
-def _places(path: str | os.PathLike, number: int, header: list[str], required: tuple[str, ...]) -> dict[str, int]:
-    """Column name -> position. Raises UserError for a required column that is missing or one named twice."""
+def _columns(path: str | os.PathLike, number: int, header: list[str], required: tuple[str, ...]) -> dict[str, int]:
+    """Column name -> index. Raises UserError for a required column that is missing or one named twice."""
     names = _column_names(header)
     missing = [name for name in required if name not in names]
     if missing:
@@ -138,51 +162,29 @@ def _places(path: str | os.PathLike, number: int, header: list[str], required: t
     return {name: names.index(name) for name in COLUMNS if name in names}
 
 
-def _take_row(
-    number: int,
-    cells: list[str],
-    width: int,
-    places: dict[str, int],
-    images: dict[str, _Image],
-    problems: list[Problem],
-) -> None:
-    """Check one row and merge it into its image."""
-    where = f"row {number}"
+def _explain_width(cells: int, columns: int) -> str:
+    hint = "; put captions that hold the delimiter in double quotes" if cells > columns else ""
+    return f"has {cells} cells, the header has {columns}{hint}"
 
-    def add(kind: str, what: str) -> None:
-        problems.append(Problem(kind, where, what))
 
-    if len(cells) != width:
-        hint = "; put captions that hold the delimiter in double quotes" if len(cells) > width else ""
-        add("wrong number of cells", f"has {len(cells)} cells, the header has {width}{hint}")
-        return
-    row = {name: cells[place] for name, place in places.items()}
-    image, identity, split = _check_cells(row, add)
-    is_caption = check_caption(row["caption"], "the caption", add)
-    if image is None:
-        return
-    merged = images.setdefault(image, _Image(f"{where} ({image})", identity, split))
-    _check_agreement(merged, identity, split, add)
-    if is_caption:
+def _add_row(where: str, row: dict[str, str], images: dict[str, _Image]) -> list[Problem]:
+    """Merge a row into its image, and return its problems. A wrong cell leaves the others of its row in use."""
+    if "split" in row:
+        row["split"] = row["split"].lower()
+    problems = []
+    try:
+        Row.model_validate(row)
+    except ValidationError as error:
+        for (column, *_), fault in faults_of(error).items():
+            name = NAMES[str(column)].format(quote(row.pop(str(column))))
+            problems.append(Problem(fault["type"], where, f"{name} {fault['msg']}"))
+    if "image" not in row:
+        return problems
+    image, identity, split = row["image"], row.get("identity"), row.get("split")
+    merged = images.get(image)
+    if merged is None:
+        images[image] = merged = _Image(f"{where} ({image})", identity, split)
+    problems += [Problem("conflicting rows", where, what) for what in merged.conflicts(identity, split)]
+    if "caption" in row:
         merged.captions.append(row["caption"])
-
-
-def _check_cells(row: dict[str, str], add: Add) -> tuple[str | None, str | None, str | None]:
-    """Image, identity and split of a row, None where a cell is wrong."""
-    image = check_image_path(row["image"], add)
-    identity: str | None = row["identity"]
-    if fault := identity_fault(identity):
-        add("wrong type", f"the identity {fault.replace('string', 'cell')}")
-        identity = None
-    split = check_split(row["split"].lower(), add) if "split" in row else None
-    return image, identity, split
-
-
-def _check_agreement(merged: _Image, identity: str | None, split: str | None, add: Add) -> None:
-    """All rows of an image must have one identity and one split; what an earlier row lacks is filled in."""
-    for name, new in (("identity", identity), ("split", split)):
-        old = getattr(merged, name)
-        if old is None:
-            setattr(merged, name, new)
-        elif new is not None and new != old:
-            add("conflicting rows", f"gives {name} '{new}', {merged.where} gives '{old}'")
+    return problems

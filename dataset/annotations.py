@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.annotation_checks import check_duplicate_images, check_identity_types, similar_identities
-from dataset.annotation_csv import read_csv_records
-from dataset.annotation_entries import SPLITS, Problem, Record, read_json_records
-from dataset.image_files import image_sizes, missing_images, normalise
+from dataset.annotation_entries import SPLITS, Problem, RawEntry
+from dataset.annotation_formats import READERS
+from dataset.image_files import image_sizes, missing_images, normal_path
 from utils.errors import UserError, nearest
 
 logger = logging.getLogger(__name__)
-
-CSV_SUFFIXES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -36,63 +34,59 @@ def load_annotations(path: str | os.PathLike, split: str | None = None) -> list[
     column gives the rows of `split`, or all rows when `split` is None; one without the
     column gives all rows. Identities of a CSV file are strings.
 
-    Raises UserError naming the file and the place when it is missing or holds anything
+    Raises UserError naming the file and the entry when it is missing or holds anything
     invalid, when one image has two identities, or when nothing is left.
     """
     path = Path(path)
     if split is not None and split not in SPLITS:
         raise UserError(f"split '{split}' is not known{nearest(split, SPLITS)}; use {', '.join(SPLITS)}")
     suffix = path.suffix.lower()
-    if suffix in CSV_SUFFIXES:
-        records, problems = read_csv_records(path)
-    elif suffix == ".json":
-        records, problems = read_json_records(path, with_split=False)
-    else:
+    if suffix not in READERS:
         raise UserError(f"annotation file {path} must end in .json or .csv")
-    problems += check_identity_types(records) + _conflicting_identities(records)
+    raw, problems = READERS[suffix](path, False)
+    problems += check_identity_types(raw) + _conflicting_identities(raw)
     if problems:
         raise UserError(f"annotation file {path}, {problems[0]}{_and_more(len(problems) - 1)}")
-    # similar identities of a JSON file were told when it was prepared, if they are not meant
-    similar = similar_identities(records) if suffix in CSV_SUFFIXES else []
-    for odd in (check_duplicate_images(records), similar):
+    # similar identities of a JSON file were reported when it was prepared, if they are not meant
+    similar = similar_identities(raw) if suffix != ".json" else []
+    for odd in (check_duplicate_images(raw), similar):
         if odd:
             logger.warning("%s: %s%s", path, odd[0], _and_more(len(odd) - 1))
-    records = _select(path, records, split)
-    return [entry_of(record) for record in records]
+    return [entry_of(entry) for entry in _select(path, raw, split)]
 
 
-def entry_of(record: Record) -> Entry:
-    """The entry of a record without a problem. Raises ValueError for one whose image or identity is wrong or absent."""
-    if record.image is None or record.identity is None:
-        raise ValueError(f"{record.where} has no image or no identity")
-    return Entry(record.image, record.identity, record.captions)
+def entry_of(entry: RawEntry) -> Entry:
+    """The entry without what preparation alone needs. Raises ValueError when its image or identity is None."""
+    if entry.image is None or entry.identity is None:
+        raise ValueError(f"{entry.where} has no image or no identity")
+    return Entry(entry.image, entry.identity, entry.captions)
 
 
-def _select(path: Path, records: list[Record], split: str | None) -> list[Record]:
-    """The records of `split`. Raises UserError when there are none."""
-    if not records:
-        advice = " (prepare a data set that has no validation split with --val-identities N)" if split == "val" else ""
+def _select(path: Path, entries: list[RawEntry], split: str | None) -> list[RawEntry]:
+    """The entries of `split`. Raises UserError when there are none."""
+    if not entries:
+        advice = " (prepare a data set that has no validation split with --val_identities N)" if split == "val" else ""
         raise UserError(f"annotation file {path} holds no entries; name another file{advice}")
-    if split is None or all(record.split is None for record in records):
-        return records
-    selected = [record for record in records if record.split == split]
+    if split is None or all(entry.split is None for entry in entries):
+        return entries
+    selected = [entry for entry in entries if entry.split == split]
     if not selected:
-        present = ", ".join(sorted({record.split for record in records if record.split}))
+        present = ", ".join(sorted({entry.split for entry in entries if entry.split}))
         raise UserError(f"annotation file {path} has no rows of split '{split}', only of {present}")
     return selected
 
 
-def _conflicting_identities(records: Sequence[Record]) -> list[Problem]:
+def _conflicting_identities(entries: Sequence[RawEntry]) -> list[Problem]:
     """Images that are listed under two identities."""
-    first: dict[str, Record] = {}
+    first: dict[str, RawEntry] = {}
     problems = []
-    for record in records:
-        if record.image is None or record.identity is None:
+    for entry in entries:
+        if entry.image is None or entry.identity is None:
             continue
-        earlier = first.setdefault(normalise(record.image), record)
-        if earlier.identity != record.identity:
-            what = f"identity {record.identity!r}, but {earlier.identity!r} in {earlier.where}"
-            problems.append(Problem("conflicting identities", record.where, what))
+        earlier = first.setdefault(normal_path(entry.image), entry)
+        if earlier.identity != entry.identity:
+            what = f"identity {entry.identity!r}, but {earlier.identity!r} in {earlier.where}"
+            problems.append(Problem("conflicting identities", entry.where, what))
     return problems
 
 
@@ -156,7 +150,7 @@ def check_disjoint(
     person and are not compared.
     """
     identities = {entry.identity for entry in train} & {entry.identity for entry in other}
-    images = {normalise(entry.image) for entry in train} & {normalise(entry.image) for entry in other}
+    images = {normal_path(entry.image) for entry in train} & {normal_path(entry.image) for entry in other}
     return _shared("identities", identities, names) + _shared("images", images, names)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from dataset.annotations import Entry, check_image_root
 from dataset.digests import CHANGED
-from dataset.image_files import missing_images, normalise, read_images
+from dataset.image_files import missing_images, normal_path, read_images
 from utils.errors import UserError
 
 MOST = 0.001
@@ -29,7 +29,7 @@ def find_bad_images(
     Raises UserError when it is more than 0.1% of the images, or `image_root` is no folder.
     """
     check_image_root(image_root)
-    images = list(dict.fromkeys(normalise(entry.image) for entry in entries))
+    images = list(dict.fromkeys(normal_path(entry.image) for entry in entries))
     missing = missing_images(images, image_root)
     present = [image for image in images if image not in missing]
     faults = dict(missing)
@@ -48,13 +48,13 @@ def leave_out(entries: Sequence[Entry], skipped: Sequence[str]) -> list[Entry]:
     Raises UserError when one of these is in no entry: they were recorded with other annotations.
     """
     left_out = set(skipped)
-    unknown = left_out - {normalise(entry.image) for entry in entries}
+    unknown = left_out - {normal_path(entry.image) for entry in entries}
     if unknown:
         raise UserError(
             f"the run left out image {min(unknown)}, which the training files do not name; resume with the"
             " training files of the run"
         )
-    return [entry for entry in entries if normalise(entry.image) not in left_out]
+    return [entry for entry in entries if normal_path(entry.image) not in left_out]
 
 
 def _report(faults: Mapping[str, str], images: int, image_root: str | os.PathLike) -> None:

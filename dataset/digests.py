@@ -19,7 +19,7 @@ ALGORITHM = "blake2b-128"
 CHANGED = "changed since it was prepared"
 
 
-def digest_of(content: bytes) -> str:
+def blake2_of(content: bytes) -> str:
     """BLAKE2b of 128 bits, in hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from dataset.annotations import Entry
 from dataset.batch import TextTokens
 from dataset.captions import clean_caption
-from dataset.image_files import normalise as normalise_path
+from dataset.image_files import normal_path
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, pad_batch
 from utils.errors import UserError
@@ -141,7 +141,7 @@ class ImageBlocks(Dataset[Tensor | UserError]):
 
     def load(self, place: int) -> Tensor:
         split, name = self.split, self.split.images[place]
-        image = load_image(split.image_root / name, self.size, split.digests.get(normalise_path(name)))
+        image = load_image(split.image_root / name, self.size, split.digests.get(normal_path(name)))
         return image if split.view is None else split.view(image, place)
 
 

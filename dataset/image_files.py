@@ -2,22 +2,25 @@
 
 import os
 import posixpath
+import re
 import stat
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from dataset.decoding import Unusable, image_fault, read_content
-from dataset.digests import digest_of
+from dataset.digests import blake2_of
 from utils.processes.parallel import available_cores
 
+_DRIVE = re.compile("[A-Za-z]:")  # of a path as Windows writes it
 
-def normalise(image: str) -> str:
+
+def normal_path(image: str) -> str:
     """One spelling per file: `./a//b.jpg` -> `a/b.jpg`."""
     return posixpath.normpath(image)
 
@@ -26,13 +29,14 @@ def path_fault(image: str) -> str | None:
     """Why a path cannot name an image below the image folder, or None."""
     if not image.strip():
         return "is empty"
-    if image.startswith("/") or PureWindowsPath(image).drive:
+    if image.startswith("/") or _DRIVE.match(image):
         return "is absolute; give it relative to the image folder"
     if "\\" in image:
         return "has \\ between folders; write /"
-    if normalise(image).split("/")[0] == "..":
+    path = normal_path(image)
+    if path.split("/")[0] == "..":
         return "leaves the image folder"
-    if normalise(image) == "." or image.endswith("/"):
+    if path == "." or image.endswith("/"):
         return "names a folder, not a file"
     return None
 
@@ -73,7 +77,7 @@ def _by_folder(images: Iterable[str]) -> dict[str, list[str]]:
     """Folder below the root -> its images."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for image in images:
-        by_folder[posixpath.dirname(normalise(image))].append(image)
+        by_folder[posixpath.dirname(normal_path(image))].append(image)
     return by_folder
 
 
@@ -83,7 +87,7 @@ def _listing(root: str | os.PathLike, folder: str) -> dict[str, os.DirEntry]:
 
 
 def _name(image: str) -> str:
-    return posixpath.basename(normalise(image))
+    return posixpath.basename(normal_path(image))
 
 
 def _is_file(entry: os.DirEntry | None) -> bool:
@@ -141,4 +145,4 @@ def _read_image(path: Path, full: bool) -> tuple[str | None, str | None]:
     except Unusable as unusable:
         return str(unusable), None
     fault = image_fault(content, full)
-    return (fault, None) if fault else (None, digest_of(content))
+    return (fault, None) if fault else (None, blake2_of(content))

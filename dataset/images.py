@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.decoding import Unusable, decode, read_content
-from dataset.decoding import as_rgb as as_rgb  # for those who have opened a picture themselves
-from dataset.digests import CHANGED, digest_of
+from dataset.digests import CHANGED, blake2_of
 from utils.errors import UserError
 
 
@@ -29,7 +28,7 @@ def load_image(path: str | os.PathLike, size: tuple[int, int], digest: str | Non
         image = image_from(content, size)
     except Unusable as fault:
         raise UserError(f"image {path} {fault}; replace it or remove its annotation") from None
-    if digest is not None and digest_of(content) != digest:
+    if digest is not None and blake2_of(content) != digest:
         raise UserError(f"image {path} {CHANGED}; restore it or prepare the data set again")
     return image
 

@@ -18,34 +18,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dataset.annotation_checks import check_image_files, check_records, warn_records
-from dataset.annotation_csv import read_csv_records
-from dataset.annotation_entries import SPLITS, Problem, Record, read_json_records
+from dataset.annotation_checks import check_entries, check_image_files, warn_entries
+from dataset.annotation_entries import SPLITS, Problem, RawEntry
+from dataset.annotation_formats import FORMATS, Format, find_format
 from dataset.annotations import entry_of, summarise
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
-from utils.errors import CommandParser, UserError, nearest, run_command_line
+from utils.errors import CommandParser, UserError, run_command_line
 from utils.files import atomic_write
 
-WARNINGS_PER_KIND = 20
+WARNINGS_PER_CATEGORY = 20
 REPORT_TITLE = "Annotation report of "
-
-
-@dataclass(frozen=True)
-class Format:
-    """Where a data set keeps its annotations, and the key of the image path in them."""
-
-    name: str
-    file: str
-    image_key: str = "file_path"
-
-
-FORMATS = (
-    Format("CUHK-PEDES", "reid_raw.json"),
-    Format("ICFG-PEDES", "ICFG-PEDES.json"),
-    Format("RSTPReid", "data_captions.json", image_key="img_path"),
-    Format("CSV", "annotations.csv"),
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     found = inspect(source, data_format, root / "imgs", options)
     _show("problem", found.problems, None)
-    _show("warning", found.warnings, WARNINGS_PER_KIND)
+    _show("warning", found.warnings, WARNINGS_PER_CATEGORY)
     if report:
         _write_report(report, source, found)
     if found.problems:
         plural = "s" if len(found.problems) > 1 else ""
         raise UserError(f"{len(found.problems)} problem{plural} in {source} (listed above), nothing was written")
 
-    splits = divide(found.records)
+    splits = divide(found.entries)
     if options.val_identities is not None:
         splits = hold_out_identities(splits, options.val_identities, options.seed)
     _warn_empty_splits(splits)
@@ -88,6 +71,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("name", metavar="NAME", help=f"{names} (CSV: your own ROOT/annotations.csv)")
     parser.add_argument("root", metavar="ROOT", help="its folder: the annotation file and imgs/")
     parser.add_argument(
+        "--val_identities",
         "--val-identities",
         type=int,
         metavar="N",
@@ -100,7 +84,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="quick",
         help="full: decode every pixel, as training does (default: quick)",
     )
-    parser.add_argument("--skip-images", action="store_true", help="do not look at the image files")
+    parser.add_argument("--skip_images", "--skip-images", action="store_true", help="do not read the image files")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
     parser.add_argument("--report", metavar="FILE", help="write all problems and warnings to FILE")
     parser.add_argument(
@@ -108,29 +92,12 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     if options.skip_images and options.decode == "full":
-        raise UserError("--skip-images and --decode full exclude each other; give one of them")
+        raise UserError("--skip_images and --decode full exclude each other; give one of them")
     for option in ("val_identities", "workers"):
         value = getattr(options, option)
         if value is not None and value < 1:
-            raise UserError(f"--{option.replace('_', '-')} must be at least 1, found {value}")
+            raise UserError(f"--{option} must be at least 1, found {value}")
     return options
-
-
-def find_format(name: str) -> Format:
-    """The format of a name in any case, hyphens optional. Raises UserError naming the nearest."""
-
-    def plain(text: str) -> str:
-        return "".join(filter(str.isalnum, text)).lower()
-
-    by_name = {data_format.name.lower(): data_format for data_format in FORMATS}
-    for data_format in FORMATS:
-        if plain(name) == plain(data_format.name):
-            return data_format
-    hint = nearest(name.lower(), by_name)
-    for lower, data_format in by_name.items():
-        hint = hint.replace(f"'{lower}'", f"'{data_format.name}'")
-    known = ", ".join(data_format.name for data_format in FORMATS)
-    raise UserError(f"data set '{name}' is not known{hint}; use one of {known}")
 
 
 def _find_source(root: Path, data_format: Format) -> Path:
@@ -152,7 +119,7 @@ def _find_source(root: Path, data_format: Format) -> Path:
 class Inspection:
     """A whole data set as it was found; `digests` of its images are None when they were not looked at."""
 
-    records: list[Record]
+    entries: list[RawEntry]
     problems: list[Problem]
     warnings: list[Problem]
     digests: dict[str, str] | None = None
@@ -160,69 +127,66 @@ class Inspection:
 
 def inspect(source: Path, data_format: Format, image_root: Path, options: argparse.Namespace) -> Inspection:
     """Everything about a data set in one pass. Raises UserError when its annotations cannot be read at all."""
-    if data_format.file.endswith(".csv"):
-        records, problems = read_csv_records(source, split_required=True)
-    else:
-        records, problems = read_json_records(source, data_format.image_key)
-    if not records and not problems:
+    entries, problems = data_format.read(source, True)
+    if not entries and not problems:
         raise UserError(f"annotation file {source} holds no entries")
-    problems += check_records(records)
-    warnings = warn_records(records)
+    problems += check_entries(entries)
+    warnings = warn_entries(entries)
     if options.skip_images:
-        return Inspection(records, problems, warnings)
+        return Inspection(entries, problems, warnings)
     if not image_root.is_dir():
         missing = Problem("missing image", "", f"image folder {image_root} does not exist")
-        return Inspection(records, [*problems, missing], warnings)
-    images = check_image_files(records, image_root, options.decode == "full", options.workers)
-    return Inspection(records, problems + images.problems, warnings + images.warnings, images.digests)
+        return Inspection(entries, [*problems, missing], warnings)
+    images = check_image_files(entries, image_root, options.decode == "full", options.workers)
+    return Inspection(entries, problems + images.problems, warnings + images.warnings, images.digests)
 
 
-def divide(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Split -> its records in file order; every split is present."""
-    splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
-    for record in records:
-        if record.split is not None:  # without problems, all have one
-            splits[record.split].append(record)
+def divide(entries: Sequence[RawEntry]) -> dict[str, list[RawEntry]]:
+    """Split -> its entries in file order; every split is present."""
+    splits: dict[str, list[RawEntry]] = {name: [] for name in SPLITS}
+    for entry in entries:
+        if entry.split is not None:  # without problems, all have one
+            splits[entry.split].append(entry)
     return splits
 
 
-def hold_out_identities(splits: dict[str, list[Record]], count: int, seed: int) -> dict[str, list[Record]]:
+def hold_out_identities(splits: dict[str, list[RawEntry]], count: int, seed: int) -> dict[str, list[RawEntry]]:
     """Move `count` training identities, chosen by `seed` alone, to the validation split.
 
     Raises UserError when there is a validation split or too few training identities.
     """
     if splits["val"]:
-        raise UserError("the data set has a validation split; leave --val-identities out")
-    identities = sorted({record.identity for record in splits["train"]}, key=lambda i: (str(type(i)), i))
+        raise UserError("the data set has a validation split; leave --val_identities out")
+    identities = sorted({entry.identity for entry in splits["train"]}, key=lambda i: (str(type(i)), i))
     if count >= len(identities):
-        raise UserError(f"--val-identities {count} leaves nothing of {len(identities)} training identities")
+        raise UserError(f"--val_identities {count} leaves nothing of {len(identities)} training identities")
     held_out = set(random.Random(seed).sample(identities, count))
     return {
         **splits,
-        "train": [record for record in splits["train"] if record.identity not in held_out],
-        "val": [replace(record, split="val") for record in splits["train"] if record.identity in held_out],
+        "train": [entry for entry in splits["train"] if entry.identity not in held_out],
+        "val": [replace(entry, split="val") for entry in splits["train"] if entry.identity in held_out],
     }
 
 
-def _warn_empty_splits(splits: dict[str, list[Record]]) -> None:
+def _warn_empty_splits(splits: dict[str, list[RawEntry]]) -> None:
     advice = {
-        "val": "run again with --val-identities N to hold out N training identities, "
+        "val": "run again with --val_identities N to hold out N training identities, "
         "or let training choose its best epoch on the test split (model_selection: test)",
     }
-    for name, records in splits.items():
-        if not records:
+    for name, entries in splits.items():
+        if not entries:
             hint = f"; {advice[name]}" if name in advice else ""
             print(f"warning: the data set has no {name} split, {name}.json is an empty list{hint}", file=sys.stderr)
 
 
-def write_splits(splits: dict[str, list[Record]], folder: Path, digests: dict[str, str] | None) -> None:
+def write_splits(splits: dict[str, list[RawEntry]], folder: Path, digests: dict[str, str] | None) -> None:
     """Write SPLIT.json for every split, and the digests; none is replaced before all are on disk.
 
     Without digests (images not looked at) earlier ones are removed: they may not be of these images.
 
     Raises UserError when the folder cannot be written.
     """
-    files: dict[str, Any] = {f"{name}.json": entries_of(records) for name, records in splits.items()}
+    files: dict[str, Any] = {f"{name}.json": prepared_form(entries) for name, entries in splits.items()}
     if digests is not None:
         files[DIGESTS] = digest_file(digests)
     with contextlib.ExitStack() as moves:
@@ -236,25 +200,25 @@ def write_splits(splits: dict[str, list[Record]], folder: Path, digests: dict[st
         (folder / DIGESTS).unlink(missing_ok=True)
 
 
-def entries_of(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Records in the processed form."""
+def prepared_form(entries: Sequence[RawEntry]) -> list[dict[str, Any]]:
+    """Entries as train.json, val.json and test.json hold them."""
     return [
         {
-            "split": record.split,
-            "captions": list(record.captions),
-            "file_path": record.image,
-            "id": record.identity,
+            "split": entry.split,
+            "captions": list(entry.captions),
+            "file_path": entry.image,
+            "id": entry.identity,
         }
-        for record in records
+        for entry in entries
     ]
 
 
-def summary_table(splits: dict[str, list[Record]]) -> str:
+def summary_table(splits: dict[str, list[RawEntry]]) -> str:
     """One row per split, then all of them."""
-    every = [record for records in splits.values() for record in records]
+    every = [entry for entries in splits.values() for entry in entries]
     lines = [f"{'split':<6}{'identities':>12}{'images':>9}{'captions':>10}{'captions/image':>16}{'words/caption':>15}"]
-    for name, records in {**splits, "all": every}.items():
-        row = summarise([entry_of(record) for record in records])
+    for name, entries in {**splits, "all": every}.items():
+        row = summarise([entry_of(entry) for entry in entries])
         lines.append(
             f"{name:<6}{row['identities']:>12}{row['images']:>9}{row['captions']:>10}"
             f"{row['captions_per_image']:>16.2f}{row['words_per_caption']:>15.1f}"
@@ -263,13 +227,13 @@ def summary_table(splits: dict[str, list[Record]]) -> str:
 
 
 def _grouped(name: str, findings: Sequence[Problem], limit: int | None) -> list[str]:
-    """Lines: for each kind a headline with its count, then its findings up to `limit`."""
+    """Lines: for each category a headline with its count, then its findings up to `limit`."""
     groups: dict[str, list[Problem]] = defaultdict(list)
     for finding in findings:
-        groups[finding.kind].append(finding)
+        groups[finding.category].append(finding)
     lines = []
-    for kind, members in groups.items():
-        lines.append(f"{name}: {kind} ({len(members)})")
+    for category, members in groups.items():
+        lines.append(f"{name}: {category} ({len(members)})")
         lines += [f"  {finding}" for finding in members[:limit]]
         if limit is not None and len(members) > limit:
             lines.append(f"  ... and {len(members) - limit} more")

@@ -3,9 +3,9 @@
 Letters: B batch of this process, G batch of all processes, T text tokens, H and W image
 height and width.
 
-A `BatchPlan` says which samples make up each step; a `TrainSet` turns one such request into
-a whole batch inside a loader worker. A request carries its epoch, so workers can live on
-through epochs, and what is random about a sample depends on (seed, epoch, place) alone.
+A `Plan` says which samples make up each step; a `TrainSet` turns one such request into a whole batch inside a
+loader worker. A request carries its epoch, so workers live on through epochs, and what is random about a sample
+depends on (seed, epoch, index) alone.
 """
 
 import random
@@ -13,16 +13,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.annotations import Entry
 from dataset.attributes import attribute_ids
+from dataset.augmentation import Augment, random_flip
 from dataset.batch import TextTokens, TrainBatch
 from dataset.captions import clean_caption
-from dataset.image_files import normalise
+from dataset.image_files import normal_path
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, Encoded, pad_batch
 from utils.errors import UserError
@@ -33,7 +36,7 @@ Spans = list[list[tuple[int, int]]]  # attributes of a caption: character spans 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """One micro-batch: places in the data set for all processes, and the rows of this one."""
+    """One micro-batch: indices of the samples of all processes, and the rows of them that are this process's."""
 
     epoch: int
     everyone: tuple[int, ...]
@@ -44,8 +47,22 @@ class BatchRequest:
         return self.everyone[self.rows]
 
 
-class BatchPlan(Sampler[BatchRequest]):
-    """The micro-batches of one epoch, the same on all processes but for their rows.
+class Plan(Protocol):
+    """What a sampler must offer, whichever way it chooses samples (`TrainSet.identities` knows who is on each).
+
+    All epochs have as many micro-batches, and those of an epoch are the same whenever it is asked for: a resumed run
+    skips those that it has had. All processes agree on `everyone`; their `rows` share it out in rank order.
+    """
+
+    def __len__(self) -> int:
+        """The micro-batches of an epoch."""
+
+    def requests(self, epoch: int, skip: int = 0) -> Iterator[BatchRequest]:
+        """The micro-batches of an epoch but for the first `skip`."""
+
+
+class BatchPlan:
+    """The published sampler: every sample once an epoch.
 
     The order is a permutation by (seed, epoch). The G = batch * world samples of a
     micro-batch are dealt out in contiguous runs, so that gathering rows in rank order gives
@@ -54,7 +71,6 @@ class BatchPlan(Sampler[BatchRequest]):
 
     def __init__(self, samples: int, batch: int, rank: int, world: int, seed: int):
         self.samples, self.together, self.seed = samples, batch * world, seed
-        self.epoch, self.skip = 0, 0
         self.rows = slice(rank * batch, (rank + 1) * batch)
         if samples < self.together:
             raise UserError(
@@ -65,10 +81,21 @@ class BatchPlan(Sampler[BatchRequest]):
     def __len__(self) -> int:
         return self.samples // self.together
 
+    def requests(self, epoch: int, skip: int = 0) -> Iterator[BatchRequest]:
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
+        for start in range(skip * self.together, len(self) * self.together, self.together):
+            yield BatchRequest(epoch, tuple(order[start : start + self.together].tolist()), self.rows)
+
+
+class EpochSampler(Sampler[BatchRequest]):
+    """What a DataLoader iterates anew, in the main process, for every epoch: the requests of the one that is due."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.epoch, self.skip = 0, 0
+
     def __iter__(self) -> Iterator[BatchRequest]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
-        for start in range(self.skip * self.together, len(self) * self.together, self.together):
-            yield BatchRequest(self.epoch, tuple(order[start : start + self.together].tolist()), self.rows)
+        return self.plan.requests(self.epoch, self.skip)
 
 
 @dataclass(frozen=True)
@@ -98,6 +125,7 @@ class TrainSet(Dataset[TrainBatch | UserError]):
     words, and `max_tokens` word pieces of those (what the text encoder has positions for).
     digests: of image files by normalised name; a file with another one is refused.
     skipped: names of images that were left out of `entries`, kept here for whoever records them.
+    augment: makes each of the two views of an image.
     """
 
     def __init__(
@@ -113,10 +141,12 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         seed: int,
         digests: Mapping[str, str] | None = None,
         skipped: Sequence[str] = (),
+        augment: Augment = random_flip,
     ):
         self.image_root, self.tokenizer, self.size = Path(image_root), tokenizer, size
         self.digests, self.skipped = digests or {}, tuple(skipped)
         self.max_tokens, self.weak_probability, self.seed = max_tokens, weak_probability, seed
+        self.augment = augment
         self.samples = make_samples(entries, max_words)
         originals = (caption for entry in entries for caption in entry.captions)
         self.spans = {
@@ -137,6 +167,11 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         except UserError as error:
             return error
 
+    @property
+    def identities(self) -> list[int]:
+        """The identity of every sample, by index: what a sampler needs that balances them."""
+        return [sample.identity for sample in self.samples]
+
     def longest_caption(self) -> int:
         """The most tokens that a caption has."""
         return max(len(self.encode(caption).ids) for caption in self.spans)
@@ -149,9 +184,9 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         return self.tokenizer.encode(caption, self.max_tokens)
 
     def make_batch(self, request: BatchRequest) -> TrainBatch:
-        samples = [self.samples[place] for place in request.own]
-        views, second = zip(*(self.draw(request.epoch, place) for place in request.own), strict=True)
-        first = [self.samples[place].caption for place in request.everyone]
+        samples = [self.samples[index] for index in request.own]
+        views, second = zip(*(self.draw(request.epoch, index) for index in request.own), strict=True)
+        first = [self.samples[index].caption for index in request.everyone]
         encoded = {caption: self.encode(caption) for caption in dict.fromkeys((*first, *second))}
         texts = [encoded[caption] for caption in second]
         attributes = [
@@ -171,17 +206,16 @@ class TrainSet(Dataset[TrainBatch | UserError]):
             index=torch.tensor(request.own),
         )
 
-    def draw(self, epoch: int, place: int) -> tuple[tuple[torch.Tensor, torch.Tensor], str]:
-        """Two flips of the sample's image, uint8 [3, H, W], and its caption2."""
-        sample = self.samples[place]
-        chance = random.Random(f"{self.seed}/{epoch}/{place}")
-        flips = chance.random() < 0.5, chance.random() < 0.5
+    def draw(self, epoch: int, index: int) -> tuple[tuple[Tensor, Tensor], str]:
+        """Two augmentations of the sample's image, uint8 [3, H, W], and its caption2."""
+        sample = self.samples[index]
+        rng = random.Random(f"{self.seed}/{epoch}/{index}")
+        image = load_image(self.image_root / sample.image, self.size, self.digests.get(normal_path(sample.image)))
+        views = self.augment(image, rng), self.augment(image, rng)
         caption = sample.caption
-        if chance.random() < self.weak_probability:
-            caption = chance.choice(self.captions_of[sample.identity])
-        image = load_image(self.image_root / sample.image, self.size, self.digests.get(normalise(sample.image)))
-        first, second = (image.flip(-1) if flip else image for flip in flips)
-        return (first, second), caption
+        if rng.random() < self.weak_probability:
+            caption = rng.choice(self.captions_of[sample.identity])
+        return views, caption
 
     def first_captions(self, everyone: Sequence[Sequence[int]], own: slice) -> TextTokens:
         """The `own` of the ids of everyone's captions, padded to the longest of all processes.
@@ -201,12 +235,12 @@ class TrainLoader:
     Iterating raises UserError when a sample cannot be made (an image that is unusable or has changed).
     """
 
-    def __init__(self, data: TrainSet, plan: BatchPlan, workers: int, pin_memory: bool):
-        self.data, self.plan = data, plan
+    def __init__(self, data: TrainSet, plan: Plan, workers: int, pin_memory: bool):
+        self.data, self.plan, self.sampler = data, plan, EpochSampler(plan)
         self.loader = DataLoader(
             data,
             batch_size=None,
-            sampler=plan,
+            sampler=self.sampler,
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
@@ -225,6 +259,6 @@ class TrainLoader:
                 shut_down()
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[TrainBatch]:
-        """The batches of an epoch but for the first `skip`, which an interrupted run has seen."""
-        self.plan.epoch, self.plan.skip = number, skip
+        """The batches of an epoch but for the first `skip`, which an interrupted run has had."""
+        self.sampler.epoch, self.sampler.skip = number, skip
         yield from loaded(self.loader)

@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from configs.schema import Config, as_list, resolve_config
+from dataset.annotation_entries import SPLITS
 from dataset.annotations import fingerprint, load_annotations
 from dataset.bad_images import leave_out
 from evaluation.evaluate import Metrics, evaluate
@@ -20,7 +21,6 @@ from utils.processes.distributed import on_main
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test")
 Evaluated = Literal["val", "test"]
 METRICS = TypeAdapter(dict[Evaluated, Metrics])
 

@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 from urllib.parse import urlsplit, urlunsplit
 
 from dataset.decoding import Unusable, read_content
-from dataset.digests import digest_of
+from dataset.digests import blake2_of
 from search.encoder import Encoder
 from search.records import IndexedImage, Records
 from search.store import Store, is_server, synchronise
@@ -57,7 +57,7 @@ class Gallery:
         Raises UserError when the gallery holds no such image, Unusable when its file is gone or another one.
         """
         content = read_content(self.path_of(path))
-        if digest_of(content) != self.records.by_path[path].digest:
+        if blake2_of(content) != self.records.by_path[path].digest:
             raise Unusable("has changed since it was indexed; index the folder again")
         return content
 

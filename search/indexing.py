@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset.decoding import Unusable, read_content
-from dataset.digests import digest_of
+from dataset.digests import blake2_of
 from search.encoder import Encoder
 from search.gallery import Gallery
 from search.metadata import Metadata, check_images
@@ -89,7 +89,7 @@ def read_image(gallery: Gallery, encoder: Encoder, known: Mapping[str, np.ndarra
     """Read one image file; what is `known` by digest is not decoded."""
     try:
         content = read_content(gallery.images / path)
-        digest = digest_of(content)
+        digest = blake2_of(content)
         return ImageFile(path, digest, None if digest in known else encoder.read(content))
     except Unusable as fault:
         return ImageFile(path, fault=str(fault))

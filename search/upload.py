@@ -1,7 +1,7 @@
 """Adds uploaded images to a gallery."""
 
 from dataset.decoding import Unusable, examine, explained
-from dataset.digests import digest_of
+from dataset.digests import blake2_of
 from search.records import IndexedImage
 from search.searcher import Searcher
 from utils.errors import UserError
@@ -26,7 +26,7 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
         pixels = encoder.read(content)
     except Unusable as fault:
         raise UserError(f"the upload {fault}") from None
-    digest = digest_of(content)
+    digest = blake2_of(content)
     path = f"{FOLDER}/{digest[:32]}{ending}"
     with searcher.turn:
         if path in gallery.records.by_path:

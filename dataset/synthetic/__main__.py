@@ -5,6 +5,7 @@ import logging
 import time
 from pathlib import Path
 
+from dataset.annotation_entries import SPLITS
 from dataset.synthetic.generate import generate
 from dataset.synthetic.options import FORMATS, PRESETS, Options, options_from, parse_size
 from dataset.synthetic.preview import write_preview
@@ -25,15 +26,27 @@ def build_parser() -> argparse.ArgumentParser:
     add("root", nargs="?", help="folder to make; must be new, empty, or made by this program")
     add("--preview", metavar="FILE.png", help="only draw a sheet of the first identities, captions and masks")
     add("--preset", help=f"sizes to start from: {', '.join(PRESETS)}; other options go over it")
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         add(
             f"--{split}",
             type=int,
             metavar="N",
             help=f"{split} identities (default {getattr(default, split)})",
         )
-    add("--images-per-identity", type=int, metavar="N", help=f"default {default.images_per_identity}")
-    add("--captions-per-image", type=int, metavar="N", help=f"default {default.captions_per_image}")
+    add(
+        "--images_per_identity",
+        "--images-per-identity",
+        type=int,
+        metavar="N",
+        help=f"default {default.images_per_identity}",
+    )
+    add(
+        "--captions_per_image",
+        "--captions-per-image",
+        type=int,
+        metavar="N",
+        help=f"default {default.captions_per_image}",
+    )
     add("--size", metavar="HxW", help=f"height x width in pixels (default {default.height}x{default.width})")
     add("--seed", type=int, metavar="N", help="other seed, other people (default 0)")
     add("--difficulty", help="how much light, blur, framing and occlusion vary: easy, normal (default), hard")
@@ -43,8 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="P",
         help="probability of something in front (default by difficulty)",
     )
-    add("--image-format", help=f"{' or '.join(FORMATS)} (default {default.image_format})")
-    add("--no-masks", dest="masks", action="store_false", default=None, help="do not write masks/")
+    add("--image_format", "--image-format", help=f"{' or '.join(FORMATS)} (default {default.image_format})")
+    add("--no_masks", "--no-masks", dest="masks", action="store_false", default=None, help="do not write masks/")
     add("--workers", type=int, default=available_cores(), metavar="N", help="processes (default: all cores)")
     add("--overwrite", action="store_true", help="replace a finished benchmark of this program")
     return parser
@@ -66,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.images < FEWEST_IMAGES:
         raise UserError(
             f"{options.images} images are too few to train and evaluate on; ask for {FEWEST_IMAGES} or more, with"
-            " more identities or --images-per-identity"
+            " more identities or --images_per_identity"
         )
     root, start = Path(given["root"]), time.perf_counter()
     try:

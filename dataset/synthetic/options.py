@@ -3,13 +3,13 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from dataset.annotation_entries import SPLITS
 from utils.errors import UserError, nearest
 
 VERSION = 1  # raise it when the same options no longer give the same files
 NUISANCE = {"easy": 0.4, "normal": 1.0, "hard": 1.7}
 OCCLUSION = {"easy": 0.05, "normal": 0.15, "hard": 0.4}
 FORMATS = ("jpg", "png")
-SPLITS = ("train", "val", "test")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"train": 8, "val": 4, "test": 4, "images_per_identity": 2, "height": 96, "width": 48},

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from dataset.images import as_rgb
+from dataset.decoding import as_rgb
 from utils.errors import UserError
 from utils.files import atomic_write
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dataset.attributes import Attribute
 from dataset.captions import clean_caption_with_offsets
 from dataset.evaluation_split import EvaluationSplit
-from dataset.image_files import normalise as normalise_path
+from dataset.image_files import normal_path
 from evaluation.studies.comparison import image_indices
 from utils.errors import UserError
 from utils.files import read_json
@@ -55,9 +55,7 @@ def read_mentions(split: EvaluationSplit, captions: Sequence[int]) -> Mentions:
     try:
         names = {int(value): name for value, name in content["legend"].items()}
         known = {
-            normalise_path(image["file_path"]): image
-            for identity in content["identities"]
-            for image in identity["images"]
+            normal_path(image["file_path"]): image for identity in content["identities"] for image in identity["images"]
         }
         records = [known_image(known, split.images[images[caption]], path) for caption in captions]
         mentions = [
@@ -82,7 +80,7 @@ def mentions_of(record: Mapping[str, Any], caption: int) -> list[Mention]:
 
 def known_image(known: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
     """What the attribute file says of an image. Raises UserError when that is nothing, or there is no mask."""
-    record = known.get(normalise_path(name))
+    record = known.get(normal_path(name))
     if record is None:
         raise UserError(f"attribute file {path} does not know image {name}; {ADVICE}")
     if record["mask"] is None:

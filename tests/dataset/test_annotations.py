@@ -5,6 +5,8 @@ import logging
 
 import pytest
 
+from dataset.annotation_entries import RawEntry
+from dataset.annotation_json import read_json_entries
 from dataset.annotations import (
     Entry,
     check_disjoint,
@@ -147,7 +149,7 @@ def test_csv_delimiter_is_taken_from_the_header(tmp_path, delimiter):
         ("image,image,identity,caption\n", ["names 'image' twice"]),
         (HEADER + "a.jpg,1,a man,train\nb.jpg,2,a man, tall,train\n", ["row 3", "5 cells", "double quotes"]),
         (HEADER + "a.jpg,1,a man\n", ["row 2", "3 cells"]),
-        (HEADER + "a.jpg,,a man,train\n", ["row 2", "identity is an empty cell"]),
+        (HEADER + "a.jpg,,a man,train\n", ["row 2", "identity is empty"]),
         (HEADER + ",1,a man,train\n", ["row 2", "image path '' is empty"]),
         (HEADER + "a.jpg,1, ...,train\n", ["row 2", "no words"]),
         (HEADER + "a.jpg,1,a man,tran\n", ["row 2", "did you mean 'train'?"]),
@@ -282,3 +284,29 @@ def test_shared_identities_and_images_are_warned_about():
 
 def test_identities_of_different_types_are_not_compared():
     assert check_disjoint([Entry("a", 1, ())], [Entry("b", "1", ())]) == []
+
+
+def test_a_wrong_field_leaves_the_others_of_its_entry_in_use(tmp_path):
+    fields = {"split": "tset", "img_path": "/a.jpg", "id": 7, "captions": ["a man", "...", 3, "in red"]}
+    path = write(tmp_path / "x.json", [fields, {"captioms": ["a man"]}])
+    entries, problems = read_json_entries(path, split_required=True, image_key="img_path")
+    assert entries == [
+        RawEntry("entry 1 (/a.jpg)", None, None, 7, ("a man", "in red")),
+        RawEntry("entry 2", None, None, None, ()),
+    ]
+    assert sorted(f"{problem.category}: {problem}" for problem in problems) == [
+        "bad image path: entry 1 (/a.jpg): the image path '/a.jpg' is absolute; give it relative to the image folder",
+        "empty caption: entry 1 (/a.jpg): caption 2 has no words: '...'",
+        "missing key: entry 2: has no 'captions' (did you mean 'captioms'?)",
+        "missing key: entry 2: has no 'id'",
+        "missing key: entry 2: has no 'img_path'",
+        "missing key: entry 2: has no 'split'",
+        "unknown split: entry 1 (/a.jpg): split 'tset' is not known (did you mean 'test'?)",
+        "wrong type: entry 1 (/a.jpg): caption 3 must be a string, found the number 3",
+    ]
+
+
+def test_two_keys_may_name_one_image_and_not_two(tmp_path):
+    assert len(load_annotations(write(tmp_path / "x.json", [json_entry("a.jpg", img_path="a.jpg")]))) == 1
+    message = error_of(write(tmp_path / "x.json", [json_entry("a.jpg", img_path="b.jpg")]))
+    assert "entry 1 (a.jpg): 'file_path' and 'img_path' name different images; keep one" in message

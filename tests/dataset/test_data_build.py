@@ -16,7 +16,7 @@ from PIL import Image
 from configs.schema import Config, load_config
 from dataset.build import open_training_set
 from dataset.decoding import image_fault
-from dataset.digests import digest_file, digest_of
+from dataset.digests import blake2_of, digest_file
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import BatchPlan, TrainLoader, TrainSet
 from utils.errors import UserError
@@ -52,7 +52,7 @@ class Data:
         return [entry["file_path"] for entry in json.loads(self.file.read_text())]
 
     def record_digests(self) -> None:
-        found = {image: digest_of((self.root / image).read_bytes()) for image in self.images()}
+        found = {image: blake2_of((self.root / image).read_bytes()) for image in self.images()}
         (self.folder / "image_digests.json").write_text(json.dumps(digest_file(found)))
 
 

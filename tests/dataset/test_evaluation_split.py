@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from dataset.annotations import Entry
-from dataset.digests import digest_of
+from dataset.digests import blake2_of
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of, load_blocks, make_split
 from dataset.tokens import CaptionTokenizer
 from utils.errors import UserError
@@ -101,7 +101,7 @@ def test_no_blocks_give_no_images(split):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_changed_since_it_was_prepared_is_named(split, workers):
-    digests = {name: digest_of((split.image_root / name).read_bytes()) for name in split.images}
+    digests = {name: blake2_of((split.image_root / name).read_bytes()) for name in split.images}
     entries = [*ENTRIES[:3], replace(ENTRIES[3], image="./d.png")]
     checked = make_split(entries, split.image_root, TOKENIZER, 20, digests)
     assert shades(checked, [[0, 1], [2], [3]], workers) == [[0, 50], [100], [150]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.digests import digest_of
+from dataset.digests import blake2_of
 from dataset.images import load_image
 from utils.errors import UserError
 
@@ -59,7 +59,7 @@ def test_odd_metadata_brings_no_remark(tmp_path, recwarn):
 
 def test_a_file_with_another_digest_has_changed(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-    digest = digest_of((tmp_path / "a.png").read_bytes())
+    digest = blake2_of((tmp_path / "a.png").read_bytes())
     assert load_image(tmp_path / "a.png", SIZE, digest).max() == 0
     Image.new("RGB", (9, 9), (0, 0, 1)).save(tmp_path / "a.png")
     with pytest.raises(UserError) as caught:

@@ -6,9 +6,11 @@ import json
 import pytest
 from PIL import Image
 
+from dataset.annotation_entries import RawEntry
+from dataset.annotation_formats import FORMATS, Format, find_format
 from dataset.decoding import image_fault
-from dataset.digests import digest_of, read_digests
-from dataset.prepare import find_format, main
+from dataset.digests import blake2_of, read_digests
+from dataset.prepare import main
 from utils.errors import UserError
 
 RAW = {
@@ -208,7 +210,7 @@ def test_all_problems_are_listed_and_reported(cuhk, capsys, tmp_path):
     report = tmp_path / "report.txt"
     for _ in range(2):  # a report may replace a report
         with pytest.raises(UserError, match=r"25 problems in .* \(listed above\), nothing was written"):
-            cuhk.run("--skip-images", "--report", str(report))
+            cuhk.run("--skip_images", "--report", str(report))
     shown = capsys.readouterr().err
     assert shown.count("no captions (25)") == 2
     assert shown.count("empty list of captions") == 50
@@ -223,10 +225,11 @@ def test_report_never_replaces_another_file(cuhk):
     assert json.loads((cuhk.root / cuhk.file).read_text()) == cuhk.entries
 
 
-def test_skip_images_reads_no_file(cuhk):
+@pytest.mark.parametrize("spelling", ["--skip_images", "--skip-images"])
+def test_skip_images_reads_no_file(cuhk, spelling):
     cuhk.put("cam1/0000_1.jpg", b"")
     (cuhk.root / "imgs" / "cam1" / "0001_1.jpg").unlink()
-    assert cuhk.run("--skip-images") == 0
+    assert cuhk.run(spelling) == 0
     with pytest.raises(UserError, match="2 problems"):
         cuhk.run()
 
@@ -236,7 +239,7 @@ def test_the_digest_of_every_image_is_written(data, decode):
     data.entries[3][data.key] = "./" + data.entries[3][data.key]
     data.run("--decode", decode)
     folder = data.root / "imgs"
-    expected = {str(path.relative_to(folder)): digest_of(path.read_bytes()) for path in folder.rglob("*.jpg")}
+    expected = {str(path.relative_to(folder)): blake2_of(path.read_bytes()) for path in folder.rglob("*.jpg")}
     assert len(expected) == 16
     for split in ("train", "test"):  # one file beside all of them
         assert read_digests(data.root / "processed_data" / f"{split}.json") == expected
@@ -244,7 +247,7 @@ def test_the_digest_of_every_image_is_written(data, decode):
 
 def test_digests_of_an_earlier_preparation_do_not_stay_when_images_are_not_looked_at(cuhk):
     cuhk.run()
-    cuhk.run("--skip-images")
+    cuhk.run("--skip_images")
     assert read_digests(cuhk.root / "processed_data" / "train.json") == {}
     assert len(cuhk.result("train")) == 8
 
@@ -280,14 +283,14 @@ def drop_validation(data):
 def test_missing_validation_split_is_empty_with_advice(cuhk, capsys):
     drop_validation(cuhk)
     cuhk.run()
-    assert cuhk.result("val") == [] and "--val-identities N" in capsys.readouterr().err
+    assert cuhk.result("val") == [] and "--val_identities N" in capsys.readouterr().err
 
 
 def test_held_out_identities_move_whole_and_depend_on_the_seed_alone(cuhk):
     drop_validation(cuhk)
 
     def held_out(seed):
-        cuhk.run("--val-identities", "2", "--seed", str(seed))
+        cuhk.run("--val_identities", "2", "--seed", str(seed))
         train, val = ({entry["id"] for entry in cuhk.result(split)} for split in ("train", "val"))
         assert len(val) == 2 and train | val == {0, 1, 2, 3} and not train & val
         assert len(cuhk.result("val")) == 4 and {entry["split"] for entry in cuhk.result("val")} == {"val"}
@@ -301,12 +304,13 @@ def test_held_out_identities_move_whole_and_depend_on_the_seed_alone(cuhk):
 
 def test_holding_out_is_refused_where_it_makes_no_sense(cuhk):
     with pytest.raises(UserError, match="has a validation split"):
-        cuhk.run("--val-identities", "1")
+        cuhk.run("--val_identities", "1")
     drop_validation(cuhk)
     with pytest.raises(UserError, match="leaves nothing of 4"):
-        cuhk.run("--val-identities", "4")
-    with pytest.raises(UserError, match="at least 1"):
-        cuhk.run("--val-identities", "0")
+        cuhk.run("--val_identities", "4")
+    for spelling in ("--val_identities", "--val-identities"):
+        with pytest.raises(UserError, match="--val_identities must be at least 1"):
+            cuhk.run(spelling, "0")
 
 
 def test_oddities_are_warnings(cuhk, capsys):
@@ -335,6 +339,33 @@ def test_csv_of_ones_own_is_prepared(tmp_path):
     (tmp_path / "annotations.csv").write_text("image,identity,caption\na.jpg,1,a man\n", encoding="utf-8")
     with pytest.raises(UserError, match="no column 'split'"):
         main(["csv", str(tmp_path)])
+
+
+def read_lines(path, split_required):
+    """A form of its own: `IMAGE IDENTITY SPLIT CAPTION`."""
+    cells = [line.split(" ", 3) for line in path.read_text().splitlines()]
+    entries = [
+        RawEntry(f"line {number}", split, image, identity, (caption,))
+        for number, (image, identity, split, caption) in enumerate(cells, start=1)
+    ]
+    return entries, []
+
+
+def test_a_data_set_of_another_form_is_one_line(tmp_path, monkeypatch):
+    formats = (*FORMATS, Format("UFine", "all.txt", read_lines))
+    for module in ("annotation_formats", "prepare"):
+        monkeypatch.setattr(f"dataset.{module}.FORMATS", formats)
+    (tmp_path / "imgs").mkdir()
+    for number, name in enumerate("abc"):
+        (tmp_path / "imgs" / f"{name}.jpg").write_bytes(picture(number))
+    (tmp_path / "all.txt").write_text("a.jpg 1 train a man\nb.jpg 2 val a girl\nc.jpg 3 test a boy in red\n")
+    assert main(["ufine", str(tmp_path)]) == 0
+    written = json.loads((tmp_path / "processed_data" / "test.json").read_text())
+    assert written == [{"split": "test", "captions": ["a boy in red"], "file_path": "c.jpg", "id": "3"}]
+    with pytest.raises(UserError, match=r"reid_raw\.json does not exist, but all\.txt does: is the data set UFine"):
+        main(["CUHK-PEDES", str(tmp_path)])
+    with pytest.raises(UserError, match="use one of CUHK-PEDES, ICFG-PEDES, RSTPReid, CSV, UFine"):
+        main(["nothing", str(tmp_path)])
 
 
 @pytest.mark.parametrize("name", ["cuhk-pedes", "CUHK_PEDES", "CuhkPedes"])

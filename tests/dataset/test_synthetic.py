@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.synthetic.__main__ import main
+from dataset.synthetic.__main__ import build_parser, main
 from dataset.synthetic.colours import PALETTE
 from dataset.synthetic.generate import generate, image_name, person_of, picture_of
 from dataset.synthetic.options import Options, options_from, parse_size
@@ -234,6 +234,18 @@ def test_command_line_writes_png_without_masks(tmp_path, capsys):
     assert not (tmp_path / "out" / "masks").exists()
     main(arguments)
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_options_are_written_with_underscores_or_with_hyphens():
+    arguments = ["--images_per_identity=3", "--captions_per_image=1", "--image_format=png", "--no_masks"]
+    plain = build_parser().parse_args(arguments)
+    assert (plain.images_per_identity, plain.captions_per_image, plain.image_format, plain.masks) == (
+        3,
+        1,
+        "png",
+        False,
+    )
+    assert build_parser().parse_args([argument.replace("_", "-") for argument in arguments]) == plain
 
 
 def test_fewer_images_than_can_be_trained_on_are_refused(tmp_path):

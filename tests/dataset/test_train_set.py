@@ -1,6 +1,8 @@
 """The order of training samples, and what a sample is made of."""
 
 import os
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ from PIL import Image
 from dataset.annotations import Entry
 from dataset.batch import TrainBatch
 from dataset.captions import clean_caption
+from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchPlan, BatchRequest, TrainLoader, TrainSet, make_samples
+from dataset.train_set import BatchPlan, BatchRequest, Plan, TrainLoader, TrainSet, make_samples
 from utils.errors import UserError
 
 SIZE = (4, 6)  # height, width
@@ -38,9 +41,20 @@ def root(tmp_path) -> Path:
 
 
 def make_set(
-    root: Path, weak: float = 0.5, seed: int = 3, attributes: dict | None = None, tokens: int = 40
+    root: Path, weak: float = 0.5, seed: int = 3, attributes: dict | None = None, tokens: int = 40, **others
 ) -> TrainSet:
-    return TrainSet(ENTRIES, root, TOKENIZER, attributes or {}, SIZE, 30, tokens, weak, seed)
+    return TrainSet(
+        entries=ENTRIES,
+        image_root=root,
+        tokenizer=TOKENIZER,
+        attributes=attributes or {},
+        size=SIZE,
+        max_words=30,
+        max_tokens=tokens,
+        weak_probability=weak,
+        seed=seed,
+        **others,
+    )
 
 
 def batches(root: Path, batch: int, rank: int, world: int, workers: int = 0, epoch: int = 1) -> list[TrainBatch]:
@@ -54,43 +68,43 @@ def words(text) -> list[list[int]]:
 
 
 def contents(batch: TrainBatch) -> dict[int, tuple]:
-    """All that makes up each sample, by its place in the data set."""
+    """All that makes up each sample, by its index."""
     texts = zip(words(batch.caption), words(batch.caption2), strict=True)
     return {
-        int(place): (
+        int(index): (
             first,
             second,
             *(getattr(batch, name)[row].tolist() for name in ("image1", "image2", "identity", "replaced")),
         )
-        for row, (place, (first, second)) in enumerate(zip(batch.index, texts, strict=True))
+        for row, (index, (first, second)) in enumerate(zip(batch.index, texts, strict=True))
     }
 
 
-def places(plan: BatchPlan) -> list[int]:
-    return [place for request in plan for place in request.own]
+def indices(plan: Plan, epoch: int = 0) -> list[int]:
+    return [index for request in plan.requests(epoch) for index in request.own]
 
 
 # ---- the order -------------------------------------------------------------------------
 
 
 def test_an_epoch_is_a_permutation_of_all_samples():
-    order = places(BatchPlan(12, 4, 0, 1, seed=0))
+    order = indices(BatchPlan(12, 4, 0, 1, seed=0))
     assert sorted(order) == list(range(12))
     assert order != list(range(12))
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
     plan = BatchPlan(50, 5, 0, 1, seed=0)
-    first = places(plan)
-    assert places(BatchPlan(50, 5, 0, 1, seed=0)) == first
-    assert places(BatchPlan(50, 5, 0, 1, seed=1)) != first
-    plan.epoch = 1
-    assert sorted(places(plan)) == sorted(first) and places(plan) != first
+    first = indices(plan)
+    assert indices(BatchPlan(50, 5, 0, 1, seed=0)) == first
+    assert indices(BatchPlan(50, 5, 0, 1, seed=1)) != first
+    assert sorted(indices(plan, 1)) == sorted(first) and indices(plan, 1) != first
+    assert indices(plan) == first  # whatever was asked for in between
 
 
 def test_rows_of_all_processes_in_rank_order_make_up_the_batch_of_one():
-    one = [request.own for request in BatchPlan(25, 6, 0, 1, 7)]
-    three = [list(BatchPlan(25, 2, rank, 3, 7)) for rank in range(3)]
+    one = [request.own for request in BatchPlan(25, 6, 0, 1, 7).requests(0)]
+    three = [list(BatchPlan(25, 2, rank, 3, 7).requests(0)) for rank in range(3)]
     assert one == [sum((request.own for request in requests), ()) for requests in zip(*three, strict=True)]
     for requests in zip(*three, strict=True):
         assert len({request.everyone for request in requests}) == 1
@@ -98,21 +112,51 @@ def test_rows_of_all_processes_in_rank_order_make_up_the_batch_of_one():
 
 def test_what_does_not_fill_a_batch_is_left_out():
     plan = BatchPlan(11, 2, 0, 2, 0)
-    assert len(plan) == len(list(plan)) == 2
-    assert all(len(request.everyone) == 4 and len(request.own) == 2 for request in plan)
+    assert len(plan) == len(list(plan.requests(0))) == 2
+    assert all(len(request.everyone) == 4 and len(request.own) == 2 for request in plan.requests(0))
 
 
 def test_skipping_leaves_the_rest_of_the_epoch_as_it_was():
     plan = BatchPlan(20, 4, 0, 1, 0)
-    whole = list(plan)
-    plan.skip = 3
-    assert list(plan) == whole[3:]
+    whole = list(plan.requests(5))
+    assert list(plan.requests(5, skip=3)) == whole[3:]
 
 
 def test_a_training_set_smaller_than_the_batch_of_all_processes_is_refused():
     BatchPlan(8, 4, 0, 2, 0)
     with pytest.raises(UserError, match="has 7 captions, fewer than one batch of 8"):
         BatchPlan(7, 4, 0, 2, 0)
+
+
+class TwoOfEach:
+    """A plan of another kind: each micro-batch is two samples of one identity for every process."""
+
+    def __init__(self, identities: list[int], rank: int, world: int):
+        self.of = {identity: [i for i, other in enumerate(identities) if other == identity] for identity in identities}
+        self.rows, self.together = slice(2 * rank, 2 * rank + 2), 2 * world
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def requests(self, epoch: int, skip: int = 0) -> Iterator[BatchRequest]:
+        rng = random.Random(epoch)
+        micro_batches = [tuple(rng.sample(indices, self.together)) for indices in self.of.values()]
+        for everyone in micro_batches[skip:]:
+            yield BatchRequest(epoch, everyone, self.rows)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_another_plan_may_choose_the_samples_by_their_identities(root, workers):
+    data = make_set(root)
+    assert data.identities == [0, 0, 1, 1, 0, 0, 1, 1]
+    loader = TrainLoader(data, TwoOfEach(data.identities, 1, 2), workers, False)
+    assert len(loader) == 2
+    first = [batch.index.tolist() for batch in loader.epoch(0)]
+    second = [batch.index.tolist() for batch in loader.epoch(1)]
+    assert first != second
+    assert [[data.identities[index] for index in indices] for indices in first] == [[0, 0], [1, 1]]
+    assert [batch.index.tolist() for batch in loader.epoch(1, skip=1)] == second[1:]
+    loader.close()
 
 
 # ---- samples ---------------------------------------------------------------------------
@@ -151,8 +195,8 @@ def test_a_sample_does_not_depend_on_the_number_of_processes(root):
 def test_a_sample_does_not_depend_on_the_batch_it_is_in(root):
     data = make_set(root)
     whole = contents(data[BatchRequest(5, tuple(range(8)), slice(0, 8))])
-    for place in range(8):
-        assert contents(data[BatchRequest(5, (place,), slice(0, 1))]) == {place: whole[place]}
+    for index in range(8):
+        assert contents(data[BatchRequest(5, (index,), slice(0, 1))]) == {index: whole[index]}
 
 
 def test_samples_change_with_the_epoch_and_with_the_seed(root):
@@ -187,14 +231,29 @@ def test_both_images_are_the_picture_or_its_mirror_image_half_of_the_time(root):
     for epoch in range(100):
         batch = data[BatchRequest(epoch, tuple(range(8)), slice(0, 8))]
         assert batch.image1.dtype == torch.uint8 and batch.image1.shape == (8, 3, *SIZE)
-        for place in range(8):
-            shade = 10 * (place // 2)
-            for image in (batch.image1[place], batch.image2[place]):
+        for index in range(8):
+            shade = 10 * (index // 2)
+            for image in (batch.image1[index], batch.image2[index]):
                 left, right = image[:, :, 0].unique().tolist(), image[:, :, -1].unique().tolist()
                 assert (left, right) in (([shade], [shade + 200]), ([shade + 200], [shade]))
         flipped += list(zip(batch.image1[:, 0, 0, 0] >= 200, batch.image2[:, 0, 0, 0] >= 200, strict=True))
     counts = [sum(pair == (a, b) for pair in flipped) for a in (False, True) for b in (False, True)]
-    assert all(abs(count - 200) < 60 for count in counts)  # 800 pairs, the four kinds alike
+    assert all(abs(count - 200) < 60 for count in counts)  # 800 pairs, the four pairs alike
+
+
+def darker(image: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """An augmentation of the test's own."""
+    return image - rng.randrange(1, 10)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_another_augmentation_makes_both_views(root, workers):
+    data = make_set(root, augment=darker)
+    (batch,) = TrainLoader(data, BatchPlan(8, 8, 0, 1, 3), workers, False).epoch(2)
+    for index, first, second in zip(batch.index.tolist(), batch.image1, batch.image2, strict=True):
+        rng = random.Random(f"3/2/{index}")
+        whole = load_image(root / data.samples[index].image, SIZE)
+        assert torch.equal(first, darker(whole, rng)) and torch.equal(second, darker(whole, rng))
 
 
 # ---- captions --------------------------------------------------------------------------
@@ -225,8 +284,8 @@ def test_the_second_caption_is_one_of_the_same_identity(root):
         batch = data[BatchRequest(epoch, tuple(range(8)), slice(0, 8))]
         for identity, ids in zip(batch.identity.tolist(), words(batch.caption2), strict=True):
             seen.setdefault(identity, set()).add(tuple(ids))
-    for identity, places_of in ((0, (0, 1, 4, 5)), (1, (2, 3, 6, 7))):
-        assert seen[identity] == {tuple(TOKENIZER.encode(CAPTIONS[place], 40).ids) for place in places_of}
+    for identity, own in ((0, (0, 1, 4, 5)), (1, (2, 3, 6, 7))):
+        assert seen[identity] == {tuple(TOKENIZER.encode(CAPTIONS[index], 40).ids) for index in own}
 
 
 def test_a_replacement_of_the_same_text_does_not_count_as_replaced(root):
@@ -251,7 +310,7 @@ def test_a_caption_is_cut_into_word_pieces_once_per_batch(root, monkeypatch):
     encode = data.encode
     monkeypatch.setattr(data, "encode", lambda caption: cut.append(caption) or encode(caption))
     data[BatchRequest(0, (0, 1, 0, 5), slice(0, 2))]
-    assert {CAPTIONS[place] for place in (0, 1, 5)} <= set(cut)
+    assert {CAPTIONS[index] for index in (0, 1, 5)} <= set(cut)
     assert len(cut) == len(set(cut))
 
 
@@ -287,9 +346,9 @@ def test_attributes_stand_on_the_word_pieces_of_the_second_caption(root):
             expected = [0] * batch.attributes.shape[1]
             for number, text in enumerate(marked.get(caption, []), start=1):
                 spans = [(caption.index(word), caption.index(word) + len(word)) for word in text.split()]
-                for place, (start, end) in enumerate(TOKENIZER.encode(caption, 40).offsets):
+                for index, (start, end) in enumerate(TOKENIZER.encode(caption, 40).offsets):
                     if any(start < last and first < end for first, last in spans):
-                        expected[place] = number
+                        expected[index] = number
             assert numbers == expected
             found = max(found, len(marked.get(caption, [])))
         assert batch.attribute_count == found
@@ -322,8 +381,8 @@ def test_iterating_stops_at_an_unreadable_image_and_names_it(root, workers, cont
 def test_batches_before_an_unreadable_image_are_handed_out(root):
     data = make_set(root)
     plan = BatchPlan(8, 1, 0, 1, 3)
-    broken = data.samples[places(plan)[2]].image
-    fine = [data.samples[place].image != broken for place in places(plan)].index(False)
+    broken = data.samples[indices(plan)[2]].image
+    fine = [data.samples[index].image != broken for index in indices(plan)].index(False)
     (root / broken).write_bytes(b"")
     loaded = iter(TrainLoader(data, plan, 0, False).epoch(0))
     for _ in range(fine):

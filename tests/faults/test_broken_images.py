@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from dataset import decoding
 from dataset.annotations import Entry
-from dataset.digests import digest_of
+from dataset.digests import blake2_of
 from dataset.evaluation_split import ImageBlocks, make_split
 from dataset.image_files import missing_images, read_images
 from dataset.images import load_image
@@ -96,7 +96,7 @@ def check_agreement(folder: Path, names: list[str], loaded: list[torch.Tensor | 
             # only what shows in nothing but the coded pixels
             assert quick_fault or content[:2] == b"\xff\xd8" or content[:4] == b"\x89PNG"
         else:
-            assert (fault, digest) == (quick_fault, quick_digest) == (None, digest_of(content))
+            assert (fault, digest) == (quick_fault, quick_digest) == (None, blake2_of(content))
 
 
 # ---- whole files -----------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_damaged_files_end_no_process_and_are_judged_alike_everywhere(good, dama
 def test_a_digest_tells_every_damage(good, damaged, trials):
     trial = trials("damage told by the digest of preparation", DAMAGED)
     folder, names, causes = damaged
-    loaded = load_all(folder, names, [digest_of(good[picture].content) for picture, _ in causes])
+    loaded = load_all(folder, names, [blake2_of(good[picture].content) for picture, _ in causes])
     for name, error in zip(names, loaded, strict=True):
         check_refusal(error, folder / name)
         trial.survive()

@@ -1,0 +1,51 @@
+"""The forms that annotations come in. A data set that `dataset.prepare` shall know is one line of `FORMATS`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dataset.annotation_csv import read_csv_entries
+from dataset.annotation_entries import Problem, RawEntry
+from dataset.annotation_json import read_json_entries
+from utils.errors import UserError, nearest
+
+Reader = Callable[[Path, bool], tuple[list[RawEntry], list[Problem]]]
+"""Reads an annotation file, given whether its entries must name their split. Raises UserError when it cannot."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A data set as it is published: the name of its annotation file, and what reads that."""
+
+    name: str
+    file: str
+    read: Reader
+
+
+FORMATS = (
+    Format("CUHK-PEDES", "reid_raw.json", read_json_entries),
+    Format("ICFG-PEDES", "ICFG-PEDES.json", read_json_entries),
+    Format("RSTPReid", "data_captions.json", partial(read_json_entries, image_key="img_path")),
+    Format("CSV", "annotations.csv", read_csv_entries),
+)
+
+READERS: dict[str, Reader] = {".json": read_json_entries, ".csv": read_csv_entries, ".tsv": read_csv_entries}
+"""What reads the files that training and evaluation are given, by their suffix."""
+
+
+def find_format(name: str) -> Format:
+    """The format of a name in any case, hyphens optional. Raises UserError naming the nearest."""
+
+    def plain(text: str) -> str:
+        return "".join(filter(str.isalnum, text)).lower()
+
+    by_name = {data_format.name.lower(): data_format for data_format in FORMATS}
+    for data_format in FORMATS:
+        if plain(name) == plain(data_format.name):
+            return data_format
+    hint = nearest(name.lower(), by_name)
+    for lower, data_format in by_name.items():
+        hint = hint.replace(f"'{lower}'", f"'{data_format.name}'")
+    known = ", ".join(data_format.name for data_format in FORMATS)
+    raise UserError(f"data set '{name}' is not known{hint}; use one of {known}")
