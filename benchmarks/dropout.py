@@ -84,7 +84,7 @@ def layers(shape: tuple[int, ...], dtype: torch.dtype, repeats: int) -> dict[str
     states, gradient = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(shape).to(dtype)
 
     def run(drop: Drop) -> None:
-        drop(states, P, True).backward(gradient)
+        torch.autograd.grad(drop(states, P, True), states, gradient)
 
     return least({name: partial(run, drop) for name, drop in WAYS.items() if drop is not keep_all}, repeats)
 
