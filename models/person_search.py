@@ -253,8 +253,9 @@ class PersonSearchModel(Momentum):
         rows, prefix, mask = FusionRows(), step.caption.text_prefix, step.caption.tokens.mask
         if "positive" in asked:
             rows.add("positive", prefix, mask)
-        if step.negatives is not None:
+        if step.negatives is not None and "negative_text" in asked:
             rows.add("negative_text", prefix[step.negatives.text], mask[step.negatives.text])
+        if step.negatives is not None and "negative_image" in asked:
             rows.add_crossed("negative_image", prefix, mask, step.negatives.image)
         ids = {name: words.ids for name, words in step.words.items()}
         mask = step.batch.caption.mask

@@ -20,6 +20,7 @@ CONFIGURATION = REPOSITORY / "docs" / "configuration.md"
 FOREIGN = {"--nproc_per_node", "--data-binary"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+every_text = pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CONTRIBUTING.md"], ids=lambda page: page.name)
 
 
 def test_the_readme_is_short():
@@ -31,7 +32,7 @@ def test_every_page_is_reached_from_the_readme():
     assert {page.name for page in PAGES[1:] if page not in linked} == set()
 
 
-@every_page
+@every_text
 def test_every_link_leads_somewhere(page):
     for link in links_of(page):
         if link.startswith("https://"):
@@ -48,7 +49,7 @@ def test_anchors_are_those_of_github(tmp_path):
     assert anchors_of(page) == {"what-is-this_key-2-of-them"}
 
 
-@every_page
+@every_text
 def test_every_python_file_and_name_is_there(page):
     """`folder/file.py`, or `folder/file.py:Class.method`."""
     for code in code_of(page):
@@ -61,15 +62,20 @@ def test_every_python_file_and_name_is_there(page):
 
 
 def defines(tree: ast.AST, names: list[str]) -> bool:
-    """Whether a module or class has a class or function of the first name, and that one the others."""
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    found = next(
-        (node for node in ast.iter_child_nodes(tree) if isinstance(node, kinds) and node.name == names[0]), None
-    )
+    """Whether a module or class has a class, function or value of the first name, and that one the others."""
+    found = next((node for node in ast.iter_child_nodes(tree) if names[0] in names_of(node)), None)
     return found is not None and (len(names) == 1 or defines(found, names[1:]))
 
 
-@every_page
+def names_of(node: ast.AST) -> set[str]:
+    """The names that a statement defines."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+@every_text
 def test_every_folder_and_configuration_is_there(page):
     for code in code_of(page):
         if re.fullmatch(r"(configs|dataset|models|evaluation|search|utils|shell|tests|benchmarks)/[\w/.-]*", code):

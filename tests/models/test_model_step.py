@@ -23,7 +23,7 @@ from torch import Tensor
 from dataset.batch import TextTokens
 from models.fusion import Pairing
 from models.losses import IGNORED
-from models.objectives import LOSSES, only
+from models.objectives import LOSSES, Loss, only
 from models.person_search import PersonSearchModel, negative_weights
 from models.randomness import RandomDraws
 
@@ -151,6 +151,19 @@ def test_alpha_zero_ignores_the_opinion_of_the_momentum_model():
         losses.append([step(model, tiny_batch(IDENTITIES), alpha=alpha)["mlm"].item() for alpha in (0.0, 0.4)])
     assert losses[0][0] == losses[1][0]
     assert losses[0][1] != losses[1][1]
+
+
+@pytest.mark.parametrize("rows", [("positive",), ("positive", "negative_image"), ("negative_text",), ("masked",)])
+def test_the_rows_that_a_loss_asks_for_are_fused_and_no_others(rows, monkeypatch):
+    fused = []
+
+    def spy(given):
+        fused.extend(given.fused)
+        return given.tokens.mean()
+
+    monkeypatch.setitem(LOSSES, "spy", Loss(spy, rows, momentum="always", weight=1.0))
+    step(lived_in(tiny_model(only("spy"))), tiny_batch(IDENTITIES))
+    assert sorted(fused) == sorted(rows)
 
 
 # ---- edges -----------------------------------------------------------------------------

@@ -238,7 +238,9 @@ def test_a_model_with_everything_search_needs_is_accepted():
         for name, value in content(tiny_model(seed=5)).items()
         if not name.startswith(("prd_head", "visual_decoder")) and "position_ids" not in name
     }
-    require_trained(load_weights(mars(), checkpoint, "own.pth"), "own.pth")
+    report = load_weights(mars(), checkpoint, "own.pth")
+    assert "prd_head.weight" in report.fresh
+    require_trained(report, "own.pth")  # raises where search lacks something
 
 
 def test_search_refuses_a_model_whose_cross_attention_is_fresh():

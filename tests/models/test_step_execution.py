@@ -68,7 +68,7 @@ def test_a_step_asks_the_device_nothing(axis):
     pixels = [(50 * image).clamp(0, 255).byte() for image in (batch.image1, batch.image2)]
     batch = replace(batch, image1=pixels[0], image2=pixels[1])
     device = torch.device("cpu")
-    batch.to(device)  # what is copied once and then kept
+    model.normalise(batch.image1)  # copies the statistics of pixels once, and keeps them
     with NoQuestions():
         found, queued = model(batch.to(device), draws.to(device), 0.4)
         sum(found.values()).backward()

@@ -132,3 +132,4 @@ def test_file_names_are_text(page, served):
     ask(page, "a person", "images in")
     hits(page).nth(odd).click()
     page.wait_for_function("document.querySelector('#reasons').innerText.includes('<img src=x')", timeout=60_000)
+    assert page.locator("#reasons img[src=x]").count() == 0

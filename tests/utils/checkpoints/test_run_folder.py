@@ -1,5 +1,6 @@
 """Who may write into the folder of a run, and what is read from it."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -8,7 +9,7 @@ import pytest
 import torch
 from benchmark_data import REPOSITORY
 
-from utils.checkpoints.run_folder import BEST, LAST, PREVIOUS, RunFolder, is_restart
+from utils.checkpoints.run_folder import BEST, LAST, LOCK, PREVIOUS, RunFolder, is_restart
 from utils.errors import UserError
 
 HOLD = """
@@ -42,7 +43,7 @@ def test_a_killed_run_leaves_its_folder_free(other_run, tmp_path):
     other_run.kill()
     other_run.wait()
     with RunFolder(tmp_path).claimed():
-        pass
+        assert str(os.getpid()) in (tmp_path / LOCK).read_text()
 
 
 def content(step: int) -> dict:
