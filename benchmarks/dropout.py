@@ -20,7 +20,7 @@ from torch.nn import functional
 from benchmarks.full_size import configuration, make_batch, make_draws, make_model
 from benchmarks.measure import describe_machine, in_turn, parse_arguments
 from configs.schema import Config
-from models.dropout import LEVELS, draw_mask, dropout
+from models.kernels.dropout import LEVELS, draw_mask, dropout
 from utils.memory import keep_freed_memory
 from utils.optimization import clip_gradients, make_optimizer
 from utils.precision import set_precision
@@ -58,7 +58,7 @@ WAYS: dict[str, Drop] = {"torch": functional.dropout, "product": dropout, "none"
 @contextmanager
 def dropping(way: str) -> Iterator[None]:
     """Within, models drop this way."""
-    with patch("models.dropout.dropout", WAYS[way]), patch("models.attention.drop", WAYS[way]):
+    with patch("models.kernels.dropout.dropout", WAYS[way]), patch("models.kernels.attention.drop", WAYS[way]):
         yield
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from models.linear import product
+from models.kernels.linear import product
 from utils.processes.parallel import available_cores
 
 MIB = 2**20

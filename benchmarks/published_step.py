@@ -16,7 +16,7 @@ from torch.nn.functional import gelu, linear, normalize, softmax
 
 from dataset.batch import TextTokens, TrainBatch
 from models import losses
-from models.decoder import DecoderBlock, VisualDecoder, fill_removed, patchify
+from models.decoder import GEGLU, DecoderBlock, VisualDecoder, fill_removed, patchify
 from models.fusion import Attention, PostNorm, TextEncoder
 from models.image_encoder import ImageEncoder, PatchSubset, take_tokens
 from models.objectives import LOSSES
@@ -75,7 +75,7 @@ def read(encoder: TextEncoder, ids: Tensor, mask: Tensor, image: Tensor | None, 
     for number in layers:
         layer = encoder.layers[number]
         states = bert_attention(layer.attention, states, states, mask)
-        if image is not None and encoder.size.looks_at_image(number):
+        if image is not None and encoder.size.has_cross_attention(number):
             states = bert_attention(layer.crossattention, states, image, None)
         states = post_norm(layer.output, gelu(dense(layer.intermediate.dense, states)), states)
     return states
@@ -100,7 +100,7 @@ def decode(decoder: VisualDecoder, tokens: Tensor, text: Tensor, mask: Tensor) -
             parts = dense(layer.to_q, normed), dense(layer.to_k, source), dense(layer.to_v, source)
             seen = attention(*parts, layer.heads, None if name == "attn1" else mask)
             tokens = tokens + dense(cast(nn.Linear, layer.to_out[0]), seen)
-        value, gate = dense(block.ff.first, block.norm3(tokens)).chunk(2, dim=-1)
+        value, gate = dense(cast(GEGLU, block.ff.net[0]).l, block.norm3(tokens)).chunk(2, dim=-1)
         tokens = tokens + dense(cast(nn.Linear, block.ff.net[2]), value * gelu(gate))
     return tokens
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import describe_machine, parse_arguments, peak_memory_of, seconds_of, show
-from models.scan import selective_scan
+from models.kernels.scan import selective_scan
 from utils.memory import keep_freed_memory
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")

@@ -24,7 +24,7 @@ from dataset.batch import TextTokens
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of, load_blocks
 from evaluation.metrics import count_ahead, rerank_ranks, summarise
 from models.fusion import Packing, Pairing
-from models.linear import prepare_weights
+from models.kernels import prepare_weights
 from models.person_search import PersonSearchModel
 from utils.precision import product_type
 from utils.processes.distributed import is_main, rank, sum_over_processes, world_size
@@ -262,7 +262,7 @@ def score_image(model: PersonSearchModel, texts: "TextPrefixes", tokens: Tensor,
         memory = model.text_encoder.project_images(tokens[None])
         for portion in portions(texts.lengths[captions[order]].tolist(), WORDS_AT_ONCE[tokens.device.type]):
             rows = order[portion]
-            packing = Packing.of(texts.lengths[captions[rows]]).to(tokens.device)
+            packing = Packing.from_lengths(texts.lengths[captions[rows]]).to(tokens.device)
             states = model.text_encoder.fuse_packed(texts.text_prefix(captions[rows]), packing, memory)
             scores[rows.to(tokens.device)] = model.match_logits(states)[:, 1]
     return scores

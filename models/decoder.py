@@ -5,21 +5,20 @@ P patch.
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
-from models.attention import attend
 from models.image_encoder import PatchSubset, take_tokens
-from models.linear import Linear, for_products, through
-from models.recompute import bytes_of, recomputed
+from models.kernels import LayerNorm, Linear, attend, bytes_of, cast_once, elementwise
 
 
 @dataclass(frozen=True)
 class DecoderSize:
+    """Sizes of the decoder; its width is that of the image encoder."""
+
     depth: int = 4
     heads: int = 8
 
@@ -36,42 +35,46 @@ class DecoderAttention(nn.Module):
         self.to_out = nn.ModuleList([Linear(width, width)])
 
     def forward(self, states: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
-        """states [B, N, D] ask, source [B, T, W] answers; mask [B, 1, 1, T] True = keep."""
-        source = for_products(source)
+        """Queries from states [B, N, D], keys and values from source [B, T, W] -> [B, N, D].
+
+        mask [B, 1, 1, T] True = attend.
+        """
+        source = cast_once(source)
         parts = (self.to_q(states), self.to_k(source), self.to_v(source))
         query, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        seen = attend(query, keys, values, mask)
-        return self.to_out[0](seen.transpose(1, 2).flatten(2))
+        attended = attend(query, keys, values, mask)
+        return self.to_out[0](attended.transpose(1, 2).flatten(2))
 
 
-class GatedLinear(nn.Module):
-    """The first half of GEGLU: D -> 8D, a value and a gate of 4D each."""
+class GEGLU(nn.Module):
+    """value * GELU(gate) of one product (Shazeer, 2020): D -> 4D."""
 
     def __init__(self, width: int):
         super().__init__()
         self.l = Linear(width, 8 * width)
 
+    def forward(self, states: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, 4D]."""
+        both = self.l(states)
+        return elementwise(gated_gelu, both, inner=bytes_of(*both.shape, like=both))
+
+
+def gated_gelu(both: Tensor) -> Tensor:
+    """Values and gates side by side [..., 8D] -> value * GELU(gate) [..., 4D]."""
+    value, gate = both.chunk(2, dim=-1)
+    return value * gelu(gate)
+
 
 class FeedForward(nn.Module):
-    """GEGLU: value * GELU(gate), 4D -> D."""
+    """D -> 4D by GEGLU, 4D -> D."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.net = nn.Sequential(GatedLinear(width), nn.Identity(), Linear(4 * width, width))
+        self.net = nn.Sequential(GEGLU(width), nn.Identity(), Linear(4 * width, width))
 
-    @property
-    def first(self) -> Linear:
-        """What makes values and gates."""
-        return cast(GatedLinear, self.net[0]).l
-
-    def forward(self, states: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """[B, N, D], to be normed -> [B, N, D]."""
-        both = through(norm, self.first, states)
-        return recomputed(self.gate, both, kept=bytes_of(*both.shape, like=both))
-
-    def gate(self, both: Tensor) -> Tensor:
-        value, gate = both.chunk(2, dim=-1)
-        return self.net[2](value * gelu(gate))
+    def forward(self, states: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        return self.net(states)
 
 
 class DecoderBlock(nn.Module):
@@ -82,13 +85,15 @@ class DecoderBlock(nn.Module):
         self.attn1 = DecoderAttention(width, width, heads)
         self.attn2 = DecoderAttention(width, text_width, heads)
         self.ff = FeedForward(width)
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2, self.norm3 = LayerNorm(width), LayerNorm(width)
 
     def forward(self, states: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        normed = for_products(self.norm1(states))
+        """states [B, N, D], text [B, T, W], text_mask [B, 1, 1, T] True = word -> [B, N, D]."""
+        normed = cast_once(self.norm1(states))
         states = states + self.attn1(normed, normed)
         states = states + self.attn2(self.norm2(states), text, text_mask)
-        return states + self.ff(states, self.norm3)
+        return states + self.ff(self.norm3(states))
 
 
 class VisualDecoder(nn.Module):
@@ -111,15 +116,15 @@ class VisualDecoder(nn.Module):
 
 
 def fill_removed(visible: Tensor, keep: PatchSubset, mask_token: Tensor) -> Tensor:
-    """Put kept tokens back at their places and the mask token [1, 1, D] at the others.
+    """Put kept tokens back at their indices and the mask token [1, 1, D] at the others.
 
     visible [B, 1 + K, D], CLS first -> [B, 1 + L, D].
     """
     source = torch.cat([visible[:, 1:], mask_token.to(visible.dtype).expand(visible.shape[0], -1, -1)], dim=1)
-    # each place takes the next kept token, or the mask token that stands last
+    # each index takes the next kept token, or the mask token, which is the last
     rank = (~keep.removed).cumsum(1) - 1
-    place = torch.where(keep.removed, source.shape[1] - 1, rank)
-    return torch.cat([visible[:, :1], take_tokens(source, place)], dim=1)
+    index = torch.where(keep.removed, source.shape[1] - 1, rank)
+    return torch.cat([visible[:, :1], take_tokens(source, index)], dim=1)
 
 
 def patchify(image: Tensor, patch: int) -> Tensor:

@@ -1,11 +1,11 @@
-"""BERT that reads a caption and, through cross-attention, looks at images.
+"""BERT that encodes a caption and, through cross-attention, fuses it with images.
 
-Letters: R text rows, T text tokens, S words of all rows together, B images, N image tokens,
+Letters: R text rows, T text tokens, S words of all rows together (packed), B images, N image tokens,
 D width, A heads, V vocabulary.
 
 Most of the work of fusion is the projection of image tokens to keys and values, and it
 depends on the image alone. So images are projected once, into an `ImageKeysValues`, and any
-number of text rows look at it: the five passes of a training step, or all captions that
+number of text rows attend to it: the five passes of a training step, or all captions that
 have the image among their candidates when a gallery is re-ranked. Rows that share an
 image stand side by side on the query axis (image tokens are never masked), so keys and
 values are not copied; rows that all share one image need no padding either (`Packing`).
@@ -13,19 +13,14 @@ values are not copied; rows that all share one image need no padding either (`Pa
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
-from models.attention import attend
-from models.dropout import Dropout
 from models.fusion_size import FusionSize
-from models.linear import Linear, for_products, through
-from models.recompute import bytes_of, recomputed
+from models.kernels import GELU, Dropout, Linear, attend, attend_indexed, cast_once
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class ImageKeysValues:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which image each of R text rows looks at.
+    """Which image each of R text rows attends to.
 
     aligned: the first `aligned` * B rows are that many stacks of B texts, text i with image i.
     crossed: image number of each remaining row [R - aligned * B]; None when there are none.
@@ -52,32 +47,32 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Packing:
-    """R texts that look at one image, word after word in a single row [1, S, D] without padding.
+    """R texts that attend to one image, word after word in a single row [1, S, D] without padding.
 
-    Only self-attention must take them apart. mask [R, T] True = word; places [R, T]: where each word
-    stands in the row (padding: where the last word does); words [S]: which of R * T are no padding.
+    Self-attention alone must unpack them. mask [R, T] True = word; indices [R, T]: of each word in the
+    row (padding: of the last word); words [S]: which of R * T are not padding.
     """
 
     mask: Tensor
-    places: Tensor
+    indices: Tensor
     words: Tensor
 
     @classmethod
-    def of(cls, lengths: Tensor) -> "Packing":
+    def from_lengths(cls, lengths: Tensor) -> "Packing":
         """Texts of these lengths [R], one after the other."""
         position = torch.arange(int(lengths.max()), device=lengths.device)
         mask, starts = position < lengths[:, None], lengths.cumsum(0) - lengths
-        places = starts[:, None] + position.minimum(lengths[:, None] - 1)
-        return cls(mask, places, mask.flatten().nonzero().squeeze(1))
+        indices = starts[:, None] + position.minimum(lengths[:, None] - 1)
+        return cls(mask, indices, mask.flatten().nonzero().squeeze(1))
 
     def to(self, device: torch.device) -> "Packing":
-        return Packing(*(part.to(device, non_blocking=True) for part in (self.mask, self.places, self.words)))
+        return Packing(*(part.to(device, non_blocking=True) for part in (self.mask, self.indices, self.words)))
 
-    def apart(self, row: Tensor) -> Tensor:
+    def unpack(self, row: Tensor) -> Tensor:
         """[1, S, D] -> [R, T, D]."""
-        return row[0].index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
+        return row[0].index_select(0, self.indices.flatten()).unflatten(0, self.indices.shape)
 
-    def together(self, texts: Tensor) -> Tensor:
+    def pack(self, texts: Tensor) -> Tensor:
         """[R, T, D] -> [1, S, D]."""
         return texts.flatten(0, 1).index_select(0, self.words)[None]
 
@@ -87,24 +82,24 @@ class LayerContext:
     """What a layer reads beside its own states."""
 
     mask: Tensor  # [R, 1, 1, T] True = word
-    memory: ImageKeysValues | None = None
+    images: ImageKeysValues | None = None
     pairing: Pairing = field(default_factory=Pairing)
     cls_only: bool = False
     packing: Packing | None = None
-    image: tuple[Tensor, Tensor] | None = None  # this layer's keys and values of the memory
+    keys_values: tuple[Tensor, Tensor] | None = None  # those of `images` for this layer
 
     def at(self, number: int) -> "LayerContext":
         """What layer `number` reads. The same for all layers but for tensors, so that one compiled layer serves all."""
-        return self if self.memory is None else replace(self, memory=None, image=self.memory.layers[number])
+        return self if self.images is None else replace(self, images=None, keys_values=self.images.layers[number])
 
-    def asking(self, states: Tensor) -> Tensor:
-        """The states that a layer is to renew: all, or CLS of each text ([R, 1, D]; packed [1, R, D])."""
+    def queries(self, states: Tensor) -> Tensor:
+        """The states that a layer updates: all, or CLS of each text ([R, 1, D]; packed [1, R, D])."""
         if not self.cls_only:
             return states
-        return states[:, :1] if self.packing is None else states[:, self.packing.places[:, 0]]
+        return states[:, :1] if self.packing is None else states[:, self.packing.indices[:, 0]]
 
 
-def look_at_images(query: Tensor, keys: Tensor, values: Tensor, pairing: Pairing, dropout: float) -> Tensor:
+def attend_to_images(query: Tensor, keys: Tensor, values: Tensor, pairing: Pairing, dropout: float) -> Tensor:
     """Cross-attention of text queries [R, A, T, d] to the images they are paired with.
 
     keys and values are [B, A, N, d]; returns [R, A, T, d].
@@ -112,19 +107,12 @@ def look_at_images(query: Tensor, keys: Tensor, values: Tensor, pairing: Pairing
     images, stacks = keys.shape[0], pairing.aligned
     own = query[: stacks * images].unflatten(0, (stacks, images))  # [S, B, A, T, d]
     own = own.permute(1, 2, 0, 3, 4)  # [B, A, S, T, d]
-    seen = attend(own.flatten(2, 3), keys, values, dropout=dropout)
-    seen = seen.unflatten(2, own.shape[2:4]).permute(2, 0, 1, 3, 4).flatten(0, 1)
+    attended = attend(own.flatten(2, 3), keys, values, dropout=dropout)
+    attended = attended.unflatten(2, own.shape[2:4]).permute(2, 0, 1, 3, 4).flatten(0, 1)
     if pairing.crossed is None:
-        return seen
-    look = partial(look_across, crossed=pairing.crossed, dropout=dropout)
-    kept = 2 * bytes_of(len(pairing.crossed), *keys.shape[1:], like=keys)
-    other = recomputed(look, query[stacks * images :], keys, values, kept=kept, random=dropout > 0)
-    return torch.cat([seen, other])
-
-
-def look_across(query: Tensor, keys: Tensor, values: Tensor, crossed: Tensor, dropout: float) -> Tensor:
-    """Cross-attention of queries [R, A, T, d] to the images numbered `crossed` [R], which are copied for it."""
-    return attend(query, keys[crossed], values[crossed], dropout=dropout)
+        return attended
+    crossed = attend_indexed(query[stacks * images :], keys, values, pairing.crossed, dropout)
+    return torch.cat([attended, crossed])
 
 
 class Projections(nn.Module):
@@ -147,11 +135,8 @@ class PostNorm(nn.Module):
         self.dropout = Dropout(size.hidden_dropout_prob)
 
     def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
-        return self.add(self.dense(inner), residual)
-
-    def add(self, states: Tensor, residual: Tensor) -> Tensor:
-        """What follows the dense layer."""
-        return self.LayerNorm(self.dropout(states) + residual)
+        """inner [R, T, inner width], residual [R, T, D] -> [R, T, D]."""
+        return self.LayerNorm(self.dropout(self.dense(inner)) + residual)
 
 
 class Attention(nn.Module):
@@ -170,37 +155,43 @@ class Attention(nn.Module):
 
     def project_source(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of `source` [B, N, W]: two of [B, A, N, D / A]."""
-        source = for_products(source)
+        source = cast_once(source)
         return self.split(self.self.key(source)), self.split(self.self.value(source))
 
-    def finish(self, seen: Tensor, residual: Tensor) -> Tensor:
-        return self.output(seen.transpose(1, 2).flatten(2), residual)
+    def merge(self, attended: Tensor, residual: Tensor) -> Tensor:
+        """Join the heads: attended [R, A, T, D / A], residual [R, T, D] -> [R, T, D]."""
+        return self.output(attended.transpose(1, 2).flatten(2), residual)
 
     def to_text(self, source: Tensor, context: LayerContext) -> Tensor:
-        """Self-attention: of `source` [R, T, D] those that the context says ask, all answer; [R, T', D]."""
-        states, source = context.asking(source), for_products(source)
-        query, keys, values = self.self.query(context.asking(source)), self.self.key(source), self.self.value(source)
+        """Self-attention of the queries that the context asks for among `source` [R, T, D] to all of it: [R, T', D]."""
+        states, source = context.queries(source), cast_once(source)
+        query, keys, values = self.self.query(context.queries(source)), self.self.key(source), self.self.value(source)
         packing, dropout = context.packing, self.dropout * self.training
         if packing is None:
             query, keys, values = (self.split(part) for part in (query, keys, values))
-            return self.finish(attend(query, keys, values, context.mask, dropout), states)
-        query = query.transpose(0, 1) if context.cls_only else packing.apart(query)
-        query, keys, values = (self.split(part) for part in (query, packing.apart(keys), packing.apart(values)))
-        seen = attend(query, keys, values, context.mask, dropout).transpose(1, 2).flatten(2)  # [R, T', D]
-        return self.output(seen.transpose(0, 1) if context.cls_only else packing.together(seen), states)
+            return self.merge(attend(query, keys, values, context.mask, dropout), states)
+        query = query.transpose(0, 1) if context.cls_only else packing.unpack(query)
+        query, keys, values = (self.split(part) for part in (query, packing.unpack(keys), packing.unpack(values)))
+        attended = attend(query, keys, values, context.mask, dropout).transpose(1, 2).flatten(2)  # [R, T', D]
+        return self.output(attended.transpose(0, 1) if context.cls_only else packing.pack(attended), states)
 
     def to_images(self, states: Tensor, keys: Tensor, values: Tensor, pairing: Pairing) -> Tensor:
-        """Cross-attention to projected images."""
+        """Cross-attention of states [R, T, D] to projected images: [R, T, D]."""
         query, dropout = self.split(self.self.query(states)), self.dropout * self.training
-        return self.finish(look_at_images(query, keys, values, pairing, dropout), states)
+        return self.merge(attend_to_images(query, keys, values, pairing, dropout), states)
 
 
 class Intermediate(nn.Module):
-    """The first half of a feed-forward network."""
+    """The first half of a feed-forward network: dense, GELU."""
 
     def __init__(self, size: FusionSize):
         super().__init__()
         self.dense = Linear(size.hidden_size, size.intermediate_size)
+        self.act = GELU()
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[R, T, D] -> [R, T, intermediate width]."""
+        return self.act(self.dense(states))
 
 
 class Layer(nn.Module):
@@ -209,28 +200,28 @@ class Layer(nn.Module):
     def __init__(self, size: FusionSize, number: int):
         super().__init__()
         self.attention = Attention(size, size.hidden_size)
-        if size.looks_at_image(number):
+        if size.has_cross_attention(number):
             self.crossattention = Attention(size, size.encoder_width)
         self.intermediate = Intermediate(size)
         self.output = PostNorm(size.intermediate_size, size)
 
     def forward(self, states: Tensor, context: LayerContext) -> Tensor:
         """[R, T, D] -> [R, T, D], or [R, 1, D] when only CLS is asked for."""
-        return self.after_text(self.attend_to_text(states, context), context)
+        return self.after_self_attention(self.attend_to_text(states, context), context)
 
     def attend_to_text(self, states: Tensor, context: LayerContext) -> Tensor:
         """Self-attention, the part that does not depend on an image."""
         return self.attention.to_text(states, context)
 
-    def after_text(self, asking: Tensor, context: LayerContext) -> Tensor:
+    def after_self_attention(self, states: Tensor, context: LayerContext) -> Tensor:
         """What follows self-attention."""
-        if context.image is not None:
-            asking = self.crossattention.to_images(asking, *context.image, context.pairing)
-        return self.feed_forward(asking)
+        if context.keys_values is not None:
+            states = self.crossattention.to_images(states, *context.keys_values, context.pairing)
+        return self.feed_forward(states)
 
-    def feed_forward(self, asking: Tensor) -> Tensor:
+    def feed_forward(self, states: Tensor) -> Tensor:
         """What follows all attention."""
-        return self.output.add(through(gelu, self.output.dense, self.intermediate.dense(asking)), asking)
+        return self.output(self.intermediate(states), states)
 
 
 class Embeddings(nn.Module):
@@ -278,10 +269,12 @@ class HeadTransform(nn.Module):
     def __init__(self, size: FusionSize):
         super().__init__()
         self.dense = Linear(size.hidden_size, size.hidden_size)
+        self.act = GELU()
         self.LayerNorm = nn.LayerNorm(size.hidden_size, eps=size.layer_norm_eps)
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.LayerNorm(gelu(self.dense(states)))
+        """[..., D] -> [..., D]."""
+        return self.LayerNorm(self.act(self.dense(states)))
 
 
 class Predictions(nn.Module):
@@ -296,6 +289,7 @@ class Predictions(nn.Module):
         self.bias = self.decoder.bias
 
     def forward(self, states: Tensor) -> Tensor:
+        """[..., D] -> [..., V]."""
         return self.decoder(self.transform(states))
 
 
@@ -337,7 +331,7 @@ class TextEncoder(nn.Module):
         """Layers `layers` on states [R, T, D]; attended: the self-attention of the first one is done."""
         for number in layers:
             layer = self.layers[number]
-            part = layer.after_text if attended and number == layers.start else layer
+            part = layer.after_self_attention if attended and number == layers.start else layer
             states = self.call(part, states, context.at(number))
         return states
 
@@ -350,8 +344,8 @@ class TextEncoder(nn.Module):
     def encode_prefix(self, ids: Tensor, mask: Tensor) -> Tensor:
         """What text-only and multi-modal passes have in common: [R, T] -> [R, T, D].
 
-        ids are token ids, mask is True on words. The layers below the first one that looks at
-        images; when that is layer 0, its self-attention.
+        ids are token ids, mask is True on words. The layers below the first one with cross-attention;
+        when that is layer 0, its self-attention.
         """
         context = LayerContext(mask[:, None, None])
         states = self.run(self.bert.embeddings(ids), range(self.size.first_cross_layer), context)
@@ -361,7 +355,7 @@ class TextEncoder(nn.Module):
         """From where `encode_prefix` stopped through the layers below `end`."""
         return self.run(text_prefix, range(self.size.first_cross_layer, end), context, attended=self.size.full_ca)
 
-    def read(self, text_prefix: Tensor, mask: Tensor) -> Tensor:
+    def encode_text(self, text_prefix: Tensor, mask: Tensor) -> Tensor:
         """Text-only states [R, T, D]: layers below `fusion_layer`, without cross-attention."""
         return self.run_below(text_prefix, self.size.fusion_layer, LayerContext(mask[:, None, None]))
 
@@ -373,21 +367,21 @@ class TextEncoder(nn.Module):
         return ImageKeysValues({n: (keys.contiguous(), values.contiguous()) for n, (keys, values) in projected.items()})
 
     def fuse(
-        self, text_prefix: Tensor, mask: Tensor, memory: ImageKeysValues, pairing: Pairing, cls_only: bool = False
+        self, text_prefix: Tensor, mask: Tensor, images: ImageKeysValues, pairing: Pairing, cls_only: bool = False
     ) -> Tensor:
-        """Multi-modal states [R, T, D] of texts that look at images; [R, 1, D] with `cls_only`.
+        """Multi-modal states [R, T, D] of texts and the images they are paired with; [R, 1, D] with `cls_only`.
 
         text_prefix comes from `encode_prefix`, mask [R, T] is True on words.
         """
-        return self.finish(text_prefix, LayerContext(mask[:, None, None], memory, pairing), cls_only)
+        return self.run_fusion(text_prefix, LayerContext(mask[:, None, None], images, pairing), cls_only)
 
-    def fuse_packed(self, text_prefix: Tensor, packing: Packing, memory: ImageKeysValues) -> Tensor:
-        """Multi-modal CLS states [R, D] of texts, packed as text_prefix [S, D], that look at one image."""
-        context = LayerContext(packing.mask[:, None, None], memory, packing=packing)
-        return self.finish(text_prefix[None], context, cls_only=True)[0]
+    def fuse_packed(self, text_prefix: Tensor, packing: Packing, image: ImageKeysValues) -> Tensor:
+        """Multi-modal CLS states [R, D] of texts, packed as text_prefix [S, D], and one image."""
+        context = LayerContext(packing.mask[:, None, None], image, packing=packing)
+        return self.run_fusion(text_prefix[None], context, cls_only=True)[0]
 
-    def finish(self, text_prefix: Tensor, context: LayerContext, cls_only: bool) -> Tensor:
-        """All layers from where `encode_prefix` stopped; the last one renews CLS alone with `cls_only`."""
+    def run_fusion(self, text_prefix: Tensor, context: LayerContext, cls_only: bool) -> Tensor:
+        """All layers from where `encode_prefix` stopped; the last one updates CLS alone with `cls_only`."""
         last = self.size.num_hidden_layers - 1
         states = self.run_below(text_prefix, last, context)
         return self.run(states, range(last, last + 1), replace(context, cls_only=cls_only))

@@ -2,8 +2,8 @@
 
 Letters: B batch, R rows, T text tokens, D width.
 
-Positives, negative texts, masked words and replaced words look at the same B images; only
-the texts with a negative image look at another. Stacked as rows, they share one
+Positives, negative texts, masked words and replaced words attend to the same B images; only
+the texts with a negative image attend to another. Stacked as rows, they share one
 projection of the images and one run through the layers.
 """
 
@@ -29,16 +29,16 @@ class FusionRows:
         self.blocks[name] = text_prefix, mask
 
     def add_crossed(self, name: str, text_prefix: Tensor, mask: Tensor, images: Tensor) -> None:
-        """Texts that look at other images: text i at image `images[i]`."""
+        """Texts that attend to other images: text i to image `images[i]`."""
         self.add(name, text_prefix, mask)
         self.crossed, self.crossed_images = name, images
 
-    def fuse(self, encoder: TextEncoder, memory: ImageKeysValues) -> dict[str, Tensor]:
+    def fuse(self, encoder: TextEncoder, images: ImageKeysValues) -> dict[str, Tensor]:
         """Multi-modal states by name, each [B, T of that block, D]."""
         order = sorted(self.blocks, key=lambda name: name == self.crossed)
         length = max(mask.shape[1] for _, mask in self.blocks.values())
         text_prefix = torch.cat([pad(self.blocks[n][0], (0, 0, 0, length - self.blocks[n][0].shape[1])) for n in order])
         mask = torch.cat([pad(self.blocks[n][1], (0, length - self.blocks[n][1].shape[1])) for n in order])
         pairing = Pairing(len(order) - (self.crossed is not None), self.crossed_images)
-        states = encoder.fuse(text_prefix, mask, memory, pairing).chunk(len(order))
+        states = encoder.fuse(text_prefix, mask, images, pairing).chunk(len(order))
         return {n: part[:, : self.blocks[n][1].shape[1]] for n, part in zip(order, states, strict=True)}

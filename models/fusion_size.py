@@ -52,7 +52,7 @@ class FusionSize(Section):
             raise ValueError(f"pad_token_id {self.pad_token_id} lies outside the vocabulary of {self.vocab_size}")
         return self
 
-    def looks_at_image(self, layer: int) -> bool:
+    def has_cross_attention(self, layer: int) -> bool:
         """Whether layer number `layer` has cross-attention."""
         return self.full_ca or layer >= self.fusion_layer
 

@@ -1,9 +1,9 @@
-"""Where a word looks: Grad-CAM on cross-attention maps, as ALBEF uses it (section 6; Selvaraju et al., 2017).
+"""What a word attends to: Grad-CAM on cross-attention maps, as ALBEF uses it (section 6; Selvaraju et al., 2017).
 
 Letters: B pairs of caption and image, A heads, T text tokens, L patches, N image tokens (1 + L), C attributes, D width.
 
 The map of a word is its attention to each patch in one fusion layer times the gradient of a match logit by that
-attention, negative products left out, averaged over heads: the patches that this word looked at and that spoke for a
+attention, negative products left out, averaged over heads: the patches that this word attended to and that spoke for a
 match.
 """
 
@@ -36,8 +36,8 @@ class WordMaps:
 
 
 def usual_layer(encoder: TextEncoder) -> int:
-    """The layer whose maps are looked at when none is asked for: the fourth from the top (ALBEF: 8 of 0-11), or the
-    first one that looks at images. In small models maps of later layers hardly depend on the word."""
+    """The layer whose maps are drawn by default: the fourth from the top (ALBEF: 8 of 0-11), or the first one with
+    cross-attention. In small models maps of later layers hardly depend on the word."""
     return max(encoder.size.first_cross_layer, encoder.size.num_hidden_layers - 4)
 
 
@@ -74,10 +74,10 @@ def word_maps(
     layer = usual_layer(encoder) if layer is None else layer
     require_maps(encoder, layer, target)
     with torch.no_grad():
-        memory = encoder.project_images(model.visual_encoder(model.normalise(images)))
+        keys_values = encoder.project_images(model.visual_encoder(model.normalise(images)))
         text_prefix = encoder.encode_prefix(text.ids, text.mask)
     with torch.enable_grad():
-        states, attention = fuse_watched(encoder, text_prefix, text.mask, memory, layer)
+        states, attention = fuse_with_maps(encoder, text_prefix, text.mask, keys_values, layer)
         match = model.match_logits(states[:, 0])[:, 1]
         weights = attribute_weights(attributes, int(attributes.max()))  # [B, C, T]
         by_attribute = model.match_logits(weights @ states.float())[..., 1]  # [B, C]
@@ -99,27 +99,27 @@ def attribute_gradient(logits: Tensor, attention: Tensor, attributes: Tensor) ->
     return gradient
 
 
-def fuse_watched(
-    encoder: TextEncoder, text_prefix: Tensor, mask: Tensor, memory: ImageKeysValues, layer: int
+def fuse_with_maps(
+    encoder: TextEncoder, text_prefix: Tensor, mask: Tensor, keys_values: ImageKeysValues, layer: int
 ) -> tuple[Tensor, Tensor]:
     """`TextEncoder.fuse` with the attention maps [B, A, T, N] of one layer: (states [B, T, D], maps)."""
-    size, context = encoder.size, LayerContext(mask[:, None, None], memory, Pairing())
+    size, context = encoder.size, LayerContext(mask[:, None, None], keys_values, Pairing())
     first, here = size.first_cross_layer, encoder.layers[layer]
     done = size.full_ca and layer == first  # its self-attention
     with torch.no_grad():  # the gradient ends at the maps
         states = encoder.run(text_prefix, range(first, layer), context, attended=size.full_ca)
-        asking = states if done else here.attend_to_text(states, context.at(layer))
-    states, maps = look_watched(here, asking, *memory.layers[layer])
+        states = states if done else here.attend_to_text(states, context.at(layer))
+    states, maps = cross_attend_with_maps(here, states, *keys_values.layers[layer])
     return encoder.run(states, range(layer + 1, size.num_hidden_layers), context), maps
 
 
-def look_watched(layer: Layer, asking: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def cross_attend_with_maps(layer: Layer, states: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """What follows self-attention: states [B, T, D], and the attention maps [B, A, T, N], which take a gradient."""
     attention = layer.crossattention
-    query = attention.split(attention.self.query(asking))
+    query = attention.split(attention.self.query(states))
     maps = softmax((query * query.shape[-1] ** -0.5) @ keys.transpose(-1, -2), dim=-1)
     maps = maps.detach().requires_grad_()
-    return layer.feed_forward(attention.finish(maps @ values, asking)), maps
+    return layer.feed_forward(attention.merge(maps @ values, states)), maps
 
 
 def attribute_maps(maps: Tensor, attributes: Tensor) -> Tensor:

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from models import losses
 from models.decoder import DecoderSize, VisualDecoder, patchify
 from models.image_encoder import PatchSubset
-from models.linear import Linear
-from models.recompute import bytes_of, recomputed
+from models.kernels import Linear, bytes_of, checkpointed
 from models.training_step import TrainingStep
 from utils.config import Count, Fraction, NotNegative, Part, Positive, Section
 from utils.errors import nearest
@@ -138,7 +137,7 @@ def masked_words(step: TrainingStep) -> Tensor:
         return losses.masked_language(logits, labels, opinion, step.alpha, axis, total)
 
     vocabulary = model.text_encoder.cls.predictions.bias
-    return recomputed(loss, states, kept=bytes_of(labels.numel(), len(vocabulary), like=vocabulary))
+    return checkpointed(loss, states, kept=bytes_of(labels.numel(), len(vocabulary), like=vocabulary))
 
 
 def replaced_pair(step: TrainingStep) -> Tensor:

@@ -131,7 +131,7 @@ class PersonSearchModel(Momentum):
     def encode_text(self, text: TextTokens) -> Reading:
         """A caption encoded without images."""
         text_prefix = self.text_encoder.encode_prefix(text.ids, text.mask)
-        states = self.text_encoder.read(text_prefix, text.mask)
+        states = self.text_encoder.encode_text(text_prefix, text.mask)
         return Reading(text, text_prefix, states, embed(self.text_proj, states))
 
     def match_scores(self, text_prefix: Tensor, mask: Tensor, images: ImageKeysValues, pairing: Pairing) -> Tensor:
@@ -152,7 +152,7 @@ class PersonSearchModel(Momentum):
         """The momentum model's image tokens [B, N, D], image embeddings and text embeddings [B, E]."""
         tokens = self.visual_encoder_m(image)
         text_prefix = self.text_encoder_m.encode_prefix(text.ids, text.mask)
-        states = self.text_encoder_m.read(text_prefix, text.mask)
+        states = self.text_encoder_m.encode_text(text_prefix, text.mask)
         return tokens, embed(self.vision_proj_m, tokens), embed(self.text_proj_m, states)
 
     def make_draws(self, seed: int, epoch: int, samples: list[int]) -> RandomDraws:

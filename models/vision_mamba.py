@@ -1,6 +1,6 @@
 """Vision Mamba image encoder (Vim: Zhu et al., 2024), as MAMBA-TBPS uses it: bidirectional, CLS in the middle.
 
-Letters: B batch, N image tokens (1 + patches), D width, I inner width (2 D), S states of a channel, R rank of the pace.
+Letters: B batch, N image tokens (1 + patches), D width, I inner width (2 D), S states of a channel, R rank of delta.
 """
 
 import math
@@ -14,27 +14,26 @@ from torch.nn.functional import conv2d, silu
 from torch.utils.checkpoint import checkpoint
 
 from models.image_encoder import PatchEncoder, VisionSize, drop_rates
-from models.linear import Linear, for_products
-from models.recompute import bytes_of, recomputed
-from models.scan import selective_scan
+from models.kernels import Linear, bytes_of, cast_once, elementwise
+from models.kernels.scan import selective_scan
 from utils.precision import full_precision
 
-PACE_RANGE = (1e-3, 1e-1)  # of the steps d at the start
-PACE_LEAST = 1e-4
+DELTA_RANGE = (1e-3, 1e-1)  # of softplus(bias) at the start
+DELTA_MIN = 1e-4
 
 
-class PaceProjection(Linear):
+class DeltaProjection(Linear):
     """R -> I; its bias is added in float32, by the scan."""
 
     adds_bias = False
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """d = softplus(bias) is log-uniform in PACE_RANGE where the input says nothing (Mamba, section 3.6)."""
+        """d = softplus(bias) is log-uniform in DELTA_RANGE where the input says nothing (Mamba, section 3.6)."""
         nn.init.uniform_(self.weight, -(self.in_features**-0.5), self.in_features**-0.5)
-        low, high = (math.log(end) for end in PACE_RANGE)
-        pace = torch.exp(torch.rand(self.out_features) * (high - low) + low).clamp(min=PACE_LEAST)
-        self.bias.copy_(pace + torch.log(-torch.expm1(-pace)))  # inverse of softplus
+        low, high = (math.log(end) for end in DELTA_RANGE)
+        delta = torch.exp(torch.rand(self.out_features) * (high - low) + low).clamp(min=DELTA_MIN)
+        self.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # inverse of softplus
 
 
 class Mixer(nn.Module):
@@ -50,9 +49,9 @@ class Mixer(nn.Module):
         for suffix in ("", "_b"):
             setattr(self, f"conv1d{suffix}", nn.Conv1d(inner, inner, convolution, groups=inner))
             setattr(self, f"x_proj{suffix}", Linear(inner, self.rank + 2 * states, bias=False))
-            setattr(self, f"dt_proj{suffix}", PaceProjection(self.rank, inner))
-            paces = torch.arange(1, states + 1, dtype=torch.float32).log().repeat(inner, 1)
-            setattr(self, f"A{suffix}_log", nn.Parameter(paces))
+            setattr(self, f"dt_proj{suffix}", DeltaProjection(self.rank, inner))
+            decay_rates = torch.arange(1, states + 1, dtype=torch.float32).log().repeat(inner, 1)
+            setattr(self, f"A{suffix}_log", nn.Parameter(decay_rates))
             setattr(self, f"D{suffix}", nn.Parameter(torch.ones(inner)))
             getattr(self, f"dt_proj{suffix}").initialise()
         self.out_proj = Linear(inner, width, bias=False)
@@ -60,27 +59,29 @@ class Mixer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
         x, z = self.in_proj(tokens).chunk(2, dim=-1)  # [B, N, I] each
-        seen = self.read(x, "") + self.read(x, "_b")
-        return recomputed(self.gate, seen, z, kept=2 * bytes_of(*seen.shape, like=seen))
+        scanned = self.scan(x, "") + self.scan(x, "_b")  # both directions share gate and output projection
+        return self.out_proj(elementwise(gated, scanned, z, inner=2 * bytes_of(*scanned.shape, like=scanned)))
 
-    def gate(self, seen: Tensor, z: Tensor) -> Tensor:
-        """Both directions [B, N, I] share their gate and their way out: [B, N, D]."""
-        return self.out_proj(seen * silu(z) / 2)
-
-    def read(self, x: Tensor, suffix: str) -> Tensor:
+    def scan(self, x: Tensor, suffix: str) -> Tensor:
         """x [B, N, I] from the first token to the last, or with suffix `_b` from the last to the first: [B, N, I]."""
         backwards = suffix == "_b"
-        convolution, projection, pace, decay, skip = (
+        convolution, projection, delta_projection, A_log, D = (
             getattr(self, name)
             for name in (f"conv1d{suffix}", f"x_proj{suffix}", f"dt_proj{suffix}", f"A{suffix}_log", f"D{suffix}")
         )
         u = silu(convolve(x, convolution.weight, convolution.bias, backwards))
-        r, written, asked = projection(u).split([self.rank, self.states, self.states], dim=-1)
-        return selective_scan(u, pace(r), -torch.exp(decay), written, asked, skip, pace.bias, backwards)
+        low_rank, B, C = projection(u).split([self.rank, self.states, self.states], dim=-1)
+        delta, bias = delta_projection(low_rank), delta_projection.bias
+        return selective_scan(u, delta, -torch.exp(A_log), B, C, D, delta_bias=bias, reverse=backwards)
+
+
+def gated(scanned: Tensor, z: Tensor) -> Tensor:
+    """The mean of two directions, whose sum `scanned` [B, N, I] is, times SiLU of the gate z [B, N, I]."""
+    return scanned * silu(z) / 2
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, backwards: bool) -> Tensor:
-    """Each channel of x [B, N, I] with its own weight [I, 1, W]; no token sees what the scan has yet to read.
+    """Each channel of x [B, N, I] with its own weight [I, 1, W]; no token reads what the scan has yet to reach.
 
     As a convolution of images of height 1 whose channels come last, which is how tokens lie in memory.
     """
@@ -88,12 +89,12 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, backwards: bool) -> Tensor
     if backwards:
         weight = weight.flip(-1)
     # on a CPU its gradient takes ten times as long in bfloat16
-    kind = weight.dtype if x.device.type == "cpu" else x.dtype
-    image = x.to(kind).transpose(1, 2).unsqueeze(2)  # [B, I, 1, N]
+    dtype = weight.dtype if x.device.type == "cpu" else x.dtype
+    image = x.to(dtype).transpose(1, 2).unsqueeze(2)  # [B, I, 1, N]
     with full_precision(x):
-        wide = conv2d(image, weight.unsqueeze(2).to(kind), bias.to(kind), padding=(0, width - 1), groups=len(weight))
-    seen = wide[..., -tokens:] if backwards else wide[..., :tokens]  # of [B, I, 1, N + W - 1]
-    return seen.squeeze(2).transpose(1, 2).to(x.dtype)
+        wide = conv2d(image, weight.unsqueeze(2).to(dtype), bias.to(dtype), padding=(0, width - 1), groups=len(weight))
+    causal = wide[..., -tokens:] if backwards else wide[..., :tokens]  # of [B, I, 1, N + W - 1]
+    return causal.squeeze(2).transpose(1, 2).to(x.dtype)
 
 
 class Layer(nn.Module):
@@ -108,7 +109,7 @@ class Layer(nn.Module):
     def forward(self, added: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
         """added, carried [B, N, D] -> the same after this layer; carried None = the first layer."""
         carried = carry(self.drop, added, carried)
-        return self.mixer(for_products(self.norm(carried))), carried
+        return self.mixer(cast_once(self.norm(carried))), carried
 
 
 def carry(drop: DropPath, added: Tensor, carried: Tensor | None) -> Tensor:

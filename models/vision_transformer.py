@@ -5,24 +5,24 @@ Letters: B batch, N image tokens, D width.
 
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
-from models.attention import attend
 from models.image_encoder import PatchEncoder, VisionSize, drop_rates
-from models.linear import Linear, through
+from models.kernels import GELU, LayerNorm, Linear, attend
 
 
 class SelfAttention(nn.Module):
+    """Multi-head self-attention; query, key and value by one product."""
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
 
-    def forward(self, tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """[B, N, D], to be normed -> [B, N, D]."""
-        query, keys, values = through(norm, self.qkv, tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        query, keys, values = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(attend(query, keys, values).transpose(1, 2).flatten(2))
 
 
@@ -32,11 +32,12 @@ class Mlp(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.fc1 = Linear(width, 4 * width)
+        self.act = GELU()
         self.fc2 = Linear(4 * width, width)
 
-    def forward(self, tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """[B, N, D], to be normed -> [B, N, D]."""
-        return through(gelu, self.fc2, through(norm, self.fc1, tokens))
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        return self.fc2(self.act(self.fc1(tokens)))
 
 
 class Block(nn.Module):
@@ -44,15 +45,16 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, drop_path: float = 0.0):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = LayerNorm(width, eps=1e-6)
         self.attn = SelfAttention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width)
         self.drop = DropPath(drop_path)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.drop(self.attn(tokens, self.norm1))
-        return tokens + self.drop(self.mlp(tokens, self.norm2))
+        """[B, N, D] -> [B, N, D]."""
+        tokens = tokens + self.drop(self.attn(self.norm1(tokens)))
+        return tokens + self.drop(self.mlp(self.norm2(tokens)))
 
 
 class VisionTransformer(PatchEncoder):
@@ -87,6 +89,7 @@ class VisionTransformer(PatchEncoder):
         return list(self.blocks)
 
     def encode(self, tokens: Tensor) -> Tensor:
+        """Tokens with positions [B, N, D] -> [B, N, D], normed."""
         for block in self.blocks:
             if self.gradient_checkpointing and self.training:
                 tokens = checkpoint(block, tokens, use_reentrant=False)

@@ -152,7 +152,7 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         keep = mask.bool()
-        states = self.encoder.read(self.encoder.encode_prefix(ids, keep), keep)
+        states = self.encoder.encode_text(self.encoder.encode_prefix(ids, keep), keep)
         return normalize(self.projection(states[:, 0]), dim=-1)
 
 

@@ -6,7 +6,7 @@ from test_train_step import TINY
 
 from benchmarks.dropout import WAYS, dropping, layers, masks, show_least, steps
 from benchmarks.full_size import configuration
-from models.dropout import Dropout, dropout
+from models.kernels.dropout import Dropout, dropout
 
 
 def test_models_drop_the_way_that_is_named_and_afterwards_as_before():

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import scan
 from benchmarks.scan import Size, differences, forward, forward_and_backward, make_inputs, plain_scan
-from models.scan import selective_scan
+from models.kernels.scan import selective_scan
 
 TINY = Size(2, 9, 5, 4)
 

@@ -91,7 +91,9 @@ class PlainStep:
             ids = self.words(self.batch.caption2, row)
             mask = torch.ones_like(ids, dtype=torch.bool)
             image = getattr(self.model, f"vision_proj{suffix}")(vision(images[row : row + 1])[0, 0])
-            caption = getattr(self.model, f"text_proj{suffix}")(text.read(text.encode_prefix(ids, mask), mask)[0, 0])
+            caption = getattr(self.model, f"text_proj{suffix}")(
+                text.encode_text(text.encode_prefix(ids, mask), mask)[0, 0]
+            )
             rows.append((image / image.norm(), caption / caption.norm()))
         return tuple(torch.stack(part) for part in zip(*rows, strict=True))
 

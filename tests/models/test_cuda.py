@@ -7,7 +7,7 @@ import torch
 from tiny_model import IDENTITIES, lived_in, tiny_batch, tiny_draws, tiny_model
 
 from benchmarks.scan import Size, make_inputs
-from models.scan import SelectiveScan
+from models.kernels.scan import SelectiveScan
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer
 from utils.precision import set_precision

@@ -33,9 +33,9 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 # ---- the plain twin: one image and one caption, without padding ------------------------
 
 
-def plain_attention(state: dict, name: str, asking: torch.Tensor, answering: torch.Tensor) -> torch.Tensor:
-    query = asking @ state[f"{name}.to_q.weight"].T
-    key, value = (answering @ state[f"{name}.to_{part}.weight"].T for part in "kv")
+def plain_attention(state: dict, name: str, states: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    query = states @ state[f"{name}.to_q.weight"].T
+    key, value = (source @ state[f"{name}.to_{part}.weight"].T for part in "kv")
     seen, width = [], WIDTH // HEADS
     for start in range(0, WIDTH, width):
         head = slice(start, start + width)

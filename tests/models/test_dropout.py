@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from models.dropout import BLOCK, LEVELS, Dropout, dropout
+from models.kernels.dropout import BLOCK, LEVELS, Dropout, dropout
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 SHAPE = (3, BLOCK // 2 + 5)  # more than a block, and its end is no whole word of random bits
@@ -44,7 +44,7 @@ def test_probability_is_exact_to_a_level_and_the_mean_to_rounding(monkeypatch, p
         def random_raw(self, count):
             return numbers[:count]
 
-    monkeypatch.setattr("models.dropout.np.random.SFC64", Counter)
+    monkeypatch.setattr("models.kernels.dropout.np.random.SFC64", Counter)
     found = dropout(torch.ones(LEVELS, dtype=torch.float64), p)
     assert abs(int((found != 0).sum()) - (1 - p) * LEVELS) <= 1
     assert found.mean().item() == pytest.approx(1, abs=1e-12)

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
 from dataset.batch import TextTokens
-from models.attention import attend
 from models.fusion import Packing, Pairing, TextEncoder
 from models.fusion_batch import FusionRows
 from models.fusion_size import FusionSize
+from models.kernels import attend
 
 IMAGES, TOKENS, WIDTH = 3, 5, FUSION.encoder_width
 LENGTHS = [7, 4, 5]
@@ -113,7 +113,7 @@ def words_of(text: TextTokens, row: int) -> Tensor:
 def test_text_only_states_are_those_of_each_caption_alone(full_ca):
     network, text = encoder(full_ca), captions(LENGTHS)
     plain = PlainBert(network)
-    states = network.read(network.encode_prefix(text.ids, text.mask), text.mask)
+    states = network.encode_text(network.encode_prefix(text.ids, text.mask), text.mask)
     assert_rows_are(states, text, [plain.text_only(words_of(text, row)) for row in range(3)])
 
 
@@ -174,7 +174,7 @@ def test_what_stands_in_the_padding_does_not_matter(full_ca):
 def test_partial_fusion_goes_on_from_the_text_only_states():
     network, text = encoder(full_ca=False), captions(LENGTHS)
     text_prefix = network.encode_prefix(text.ids, text.mask)
-    assert torch.equal(network.read(text_prefix, text.mask), text_prefix)
+    assert torch.equal(network.encode_text(text_prefix, text.mask), text_prefix)
 
 
 @torch.no_grad()
@@ -194,18 +194,18 @@ def test_full_fusion_begins_with_the_self_attention_of_the_first_layer():
 def test_packed_texts_of_one_image_are_each_text_with_it_alone(full_ca, lengths):
     network, text, image = encoder(full_ca), captions(lengths), image_tokens()[0]
     text_prefix, memory = network.encode_prefix(text.ids, text.mask)[text.mask], network.project_images(image[None])
-    states = network.fuse_packed(text_prefix, Packing.of(torch.tensor(lengths)), memory)
+    states = network.fuse_packed(text_prefix, Packing.from_lengths(torch.tensor(lengths)), memory)
     plain = PlainBert(network)
     expected = [plain.with_image(words_of(text, row), image)[0] for row in range(len(lengths))]
     torch.testing.assert_close(states, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_packing_takes_texts_apart_and_puts_them_together():
-    packing, row = Packing.of(torch.tensor([2, 3, 1])), torch.arange(6.0)[None, :, None]
-    apart = packing.apart(row)
+    packing, row = Packing.from_lengths(torch.tensor([2, 3, 1])), torch.arange(6.0)[None, :, None]
+    apart = packing.unpack(row)
     assert apart[packing.mask].flatten().tolist() == [0, 1, 2, 3, 4, 5]
     assert apart[:, 0, 0].tolist() == [0, 2, 5]
-    assert torch.equal(packing.together(apart), row)
+    assert torch.equal(packing.pack(apart), row)
 
 
 def test_cross_attention_exists_where_the_configuration_says():
@@ -229,7 +229,7 @@ def test_states_and_logits_are_those_of_the_transformers_package(lengths):
     own = theirs.state_dict()
     theirs.load_state_dict({name: state[name] for name in own}, strict=True)
     expected = theirs(text.ids, text.mask.long(), output_hidden_states=True)
-    states = network.read(network.encode_prefix(text.ids, text.mask), text.mask)
+    states = network.encode_text(network.encode_prefix(text.ids, text.mask), text.mask)
     torch.testing.assert_close(states[text.mask], expected.hidden_states[-1][text.mask], atol=1e-5, rtol=1e-5)
     logits = network.vocabulary_logits(states)
     torch.testing.assert_close(logits[text.mask], expected.logits[text.mask], atol=2e-5, rtol=1e-5)
@@ -317,7 +317,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(full_ca, dropout):
         torch.manual_seed(4)
         text_prefix = network.encode_prefix(text.ids, text.mask)
         states = network.fuse(text_prefix, text.mask, network.project_images(images), Pairing(), cls_only=True)
-        found.append(gradients(network, images, torch.cat([states, network.read(text_prefix, text.mask)], dim=1)))
+        found.append(
+            gradients(network, images, torch.cat([states, network.encode_text(text_prefix, text.mask)], dim=1))
+        )
     assert_same_gradients(*found)
 
 
@@ -328,7 +330,7 @@ def test_dropout_acts_in_training_only(where):
 
     def run() -> tuple[Tensor, Tensor]:
         text_prefix = network.bert.embeddings(text.ids)
-        return network.read(text_prefix, text.mask), network.fuse(text_prefix, text.mask, memory, Pairing())
+        return network.encode_text(text_prefix, text.mask), network.fuse(text_prefix, text.mask, memory, Pairing())
 
     for one, other in zip(run(), run(), strict=True):
         assert torch.equal(one, other)

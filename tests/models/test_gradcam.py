@@ -40,17 +40,17 @@ class HandMadeEncoder:
     size = FusionSize(hidden_size=2, num_hidden_layers=2, num_attention_heads=2, fusion_layer=0, full_ca=True)
 
     def __init__(self, states: Tensor, keys: Tensor, values: Tensor):
-        self.states, self.memory = states, ImageKeysValues({0: (keys, values)})
+        self.states, self.keys_values = states, ImageKeysValues({0: (keys, values)})
         crossattention = SimpleNamespace(
             self=SimpleNamespace(query=lambda states: states),
             split=lambda states: states.unflatten(-1, (2, -1)).transpose(1, 2),
-            finish=lambda seen, residual: seen.transpose(1, 2).flatten(2) + residual,
+            merge=lambda attended, residual: attended.transpose(1, 2).flatten(2) + residual,
         )
         layer = SimpleNamespace(crossattention=crossattention, feed_forward=lambda states: states)
         self.layers = [layer, None]
 
     def project_images(self, tokens: Tensor) -> ImageKeysValues:
-        return self.memory
+        return self.keys_values
 
     def encode_prefix(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.states
@@ -223,7 +223,7 @@ def test_layers_without_maps_are_refused(full_ca, layer, target, message):
         word_maps(model, images(), captions(LENGTHS), ATTRIBUTES, layer, target)
 
 
-def test_where_only_the_last_layer_looks_at_images_the_other_target_is_named():
+def test_where_only_the_last_layer_has_cross_attentions_the_other_target_is_named():
     network = tiny_model(num_hidden_layers=3, fusion_layer=2, full_ca=False).text_encoder
     with pytest.raises(UserError, match="choose target attribute"):
         require_maps(network, usual_layer(network), "match")

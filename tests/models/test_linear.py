@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.linear import Linear, prepare_weights
+from models.kernels import Linear, prepare_weights
 from utils.precision import autocast
 
 

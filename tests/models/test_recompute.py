@@ -5,9 +5,7 @@ import torch
 from tiny_model import IDENTITIES, lived_in, step, tiny_batch, tiny_model
 from torch.nn.functional import dropout, gelu
 
-from models import recompute
-from models.attention import attend
-from models.recompute import bytes_of, recomputed
+from models.kernels import attend, bytes_of, checkpointed, recompute
 from utils.precision import autocast
 
 
@@ -40,14 +38,14 @@ def test_small_results_are_kept_and_large_ones_are_not():
     def narrow(states):
         return gelu(states).exp().sum()
 
-    few, many = (lambda states, kept=kept: recomputed(narrow, states, kept=kept) for kept in (1000, 2**30))
+    few, many = (lambda states, kept=kept: checkpointed(narrow, states, kept=kept) for kept in (1000, 2**30))
     assert kept_bytes(few, given) == given.nbytes  # the result of exp; gelu keeps its input
     assert kept_bytes(many, given) == 0
 
 
 def test_random_draws_are_the_same_again(always):
     given = torch.randn(50, 16, requires_grad=True)
-    output = recomputed(lambda states: dropout(states, 0.5).exp(), given, kept=1, random=True)
+    output = checkpointed(lambda states: dropout(states, 0.5).exp(), given, kept=1, random=True)
     output.sum().backward()
     # where nothing was dropped the slope is 2 exp(2 x), elsewhere 0
     dropped = output == 1
@@ -77,7 +75,7 @@ def test_attention_in_bfloat16_on_a_cpu(always, masked):
 
 def test_attention_with_dropout_keeps_its_mean_and_drops_whole_answers():
     query, keys = torch.zeros(1, 1, 4000, 2), torch.zeros(1, 1, 2, 2)
-    values = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])  # each asking token gets 1/2 of both, doubled or dropped
+    values = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])  # each query gets 1/2 of both, doubled or dropped
     found = attend(query, keys, values, dropout=0.5)
     assert set(found.unique().tolist()) == {0.0, 1.0}
     assert found.mean().item() == pytest.approx(0.5, abs=0.05)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from plain_mamba import scan
 
-from models import scan as module
-from models.scan import SelectiveScan, chunks_of, scan_by_doubling, selective_scan, softplus
+from models.kernels import scan as module
+from models.kernels.scan import SelectiveScan, chunks_of, scan_by_doubling, selective_scan, softplus
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "bias")
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
-from models.recompute import bytes_of, recomputed
+from models.kernels.recompute import Recipe, recipe_of
 from utils.precision import product_type
 
 
@@ -27,49 +28,62 @@ class Linear(nn.Linear):
     prepared: tuple[Tensor, Tensor | None] | None = None
     adds_bias = True
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         if self.prepared is not None:
-            return product(states.to(self.prepared[0].dtype), *self.prepared)
-        if {states.dtype, product_type(states.device)} == {torch.float32} and by_onednn(states):
-            return OneDnnLinear.apply(states, self.weight, self.added())
-        return linear(states, self.weight, self.added())
+            return product(input.to(self.prepared[0].dtype), *self.prepared)
+        recipe = recipe_of(input)
+        if {input.dtype, product_type(input.device)} == {torch.float32} and by_onednn(input):
+            return OneDnnLinear.apply(input, self.weight, self.added(), recipe, *(recipe.inputs if recipe else ()))
+        if recipe is None:
+            return linear(input, self.weight, self.added())
+        return linear_of(recipe, input, self.weight, self.added())
 
     def added(self) -> Tensor | None:
         """The bias, if it is added here."""
         return self.bias if self.adds_bias else None
 
 
-def for_products(states: Tensor) -> Tensor:
-    """`states` in the type of products, for layers that read the same: autocast would convert them for each of them."""
+def cast_once(states: Tensor) -> Tensor:
+    """`states` as autocast would convert them for each of the layers that read them."""
     return states.to(product_type(states.device)) if states.dtype == torch.float32 else states
 
 
-def through(cheap: Callable[[Tensor], Tensor], layer: nn.Linear, states: Tensor) -> Tensor:
-    """layer(cheap(states)) for an activation or a norm; what lies between is not kept if it is big."""
-    return recomputed(lambda given: layer(cheap(given)), states, kept=bytes_of(*states.shape, like=states))
+def linear_of(recipe: Recipe, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """linear(states, weight, bias); the backward pass computes `states` again, in what autocast makes of them."""
+    given = [states]  # to the first call alone
+
+    def read(*inputs: Tensor) -> Tensor:
+        states = given.pop() if given else recipe.follow(*inputs).requires_grad_()
+        return linear(states, weight, bias)
+
+    return checkpoint(read, *recipe.inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class OneDnnLinear(torch.autograd.Function):
     """`product` with its gradients, which are such products too (training in float32 on a CPU)."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        states = states.contiguous()  # of rows with gaps, as a part of wider ones, oneDNN has slow products alone
-        ctx.save_for_backward(states, weight)
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, recipe: Recipe | None, *inputs: Tensor
+    ) -> Tensor:
+        """recipe, inputs: how the backward pass comes to `states`; None = they are kept."""
+        states, ctx.recipe = states.contiguous(), recipe  # of rows with gaps oneDNN has slow products alone
+        ctx.save_for_backward(weight, *(inputs if recipe else (states,)))
         return product(states, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        states, weight = ctx.saved_tensors
-        of_states, of_weight, of_bias = ctx.needs_input_grad
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, *inputs = ctx.saved_tensors
+        of_states, of_weight, of_bias, *others = ctx.needs_input_grad
         flat = gradient.flatten(0, -2)  # [rows, out]
-        return (
-            product(gradient, weight.t(), None) if of_states else None,
-            product(flat.t(), states.flatten(0, -2).t(), None) if of_weight else None,
-            flat.sum(0) if of_bias else None,
-        )
+        by_weight = None
+        if of_weight:
+            states = ctx.recipe.follow(*inputs) if ctx.recipe else inputs[0]
+            by_weight = product(flat.t(), states.flatten(0, -2).t(), None)
+        by_states = product(gradient, weight.t(), None) if of_states else None
+        return by_states, by_weight, flat.sum(0) if of_bias else None, *(None for _ in others)
 
 
 def product(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -80,7 +94,7 @@ def product(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def by_onednn(tensor: Tensor) -> bool:
-    """Whether oneDNN computes products of this tensor: on a CPU that it knows the type on, unless it is empty.
+    """Whether oneDNN computes products of this tensor: on a CPU that can multiply its dtype, unless it is empty.
 
     What is compiled chooses its products itself.
     """
@@ -101,11 +115,11 @@ def prepare_weights(module: nn.Module, precision: Callable[[], AbstractContextMa
     """
     layers = [layer for layer in module.modules() if isinstance(layer, Linear)]
     with precision():
-        kind = product_type(layers[0].weight.device)
-    if kind != torch.float32:
+        dtype = product_type(layers[0].weight.device)
+    if dtype != torch.float32:
         for layer in layers:
-            bias = None if layer.added() is None else layer.bias.detach().to(kind)
-            layer.prepared = in_order(layer.weight.detach().to(kind)), bias
+            bias = None if layer.added() is None else layer.bias.detach().to(dtype)
+            layer.prepared = packed(layer.weight.detach().to(dtype)), bias
     try:
         yield
     finally:
@@ -113,6 +127,6 @@ def prepare_weights(module: nn.Module, precision: Callable[[], AbstractContextMa
             layer.prepared = None
 
 
-def in_order(weight: Tensor) -> Tensor:
-    """A weight in the memory order that oneDNN's products want."""
+def packed(weight: Tensor) -> Tensor:
+    """A weight in the memory order that oneDNN's products want (prepacked)."""
     return torch.ops.mkldnn._reorder_linear_weight(weight) if by_onednn(weight) else weight

@@ -1,6 +1,6 @@
 """The one attention product of all encoders.
 
-Letters: B batch, A heads, T asking tokens, N answering tokens, d width of a head.
+Letters: B batch, A heads, T query tokens, N key tokens, R query rows, d width of a head.
 """
 
 from functools import partial
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, softmax
 
-from models.dropout import dropout as drop
-from models.recompute import bytes_of, recomputed
+from models.kernels.dropout import dropout as drop
+from models.kernels.recompute import bytes_of, checkpointed
 from utils.precision import full_precision
 
 
@@ -25,7 +25,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = No
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
     product = partial(attend_plainly, mask=mask, dropout=dropout)
     kept = bytes_of(*query.shape[:3], keys.shape[2], like=query)
-    return recomputed(product, query, keys, values, kept=kept, random=dropout > 0)
+    return checkpointed(product, query, keys, values, kept=kept, random=dropout > 0)
 
 
 def attend_plainly(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -35,3 +35,16 @@ def attend_plainly(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | N
         if mask is not None:
             scores += torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
         return drop(softmax(scores, dim=-1), dropout) @ values
+
+
+def attend_indexed(query: Tensor, keys: Tensor, values: Tensor, index: Tensor, dropout: float = 0.0) -> Tensor:
+    """`attend` of row i of query [R, A, T, d] to row index[i] of keys and values [B, A, N, d] -> [R, A, T, d].
+
+    The rows of keys and values are copied for it, and the copies not kept for the backward pass if they are big.
+    """
+
+    def gather(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return attend(query, keys[index], values[index], dropout=dropout)
+
+    kept = 2 * bytes_of(len(index), *keys.shape[1:], like=keys)
+    return checkpointed(gather, query, keys, values, kept=kept, random=dropout > 0)

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba (Gu and Dao, 2023, section 3): a linear recurrence whose pace depends on the input.
+"""The selective scan of Mamba (Gu and Dao, 2023, section 3): a linear recurrence whose step size depends on the input.
 
 Letters: B batch, L steps, I channels, N states of a channel, c steps of a chunk.
 
@@ -60,16 +60,16 @@ def scan_by_doubling(
     than a loop. For graphs that would hold every step of a loop, as ONNX does."""
     if reverse:
         u, delta, B, C = (part.flip(1) for part in (u, delta, B, C))
-    kind, given = torch.promote_types(u.dtype, torch.float32), u
-    u, delta, A, B, C, D, delta_bias = (part.to(kind) for part in (u, delta, A, B, C, D, delta_bias))
+    dtype, given = torch.promote_types(u.dtype, torch.float32), u
+    u, delta, A, B, C, D, delta_bias = (part.to(dtype) for part in (u, delta, A, B, C, D, delta_bias))
     d = torch.nn.functional.softplus(delta + delta_bias)
-    pace = torch.exp(d.unsqueeze(3) * A)  # [B, L, I, N]
+    decay = torch.exp(d.unsqueeze(3) * A)  # [B, L, I, N]
     states = (d * u).unsqueeze(3) * B.unsqueeze(2)  # as if the state `reach` steps ago had been 0
     reach = 1
     while reach < u.shape[1]:
         further = (0, 0, 0, 0, reach, 0)
-        states = states + pace * pad(states[:, :-reach], further)
-        pace = pace * pad(pace[:, :-reach], further, value=1.0)
+        states = states + decay * pad(states[:, :-reach], further)
+        decay = decay * pad(decay[:, :-reach], further, value=1.0)
         reach *= 2
     y = ((states * C.unsqueeze(2)).sum(3) + D * u).to(given.dtype)
     return y.flip(1) if reverse else y
@@ -85,25 +85,25 @@ def chunks_of(steps: int, elements: int, reverse: bool) -> Iterator[slice]:
 class Chunk:
     """Some steps in a row, and their states.
 
-    d, u [B, c, I]; B [B, c, N]; pace [B, c, N, I] = exp(d A); added [B, c, N, I] = d B u until `run` makes them states.
+    d, u [B, c, I]; B [B, c, N]; decay [B, c, N, I] = exp(d A); states [B, c, N, I], and `before`: those a step earlier.
     """
 
     def __init__(self, d: Tensor, u: Tensor, B: Tensor, A: Tensor, entry: Tensor, reverse: bool):
         """A [N, I]; entry [B, N, I]: the state before the first step."""
         self.reverse, self.du = reverse, d * u
         steps = d.shape[1]
-        self.pace = (d.unsqueeze(2) * A).exp_()
-        # one place more, for the state at entry: before the first step in the order of the scan
-        held = torch.empty(d.shape[0], steps + 1, *entry.shape[1:], dtype=d.dtype, device=d.device)
-        self.states, self.before = (held[:, :-1], held[:, 1:]) if reverse else (held[:, 1:], held[:, :-1])
+        self.decay = (d.unsqueeze(2) * A).exp_()
+        # one slot more, for the state at entry: before the first step in the order of the scan
+        slots = torch.empty(d.shape[0], steps + 1, *entry.shape[1:], dtype=d.dtype, device=d.device)
+        self.states, self.before = (slots[:, :-1], slots[:, 1:]) if reverse else (slots[:, 1:], slots[:, :-1])
         self.before[:, self.order()[0]] = entry
         torch.mul(self.du.unsqueeze(2), B.unsqueeze(3), out=self.states)
         for step in self.order():
-            self.states[:, step].addcmul_(self.pace[:, step], self.before[:, step])
+            self.states[:, step].addcmul_(self.decay[:, step], self.before[:, step])
 
     def order(self) -> range:
         """Steps in the order of the scan."""
-        steps = range(self.pace.shape[1])
+        steps = range(self.decay.shape[1])
         return steps[::-1] if self.reverse else steps
 
     def last(self) -> Tensor:
@@ -149,15 +149,15 @@ class SelectiveScan(torch.autograd.Function):
         reverse: bool,
     ) -> Tensor:
         """Shapes as in `selective_scan`: y [B, N, I]."""
-        kind = torch.promote_types(u.dtype, torch.float32)
-        transposed, bias, skip = A.to(kind).t().contiguous(), delta_bias.to(kind), D.to(kind)
+        dtype = torch.promote_types(u.dtype, torch.float32)
+        transposed, bias, skip = A.to(dtype).t().contiguous(), delta_bias.to(dtype), D.to(dtype)
         y, entries = torch.empty_like(u, memory_format=torch.contiguous_format), []
-        state = u.new_zeros(u.shape[0], *transposed.shape, dtype=kind)
+        state = u.new_zeros(u.shape[0], *transposed.shape, dtype=dtype)
         for part in chunks_of(u.shape[1], state.numel(), reverse):
             entries.append(state)
-            d, given = softplus(delta[:, part].to(kind) + bias), u[:, part].to(kind)
-            chunk = Chunk(d, given, B[:, part].to(kind), transposed, state, reverse)
-            y[:, part] = rows_times(C[:, part].to(kind), chunk.states).addcmul_(given, skip)
+            d, given = softplus(delta[:, part].to(dtype) + bias), u[:, part].to(dtype)
+            chunk = Chunk(d, given, B[:, part].to(dtype), transposed, state, reverse)
+            y[:, part] = rows_times(C[:, part].to(dtype), chunk.states).addcmul_(given, skip)
             state = chunk.last().clone()
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(u, delta, A, B, C, D, delta_bias, torch.stack(entries))
@@ -169,24 +169,24 @@ class SelectiveScan(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """From the gradient [B, N, I] of y those of all inputs but `reverse`."""
         u, delta, A, B, C, D, delta_bias, entries = ctx.saved_tensors
-        reverse, kind = ctx.reverse, entries.dtype
-        transposed, bias, skip = A.to(kind).t().contiguous(), delta_bias.to(kind), D.to(kind)
+        reverse, dtype = ctx.reverse, entries.dtype
+        transposed, bias, skip = A.to(dtype).t().contiguous(), delta_bias.to(dtype), D.to(dtype)
         of_u, of_delta, of_B, of_C = (torch.empty_like(part) for part in (u, delta, B, C))
         of_A, of_D, of_bias = torch.zeros_like(transposed), torch.zeros_like(skip), torch.zeros_like(bias)
         arriving = torch.zeros_like(entries[0])  # gradient of the state after a chunk
         parts = list(chunks_of(u.shape[1], arriving.numel(), reverse))
         for part, entry in zip(reversed(parts), reversed(entries.unbind()), strict=True):
-            raw, given, of_y = delta[:, part].to(kind) + bias, u[:, part].to(kind), gradient[:, part].to(kind)
-            B_part, d = B[:, part].to(kind), softplus(raw)
+            raw, given, of_y = delta[:, part].to(dtype) + bias, u[:, part].to(dtype), gradient[:, part].to(dtype)
+            B_part, d = B[:, part].to(dtype), softplus(raw)
             chunk = Chunk(d, given, B_part, transposed, entry, reverse)
-            of_states, arriving = gradients_of_states(chunk, C[:, part].to(kind), of_y, arriving)
+            of_states, arriving = gradients_of_states(chunk, C[:, part].to(dtype), of_y, arriving)
             of_C[:, part] = matrix_times(chunk.states, of_y)
             of_B[:, part] = matrix_times(of_states, chunk.du)
             of_du = rows_times(B_part, of_states)
-            # through the pace: d (exp(d A) s) = exp(d A) s (A dd + d dA)
-            through_pace = of_states.mul_(chunk.pace).mul_(chunk.before)
-            of_A += (through_pace * d.unsqueeze(2)).sum((0, 1))
-            of_d = through_pace.mul_(transposed).sum(2).addcmul_(of_du, given)
+            # through the decay: d (exp(d A) s) = exp(d A) s (A dd + d dA)
+            through_decay = of_states.mul_(chunk.decay).mul_(chunk.before)
+            of_A += (through_decay * d.unsqueeze(2)).sum((0, 1))
+            of_d = through_decay.mul_(transposed).sum(2).addcmul_(of_du, given)
             of_raw = of_d.mul_(torch.sigmoid(raw))
             of_delta[:, part] = of_raw
             of_u[:, part] = of_du.mul_(d).addcmul_(of_y, skip)
@@ -201,5 +201,5 @@ def gradients_of_states(chunk: Chunk, C: Tensor, of_y: Tensor, arriving: Tensor)
     gradients, order = of_y.unsqueeze(2) * C.unsqueeze(3), chunk.order()
     gradients[:, order[-1]] += arriving
     for step, following in zip(order[-2::-1], order[:0:-1], strict=True):
-        gradients[:, step].addcmul_(chunk.pace[:, following], gradients[:, following])
-    return gradients, gradients[:, order[0]] * chunk.pace[:, order[0]]
+        gradients[:, step].addcmul_(chunk.decay[:, following], gradients[:, following])
+    return gradients, gradients[:, order[0]] * chunk.decay[:, order[0]]

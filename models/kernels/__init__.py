@@ -1,0 +1,29 @@
+"""What the blocks of all encoders are built of: torch's layers by name and meaning, in less time or memory.
+
+Blocks read as they would with torch's own. What a processor, a precision or a memory limit asks for stands here:
+
+    Linear, cast_once, prepare_weights   products by oneDNN on a CPU; conversions made once
+    LayerNorm, GELU, elementwise         outputs that the Linear layer that reads them computes again, not keeps
+    checkpointed                         inner results computed again in the backward pass, where they are big
+    attend, attend_indexed               scaled dot-product attention
+    Dropout                              a mask that costs little on a CPU
+"""
+
+from models.kernels.attention import attend, attend_indexed
+from models.kernels.dropout import Dropout
+from models.kernels.linear import Linear, cast_once, prepare_weights
+from models.kernels.recompute import GELU, LayerNorm, bytes_of, checkpointed, elementwise
+
+__all__ = [
+    "GELU",
+    "Dropout",
+    "LayerNorm",
+    "Linear",
+    "attend",
+    "attend_indexed",
+    "bytes_of",
+    "cast_once",
+    "checkpointed",
+    "elementwise",
+    "prepare_weights",
+]
