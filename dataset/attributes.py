@@ -66,13 +66,13 @@ def attribute_ids(attributes: Sequence[Attribute], offsets: Sequence[tuple[int, 
     beyond them are padding. A piece belongs to the first attribute that has a word overlapping
     it. Numbers are dense: an attribute without a piece (cut off) gets none.
     """
-    found = attribute_places(attributes, offsets[:length])
-    dense = {number: 1 + place for place, number in enumerate(sorted({n for n in found if n is not None}))}
+    found = attribute_indices(attributes, offsets[:length])
+    dense = {number: 1 + index for index, number in enumerate(sorted({n for n in found if n is not None}))}
     return [0 if number is None else dense[number] for number in found] + [0] * (length - len(found))
 
 
-def attribute_places(attributes: Sequence[Attribute], offsets: Sequence[tuple[int, int]]) -> list[int | None]:
-    """The place in `attributes` of that which each word piece belongs to, as in `attribute_ids`; None = none."""
+def attribute_indices(attributes: Sequence[Attribute], offsets: Sequence[tuple[int, int]]) -> list[int | None]:
+    """The index in `attributes` of the one that each word piece belongs to, as in `attribute_ids`; None = none."""
     owners: dict[int, int] = {}  # by character of a word: the first attribute it belongs to
     for number, spans in enumerate(attributes):
         for first, last in spans:
@@ -179,7 +179,7 @@ def _words(chunk: "Span", read: _Reading) -> list[tuple[tuple[int, int], bool]]:
 
 
 def kind_of_word(token: "Token", root: int | None) -> str | None:
-    """ "adjective", "noun" or None; root: place of the noun of the chunk that the word is in, None = in none."""
+    """ "adjective", "noun" or None; root: index of the noun of the chunk that the word is in, None = in none."""
     if token.pos_ == "ADJ" or (root is not None and token.i != root and token.lower_ in COLOURS):
         return "adjective"
     return "noun" if token.pos_ in ("NOUN", "PROPN") else None
@@ -291,9 +291,9 @@ def _is_packed(attributes: object) -> bool:
     return all(isinstance(packed, str) and _PACKED.fullmatch(packed) for packed in attributes.values())
 
 
-def _write(places: list[Path], content: dict) -> None:
-    """Write to the first place that can be written; only log when there is none."""
-    for path in places:
+def _write(paths: list[Path], content: dict) -> None:
+    """Write to the first path that can be written; only log when there is none."""
+    for path in paths:
         try:
             with atomic_write(path) as temporary:
                 # escaped, so that even half characters of broken captions can be written

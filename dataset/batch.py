@@ -44,7 +44,7 @@ class TrainBatch:
     attributes: [B, T] int64 over the tokens of caption2: 0 none, 1.. = attribute number.
     attribute_count: the most attributes that any caption of the batch has.
     identity: [B] int64, numbered from 0.
-    index: [B] int64, place of the sample in the data set.
+    index: [B] int64, index of the sample in the data set.
     """
 
     image1: Tensor

@@ -39,9 +39,9 @@ class Captions:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def tokens(self, places: Sequence[int]) -> TextTokens:
-        """The captions at `places`, padded to the longest of them."""
-        return TextTokens(*pad_batch([self.ids[place] for place in places], self.pad))
+    def tokens(self, indices: Sequence[int]) -> TextTokens:
+        """The captions with these indices, padded to the longest of them."""
+        return TextTokens(*pad_batch([self.ids[index] for index in indices], self.pad))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class EvaluationSplit:
     identities are renumbered so that equal ones have equal numbers: image_identity [G],
     caption_identity [C], int64. texts: the captions as written. digests: of image files by
     normalised name; a file with another one is refused. view: what becomes of a resized image uint8
-    [3, H, W] and its place in the gallery before the model sees it; can be pickled. caption_image [C]: place in
+    [3, H, W] and its index in the gallery before the model sees it; can be pickled. caption_image [C]: index in
     the gallery of the image that a caption was written for, where that is known.
     """
 
@@ -75,15 +75,15 @@ class EvaluationSplit:
         """The same queries in other words: one text for each caption."""
         return replace(self, texts=list(texts), captions=encode_captions(texts, tokenizer, max_words))
 
-    def of_captions(self, places: Sequence[int]) -> "EvaluationSplit":
-        """The captions at `places` alone, before the whole gallery."""
-        chosen = torch.as_tensor(places, dtype=torch.long)
+    def of_captions(self, indices: Sequence[int]) -> "EvaluationSplit":
+        """The captions with these indices alone, before the whole gallery."""
+        chosen = torch.as_tensor(indices, dtype=torch.long)
         return replace(
             self,
-            texts=[self.texts[place] for place in places],
+            texts=[self.texts[index] for index in indices],
             caption_identity=self.caption_identity[chosen],
             caption_image=None if self.caption_image is None else self.caption_image[chosen],
-            captions=Captions([self.captions.ids[place] for place in places], self.captions.pad),
+            captions=Captions([self.captions.ids[index] for index in indices], self.captions.pad),
         )
 
 
@@ -119,12 +119,12 @@ def make_split(
         identities=list(numbers),
         captions=encode_captions(texts, tokenizer, max_words),
         digests=digests or {},
-        caption_image=torch.tensor([place for place, entry in enumerate(entries) for _ in entry.captions]),
+        caption_image=torch.tensor([index for index, entry in enumerate(entries) for _ in entry.captions]),
     )
 
 
 class ImageBlocks(Dataset[Tensor | UserError]):
-    """Blocks of images by place: uint8 [B, 3, H, W]."""
+    """Blocks of images by index: uint8 [B, 3, H, W]."""
 
     def __init__(self, split: EvaluationSplit, blocks: Sequence[Sequence[int]], size: tuple[int, int]):
         self.split, self.blocks, self.size = split, blocks, size
@@ -135,14 +135,14 @@ class ImageBlocks(Dataset[Tensor | UserError]):
     def __getitem__(self, number: int) -> Tensor | UserError:
         # returned, not raised: a loader would bury the message in a worker's traceback
         try:
-            return torch.stack([self.load(place) for place in self.blocks[number]])
+            return torch.stack([self.load(index) for index in self.blocks[number]])
         except UserError as error:
             return error
 
-    def load(self, place: int) -> Tensor:
-        split, name = self.split, self.split.images[place]
+    def load(self, index: int) -> Tensor:
+        split, name = self.split, self.split.images[index]
         image = load_image(split.image_root / name, self.size, split.digests.get(normal_path(name)))
-        return image if split.view is None else split.view(image, place)
+        return image if split.view is None else split.view(image, index)
 
 
 def load_blocks(

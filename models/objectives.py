@@ -278,5 +278,5 @@ class Objective(Section):
 
     def asks_momentum(self, alpha: float) -> bool:
         """Whether a loss asks the momentum model, when it has the share `alpha` in soft targets."""
-        asking = {"always", "soft"} if alpha > 0 else {"always"}
-        return self.contrastive_keys == "momentum" or any(LOSSES[name].momentum in asking for name in self.used)
+        needed = {"always", "soft"} if alpha > 0 else {"always"}
+        return self.contrastive_keys == "momentum" or any(LOSSES[name].momentum in needed for name in self.used)

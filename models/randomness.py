@@ -3,7 +3,7 @@
 Letters: B batch, T text tokens, L patches, V vocabulary.
 
 A step's randomness is a handful of uniform numbers per sample (`StepNoise`), made on the CPU
-from (seed, epoch, place of the sample in the data set): neither the number of processes nor
+from (seed, epoch, index of the sample in the data set): neither the number of processes nor
 the batch changes them. `RandomDraws` turns them into negatives, masked and sampled tokens
 and removed patches. Tests pass their own object with the same four methods.
 """
@@ -38,10 +38,10 @@ class StepNoise:
 
     @classmethod
     def draw(cls, seed: int, epoch: int, samples: list[int], tokens: int, patches: int) -> "StepNoise":
-        """Noise for the samples with these places in the data set.
+        """Noise for the samples with these indices in the data set.
 
         `tokens` is the greatest caption length of the run, not of the batch: a sample's
-        numbers depend on (seed, epoch, place) and on nothing else.
+        numbers depend on (seed, epoch, index) and on nothing else.
         """
         words = {"mlm": (tokens, 3), "mrtd": (tokens, 3), "sampled": (tokens,)}
         shapes = {"negatives": (2,), **words, "patches": (patches,)}

@@ -49,8 +49,8 @@ def picture_of(options: Options, identity: int, image: int, person: Person) -> t
 
 def image_name(options: Options, identity: int, image: int) -> str:
     """Path below imgs/: split / folder of at most 1000 files / identity_image."""
-    split, place = options.split_of(identity)
-    folder = place // max(1, FILES_PER_FOLDER // options.images_per_identity)
+    split, index = options.split_of(identity)
+    folder = index // max(1, FILES_PER_FOLDER // options.images_per_identity)
     return f"{split}/{folder:04d}/{identity:06d}_{image:03d}.{options.image_format}"
 
 

@@ -91,12 +91,12 @@ class Options:
         return self.identities * self.images_per_identity
 
     def split_of(self, identity: int) -> tuple[str, int]:
-        """Split of an identity (numbered from 1 over all splits) and its place in the split, from 0."""
-        place = identity - 1
+        """Split of an identity (numbered from 1 over all splits) and its index in the split, from 0."""
+        index = identity - 1
         for split in SPLITS:
-            if place < getattr(self, split):
-                return split, place
-            place -= getattr(self, split)
+            if index < getattr(self, split):
+                return split, index
+            index -= getattr(self, split)
         raise ValueError(f"identity {identity} is beyond the {self.identities} identities")
 
     def as_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dataset.synthetic.colours import HAIR_COLOURS, PALETTE, RGB, SKIN_TONES, contrasting, jitter
 
-# Mask values: the place in this tuple is the pixel value; 0 is background and everything else.
+# Mask values: the index in this tuple is the pixel value; 0 is background and everything else.
 ATTRIBUTES = (
     "background",
     "hair",

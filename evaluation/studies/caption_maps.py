@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dataset.attributes import Attribute, attribute_places
+from dataset.attributes import Attribute, attribute_indices
 from dataset.batch import TextTokens
 from dataset.captions import clean_caption
 from dataset.evaluation_split import EvaluationSplit, blocks_of, load_blocks
@@ -89,7 +89,7 @@ def maps_on_images(
     From then on the model's parameters take no gradient.
     """
     read = [read_caption(trained, text) for text in texts]
-    owners = [attribute_places(own, one.offsets) for own, one in zip(attributes, read, strict=True)]
+    owners = [attribute_indices(own, one.offsets) for own, one in zip(attributes, read, strict=True)]
     numbers, _ = pad_batch([[0 if owner is None else owner + 1 for owner in row] for row in owners], 0)
     text = TextTokens(*pad_batch([one.ids for one in read], trained.tokenizer.special.pad))
     device = trained.setting.device
