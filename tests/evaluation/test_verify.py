@@ -4,8 +4,11 @@ import json
 import sys
 
 import pytest
+import torch
 from benchmark_data import TINY, data_settings, run
+from in_process import call
 
+from evaluation.verify import verify
 from utils.checkpoints.files import read_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.promise("What was saved is what scored")
@@ -20,13 +23,13 @@ def trained(benchmark, tmp_path_factory):
 
 
 def verified(path):
-    return run(sys.executable, "Retrieval.py", "--verify", "--checkpoint", path, check=False)
+    return call(lambda: verify(path, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("name", ["checkpoint_best.pth", "checkpoint_last.pth"])
 def test_what_was_saved_is_what_scored(trained, name):
-    done = verified(trained / name)
-    assert done.returncode == 0, done.stderr
+    # as users do it
+    done = run(sys.executable, "Retrieval.py", "--verify", "--checkpoint", trained / name)
     for line in (
         "the checksum is right",
         "all values are finite",
@@ -90,8 +93,8 @@ def test_every_untruth_is_told(trained, tmp_path, change, message):
     change(content)
     save_checkpoint(tmp_path / "changed.pth", content)
     done = verified(tmp_path / "changed.pth")
-    assert done.returncode == 2
-    assert message in done.stderr.splitlines()[-1] and str(tmp_path / "changed.pth") in done.stderr.splitlines()[-1]
+    assert done.code == 2
+    assert message in done.errors.splitlines()[-1] and str(tmp_path / "changed.pth") in done.errors.splitlines()[-1]
 
 
 def test_changed_images_are_noticed(trained, benchmark, tmp_path):
@@ -99,4 +102,4 @@ def test_changed_images_are_noticed(trained, benchmark, tmp_path):
     content = read_checkpoint(trained / "checkpoint_best.pth")
     content["config"] = {**content["config"], "val_file": str(benchmark / "processed_data" / "test.json")}
     save_checkpoint(tmp_path / "changed.pth", content)
-    assert "are not those of its run" in verified(tmp_path / "changed.pth").stderr
+    assert "are not those of its run" in verified(tmp_path / "changed.pth").errors

@@ -23,9 +23,16 @@ def model_of(folder) -> dict[str, torch.Tensor]:
     return {name: value.double() for name, value in content["model"].items()}
 
 
-def test_from_two_processes_to_one_to_four(benchmark, tmp_path, trials):
+@pytest.fixture(scope="module")
+def two_processes(benchmark, tmp_path_factory):
+    """A run of two processes from its first step to its last."""
+    folder = tmp_path_factory.mktemp("two")
+    finish(driver(folder / "run", benchmark, settings=[*SETTINGS, "max_steps=9"]), folder)
+    return folder / "run"
+
+
+def test_from_two_processes_to_one_to_four(two_processes, benchmark, tmp_path, trials):
     trial = trials("2, then 1, then 4 processes", 1)
-    finish(driver(tmp_path / "two", benchmark, settings=[*SETTINGS, "max_steps=9"]), tmp_path / "a")
     elastic, said = tmp_path / "elastic", ""
     for processes, steps in ((2, 3), (1, 6), (4, 9)):
         resume = ["--resume"] if steps > 3 else []
@@ -33,7 +40,7 @@ def test_from_two_processes_to_one_to_four(benchmark, tmp_path, trials):
         said += finish(command, tmp_path / str(processes)).said()
     assert "batch_size_train is now 8: 1 processes share the 8 samples of a step" in said
     assert "batch_size_train is now 2: 4 processes share the 8 samples of a step" in said
-    undisturbed, found = model_of(tmp_path / "two"), model_of(elastic)
+    undisturbed, found = model_of(two_processes), model_of(elastic)
     squares = [
         (((found[name] - value) ** 2).sum(), (value**2).sum())
         for name, value in undisturbed.items()
@@ -47,8 +54,7 @@ def test_from_two_processes_to_one_to_four(benchmark, tmp_path, trials):
     trial.survive()
 
 
-def test_a_number_of_processes_that_cannot_share_a_step_is_refused(benchmark, tmp_path):
-    finish(driver(tmp_path / "run", benchmark, settings=["max_steps=1"]), tmp_path / "a")
-    running = start(driver(tmp_path / "run", benchmark, "--resume", processes=3), tmp_path / "b")
+def test_a_number_of_processes_that_cannot_share_a_step_is_refused(two_processes, benchmark, tmp_path):
+    running = start(driver(two_processes, benchmark, "--resume", processes=3), tmp_path)
     assert running.wait() == 2
     assert "8 samples per step, which 3 processes with accumulate_steps 1 cannot share" in running.said()
