@@ -8,7 +8,6 @@ from PIL import Image
 
 from dataset.annotation_entries import RawEntry
 from dataset.annotation_formats import FORMATS, Format, find_format
-from dataset.decoding import image_fault
 from dataset.digests import blake2_of, read_digests
 from dataset.prepare import main
 from utils.errors import UserError
@@ -394,32 +393,3 @@ def test_relative_root_starts_from_the_given_directory(cuhk, monkeypatch):
     monkeypatch.chdir("/")
     assert main(["CUHK-PEDES", cuhk.root.name, "--directory", str(cuhk.root.parent)]) == 0
     assert len(cuhk.result("test")) == 4
-
-
-def decodes(content):
-    try:
-        Image.open(io.BytesIO(content)).load()
-    except Exception:
-        return False
-    return True
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
-def test_quick_check_finds_every_truncation_that_decoding_finds(kind):
-    """The quick check against its plain twin, decoding, for cuts everywhere in the file."""
-    content = picture(3, kind, (24, 48))
-    assert image_fault(content) is None
-    for length in [*range(0, len(content) - 16, 7), *range(len(content) - 16, len(content))]:
-        cut = content[:length]
-        assert image_fault(cut) is not None or decodes(cut), length
-        assert (image_fault(cut) is None) == (image_fault(cut, full=True) is None), length
-
-
-def test_thumbnail_does_not_hide_a_truncated_jpeg():
-    # the header carries a whole JPEG, end marker included, after its first segment of 18 bytes
-    thumbnail = b"Exif\0\0" + picture(1)
-    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    content = picture(2)
-    content = content[:20] + segment + content[20:]
-    assert image_fault(content) is None
-    assert image_fault(content[:-30]) is not None

@@ -14,18 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import (
-    COLOURS,
-    DAMAGES,
-    HEIGHT,
-    WIDTH,
-    Picture,
-    bombs,
-    damage,
-    good_pictures,
-    refused_contents,
-    saved,
-)
+from broken_pictures import DAMAGES, bombs, damage, refused_contents
+from pictures import COLOURS, HEIGHT, WIDTH, Picture, good_pictures, saved
 from PIL import Image, ImageFile
 from torch.utils.data import DataLoader
 

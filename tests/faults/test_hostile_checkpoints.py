@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile_files import CODE, RESOURCES
+from hostile_files import CODE
+from hostile_resources import RESOURCES
 
 pytestmark = pytest.mark.promise("Hostile checkpoints")
 
