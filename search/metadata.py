@@ -3,7 +3,7 @@
 import csv
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 LARGEST_INTEGER = 2**63  # Milvus stores whole numbers of 64 bits
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")  # ASCII digits, no leading zeros: 007, 1_1, 1e5, +5, nan are names
 Metadata = Mapping[str, Mapping[str, Any]]  # path of an image -> name -> value
 
 
@@ -71,23 +72,17 @@ def check_rows(rows: Sequence[Sequence[str]], where: str) -> None:
 def typed(cells: Sequence[str]) -> list[Any]:
     """A column's values: whole numbers of 64 bits, numbers, or text, the same type for all; None where empty.
 
-    Numbers with leading zeros are names, and stay text.
+    Only what is written as `NUMBER` says counts as a number. Where two cells are written differently and would be
+    the same number (1.1 and 1.10, or more digits than a number can hold), the column is text too: a filter on one of
+    them would find the images of the other.
     """
-    if not any(re.match(r"\s*[+-]?0\d", cell) for cell in cells):
-        for number, bound in ((int, LARGEST_INTEGER), (float, float("inf"))):
-            values = as_numbers(cells, number, bound)
-            if values is not None:
-                return values
-    return [cell if cell.strip() else None for cell in cells]
-
-
-def as_numbers(cells: Sequence[str], number: Callable[[str], float], bound: float) -> list[float | None] | None:
-    """The cells as numbers below `bound`, None where empty; None when one of them is not such a number."""
-    try:
-        values = [number(cell) if cell.strip() else None for cell in cells]
-    except ValueError:
-        return None
-    return values if all(value is None or abs(value) < bound for value in values) else None
+    there = {cell: cell.strip() for cell in cells if cell.strip()}
+    if all(NUMBER.fullmatch(written) for written in there.values()):
+        whole = not any("." in written for written in there.values())
+        numbers = {written: int(written) if whole else float(written) for written in there.values()}
+        if len(set(numbers.values())) == len(numbers) and all(abs(it) < LARGEST_INTEGER for it in numbers.values()):
+            return [numbers[there[cell]] if cell in there else None for cell in cells]
+    return [cell if cell in there else None for cell in cells]
 
 
 def check_images(metadata: Metadata | None, paths: Sequence[str]) -> None:

@@ -28,8 +28,10 @@ def select_images(gallery: Gallery, names: Sequence[str], conditions: Sequence[s
 
 def images_named(gallery: Gallery, name: str) -> list[str]:
     """The image of this name, or all below the folder of this name. Raises UserError when there are none."""
-    for inside in possible_paths(gallery.images, name):
-        found = [path for path in gallery.records.by_path if path == inside or path.startswith(f"{inside}/")]
+    # the whole folder last: `.` in one of its subfolders means that subfolder
+    for inside in sorted(possible_paths(gallery.images, name), key=lambda path: path == "."):
+        everything = inside == "."  # the folder of images itself
+        found = [path for path in gallery.records.by_path if everything or f"{path}/".startswith(f"{inside}/")]
         if found:
             return found
     raise UserError(f"the gallery holds no image {name!r}, and none below it; its paths start from {gallery.images}")

@@ -1,6 +1,7 @@
 """Which images a command to forget means."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,3 +41,16 @@ def test_a_path_may_be_given_as_it_is_printed(tmp_path, monkeypatch):
     for name in ("a/1.jpg", "./a/1.jpg", str(folder / "a" / "1.jpg"), "photos/a/1.jpg", "a/../a/1.jpg"):
         assert "a/1.jpg" in possible_paths(folder, name), name
     assert possible_paths(folder, "../x.jpg") == []
+
+
+def test_the_folder_of_images_itself_means_all(tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    (folder / "a").mkdir(parents=True)
+    gallery = SimpleNamespace(images=folder, records=SimpleNamespace(by_path={"a/1.jpg": None, "b/2.jpg": None}))
+    for name in (".", "./", "a/..", str(folder), f"{folder}/"):
+        assert select_images(gallery, [name], []) == ["a/1.jpg", "b/2.jpg"], name
+    monkeypatch.chdir(folder / "a")
+    assert select_images(gallery, ["."], []) == ["a/1.jpg"]
+    assert select_images(gallery, [".."], []) == ["a/1.jpg", "b/2.jpg"]
+    with pytest.raises(UserError, match="its paths start from"):
+        select_images(gallery, [str(tmp_path)], [])
