@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from harness import FULL, driver, finish, start, state_of
+from harness import driver, finish, start, state_of
 
 from utils.checkpoints.run_folder import LAST
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.promise("Dead peer")
 OFTEN = ["checkpoint_steps=2"]
 
 
-@pytest.mark.parametrize("rank", [0, 1] if FULL else [0])  # 0 holds the address where all meet
+@pytest.mark.parametrize("rank", [0, 1])
 def test_the_others_stop_soon_with_a_message(benchmark, tmp_path, trials, rank):
     trial = trials("process killed, the others end with a message", 1)
     output = tmp_path / "run"

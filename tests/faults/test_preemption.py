@@ -16,7 +16,7 @@ pytestmark = pytest.mark.promise("Preemption")
 
 TARGETS = ("launcher", "process 0", "process 1", "all")
 CASES = [(name, target) for name in ("SIGTERM", "SIGINT", "SIGUSR1") for target in TARGETS]
-QUICK = [("SIGTERM", "launcher"), ("SIGINT", "all")]
+QUICK = [("SIGTERM", "launcher"), ("SIGINT", "all"), ("SIGUSR1", "process 1")]
 EXPECTED = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 143}
 
 
