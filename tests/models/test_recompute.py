@@ -4,15 +4,17 @@ import pytest
 import torch
 from tiny_model import IDENTITIES, lived_in, step, tiny_batch, tiny_model
 from torch.nn.functional import dropout, gelu
+from torch.utils.checkpoint import checkpoint
 
-from models.kernels import attend, bytes_of, checkpointed, recompute
+from models.kernels import LayerNorm, Linear, attend, bytes_of, checkpointed, recompute
+from models.kernels.linear import product
 from utils.precision import autocast
 
 
 @pytest.fixture
 def always(monkeypatch):
     """Nothing is too small to be computed again."""
-    monkeypatch.setattr(recompute, "WORTHWHILE", 0)
+    monkeypatch.setattr(recompute, "WORTHWHILE", 1)
 
 
 def kept_bytes(function, *inputs) -> int:
@@ -41,6 +43,52 @@ def test_small_results_are_kept_and_large_ones_are_not():
     few, many = (lambda states, kept=kept: checkpointed(narrow, states, kept=kept) for kept in (1000, 2**30))
     assert kept_bytes(few, given) == given.nbytes  # the result of exp; gelu keeps its input
     assert kept_bytes(many, given) == 0
+
+
+def normed_product(norm: type, linear: type) -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(norm(16), linear(16, 24))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_output_of_a_norm_is_not_kept_for_the_product_after_it(always, precision):
+    given = torch.randn(100, 16, requires_grad=True)
+    ours = normed_product(LayerNorm, Linear)
+    theirs = normed_product(torch.nn.LayerNorm, torch.nn.Linear)
+    with autocast(precision, "cpu"):
+        few, many = (
+            kept_bytes(lambda states, *_, module=module: module(states), given, *module.parameters())
+            for module in (ours, theirs)
+        )
+    # in bfloat16, nor are the weight's and the output's copies in it; means and deviations are kept by both
+    spared = given.nbytes if precision == "fp32" else (given.nbytes + 16 * 24 * 4) // 2
+    assert many - few == spared
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_follows_a_norm_has_the_gradients_of_torch_s_layers(always, precision, outside):
+    found = []
+    for module in (normed_product(LayerNorm, Linear), normed_product(torch.nn.LayerNorm, torch.nn.Linear)):
+        given = torch.randn(100, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        with autocast(precision, "cpu"):
+            output = checkpoint(module, given, use_reentrant=False) if outside else module(given)
+        for last in (False, True):
+            gradients = torch.autograd.grad(
+                output.float().square().sum(), [given, *module.parameters()], retain_graph=not last
+            )
+            found.append([output, *gradients])
+    for other in found[1:]:
+        for one, its in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, its, atol=1e-4, rtol=1e-4)
+
+
+def test_no_product_is_made_twice(always, monkeypatch):
+    made = []
+    monkeypatch.setattr("models.kernels.linear.product", lambda *parts: made.append(None) or product(*parts))
+    module, given = normed_product(LayerNorm, Linear), torch.randn(100, 16, requires_grad=True)
+    module(given).sum().backward()
+    assert len(made) == 3  # forward, and the gradients of states and of the weight
 
 
 def test_random_draws_are_the_same_again(always):
@@ -84,7 +132,7 @@ def test_attention_with_dropout_keeps_its_mean_and_drops_whole_answers():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_has_the_same_losses_and_gradients(monkeypatch, precision):
     found = []
-    for worthwhile in (2**60, 0):
+    for worthwhile in (2**60, 1):
         monkeypatch.setattr(recompute, "WORTHWHILE", worthwhile)
         model = lived_in(tiny_model())
         with autocast(precision, "cpu"):
