@@ -19,7 +19,7 @@ from PIL import Image
 from search import indexing
 from search.gallery import Address, open_gallery
 from search.indexing import index
-from search.metadata import read_metadata, typed
+from search.metadata import read_metadata
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -103,13 +103,6 @@ def test_wrong_metadata_are_told(tmp_path, text, words):
     with pytest.raises(UserError) as told:
         read_metadata(tmp_path / "meta.csv")
     assert words in str(told.value) and "meta.csv" in str(told.value)
-
-
-def test_columns_have_one_kind():
-    assert typed(["1", "", "3"]) == [1, None, 3] and typed(["1", "2.5"]) == [1.0, 2.5]
-    assert typed(["1", "x"]) == ["1", "x"] and typed(["nan", "1"]) == ["nan", "1"]
-    assert typed(["007", "8"]) == ["007", "8"] and typed(["0", "0.5"]) == [0.0, 0.5]
-    assert typed(["9" * 30, "1"]) == [1e30, 1.0] and typed(["1e999", "1"]) == ["1e999", "1"]
 
 
 def test_metadata_of_other_images_change_nothing(encoder, photos, tmp_path, caplog):

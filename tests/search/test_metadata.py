@@ -14,6 +14,7 @@ from utils.errors import UserError
         (["1.5", "2", "-0.25"], [1.5, 2.0, -0.25]),
         (["a", "1"], ["a", "1"]),
         (["", " "], [None, None]),
+        (["0", "0.5"], [0.0, 0.5]),
         ([str(2**63 - 1), "0"], [2**63 - 1, 0]),
         ([str(2**63), "0"], [str(2**63), "0"]),
     ],
@@ -47,6 +48,8 @@ def test_a_column_has_one_type(cells, expected):
         "\uff11\uff12",  # digits of full width
         "\u00b2",
         "\u22125",  # a minus sign that is no hyphen
+        "1e999",
+        "9" * 30,
         "9" * 400,
     ],
 )
