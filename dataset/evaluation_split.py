@@ -164,7 +164,7 @@ def load_blocks(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=serve_the_main_process,
-        multiprocessing_context=loader_processes() if workers else None,
+        multiprocessing_context=loader_processes(__name__) if workers else None,
     )
     for images in loaded(loader):
         yield images.to(device, non_blocking=True)

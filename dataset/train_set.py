@@ -245,7 +245,7 @@ class TrainLoader:
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             worker_init_fn=serve_the_main_process,
-            multiprocessing_context=loader_processes() if workers else None,
+            multiprocessing_context=loader_processes(__name__) if workers else None,
         )
 
     def __len__(self) -> int:

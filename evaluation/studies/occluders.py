@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.image_encoder import CLIP_STATISTICS
-
 
 def patches_order(height: int, width: int, patch: int, rng: np.random.Generator) -> np.ndarray:
     """Patch after patch in a random order, each row by row: indices of all pixels [H * W]."""
@@ -53,8 +51,8 @@ class Occluder:
     kind: str
     fraction: float
     patch: int
+    mean: tuple[float, float, float]
     seed: int = 0
-    mean: tuple[float, float, float] = CLIP_STATISTICS.mean
 
     def removed(self, height: int, width: int, index: int) -> np.ndarray:
         """Indices of the removed pixels of the image at this index of the gallery, those removed first in front."""

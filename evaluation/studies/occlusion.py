@@ -93,7 +93,7 @@ def main(study: ModelStudy) -> None:
 
 def occluder_for(model: TrainedModel, kind: str, fraction: float, seed: int) -> Occluder:
     mean = model.model.visual_encoder.statistics.mean
-    return Occluder(kind, fraction, model.config.patch_size, seed, mean)
+    return Occluder(kind, fraction, model.config.patch_size, mean, seed)
 
 
 def measure(study: ModelStudy) -> Results:

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
@@ -21,13 +22,15 @@ TO_ALL = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends
 GRACE = 60  # seconds that a loader process outlives a SIGTERM
 
 
-def loader_processes() -> BaseContext:
+def loader_processes(module: str) -> BaseContext:
     """How processes that load data are started: by a server that forks itself, from which this one is made at once.
+
+    module: what they need, and the server imports once for all of them. The first one asked for counts.
 
     A fork of this process would hang now and then: by the time that data are loaded it runs threads, whose locks
     nobody opens in the fork. The server outlives signals to all, because the processes that it has started end with it.
     """
-    forkserver.set_forkserver_preload(own_modules())
+    forkserver.set_forkserver_preload([module])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_ALL)  # the server inherits it; here they wait for a moment
     try:
         forkserver.ensure_running()
@@ -36,12 +39,23 @@ def loader_processes() -> BaseContext:
     return multiprocessing.get_context("forkserver")
 
 
-def own_modules() -> list[str]:
-    """What is imported of this program: the server imports it once, and all its processes have it."""
-    root = Path(__file__).resolve().parents[2]
-    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-    own = {name: Path(file) for name, file in files.items() if file and "site-packages" not in file}
-    return sorted(name for name, file in own.items() if root in file.parents and name != "__main__")
+@contextmanager
+def without_main_script() -> Iterator[None]:
+    """Processes that are started within do not run this program's main script, which they need nothing of.
+
+    Python would import it in each of them, and with it all of training: seconds of a CPU. Other people's scripts, which
+    may define what is to be loaded, are imported.
+    """
+    main, root = sys.modules["__main__"], Path(__file__).resolve().parents[2]
+    file = getattr(main, "__file__", None)
+    ours = file is not None and main.__spec__ is None and root in Path(file).resolve().parents
+    try:
+        if ours:
+            del main.__file__
+        yield
+    finally:
+        if ours:
+            main.__file__ = file
 
 
 def loaded(loader: Iterable[Item | UserError]) -> Iterator[Item]:
@@ -50,7 +64,9 @@ def loaded(loader: Iterable[Item | UserError]) -> Iterator[Item]:
     Raises UserError for the first that is one, and when a process has died.
     """
     try:
-        for item in loader:
+        with without_main_script():
+            items = iter(loader)
+        for item in items:
             if isinstance(item, UserError):
                 raise UserError(str(item))  # `raise item` would tie this frame, and the processes, to the error
             yield item

@@ -15,12 +15,13 @@ from models.image_encoder import CLIP_STATISTICS
 from utils.errors import UserError
 
 HEIGHT, WIDTH, PATCH = 32, 16, 8
+MEAN = CLIP_STATISTICS.mean
 
 
 def mask_of(kind, fraction, place=0, seed=0, size=(HEIGHT, WIDTH)):
     """[H, W] True = removed."""
     mask = np.zeros(size[0] * size[1], dtype=bool)
-    mask[Occluder(kind, fraction, PATCH, seed).removed(*size, place)] = True
+    mask[Occluder(kind, fraction, PATCH, MEAN, seed).removed(*size, place)] = True
     return mask.reshape(size)
 
 
@@ -36,9 +37,9 @@ def test_what_is_removed_grows_and_is_the_same_every_time(kind):
     fractions = [0.1, 0.3, 0.31, 0.8]
     for smaller, larger in pairwise(fractions):
         assert mask_of(kind, larger, place=5)[mask_of(kind, smaller, place=5)].all()
-    again = Occluder(kind, 0.3, PATCH)
+    again = Occluder(kind, 0.3, PATCH, MEAN)
     assert pickle.dumps(again)  # loader processes get it so
-    assert np.array_equal(again.removed(HEIGHT, WIDTH, 5), Occluder(kind, 0.3, PATCH).removed(HEIGHT, WIDTH, 5))
+    assert np.array_equal(again.removed(HEIGHT, WIDTH, 5), Occluder(kind, 0.3, PATCH, MEAN).removed(HEIGHT, WIDTH, 5))
 
 
 @pytest.mark.parametrize("kind", ["patches", "bar"])
@@ -72,7 +73,7 @@ def test_patches_takes_whole_patches():
 def test_removed_pixels_are_zero_to_a_model_and_others_as_they_were():
     image = torch.randint(0, 256, (3, HEIGHT, WIDTH), dtype=torch.uint8)
     before = image.clone()
-    occluded = Occluder("patches", 0.4, PATCH)(image, 2)
+    occluded = Occluder("patches", 0.4, PATCH, MEAN)(image, 2)
     mask = torch.from_numpy(mask_of("patches", 0.4, place=2))
     assert torch.equal(image, before)
     assert torch.equal(occluded[:, ~mask], image[:, ~mask])
