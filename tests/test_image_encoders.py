@@ -1,35 +1,21 @@
 """Runs with a Vision Mamba: begun from two files, resumed, evaluated and verified as those with a ViT."""
 
 import json
-import sys
 
 import pytest
 import torch
-from benchmark_data import TINY, data_settings, run
-from harness import driver, finish, state_of
+from benchmark_data import TINY, data_settings
+from harness import LIVELY, driver, finish, state_of
+from in_process import call, call_here, retrieve
 
+import Retrieval
 from models.image_encoder import VisionSize
 from models.vision_mamba import VisionMamba
+from search.__main__ import main as search
 from utils.checkpoints.files import read_checkpoint
 
 VIM = ["image_encoder=vim", "vision_depth=2"]
 ONE_EPOCH = ["schedular.epochs=1"]
-
-
-def retrieve(output, benchmark, *flags, settings=()):
-    return run(
-        sys.executable,
-        "Retrieval.py",
-        "--config",
-        "configs/demo.yaml",
-        "--output_dir",
-        output,
-        *flags,
-        "--set",
-        *TINY,
-        *data_settings(benchmark),
-        *settings,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +41,7 @@ def mamba(benchmark, files):
         files / "vim.pth",
         settings=[*VIM, *ONE_EPOCH],
     )
-    return files / "vim", done.stderr
+    return files / "vim", done.errors
 
 
 def test_it_says_what_it_took_from_which_file(mamba, files):
@@ -89,7 +75,7 @@ def test_its_trained_encoder_is_evaluated_and_not_the_one_it_started_from(mamba,
             settings=[*VIM, f"vision_checkpoint={files}/vim.pth"],
         )
         assert (tmp_path / "metrics.json").read_text() == (mamba[0] / "metrics.json").read_text()
-        run(sys.executable, "Retrieval.py", "--verify", "--checkpoint", mamba[0] / "checkpoint_best.pth")
+        call_here(Retrieval.main, "--verify", "--checkpoint", mamba[0] / "checkpoint_best.pth")
     finally:
         (files / "moved.pth").rename(files / "vim.pth")
 
@@ -102,28 +88,17 @@ def test_both_files_may_stand_in_the_configuration(mamba, benchmark, files, tmp_
 
 @pytest.mark.parametrize("flag", ["--evaluate", "--resume", "--verify"])
 def test_a_start_is_refused_where_nothing_starts(flag, tmp_path):
-    done = run(
-        sys.executable,
-        "Retrieval.py",
-        flag,
-        "--checkpoint",
-        "a.pth",
-        "--vision_checkpoint",
-        "b.pth",
-        "--output_dir",
-        tmp_path / "run",
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --vision_checkpoint is what a new run starts from; --checkpoint has the")
+    files = ["--checkpoint", "a.pth", "--vision_checkpoint", "b.pth"]
+    done = call(Retrieval.main, flag, *files, "--output_dir", tmp_path / "run")
+    assert done.code == 2
+    assert done.errors.startswith("error: --vision_checkpoint is what a new run starts from; --checkpoint has the")
 
 
 def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(benchmark, tmp_path):
-    settings = [*VIM, "drop_path=0.3", "gradient_checkpointing=true", "checkpoint_steps=1"]
-    finish(driver(tmp_path / "one", benchmark, settings=[*settings, "max_steps=6"]), tmp_path / "a")
+    settings = [*LIVELY, *VIM, "drop_path=0.3", "gradient_checkpointing=true", "checkpoint_steps=1"]
+    retrieve(tmp_path / "one", benchmark, settings=[*settings, "max_steps=6"])
     for steps, flags in ((2, ()), (5, ("--resume",)), (6, ("--resume",))):
-        command = driver(tmp_path / "other", benchmark, *flags, settings=[*settings, f"max_steps={steps}"])
-        finish(command, tmp_path / "b")
+        retrieve(tmp_path / "other", benchmark, *flags, settings=[*settings, f"max_steps={steps}"])
     assert state_of(tmp_path / "one") == state_of(tmp_path / "other")
 
 
@@ -161,10 +136,9 @@ def test_a_model_of_timm_is_evaluated_again_with_the_same_metrics(timm_run, benc
 
 def test_a_model_of_timm_is_searched_with(timm_run, benchmark, tmp_path):
     gallery, checkpoint = tmp_path / "gallery", timm_run / "checkpoint_best.pth"
-    command = [sys.executable, "-m", "search"]
-    run(*command, "index", benchmark / "imgs" / "test", "--gallery", gallery, "--checkpoint", checkpoint)
-    done = run(*command, "query", "a man in a red coat", "--gallery", gallery, "--top", "3", "--json")
-    assert [hit["rank"] for hit in json.loads(done.stdout)["hits"]] == [1, 2, 3]
+    call_here(search, "index", benchmark / "imgs" / "test", "--gallery", gallery, "--checkpoint", checkpoint)
+    done = call_here(search, "query", "a man in a red coat", "--gallery", gallery, "--top", "3", "--json")
+    assert [hit["rank"] for hit in json.loads(done.output)["hits"]] == [1, 2, 3]
 
 
 def test_the_sizes_of_a_dry_run_follow_from_the_name(benchmark, tmp_path):
@@ -172,7 +146,7 @@ def test_the_sizes_of_a_dry_run_follow_from_the_name(benchmark, tmp_path):
     own = [setting for setting in own if not setting.startswith("bert_config.encoder_width")]
     settings = [*own, *data_settings(benchmark), f"image_encoder={NAME}", "image_res=[64,32]"]
     flags = ["--config", "configs/PS_cuhk_pedes.yaml", "--dry_run", "--output_dir", tmp_path / "run"]
-    done = run(sys.executable, "Retrieval.py", *flags, "--set", *settings)
-    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if "parameters" in line)
+    done = call_here(Retrieval.main, *flags, "--set", *settings)
+    lines = dict(line.split(maxsplit=1) for line in done.output.splitlines() if "parameters" in line)
     assert lines["visual_encoder"].startswith("5,")  # ViT-Ti has 5.5 million of them
-    assert "[8, 3, 64, 32]" in done.stdout
+    assert "[8, 3, 64, 32]" in done.output

@@ -1,13 +1,12 @@
 """A checkpoint is checked against its own record, and every untruth is found."""
 
 import json
-import sys
 
 import pytest
 import torch
-from benchmark_data import TINY, data_settings, run
-from in_process import call
+from in_process import call, call_here, retrieve
 
+import Retrieval
 from evaluation.verify import verify
 from utils.checkpoints.files import read_checkpoint, save_checkpoint
 
@@ -17,8 +16,7 @@ pytestmark = pytest.mark.promise("What was saved is what scored")
 @pytest.fixture(scope="module")
 def trained(benchmark, tmp_path_factory):
     output = tmp_path_factory.mktemp("verified") / "run"
-    command = [sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output]
-    run(*command, "--set", *TINY, *data_settings(benchmark))
+    retrieve(output, benchmark)
     return output
 
 
@@ -28,8 +26,7 @@ def verified(path):
 
 @pytest.mark.parametrize("name", ["checkpoint_best.pth", "checkpoint_last.pth"])
 def test_what_was_saved_is_what_scored(trained, name):
-    # as users do it
-    done = run(sys.executable, "Retrieval.py", "--verify", "--checkpoint", trained / name)
+    done = call_here(Retrieval.main, "--verify", "--checkpoint", trained / name)
     for line in (
         "the checksum is right",
         "all values are finite",
@@ -37,7 +34,7 @@ def test_what_was_saved_is_what_scored(trained, name):
         "the data are those",
         "the metrics on the val split are those of its run",
     ):
-        assert line in done.stderr
+        assert line in done.errors
     logged = [json.loads(line)["val"] for line in (trained / "log.txt").read_text().splitlines()]
     content = read_checkpoint(trained / name)
     assert content["metrics"]["val"] == logged[content["epoch"]]

@@ -22,10 +22,17 @@ def tensors_of(folder, name=LAST):
     return {**content["model"], **moments}
 
 
+@pytest.fixture(scope="module")
+def before(benchmark, tmp_path_factory):
+    """A run that ends before the step with the fault."""
+    folder = tmp_path_factory.mktemp("before")
+    finish(driver(folder / "run", benchmark, settings=["max_steps=2"]), folder)
+    return folder / "run"
+
+
 @pytest.mark.parametrize("what", ["input", "loss", "gradient"] if FULL else ["gradient", "loss"])
-def test_the_step_is_skipped_by_all_and_leaves_no_trace(benchmark, tmp_path, what):
-    before, after = tmp_path / "before", tmp_path / "after"
-    finish(driver(before, benchmark, settings=["max_steps=2"]), tmp_path)
+def test_the_step_is_skipped_by_all_and_leaves_no_trace(before, benchmark, tmp_path, what):
+    after = tmp_path / "after"
     command = driver(after, benchmark, settings=["max_steps=3"], script=SCRIPT)
     running = finish(command, tmp_path / "b", BREAK=f"{what}:1:2-2")
     one, other = tensors_of(before), tensors_of(after)

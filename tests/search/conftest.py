@@ -1,10 +1,9 @@
 """A tiny trained model, photos to search, and a gallery of them."""
 
 import shutil
-import sys
 
 import pytest
-from benchmark_data import TINY, data_settings, run
+from in_process import retrieve
 
 from search.encoder import Encoder
 from search.gallery import open_gallery
@@ -16,18 +15,7 @@ from search.searcher import Searcher
 def trained(benchmark, tmp_path_factory):
     """The best checkpoint of a tiny run."""
     output = tmp_path_factory.mktemp("searched") / "run"
-    run(
-        sys.executable,
-        "Retrieval.py",
-        "--config",
-        "configs/demo.yaml",
-        "--output_dir",
-        output,
-        "--set",
-        *TINY,
-        *data_settings(benchmark),
-        "max_steps=3",
-    )
+    retrieve(output, benchmark, settings=["max_steps=3"])
     return output / "checkpoint_best.pth"
 
 

@@ -1,13 +1,12 @@
 """What is exported is the same model, with and without torch."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
-from benchmark_data import TINY, data_settings, run
+from in_process import call_here, retrieve
 from safetensors.torch import load_file
 
+import Retrieval
 from search.encoder import Encoder
 from search.export import export, is_exported
 from utils.errors import UserError
@@ -43,24 +42,14 @@ def test_the_driver_evaluates_an_exported_folder_as_it_does_the_checkpoint(train
     for source in (trained, tmp_path / "model"):
         output = tmp_path / f"of-{source.stem}"
         given = ("--config", config, "--checkpoint", source, "--output_dir", output)
-        run(sys.executable, "Retrieval.py", "--evaluate", *given)
+        call_here(Retrieval.main, "--evaluate", *given)
         found.append((output / "metrics.json").read_text())
     assert found[0] == found[1]
 
 
 def test_a_vision_mamba_has_an_onnx_form(benchmark, tmp_path):
     """Whose scan is no loop there; what onnxruntime makes of it is compared with torch as it is written."""
-    settings = [*TINY, *data_settings(benchmark), "image_encoder=vim", "vision_depth=3", "max_steps=1"]
-    run(
-        sys.executable,
-        "Retrieval.py",
-        "--config",
-        "configs/demo.yaml",
-        "--output_dir",
-        tmp_path / "run",
-        "--set",
-        *settings,
-    )
+    retrieve(tmp_path / "run", benchmark, settings=["image_encoder=vim", "vision_depth=3", "max_steps=1"])
     encoder = Encoder.open(tmp_path / "run" / "checkpoint_best.pth")
     assert "image_encoder.onnx" in export(encoder, tmp_path / "model", None, with_onnx=True)
     assert (tmp_path / "model" / "image_encoder.onnx").stat().st_size < 3_000_000

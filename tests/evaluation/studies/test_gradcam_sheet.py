@@ -2,12 +2,11 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
-from benchmark_data import TINY, data_settings, run
+from in_process import retrieve
 from PIL import Image
 
 from evaluation.drawing.panels import coloured_text, flow, overlay, words_in_colours
@@ -93,8 +92,7 @@ def other_checkpoint(benchmark, tmp_path_factory):
     output = tmp_path_factory.mktemp("gradcam") / "vim"
     model = ["image_encoder=vim", "bert_config.full_ca=false", "bert_config.num_hidden_layers=3", "weights.mae=0"]
     settings = [*model, "max_steps=1", "max_words=12", "image_res=[64,32]", "eval_epoch=9"]
-    command = [sys.executable, "Retrieval.py", "--config", "configs/demo.yaml", "--output_dir", output]
-    run(*command, "--set", *TINY, *data_settings(benchmark), *settings)
+    retrieve(output, benchmark, settings=settings)
     return output / "checkpoint_last.pth"
 
 

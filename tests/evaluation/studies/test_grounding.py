@@ -2,15 +2,17 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from benchmark_data import data_settings, run
+from benchmark_data import data_settings
+from in_process import call_here
 from PIL import Image
 
+from dataset.prepare import main as prepare
+from dataset.synthetic.__main__ import main as synthetic
 from evaluation.studies.caption_maps import CaptionMaps
 from evaluation.studies.grounding import draw_captions, main
 from evaluation.studies.mentions import Mention, Mentions, spans_of
@@ -100,8 +102,8 @@ def test_what_is_not_visible_or_cut_off_is_left_out_and_counted(tmp_path):
 def masked(tmp_path_factory):
     """The tiny benchmark with masks: the same images and captions."""
     root = tmp_path_factory.mktemp("grounding") / "data"
-    run(sys.executable, "-m", "dataset.synthetic", root, "--preset", "tiny", "--workers", "1")
-    run(sys.executable, "-m", "dataset.prepare", "CUHK-PEDES", root)
+    call_here(synthetic, root, "--preset", "tiny", "--workers", "1")
+    call_here(prepare, "CUHK-PEDES", root)
     return root
 
 
