@@ -1,22 +1,36 @@
 """Bytes of an image file to the picture that a viewer shows, or the reason why there is none.
 
-Preparation, training and evaluation all decide here what a usable image is. One picture per
-file: animations and documents of several pages are refused, of a phone's MPO the first picture
+Preparation, training, evaluation and search all decide here what a usable image is. One picture
+per file: animations and documents of several pages are refused, of a phone's MPO the first picture
 counts. Colour profiles are not applied.
 """
 
+import functools
+import importlib
 import io
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Those whose decoders notice that a file was cut off; a phone's MPO is opened as JPEG."""
+ENDINGS: Mapping[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),
+}
+"""Formats whose decoders notice that a file was cut off, and how their files end, the usual ending first.
+
+A phone's MPO is opened as JPEG. `known_formats` says which of them can be read here.
+"""
 
 LARGEST_FILE = 2**28
 """Bytes; a larger file is not read."""
@@ -36,7 +50,8 @@ STRUCTURED = ("JPEG", "MPO", "PNG")
 START_OF_SCAN = 0xDA
 END_OF_IMAGE = b"\xff\xd9"
 ORIENTATION = 0x0112
-HDR_CURVES = (16, 18)  # PQ and HLG in a PNG's cICP chunk: shown as if they were sRGB, they are dull
+HDR_CURVES = (16, 18)  # PQ and HLG, as PNG, AVIF and HEIF number them: shown as if they were sRGB, they are dull
+HDR = "has the brightness curve of an HDR screen"
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,8 +68,34 @@ class Unusable(ValueError):
     """Why a file is no usable image, as the rest of a sentence that begins with its name."""
 
 
+class Unreadable(Unusable):
+    """The system did not hand out the file, now: nothing is known of what is in it."""
+
+
+@functools.cache
+def known_formats() -> tuple[str, ...]:
+    """The formats that can be read here: AVIF where Pillow was built with it, HEIF with the package pillow-heif."""
+    missing = set() if features.check("avif") else {"AVIF"}
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except (ImportError, OSError):
+        missing.add("HEIF")
+    return tuple(name for name in ENDINGS if name not in missing)
+
+
+def known_endings() -> frozenset[str]:
+    """How image files end that can be read here, in lower case, with their dot."""
+    return frozenset(ending for name in known_formats() for ending in ENDINGS[name])
+
+
+def usual_ending(image_format: str | None) -> str:
+    """The ending for a file of a format that Pillow names."""
+    return ENDINGS["JPEG" if image_format == "MPO" else image_format or ""][0]
+
+
 def read_content(path: str | os.PathLike) -> bytes:
-    """The bytes of an image file. Raises Unusable when it is no ordinary file, too large, or cannot be read."""
+    """The bytes of an image file. Raises Unusable when it is no ordinary file or too large, Unreadable when it cannot
+    be read or is not there."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its writer
         try:
@@ -68,9 +109,9 @@ def read_content(path: str | os.PathLike) -> bytes:
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
-        raise Unusable("does not exist") from None
+        raise Unreadable("does not exist") from None
     except OSError as error:
-        raise Unusable(f"cannot be read: {error.strerror or error}") from None
+        raise Unreadable(f"cannot be read: {error.strerror or error}") from None
 
 
 def decode(content: bytes) -> Image.Image:
@@ -104,7 +145,7 @@ def explained() -> Iterator[None]:
     except Unusable:
         raise
     except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
+        known = ", ".join(known_formats())
         raise Unusable(f"is no image of a known format ({known}), or is cut off in its header") from None
     except Image.DecompressionBombError:
         raise Unusable(f"has far more than {LARGEST_PICTURE:,} pixels") from None
@@ -122,10 +163,12 @@ def examine(content: bytes) -> Image.Image:
         raise Unusable("is no image: the file is empty")
     # a switch for the whole program: where another library turned it on, what was cut off would be grey
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    image = Image.open(io.BytesIO(content), formats=known_formats())
     fault = _size_fault(image) or _frame_fault(image) or _kind_fault(image)
     if fault is None and image.format in STRUCTURED:
         fault = _png_fault(content) if image.format == "PNG" else _jpeg_fault(content)
+    if fault is None and image.format in ("AVIF", "HEIF"):
+        fault = _curve_fault(content)
     if fault:
         raise Unusable(fault)
     return image
@@ -202,9 +245,15 @@ def _png_fault(content: bytes) -> str | None:
         if kind == b"tRNS" and colour in (0, 2) and depth != 8:
             return f"has a transparent colour of {depth} bits"
         if kind == b"cICP" and content[position + 9] in HDR_CURVES:
-            return "has the brightness curve of an HDR screen"
+            return HDR
         position = end
     return "is truncated: it ends before its last chunk"
+
+
+def _curve_fault(content: bytes) -> str | None:
+    """An AVIF or HEIF whose colour box (ISO 23091-2: primaries, curve, matrix) names a curve of HDR."""
+    box = content.find(b"colrnclx")
+    return HDR if box >= 0 and int.from_bytes(content[box + 10 : box + 12], "big") in HDR_CURVES else None
 
 
 def _jpeg_fault(content: bytes) -> str | None:

@@ -1,12 +1,13 @@
 """Image files on disk: paths that are safe, files that are there, pictures that can be read."""
 
+import contextlib
 import os
 import posixpath
 import re
 import stat
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from tqdm import tqdm
 
 from dataset.decoding import Unusable, image_fault, read_content
 from dataset.digests import blake2_of
+from dataset.image_folders import list_folder, match_forms
 from utils.processes.parallel import available_cores
 
+NO_FILE, NO_FOLDER = "no such file", "the folder does not exist"
 _DRIVE = re.compile("[A-Za-z]:")  # of a path as Windows writes it
 
 
@@ -52,7 +55,7 @@ def missing_images(images: Iterable[str], root: str | os.PathLike) -> dict[str, 
         try:
             listing = _listing(root, folder)
         except OSError as error:
-            reason = "the folder does not exist" if isinstance(error, FileNotFoundError) else error.strerror
+            reason = _no_folder(root, folder) if isinstance(error, FileNotFoundError) else error.strerror
             missing.update(dict.fromkeys(members, f"{reason}"))
             continue
         absent = [image for image in members if not _is_file(listing.get(_name(image)))]
@@ -82,8 +85,7 @@ def _by_folder(images: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _listing(root: str | os.PathLike, folder: str) -> dict[str, os.DirEntry]:
-    with os.scandir(os.path.join(root, folder)) as listing:
-        return {entry.name: entry for entry in listing}
+    return {entry.name: entry for entry in list_folder(os.path.join(root, folder))}
 
 
 def _name(image: str) -> str:
@@ -109,8 +111,26 @@ def _reasons(absent: Sequence[str], listing: dict[str, os.DirEntry]) -> dict[str
             reasons[image] = _why_no_file(listing[name])
         else:
             other = folded.get(name.casefold())
-            reasons[image] = f"the file is named '{other}'" if other else "no such file"
+            reasons[image] = f"the file is named '{other}'" if other else _in_another_form(name, listing) or NO_FILE
     return reasons
+
+
+def _no_folder(root: str | os.PathLike, folder: str) -> str:
+    """Why there is no such folder, which may be that the name of one of its parts has another Unicode form."""
+    above = ""
+    with contextlib.suppress(OSError):
+        for part in folder.split("/"):
+            names = _listing(root, above)
+            if part not in names:
+                return _in_another_form(part, names) or NO_FOLDER
+            above = posixpath.join(above, part)
+    return NO_FOLDER
+
+
+def _in_another_form(name: str, there: Collection[str]) -> str:
+    """A remark on the name that looks the same and is written in another Unicode form, if there is one."""
+    other = match_forms([name], there).get(name)
+    return f"its name has another Unicode form there: {other!a}, not {name!a}; rename one" if other else ""
 
 
 def _why_no_file(entry: os.DirEntry) -> str:

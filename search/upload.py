@@ -1,6 +1,6 @@
 """Adds uploaded images to a gallery."""
 
-from dataset.decoding import Unusable, examine, explained
+from dataset.decoding import Unusable, examine, explained, usual_ending
 from dataset.digests import blake2_of
 from search.records import IndexedImage
 from search.searcher import Searcher
@@ -9,7 +9,6 @@ from utils.files import atomic_write
 
 LARGEST_UPLOAD = 20 * 2**20  # bytes
 FOLDER = "uploads"  # below that of the images
-ENDING_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 
 
 def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
@@ -20,9 +19,7 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
     encoder, gallery = searcher.encoder, searcher.gallery
     try:
         with explained():
-            ending = ENDING_OF.get(examine(content).format or "")
-        if ending is None:
-            raise UserError(f"the upload is none of {', '.join(ENDING_OF)}; convert it")
+            ending = usual_ending(examine(content).format)
         pixels = encoder.read(content)
     except Unusable as fault:
         raise UserError(f"the upload {fault}") from None
