@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from dataset.decoding import known_endings
+from dataset.image_folders import walk_images
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
 from search.encoder import Encoder
-from search.gallery import Gallery, open_gallery, recorded_encoder
-from search.indexing import images_below, index
+from search.gallery import Address, Gallery, is_own_folder, open_gallery, recorded_encoder
+from search.indexing import index
 from search.metadata import read_metadata
 from search.searcher import CANDIDATES, Answer, Searcher
 from search.selection import select_images
@@ -39,17 +41,26 @@ def open_encoder(options: argparse.Namespace) -> Encoder:
 def run_index(options: argparse.Namespace) -> None:
     """Encode the images below a folder; called again, follow what is new, changed or gone."""
     metadata = read_metadata(options.metadata) if options.metadata else None
-    if not images_below(options.folder):
-        raise UserError(
-            f"there is no image (jpg, png, webp) below {options.folder}; images of a gallery are erased by"
-            " python -m search forget"
-        )
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder} is not a folder of images")
+    if not Address.parse(options.gallery).exists():
+        require_images(options.folder)  # before a model is opened
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder, options.folder) as gallery:
-        report = index(gallery, encoder, metadata)
-        for path, fault in report.unreadable.items():
+        report = index(gallery, encoder, metadata, options.gone)
+        for path, fault in (report.found.unreachable | report.unreadable).items():
             print(f"unreadable: {in_a_line(path)} {fault}")
+        if report.found.left_out:
+            print(report.found.describe_left_out())
         print(f"{report}; the gallery holds {len(gallery.records)} images")
+
+
+def require_images(folder: Path) -> None:
+    """Raises UserError unless there is an image below a folder."""
+    found = walk_images(folder, is_own_folder)
+    if not found.images:
+        endings = " ".join(sorted(ending[1:] for ending in known_endings()))
+        raise UserError(f"there is no image ({endings}) below {folder}{found.describe_left_out('; ')}")
 
 
 def run_query(options: argparse.Namespace) -> None:
@@ -127,7 +138,6 @@ def run_serve(options: argparse.Namespace) -> None:
     require_free_port(options.host, options.port)
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder) as gallery:
-        gallery.clear_page()  # of a process that was killed
         site = build_site(Searcher(encoder, gallery), options.allow_upload, options.host)
         print(f"http://{options.host}:{options.port} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
         try:
@@ -186,8 +196,10 @@ def build_parser() -> CommandParser:
 
 
 def add_index_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="images below it (jpg, png, webp)")
+    parser.add_argument("folder", type=Path, help="images below it, in linked folders too")
     parser.add_argument("--metadata", type=Path, metavar="CSV", help="`image`, and columns to filter by (camera, ...)")
+    gone = "folders of it whose images are gone for good, all of them (. = any folder)"
+    parser.add_argument("--gone", nargs="+", action="extend", default=[], metavar="FOLDER", help=gone)
     add_gallery(parser)
     add_model(parser, needed=True)
 

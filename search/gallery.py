@@ -3,7 +3,7 @@
     GALLERY/gallery.json   which model and preprocessing made it, which folder its images are in
     GALLERY/records/       embeddings and metadata as plain files (search/records.py)
     GALLERY/index.db       the search index of Milvus Lite, which can be built again from the records
-    GALLERY/page/          what the web page shows, while it is served
+    GALLERY/page/          what the web page shows, while it is served; none of this is an image to be indexed
 
 With a Milvus server in place of GALLERY (http://host:19530), the first two are in a folder named after it.
 """
@@ -11,7 +11,7 @@ With a Milvus server in place of GALLERY (http://host:19530), the first two are 
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -170,6 +170,10 @@ class Address:
         uri = urlunsplit((parts.scheme, parts.netloc, "", "", ""))
         return cls(name, uri, collection, Path(f"{parts.hostname}-{parts.port or 19530}-{collection}"))
 
+    def exists(self) -> bool:
+        """Whether there is a gallery."""
+        return (self.folder / ABOUT).is_file()
+
     def missing(self) -> UserError:
         """The error that there is no gallery there."""
         return UserError(
@@ -203,6 +207,7 @@ def open_gallery(
             opened = Gallery(folder, about, records, store)
             if anew:
                 opened.rebuild()
+            opened.clear_page()  # of a process that was killed
             opened.synchronise()
             yield opened
         finally:
@@ -212,12 +217,11 @@ def open_gallery(
 def require_gallery_folder(address: Address, makes: bool) -> None:
     """Raises UserError unless the folder holds a gallery, or one can be made there; nothing is written yet."""
     folder = address.folder
-    if (folder / ABOUT).is_file():
-        require_folder(folder, "--gallery")
-        return
-    if not makes:
+    if not (address.exists() or makes):
         raise address.missing()
     require_folder(folder, "--gallery")
+    if address.exists():
+        return
     ours = (LOCK, f".{ABOUT}.")  # of a process that is about to make a gallery there
     if folder.is_dir() and not all(entry.name.startswith(ours) for entry in folder.iterdir()):
         raise UserError(f"--gallery {folder} holds something else; name a new folder")
@@ -239,6 +243,14 @@ def open_about(address: Address, encoder: Encoder, images: Path | None) -> dict[
     if images is not None and str(images.resolve()) != about["images"]:
         raise UserError(f"gallery {address.folder} is of the images in {about['images']}; name a new one for {images}")
     return about
+
+
+def is_own_folder(folder: Path, names: Collection[str]) -> bool:
+    """Whether a folder with these names in it is that of a gallery, or a part of one: it holds no images to index."""
+    if ABOUT in names and any(name in names for name in (LOCK, RECORDS, INDEX)):
+        return True
+    beside = folder.parent
+    return folder.name in (PAGE, RECORDS, INDEX) and (beside / ABOUT).is_file() and (beside / RECORDS).is_dir()
 
 
 def is_about(value: object) -> TypeGuard[dict[str, Any]]:
@@ -266,9 +278,9 @@ def checkpoint_of(about: Mapping[str, Any]) -> str:
 def recorded_encoder(gallery: str) -> dict[str, Any]:
     """The arguments of `Encoder.open` that made a gallery. Raises UserError when there is no such gallery."""
     address = Address.parse(gallery)
-    path = address.folder / ABOUT
-    if not path.is_file():
+    if not address.exists():
         raise address.missing()
+    path = address.folder / ABOUT
     about = read_json(path, "gallery file")
     source = about.get("encoder") if isinstance(about, dict) else None
     if not isinstance(source, dict) or not isinstance(source.get("checkpoint"), str):

@@ -2,46 +2,57 @@
 
 An image is known by its content: what is renamed or copied is not encoded again, and what changed is, whatever its
 date says. Each batch is on the disk before the next one, so that a killed process loses the one in flight at most.
+
+Only what is known to be gone is forgotten: a folder that cannot be listed, or that lost all its images, stops it
+before anything is changed, and an image that cannot be read now keeps its record.
 """
 
 import itertools
-import os
+import logging
+import posixpath
+import shlex
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset.decoding import Unusable, read_content
+from dataset.decoding import Unreadable, Unusable, read_content
 from dataset.digests import blake2_of
+from dataset.image_folders import FolderOfImages, match_forms, walk_images
 from search.encoder import Encoder
-from search.gallery import Gallery
+from search.gallery import Gallery, is_own_folder
 from search.metadata import Metadata, check_images
 from search.records import IndexedImage
+from search.selection import images_named
 from utils.errors import UserError
 from utils.processes.parallel import available_cores
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 BATCH = 64
 READ_AHEAD = 4  # batches
 MOST_FILES = 200  # of records, until they are written as one
 NOT_TEXT = "has a name that is not UTF-8; rename it"
+SHOWN = 3  # lost folders
+KEPT = "; what the gallery knows of it is kept"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Report:
-    """How many images were added and so on; unreadable: path -> why."""
+    """How many images were added and so on; unreadable: path -> why; kept: those of them that stay in the gallery."""
 
     added: int = 0
     updated: int = 0
     removed: int = 0
     unchanged: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    found: FolderOfImages = field(default_factory=FolderOfImages)
 
     def count(self, counts: Mapping[str, int]) -> None:
         """Add numbers to `added`, `updated` or `unchanged`."""
@@ -54,35 +65,18 @@ class Report:
         return f"{self.added} added, {self.updated} updated, {kept}{unreadable}"
 
 
-def images_below(folder: Path) -> list[str]:
-    """Paths below `folder`, with /, of all image files, sorted; links to folders are not followed.
-
-    Raises UserError when it is not a folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder of images")
-    found: list[str] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name).relative_to(folder).as_posix()
-            for name in files
-            if name.lower().endswith(ENDINGS) and not name.startswith(".")
-        ]
-    return sorted(found)
-
-
 @dataclass(frozen=True)
 class ImageFile:
     """An image file as it is now: its content's digest, and what the model reads, unless that embedding is known.
 
-    fault: why it cannot be used.
+    fault: why it cannot be used; unread: because the system did not hand it out, so that it may be as it was.
     """
 
     path: str
     digest: str = ""
     image: Tensor | None = None
     fault: str = ""
+    unread: bool = False
 
 
 def read_image(gallery: Gallery, encoder: Encoder, known: Mapping[str, np.ndarray], path: str) -> ImageFile:
@@ -92,7 +86,7 @@ def read_image(gallery: Gallery, encoder: Encoder, known: Mapping[str, np.ndarra
         digest = blake2_of(content)
         return ImageFile(path, digest, None if digest in known else encoder.read(content))
     except Unusable as fault:
-        return ImageFile(path, fault=str(fault))
+        return ImageFile(path, fault=str(fault), unread=isinstance(fault, Unreadable))
 
 
 def in_batches(files: Iterable[ImageFile], size: int) -> Iterator[list[ImageFile]]:
@@ -114,32 +108,80 @@ def read_ahead(read: Callable[[str], ImageFile], paths: Sequence[str]) -> Iterat
             yield waiting.popleft().result()
 
 
-def index(gallery: Gallery, encoder: Encoder, metadata: Metadata | None = None) -> Report:
+def index(gallery: Gallery, encoder: Encoder, metadata: Metadata | None = None, gone: Sequence[str] = ()) -> Report:
     """Bring `gallery` in line with its folder. metadata: by path; None = what is known of images stays.
 
-    Raises UserError when metadata are of no image of the folder, or it holds none although the gallery does.
+    gone: folders that may have lost all their images, named as those of `search.selection.select_images`.
+
+    Raises UserError, before anything is changed, when a folder cannot be listed, when a folder that the gallery holds
+    images of has lost them all, and when metadata are of no image of the folder.
     """
-    found = images_below(gallery.images)
-    if not found and len(gallery.records):
-        raise UserError(
-            f"there is no image below {gallery.images} any more; nothing was changed: is it not mounted?"
-            " Images of a gallery are erased by python -m search forget"
-        )
-    check_images(metadata, found)
-    paths = [path for path in found if is_text(path)]
-    report = Report(unreadable={printable(path): NOT_TEXT for path in found if not is_text(path)})
+    found = walk_images(gallery.images, is_own_folder)
+    require_not_lost(gallery, found, gone)
+    if metadata is not None:
+        forms = match_forms(metadata, found.images)
+        metadata = {forms.get(path, path): values for path, values in metadata.items()}
+    check_images(metadata, found.images)
+    paths = [path for path in found.images if is_text(path)]
+    report = Report(unreadable={printable(path): NOT_TEXT for path in found.images if not is_text(path)}, found=found)
     add_images(gallery, encoder, paths, metadata, report)
     known = gallery.records.by_path.keys()
-    gone = sorted((known - set(paths)) | (known & report.unreadable.keys()))
-    if gone:
-        gallery.drop(gone)
-    report.removed = len(gone)
+    faulty = report.unreadable.keys() - report.kept
+    dropped = sorted((known - set(paths)) | (known & faulty))
+    if dropped:
+        gallery.drop(dropped)
+    report.removed = len(dropped)
     if report.removed or report.updated:
         gallery.erase()
     elif len(gallery.records.files()) > MOST_FILES:
         gallery.records.rewrite()
     gallery.finish()
     return report
+
+
+def require_not_lost(gallery: Gallery, found: FolderOfImages, gone: Sequence[str]) -> None:
+    """Raises UserError when a folder holds no image any more, unless it is in one that is known to be `gone`."""
+    expected = gallery.records.by_path.keys() - images_gone(gallery, gone)
+    left_out = set(found.folders_left_out)
+    counts = Counter(
+        folder for path in expected if left_out.isdisjoint(folders_of(path)) for folder in folders_of(path)
+    )
+    there = {folder for path in found.images for folder in folders_of(path)}
+    if counts and not there:
+        raise UserError(
+            f"there is no image below {gallery.images} any more; nothing was changed: is it not mounted? If its images"
+            " are gone for good: --gone ."
+        )
+    lost = sorted(folder for folder in counts if folder not in there and posixpath.dirname(folder) in there)
+    if lost:
+        why = f" ({found.unreachable[lost[0]]})" if lost[0] in found.unreachable else ""
+        others = "nor has another folder" if len(lost) == 2 else f"nor have {len(lost) - 1} other folders"
+        more = f", {others}" if len(lost) > 1 else ""
+        names = " ".join(shlex.quote(printable(folder)) for folder in lost) if len(lost) <= SHOWN else "."
+        raise UserError(
+            f"{gallery.images / lost[0]}{why} has none of the {counts[lost[0]]} images any more that the gallery holds"
+            f" of it{more}; nothing was changed: is it not mounted? If they are gone for good: --gone {names}"
+        )
+
+
+def images_gone(gallery: Gallery, gone: Sequence[str]) -> set[str]:
+    """Images of the gallery that may be gone. A name that means none is warned of: it may have been forgotten."""
+    images: set[str] = set()
+    for name in gone if len(gallery.records) else ():
+        try:
+            images.update(images_named(gallery, name))
+        except UserError as error:
+            logger.warning("--gone: %s", error)
+    return images
+
+
+def folders_of(path: str) -> list[str]:
+    """The folders that an image is in, from its own to the whole, whose name is empty: a/b/1.jpg -> a/b, a, ''."""
+    folders = []
+    while path:
+        path = posixpath.dirname(path)
+        folders.append(path)
+    return folders
 
 
 def is_text(name: str) -> bool:
@@ -184,11 +226,17 @@ def add_batch(
     changed: list[IndexedImage] = []
     counts: Counter[str] = Counter()
     for file in batch:
+        before = gallery.records.by_path.get(file.path)
+        digest, embedding = file.digest, embeddings.get(file.digest)
         if file.fault:
             report.unreadable[file.path] = file.fault
+            if before is not None and file.unread:
+                report.unreadable[file.path] += KEPT
+                report.kept.add(file.path)
+                digest, embedding = before.digest, before.embedding
+        if embedding is None:
             continue
-        before = gallery.records.by_path.get(file.path)
-        image = IndexedImage(file.path, file.digest, embeddings[file.digest], metadata_of(file.path, before, metadata))
+        image = IndexedImage(file.path, digest, embedding, metadata_of(file.path, before, metadata))
         if before is not None and before.id == image.id:
             counts["unchanged"] += 1
         else:

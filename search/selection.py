@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dataset.image_folders import composed
 from search.gallery import Gallery
 from search.metadata import typed, unknown_column
 from utils.errors import UserError
@@ -34,13 +35,29 @@ def images_named(gallery: Gallery, name: str) -> list[str]:
         found = [path for path in gallery.records.by_path if everything or f"{path}/".startswith(f"{inside}/")]
         if found:
             return found
+    for inside in possible_paths(gallery.images, name):
+        found = in_another_form(gallery, inside)
+        if found:
+            return found
     raise UserError(f"the gallery holds no image {name!r}, and none below it; its paths start from {gallery.images}")
+
+
+def in_another_form(gallery: Gallery, inside: str) -> list[str]:
+    """The image, or those of the folder, whose name has another Unicode form; nothing where there are several."""
+    depth = inside.count("/") + 1
+    prefixes: dict[str, list[str]] = {}
+    for path in gallery.records.by_path:
+        prefix = "/".join(path.split("/")[:depth])
+        if composed(prefix) == composed(inside):
+            prefixes.setdefault(prefix, []).append(path)
+    return next(iter(prefixes.values())) if len(prefixes) == 1 else []
 
 
 def possible_paths(folder: Path, name: str) -> list[str]:
     """Paths below `folder` that a name may mean: it is given below the folder, whole, or from the working directory."""
-    paths = (Path(os.path.normpath(start / name)) for start in (folder, Path.cwd()))
-    return [path.relative_to(folder).as_posix() for path in paths if path.is_relative_to(folder)]
+    named = [start / name for start in (folder, Path.cwd())]
+    paths = [Path(follow(path)) for follow in (os.path.normpath, os.path.realpath) for path in named]
+    return list(dict.fromkeys(path.relative_to(folder).as_posix() for path in paths if path.is_relative_to(folder)))
 
 
 def parse_condition(gallery: Gallery, condition: str) -> tuple[str, str]:
