@@ -17,7 +17,7 @@ def decodes(content):
     return True
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP"])
 def test_quick_check_finds_every_truncation_that_decoding_finds(kind):
     """The quick check against its plain twin, decoding, for cuts everywhere in the file."""
     content = picture(3, kind, (24, 48))

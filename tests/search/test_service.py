@@ -127,6 +127,14 @@ def test_an_upload_is_searched_at_once(client, searcher):
     assert answer["id"] in [hit["id"] for hit in found["hits"]]
 
 
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "TIFF", "MPO"])
+def test_what_can_be_indexed_can_be_uploaded(client, kind):
+    content = io.BytesIO()
+    Image.new("RGB", (20, 40), "green").save(content, kind)
+    path = client.post("/api/images", content=content.getvalue()).json()["path"]
+    assert path.endswith({"BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif", "MPO": ".jpg"}[kind])
+
+
 def bomb():
     return png(size=(30000, 30000))
 
