@@ -1,4 +1,4 @@
-"""Command line: `python -m search index|query|forget|rebuild|serve|export ...`; each has --help."""
+"""Command line: `python -m search index|query|forget|move|rebuild|serve|export ...`; each has --help."""
 
 import argparse
 import json
@@ -16,6 +16,7 @@ from search.encoder import Encoder
 from search.gallery import Address, Gallery, is_own_folder, open_gallery, recorded_encoder
 from search.indexing import index
 from search.metadata import read_metadata
+from search.moving import move_images
 from search.searcher import CANDIDATES, Answer, Searcher
 from search.selection import select_images
 from utils.errors import CommandParser, UserError, run_command_line
@@ -26,13 +27,12 @@ Command = Callable[[argparse.Namespace], None]
 
 
 def open_encoder(options: argparse.Namespace) -> Encoder:
-    """The encoder of the command line, else the one that made the gallery."""
-    if options.checkpoint is not None:
+    """The encoder that made the gallery, or another copy of it; for a new gallery the one of the command line."""
+    if options.checkpoint is not None and not Address.parse(options.gallery).exists():
         return Encoder.open(options.checkpoint, options.config, options.device, options.overrides)
-    source = recorded_encoder(options.gallery)
-    config = options.config or source.get("config")
-    overrides = [*source.get("overrides", []), *options.overrides]
-    return Encoder.open(source["checkpoint"], config, options.device, overrides)
+    source = recorded_encoder(options.gallery, options.checkpoint)
+    overrides = list(dict.fromkeys([*source["overrides"], *options.overrides]))
+    return Encoder.open(source["checkpoint"], options.config or source.get("config"), options.device, overrides)
 
 
 # ---- commands --------------------------------------------------------------------------
@@ -155,6 +155,26 @@ def require_free_port(host: str, port: int) -> None:
         raise UserError(f"cannot serve on {host} port {port}: {error}; choose another by --port") from None
 
 
+def run_move(options: argparse.Namespace) -> None:
+    """Tell a gallery where its images, or its model, were moved to; nothing is encoded again."""
+    if options.images is None and options.checkpoint is None:
+        raise UserError("move what? Give --images NEW_FOLDER, --checkpoint NEW, or both")
+    encoder = open_encoder(options)
+    with open_gallery(options.gallery, encoder) as gallery:
+        if options.images is not None:
+            found = move_images(gallery, options.images)
+            for path, fault in found.unreadable.items():
+                print(f"unreadable: {in_a_line(path)} {fault}")
+            for path in found.changed:
+                print(f"another content: {in_a_line(path)}")
+            for path in found.missing:
+                print(f"not found: {in_a_line(path)}")
+            print(f"{found}; the images of the gallery are in {gallery.images}")
+        if options.checkpoint is not None:
+            gallery.record_encoder(encoder.source)
+            print(f"the model of the gallery is {encoder.source['checkpoint']}")
+
+
 def run_rebuild(options: argparse.Namespace) -> None:
     """Build the index again from the records."""
     encoder = open_encoder(options)
@@ -189,6 +209,7 @@ def build_parser() -> CommandParser:
     add_index_arguments(add("index", run_index))
     add_query_arguments(add("query", run_query))
     add_forget_arguments(add("forget", run_forget))
+    add_move_arguments(add("move", run_move))
     add_gallery_and_model(add("rebuild", run_rebuild))
     add_serve_arguments(add("serve", run_serve))
     add_export_arguments(add("export", run_export))
@@ -219,6 +240,12 @@ def add_forget_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="*", help="images, or folders of them (all images, with --where alone)")
     parser.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", help=conditions)
     add_gallery_and_model(parser)
+
+
+def add_move_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=Path, metavar="NEW_FOLDER", help="where the images of the gallery are now")
+    add_gallery(parser)
+    add_model(parser)
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,10 @@
     GALLERY/gallery.json   which model and preprocessing made it, which folder its images are in
     GALLERY/records/       embeddings and metadata as plain files (search/records.py)
     GALLERY/index.db       the search index of Milvus Lite, which can be built again from the records
+    GALLERY/moving.json    the new folder and paths of images that are being moved, until the first two hold them
     GALLERY/page/          what the web page shows, while it is served; none of this is an image to be indexed
 
-With a Milvus server in place of GALLERY (http://host:19530), the first two are in a folder named after it.
+With a Milvus server in place of GALLERY (http://host:19530), all but index.db are in a folder named after it.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from utils.locks import locked
 
 FORMAT = 1
 ABOUT, RECORDS, INDEX, SYNCHRONISED, LOCK = "gallery.json", "records", "index.db", "synchronised.json", ".lock"
-PAGE, ERASING = "page", "erasing"
+PAGE, ERASING, MOVING = "page", "erasing", "moving.json"
 COLLECTION = "gallery"
 
 
@@ -127,6 +128,20 @@ class Gallery:
         self.rebuild()
         (self.folder / ERASING).unlink()
 
+    def move(self, images: Path, paths: Mapping[str, str]) -> None:
+        """Let the images be below another folder, some under new `paths` by their old ones, which none of them has.
+
+        A process that is killed has either moved nothing, or the next one finishes it.
+        """
+        write_json(self.folder / MOVING, {"images": str(images), "paths": dict(paths)})
+        self.about = finish_move(self.folder, self.records, self.about)
+        self.synchronise()
+
+    def record_encoder(self, source: Mapping[str, Any]) -> None:
+        """Note where the model of this gallery is now."""
+        self.about = {**self.about, "encoder": dict(source)}
+        write_json(self.folder / ABOUT, self.about, indent=2)
+
     @property
     def page(self) -> Path:
         """The folder of what a web page shows: copies of images and heat maps."""
@@ -197,14 +212,18 @@ def open_gallery(
     folder = address.folder
     require_gallery_folder(address, makes=images is not None)
     with locked(folder / LOCK, f"gallery {gallery}", "end that one, or use its HTTP API if it serves"):
-        about = open_about(address, encoder, None if images is None else Path(images))
         records = Records(folder / RECORDS)
+        if (folder / MOVING).exists():  # its process was killed
+            finish_move(folder, records, read_json(folder / ABOUT, "gallery file"))
+        about = open_about(address, encoder, None if images is None else Path(images))
         if anew and not is_server(address.uri):
             shutil.rmtree(folder / INDEX, ignore_errors=True)
             (folder / INDEX).unlink(missing_ok=True)
         store = Store(address.uri, address.collection, encoder.dimensions)
         try:
             opened = Gallery(folder, about, records, store)
+            if images is not None and encoder.source not in ({}, about.get("encoder")):
+                opened.record_encoder(encoder.source)
             if anew:
                 opened.rebuild()
             opened.clear_page()  # of a process that was killed
@@ -212,6 +231,16 @@ def open_gallery(
             yield opened
         finally:
             store.close()
+
+
+def finish_move(folder: Path, records: Records, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what moving.json says, however much of it was done already; returns the new content of gallery.json."""
+    moving = read_json(folder / MOVING, "file of a move")
+    records.rename(moving["paths"])
+    moved = {**about, "images": moving["images"]}
+    write_json(folder / ABOUT, moved, indent=2)
+    (folder / MOVING).unlink()
+    return moved
 
 
 def require_gallery_folder(address: Address, makes: bool) -> None:
@@ -241,7 +270,10 @@ def open_about(address: Address, encoder: Encoder, images: Path | None) -> dict[
         raise UserError(f"{path} is not a gallery file of this version; name another folder")
     require_same_encoder(address.folder, about, made_with)
     if images is not None and str(images.resolve()) != about["images"]:
-        raise UserError(f"gallery {address.folder} is of the images in {about['images']}; name a new one for {images}")
+        raise UserError(
+            f"gallery {address.folder} is of the images in {about['images']}; name a new one for {images}, or, if they"
+            f" were moved there: python -m search move --gallery {address.name} --images {images}"
+        )
     return about
 
 
@@ -275,14 +307,27 @@ def checkpoint_of(about: Mapping[str, Any]) -> str:
     return str(source.get("checkpoint")) if isinstance(source, dict) else "an unknown checkpoint"
 
 
-def recorded_encoder(gallery: str) -> dict[str, Any]:
-    """The arguments of `Encoder.open` that made a gallery. Raises UserError when there is no such gallery."""
+def recorded_encoder(gallery: str, checkpoint: Path | None = None) -> dict[str, Any]:
+    """The arguments of `Encoder.open` that made a gallery; checkpoint: where another copy of its model is.
+
+    Raises UserError when there is no such gallery, or no such model any more.
+    """
     address = Address.parse(gallery)
     if not address.exists():
         raise address.missing()
     path = address.folder / ABOUT
     about = read_json(path, "gallery file")
-    source = about.get("encoder") if isinstance(about, dict) else None
-    if not isinstance(source, dict) or not isinstance(source.get("checkpoint"), str):
+    recorded = about.get("encoder") if isinstance(about, dict) else None
+    source = dict(recorded) if isinstance(recorded, dict) else {}
+    source["overrides"] = source.get("overrides") or []
+    if checkpoint is not None:
+        config = source.get("config")
+        return {**source, "checkpoint": str(checkpoint), "config": config if config and Path(config).exists() else None}
+    if not isinstance(source.get("checkpoint"), str):
         raise UserError(f"{path} does not say which checkpoint made it; give --checkpoint")
+    if not Path(source["checkpoint"]).exists():
+        raise UserError(
+            f"checkpoint {source['checkpoint']}, which made the gallery {gallery}, does not exist; if it was moved:"
+            f" python -m search move --gallery {gallery} --checkpoint NEW"
+        )
     return source

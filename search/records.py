@@ -9,7 +9,7 @@ right. Letters: R images of a file, E embedding.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,15 @@ class Records:
         """Record that images are gone; what earlier files hold of them is erased by the next `rewrite`."""
         self.write((), paths)
         self.remove(paths)
+
+    def rename(self, paths: Mapping[str, str]) -> None:
+        """Give images new paths by their old ones, which no other image may have; those that have theirs are left."""
+        if not self.by_path.keys() & paths.keys():
+            return
+        images = [replace(image, path=paths.get(image.path, image.path)) for image in self]
+        self.remove(list(self.by_path))
+        self.insert(images)
+        self.rewrite()
 
     def rewrite(self) -> None:
         """Replace all files by one that holds the current images alone."""

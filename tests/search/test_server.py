@@ -11,6 +11,7 @@ import pytest
 
 from search.gallery import open_gallery
 from search.indexing import index
+from search.moving import move_images
 from search.searcher import Searcher
 from utils.errors import UserError
 
@@ -71,3 +72,18 @@ def test_no_server_is_told_in_a_line(encoder, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="cannot be reached"), open_gallery("http://127.0.0.1:9", encoder, photos):
         pass
+
+
+def test_a_gallery_on_a_server_follows_images_that_were_moved(encoder, photos, tmp_path, address, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_gallery(address, encoder, photos) as gallery:
+        index(gallery, encoder)
+        paths = set(gallery.records.by_path)
+    (tmp_path / "disk").mkdir()
+    shutil.move(photos, tmp_path / "disk" / "photos")
+    with open_gallery(address, encoder) as gallery:
+        assert len(move_images(gallery, tmp_path / "disk").paths) == len(paths)
+    with open_gallery(address, encoder) as gallery:
+        assert set(gallery.records.by_path) == {f"photos/{path}" for path in paths}
+        assert gallery.store.ids() == set(gallery.records.by_id)
+        assert Searcher(encoder, gallery).search(SENTENCE, candidates=0).hits[0].path.startswith("photos/")

@@ -1,0 +1,97 @@
+"""Finds the images of a gallery in the folder that they were moved to: nothing is encoded again, metadata stay."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataset.decoding import Unusable, read_content
+from dataset.digests import blake2_of
+from dataset.image_folders import walk_images
+from search.gallery import Gallery, is_own_folder
+from search.indexing import is_text
+from utils.errors import UserError
+from utils.processes.parallel import available_cores
+
+
+@dataclass(frozen=True)
+class Move:
+    """How the images of a gallery are found in a folder.
+
+    in_place: those with the same path and content; paths: new path by old one of those whose content is elsewhere;
+    changed: those in whose place is another content; unreadable: path -> why what is in their place cannot be read;
+    missing: those that are nowhere.
+    """
+
+    in_place: list[str]
+    paths: dict[str, str]
+    changed: list[str]
+    unreadable: dict[str, str]
+    missing: list[str]
+
+    def __str__(self) -> str:
+        elsewhere = f", {len(self.paths)} under another path" if self.paths else ""
+        unreadable = f", {len(self.unreadable)} cannot be read" if self.unreadable else ""
+        return (
+            f"{len(self.in_place) + len(self.paths)} images are there{elsewhere}; {len(self.changed)} have another"
+            f" content{unreadable}, {len(self.missing)} are not found"
+        )
+
+
+def move_images(gallery: Gallery, folder: Path) -> Move:
+    """Let a gallery's images be those below `folder`, each known by its path and the digest of its content.
+
+    An image that is not at its path is found by its content, where no other image of the gallery has that path. What is
+    not found, or has another content, stays as it is known: the next `index` decides.
+
+    Raises UserError, before anything is changed, when a folder cannot be listed, or none of the images is there.
+    """
+    found = find_images(gallery, folder)
+    if len(gallery.records) and not (found.in_place or found.paths):
+        raise UserError(
+            f"none of the {len(gallery.records)} images of the gallery is below {folder}; nothing was changed"
+        )
+    gallery.move(folder.resolve(), found.paths)
+    return found
+
+
+def find_images(gallery: Gallery, folder: Path) -> Move:
+    """Compare the images of a gallery with the files below a folder, all of which are read."""
+    contents, faults = read_digests(folder)
+    known = gallery.records.by_path
+    found = Move([], {}, [], {}, [])
+    for path in sorted(known.keys() & contents.keys()):
+        if contents[path] == known[path].digest:
+            found.in_place.append(path)
+    free: dict[str, list[str]] = {}
+    for path in sorted(contents.keys() - known.keys(), reverse=True):
+        free.setdefault(contents[path], []).append(path)
+    for path in sorted(known.keys() - set(found.in_place)):
+        elsewhere = free.get(known[path].digest)
+        if elsewhere:
+            found.paths[path] = elsewhere.pop()
+        elif path in faults:
+            found.unreadable[path] = faults[path]
+        else:
+            (found.changed if path in contents else found.missing).append(path)
+    return found
+
+
+def read_digests(folder: Path) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Digest by path of every image below a folder that can be read, and why others cannot."""
+    paths = [path for path in walk_images(folder, is_own_folder).images if is_text(path)]
+    contents: dict[str, str] = {}
+    faults: dict[str, str] = {}
+
+    def read(path: str) -> None:
+        try:
+            contents[path] = blake2_of(read_content(folder / path))
+        except Unusable as fault:
+            faults[path] = str(fault)
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for _ in tqdm(pool.map(read, paths), total=len(paths), desc="images", unit="image", disable=None):
+            pass
+    return contents, faults
