@@ -115,7 +115,8 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, help="a trained model, such as output/demo/checkpoint_best.pth")
+    model = "a trained model, such as output/demo/checkpoint_best.pth"
+    parser.add_argument("--checkpoint", type=Path, required=True, help=model)
     parser.add_argument("--queries", type=int, default=100, help="sentences of its test split (%(default)s)")
     run(parser.parse_args(arguments))
 

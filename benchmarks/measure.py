@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from models.kernels.linear import product
+from utils.paths import expand_paths
 from utils.processes.parallel import available_cores
 
 MIB = 2**20
@@ -28,6 +29,7 @@ GIGA = 1e9
 def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with `--quick`, which every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    expand_paths(parser)
     parser.add_argument("--quick", action="store_true", help="reduced size, below a minute")
     return parser
 

@@ -18,7 +18,7 @@ class Options:
     overrides: list[str]
     output_dir: Path
     checkpoint: Path | None
-    vision_checkpoint: str | None
+    vision_checkpoint: Path | None
     resume: bool
     evaluate: bool
     eval_mAP: bool
@@ -56,7 +56,7 @@ def build_parser() -> CommandParser:
     add("--set", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE", dest="overrides", help=settings)
     add("--output_dir", type=Path, default=Path("output/cuhk-pedes"), help="folder of the run")
     add("--checkpoint", type=Path, help="weights to start from, to evaluate, or to resume")
-    add("--vision_checkpoint", help="weights that the image encoder starts from, in place of those")
+    add("--vision_checkpoint", type=Path, help="weights that the image encoder starts from, in place of those")
     resume = "continue the run of --checkpoint (default: checkpoint_last.pth of --output_dir)"
     add("--resume", action="store_true", help=resume)
     add("--evaluate", action="store_true", help="only evaluate --checkpoint on the test split")

@@ -26,8 +26,9 @@ from utils.config import (
     validate,
 )
 from utils.errors import UserError
-from utils.files import similar_file
+from utils.files import named_path, similar_file
 from utils.optimization import Optimizer, Schedule
+from utils.paths import PathText
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -38,21 +39,21 @@ class Config(ModelSettings):
     """A whole run: data, model, objective, recipe, evaluation."""
 
     # data
-    train_file: list[str] = []
-    val_file: str | None = None
-    test_file: str | None = None
-    train_image_root: str | None = None
-    val_image_root: str | None = None
-    test_image_root: str | None = None
+    train_file: list[PathText] = []
+    val_file: PathText | None = None
+    test_file: PathText | None = None
+    train_image_root: PathText | None = None
+    val_image_root: PathText | None = None
+    test_image_root: PathText | None = None
     max_words: Annotated[int, Field(ge=3)] = 75
     weak_pos_pair_probability: Fraction = 0.1
-    text_encoder: str = "bert-base-uncased"
+    text_encoder: PathText = "bert-base-uncased"
     vocabulary_size: Annotated[int, Field(ge=50)] = 4000
     workers: Whole = 4
     bad_images: Literal["stop", "skip"] = "stop"
     # what a run starts from
-    checkpoint: str | None = None
-    vision_checkpoint: str | None = None
+    checkpoint: PathText | None = None
+    vision_checkpoint: PathText | None = None
     # recipe
     alpha: Fraction = 0.4
     warm_up: bool = True
@@ -176,7 +177,8 @@ def expand(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`bert_config` given as a file and `weights` given as a list, as mappings that others can be merged with."""
     values = dict(values)
     if isinstance(values.get("bert_config"), str):
-        values["bert_config"] = read_mapping(find_file(values["bert_config"]), f"{where}: bert_config")
+        name = f"{where}: bert_config"
+        values["bert_config"] = read_mapping(find_file(values["bert_config"], name), name)
     if isinstance(values.get("weights"), list):
         try:
             values["weights"] = name_weights(values["weights"])
@@ -185,9 +187,10 @@ def expand(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return values
 
 
-def find_file(name: str) -> Path:
-    """A file named relative to the current folder, else to the repository."""
-    return Path(name) if Path(name).exists() else REPOSITORY / name
+def find_file(name: str, what: str) -> Path:
+    """A file named relative to the current folder, else to the repository. Raises UserError, see `named_path`."""
+    path = named_path(name, what)
+    return path if path.exists() else REPOSITORY / path
 
 
 def require_files(config: Config, keys: tuple[str, ...]) -> None:

@@ -69,7 +69,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Check a data set and write ROOT/processed_data/{train,val,test}.json.",
     )
     parser.add_argument("name", metavar="NAME", help=f"{names} (CSV: your own ROOT/annotations.csv)")
-    parser.add_argument("root", metavar="ROOT", help="its folder: the annotation file and imgs/")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="its folder: the annotation file and imgs/")
     parser.add_argument(
         "--val_identities",
         "--val-identities",
@@ -86,10 +86,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--skip_images", "--skip-images", action="store_true", help="do not read the image files")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
-    parser.add_argument("--report", metavar="FILE", help="write all problems and warnings to FILE")
-    parser.add_argument(
-        "--directory", metavar="DIR", default=".", help="where a relative ROOT and FILE start from (default: here)"
-    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write all problems and warnings to FILE")
+    start = "where a relative ROOT and FILE start from (default: here)"
+    parser.add_argument("--directory", type=Path, metavar="DIR", default=Path(), help=start)
     options = parser.parse_args(arguments)
     if options.skip_images and options.decode == "full":
         raise UserError("--skip_images and --decode full exclude each other; give one of them")

@@ -163,8 +163,8 @@ def _training_line(log: list[dict]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = CommandParser(prog="python -m evaluation report", description=__doc__.splitlines()[0])
-    parser.add_argument("output_dir", help="output folder of a run: log.txt, metrics.json, rankings.npz")
-    parser.add_argument("--image_root", help="folder of the images, if it has moved since")
+    parser.add_argument("output_dir", type=Path, help="output folder of a run: log.txt, metrics.json, rankings.npz")
+    parser.add_argument("--image_root", type=Path, help="folder of the images, if it has moved since")
     parser.add_argument("--queries", type=int, default=PAGE_QUERIES, help="captions shown (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws other captions (%(default)s)")
     options = parser.parse_args(arguments)

@@ -24,7 +24,7 @@ from search.encoder import Encoder
 from search.records import IndexedImage, Records
 from search.store import Store, is_server, synchronise
 from utils.errors import UserError
-from utils.files import read_json, require_folder, write_json
+from utils.files import named_path, read_json, require_folder, write_json
 from utils.locks import locked
 
 FORMAT = 1
@@ -177,7 +177,8 @@ class Address:
         Raises UserError.
         """
         if not is_server(name):
-            return cls(name, str(Path(name) / INDEX), COLLECTION, Path(name))
+            folder = named_path(name, "--gallery")
+            return cls(name, str(folder / INDEX), COLLECTION, folder)
         parts = urlsplit(name)
         collection = parts.path.strip("/") or COLLECTION
         if not parts.hostname or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", collection):

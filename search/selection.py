@@ -1,5 +1,6 @@
 """Which images of a gallery a command means: by their names, those of their folders, and their metadata."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from dataset.image_folders import composed
 from search.gallery import Gallery
 from search.metadata import typed, unknown_column
 from utils.errors import UserError
+from utils.paths import expand_home
 
 
 def select_images(gallery: Gallery, names: Sequence[str], conditions: Sequence[str]) -> list[str]:
@@ -56,6 +58,8 @@ def in_another_form(gallery: Gallery, inside: str) -> list[str]:
 def possible_paths(folder: Path, name: str) -> list[str]:
     """Paths below `folder` that a name may mean: it is given below the folder, whole, or from the working directory."""
     named = [start / name for start in (folder, Path.cwd())]
+    with contextlib.suppress(ValueError):
+        named.append(folder / expand_home(name))
     paths = [Path(follow(path)) for follow in (os.path.normpath, os.path.realpath) for path in named]
     return list(dict.fromkeys(path.relative_to(folder).as_posix() for path in paths if path.is_relative_to(folder)))
 

@@ -17,7 +17,7 @@ base_python="${PYTHON:-}"
 PYTHON=""
 
 # A path as seen from where the script was called.
-absolute() { case "$1" in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+absolute() { case "$1" in /*) echo "$1" ;; "~" | "~/"*) echo "$HOME${1#"~"}" ;; *) echo "$PWD/$1" ;; esac; }
 
 fail() { echo "error: $*" >&2; exit 2; }
 

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from utils.errors import UserError, nearest
-from utils.files import atomic_write, similar_file
+from utils.files import atomic_write, named_path, similar_file
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -91,7 +91,8 @@ def read_layers(
     for base in bases:
         if not isinstance(base, str):
             raise UserError(f"{where}: `base` must be the name of a YAML file or a list of them, not {base!r}")
-        merged = merge(merged, read_layers(path.parent / base, expand, (*above, path.resolve())))
+        below = path.parent / named_path(base, f"{where}: base")
+        merged = merge(merged, read_layers(below, expand, (*above, path.resolve())))
     return merge(merged, values)
 
 

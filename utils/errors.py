@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from utils.paths import expand_paths
 from utils.processes.interruption import BY_HAND, Stopped
 
 FAILED, BAD_INPUT = 1, 2  # exit codes
@@ -95,7 +96,11 @@ def another_process_failed() -> bool:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Arguments of a command; wrong ones are one line, as all bad input."""
+    """Arguments of a command; wrong ones are one line, as all bad input. Those of type Path may begin with `~`."""
+
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        expand_paths(self)
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError, naming the flag that a mistyped one resembles."""

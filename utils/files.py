@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError, nearest
+from utils.paths import expand_home
 
 TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-([1-9][0-9]{0,9})\.tmp")  # .NAME.MACHINE-PROCESS.tmp
 ABANDONED = 24 * 3600  # seconds without a change after which a temporary file of another machine is a leftover
@@ -206,6 +207,17 @@ def require_folder(folder: str | os.PathLike, what: str) -> None:
         raise UserError(f"{what} {folder}: {existing} is not a folder; name another")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{what} {folder} cannot be written: no permission in {existing}")
+
+
+def named_path(path: str, what: str) -> Path:
+    """A path that a user has written, with its home folder expanded; `what` names its role in error messages.
+
+    Raises UserError when it names no known home folder.
+    """
+    try:
+        return Path(expand_home(path))
+    except ValueError as error:
+        raise UserError(f"{what} {path}: {error}") from None
 
 
 def similar_file(path: Path) -> str:

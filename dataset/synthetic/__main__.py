@@ -23,8 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Draw pedestrians with known attributes and write them in the raw form of CUHK-PEDES.",
     )
     add = parser.add_argument
-    add("root", nargs="?", help="folder to make; must be new, empty, or made by this program")
-    add("--preview", metavar="FILE.png", help="only draw a sheet of the first identities, captions and masks")
+    add("root", type=Path, nargs="?", help="folder to make; must be new, empty, or made by this program")
+    preview = "only draw a sheet of the first identities, captions and masks"
+    add("--preview", type=Path, metavar="FILE.png", help=preview)
     add("--preset", help=f"sizes to start from: {', '.join(PRESETS)}; other options go over it")
     for split in SPLITS:
         add(
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"{options.images} images are too few to train and evaluate on; ask for {FEWEST_IMAGES} or more, with"
             " more identities or --images_per_identity"
         )
-    root, start = Path(given["root"]), time.perf_counter()
+    root, start = given["root"], time.perf_counter()
     try:
         made = generate(root, options, given["workers"], given["overwrite"])
     except KeyboardInterrupt:

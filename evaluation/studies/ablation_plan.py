@@ -16,6 +16,7 @@ from utils.checkpoints.run_folder import BEST, RunFolder
 from utils.config import read_mapping, validate
 from utils.errors import UserError
 from utils.files import read_json
+from utils.paths import PathText
 
 MADE_WITH = "made_with.json"  # in the folder of a run: what it was started with
 RESULTS = ("metrics.json", "rankings.npz")
@@ -28,9 +29,9 @@ class Variant(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     overrides: list[str] = Field(default=[], alias="set")
-    config: str | None = None
-    checkpoint: str | None = None
-    first_stage: str | None = None
+    config: PathText | None = None
+    checkpoint: PathText | None = None
+    first_stage: PathText | None = None
 
 
 class Plan(Variant):
@@ -41,7 +42,7 @@ class Plan(Variant):
     (the command line's --set) for both.
     """
 
-    config: str
+    config: PathText
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
     variants: dict[str, Annotated[Variant, BeforeValidator(lambda value: {} if value is None else value)]] = {}
     grid: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = {}

@@ -1,0 +1,42 @@
+"""Paths as users write them: `~` is a home folder wherever a path is given."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+
+def expand_home(path: str) -> str:
+    """A path whose first part is `~` or `~user` with that user's home folder in its place; `./~` is left as it is.
+
+    A shell does so only where `~` begins a word: not in `--gallery=~/g`, `--set key=~/x`, quotes and YAML files.
+    Raises ValueError when there is no such user, or no home folder.
+    """
+    if not path.startswith("~"):
+        return path
+    home, user = os.path.expanduser(path), path.partition("/")[0]
+    if home.startswith("~") or (user == "~" and os.environ.get("HOME") == ""):
+        raise ValueError(f"no home folder of {user} is known; write ./{path} for a file or folder of that name")
+    return home
+
+
+PathText = Annotated[str, AfterValidator(expand_home)]
+"""A path in a configuration."""
+
+
+def path_argument(text: str) -> Path:
+    """A path in the arguments of a command. Raises ArgumentTypeError when it is empty or names no known home folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    try:
+        path = Path(expand_home(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path.absolute() if str(path).startswith("~") else path  # `./~`: what reads it again must not expand it
+
+
+def expand_paths(parser: argparse.ArgumentParser) -> None:
+    """Let all arguments of type Path be read by `path_argument`."""
+    parser.register("type", Path, path_argument)
