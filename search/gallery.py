@@ -10,6 +10,7 @@ With a Milvus server in place of GALLERY (http://host:19530), all but index.db a
 """
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -247,11 +248,16 @@ def finish_move(folder: Path, records: Records, about: Mapping[str, Any]) -> dic
 def require_gallery_folder(address: Address, makes: bool) -> None:
     """Raises UserError unless the folder holds a gallery, or one can be made there; nothing is written yet."""
     folder = address.folder
-    if not (address.exists() or makes):
+    if address.exists():
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(
+                f"gallery {folder} cannot be written (a read-only disk, or no permission), but its lock and its index"
+                " are written whenever it is opened; copy it to where you may write"
+            )
+        return
+    if not makes:
         raise address.missing()
     require_folder(folder, "--gallery")
-    if address.exists():
-        return
     ours = (LOCK, f".{ABOUT}.")  # of a process that is about to make a gallery there
     if folder.is_dir() and not all(entry.name.startswith(ours) for entry in folder.iterdir()):
         raise UserError(f"--gallery {folder} holds something else; name a new folder")

@@ -226,6 +226,15 @@ def test_it_refuses_what_is_not_its_own(encoder, photos, tmp_path):
     assert not (photos / ".lock").exists()  # what is refused is left as it was
 
 
+def test_a_gallery_that_cannot_be_written_is_told_in_one_line(encoder, photos, tmp_path, monkeypatch):
+    indexed(tmp_path / "gallery", encoder, photos)
+    monkeypatch.setattr("search.gallery.os.access", lambda *asked: False)
+    for folder in (None, photos):
+        refused = pytest.raises(UserError, match=r"cannot be written \(a read-only disk.*copy it")
+        with refused, open_gallery(str(tmp_path / "gallery"), encoder, folder):
+            pass
+
+
 def test_a_model_is_known_by_what_earlier_galleries_recorded_of_it(encoder):
     """Another digest of the same model would close every gallery that there is."""
     digest, state = hashlib.sha256(), encoder.model.state_dict()
