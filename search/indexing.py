@@ -149,8 +149,8 @@ def require_not_lost(gallery: Gallery, found: FolderOfImages, gone: Sequence[str
     there = {folder for path in found.images for folder in folders_of(path)}
     if counts and not there:
         raise UserError(
-            f"there is no image below {gallery.images} any more; nothing was changed: is it not mounted? If its images"
-            " are gone for good: --gone ."
+            f"there is no image below {gallery.images} any more; nothing was changed: is it not mounted, or moved"
+            " (python -m search move)? If its images are gone for good: --gone ."
         )
     lost = sorted(folder for folder in counts if folder not in there and posixpath.dirname(folder) in there)
     if lost:
@@ -160,7 +160,8 @@ def require_not_lost(gallery: Gallery, found: FolderOfImages, gone: Sequence[str
         names = " ".join(shlex.quote(printable(folder)) for folder in lost) if len(lost) <= SHOWN else "."
         raise UserError(
             f"{gallery.images / lost[0]}{why} has none of the {counts[lost[0]]} images any more that the gallery holds"
-            f" of it{more}; nothing was changed: is it not mounted? If they are gone for good: --gone {names}"
+            f" of it{more}; nothing was changed: is it not mounted, or renamed (python -m search move)? If they are"
+            f" gone for good: --gone {names}"
         )
 
 
