@@ -5,17 +5,14 @@ one pass over a file reports everything that is wrong with it. A field that is w
 other fields still take part in the checks that compare entries.
 """
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from dataset.image_files import path_fault
-from utils.errors import UserError, nearest
+from utils.errors import nearest
 
 SPLITS = ("train", "val", "test")
 LARGEST_IDENTITY = 2**63 - 1
@@ -119,28 +116,7 @@ def faults_of(error: ValidationError) -> dict[Location, ErrorDetails]:
     return faults
 
 
-# ---- reading and reporting, whatever the form of a file ----
-
-
-def read_text(path: str | os.PathLike, position_after: Callable[[str], str] | None = None) -> str:
-    """The text of a UTF-8 annotation file, with or without a byte order mark.
-
-    `position_after` names the position that follows a piece of text from the beginning of the file, for
-    the message when something there is not UTF-8; without it the byte is named.
-
-    Raises UserError when the file is missing, unreadable or not UTF-8.
-    """
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"annotation file {path} does not exist") from None
-    except UnicodeDecodeError as error:
-        before = error.object[: error.start]
-        position = position_after(before.decode()) if position_after else f"byte {error.start}"
-        raise UserError(f"annotation file {path} is not UTF-8 ({position}); save it again as UTF-8") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"annotation file {path} cannot be read: {reason}") from None
+# ---- reporting, whatever the form of a file ----
 
 
 def quote(value: object) -> str:

@@ -21,9 +21,9 @@ from dataset.annotation_entries import (
     Split,
     faults_of,
     quote,
-    read_text,
     refusal,
 )
+from dataset.text_files import read_text
 from utils.errors import UserError, nearest
 
 IMAGE_KEYS = ("file_path", "img_path")
@@ -114,7 +114,7 @@ def _parse(path: str | os.PathLike) -> tuple[list[Any], bool]:
         constants.append(name)
         return float(name)
 
-    text = read_text(path)
+    text = read_text(path, f"annotation file {path}")
     if not text.strip():
         raise UserError(f"annotation file {path} is empty")
     try:

@@ -42,7 +42,7 @@ def load_annotations(path: str | os.PathLike, split: str | None = None) -> list[
         raise UserError(f"split '{split}' is not known{nearest(split, SPLITS)}; use {', '.join(SPLITS)}")
     suffix = path.suffix.lower()
     if suffix not in READERS:
-        raise UserError(f"annotation file {path} must end in .json or .csv")
+        raise UserError(f"annotation file {path} must end in .json, .csv or .tsv")
     raw, problems = READERS[suffix](path, False)
     problems += check_identity_types(raw) + _conflicting_identities(raw)
     if problems:

@@ -1,12 +1,13 @@
-"""Metadata of images: a CSV file whose first column, `image`, holds paths; all others are what one can filter by."""
+"""Metadata of images: a CSV file whose column `image` holds paths; all others are what one can filter by."""
 
-import csv
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dataset.csv_table import Row, Table, read_table
+from dataset.image_files import normal_path, path_fault
 from search.store import OWN_FIELDS
 from utils.errors import UserError
 
@@ -18,55 +19,49 @@ Metadata = Mapping[str, Mapping[str, Any]]  # path of an image -> name -> value
 
 
 def read_metadata(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Metadata by image, from a CSV file; nothing without a file.
+    """Metadata by image, from a CSV file (`dataset.csv_table`); nothing without a file.
 
-    A column of numbers alone holds numbers; an empty cell holds nothing. Raises UserError naming file and line.
+    A column of numbers alone holds numbers; an empty cell holds nothing. Raises UserError naming file and row.
     """
     if path is None:
         return {}
-    rows = read_rows(path)
-    where, names = f"metadata {path}", rows[0][1:]
-    check_columns(names, where)
-    check_rows(rows, where)
-    table = [row for row in rows[1:] if row]
-    if not table:
-        raise UserError(f"{where} has a header and no rows; leave out --metadata to keep what is known")
-    columns = {name: typed([row[column] for row in table]) for column, name in enumerate(names, 1)}
+    table = read_table(path, f"metadata {path}", ("image",), ("image",))
+    check_rows(table)
+    if not table.rows:
+        raise UserError(f"{table.source} has a header and no rows; leave out --metadata to keep what is known")
+    cells = {index: [row.cells[index] for row in table.rows] for index in range(len(table.names))}
+    check_columns([name for index, name in enumerate(table.names) if name or any(cells[index])], table.source)
+    columns = {name: typed(cells[index]) for index, name in enumerate(table.names) if name not in ("", "image")}
+    images = map(normal_path, cells[table.names.index("image")])
     return {
-        row[0]: {name: values[index] for name, values in columns.items() if values[index] is not None}
-        for index, row in enumerate(table)
+        image: {name: values[index] for name, values in columns.items() if values[index] is not None}
+        for index, image in enumerate(images)
     }
 
 
-def read_rows(path: Path) -> list[list[str]]:
-    """All lines of a CSV file, the header first. Raises UserError when it cannot be read or has no column `image`."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"metadata {path} cannot be read: {error}") from None
-    if not rows or not rows[0] or rows[0][0] != "image":
-        raise UserError(f"metadata {path}: the first column must be called `image`")
-    return rows
-
-
-def check_columns(names: Sequence[str], where: str) -> None:
+def check_columns(names: Sequence[str], source: str) -> None:
     """Raises UserError for names that the index needs itself, that a filter cannot write, or that are there twice."""
     for index, name in enumerate(names):
+        if not name:
+            raise UserError(f"{source}: column {index + 1} has no name in the header; name it, or remove it")
         if name in names[:index]:
-            raise UserError(f"{where}: two columns are called {name!r}")
+            raise UserError(f"{source}: two columns are called {name!r}")
         if name in (*OWN_FIELDS, "digest") or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise UserError(f"{where}: no filter can name column {name!r}; use letters, digits and _, not id or path")
+            raise UserError(f"{source}: no filter can name column {name!r}; use letters, digits and _, not id or path")
 
 
-def check_rows(rows: Sequence[Sequence[str]], where: str) -> None:
-    """Raises UserError for a line that is too short or too long, and for an image that has two."""
-    line_of: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
-        if row and len(row) != len(rows[0]):
-            raise UserError(f"{where}, line {number}: {len(row)} cells, not {len(rows[0])}")
-        if row and line_of.setdefault(row[0], number) != number:
-            raise UserError(f"{where}, line {number}: {row[0]} is in line {line_of[row[0]]} already")
+def check_rows(table: Table) -> None:
+    """Raises UserError for a row of wrong width, a path that is of no image, and an image that has two rows."""
+    row_of: dict[str, Row] = {}
+    for row in table.rows:
+        if fault := table.width_fault(row):
+            raise UserError(f"{table.source}, {row.where}: {fault}")
+        written = row.cells[table.names.index("image")]
+        if fault := path_fault(written):
+            raise UserError(f"{table.source}, {row.where}: the image path {written!r} {fault}")
+        earlier = row_of.setdefault(normal_path(written), row)
+        if earlier is not row:
+            raise UserError(f"{table.source}, {row.where}: {written} is in {earlier.where} already")
 
 
 def typed(cells: Sequence[str]) -> list[Any]:

@@ -64,7 +64,7 @@ def test_a_dry_run_finds_missing_test_images(ground):
 
 
 def test_an_annotation_file_of_another_kind_is_refused(ground):
-    ground.refuses("must end in .json or .csv", settings=(f"train_file={ground.folder}",))
+    ground.refuses("must end in .json, .csv or .tsv", settings=(f"train_file={ground.folder}",))
 
 
 def test_a_file_in_place_of_the_image_folder_is_refused(ground):

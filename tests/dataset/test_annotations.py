@@ -89,7 +89,7 @@ def test_bad_files_are_one_clear_line(tmp_path):
     (tmp_path / "x.json").write_bytes(b'["\xff\xfe"]')
     assert "not UTF-8" in error_of(tmp_path / "x.json")
     assert "does not exist" in error_of(tmp_path / "absent.json")
-    assert ".json or .csv" in error_of(write(tmp_path / "x.txt", "[]"))
+    assert ".json, .csv or .tsv" in error_of(write(tmp_path / "x.txt", "[]"))
     (tmp_path / "folder.json").mkdir()
     assert "cannot be read" in error_of(tmp_path / "folder.json")
 

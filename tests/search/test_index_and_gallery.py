@@ -88,14 +88,18 @@ def test_metadata_are_filters(encoder, photos, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("file,camera\na,b\n", "first column must be called `image`"),
-        ("image,camera\na\n", "line 2: 1 cells, not 2"),
+        ("file,camera\na,b\n", "row 1: the header has no column 'image'"),
+        ("image,camera\na\n", "row 2: has 1 cells, the header has 2"),
         ("image,id\na,b\n", "column 'id'"),
         ("image,the camera\na,b\n", "column 'the camera'"),
-        ("", "first column"),
+        ("", "is empty; its first row must be image,..."),
         ("image,camera\n", "a header and no rows"),
-        ("image,camera\na,b\nb,c\na,d\n", "line 4: a is in line 2 already"),
+        ("image,camera\na,b\nb,c\na,d\n", "row 4: a is in row 2 already"),
         ("image,camera,camera\na,b,c\n", "two columns are called 'camera'"),
+        ("image,,camera\na,b,c\n", "column 2 has no name"),
+        ("camera,image\nb,./x//a\nb,y\nb,x/a\n", "row 4: x/a is in row 2 already"),
+        ("image,camera\n..\\a,b\n", "has \\ between folders; write /"),
+        ("image,camera\n,b\n", "row 2: the image path '' is empty"),
     ],
 )
 def test_wrong_metadata_are_told(tmp_path, text, words):
