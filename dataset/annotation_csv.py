@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from dataset.annotation_entries import (
     Caption,
-    Identity,
+    CellIdentity,
     ImagePath,
     Problem,
     RawEntry,
@@ -32,7 +32,7 @@ class Row(BaseModel, strict=True):
     """One caption of an image."""
 
     image: ImagePath
-    identity: Identity
+    identity: CellIdentity
     split: Split | None = None
     caption: Caption
 

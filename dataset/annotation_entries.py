@@ -16,6 +16,13 @@ from utils.errors import nearest
 
 SPLITS = ("train", "val", "test")
 LARGEST_IDENTITY = 2**63 - 1
+EMPTY_CELLS = (
+    *("nan", "NaN", "-nan", "NaT", "NA", "<NA>", "N/A", "n/a", "#N/A", "#NA", "null", "NULL", "Null", "<null>"),
+    *("(null)", "None", "none", "nil", "\\N", "undefined"),
+    *("#VALUE!", "#REF!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!"),
+)
+"""What programs write into a table for a value that is not there, or was not computed."""
+NO_CAPTIONS = frozenset(cell.casefold() for cell in EMPTY_CELLS)
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,11 @@ def valid_text(text: str) -> str:
 
 
 def valid_caption(caption: str) -> str:
-    """Refuses a caption of which nothing is left without white space and punctuation."""
+    """Refuses a caption of which nothing is left without white space and punctuation, and an empty cell's stand-in."""
     if not any(character.isalnum() for character in caption):
         raise refusal("empty caption", f"has no words: {quote(caption)}")
+    if caption.strip(" \t\r\n\"'.").casefold() in NO_CAPTIONS:
+        raise refusal("empty caption", f"is no sentence but what programs write for an empty cell: {quote(caption)}")
     return caption
 
 
@@ -85,6 +94,14 @@ def valid_identity(identity: int | str) -> int | str:
     return identity
 
 
+def named_identity(identity: int | str) -> int | str:
+    """Refuses what a table program has written for an empty cell: all such people would count as one."""
+    if identity in EMPTY_CELLS:
+        what = f"is {identity!r}, which programs write for an empty cell; if somebody is called so, write it otherwise"
+        raise refusal("wrong type", what)
+    return identity
+
+
 def valid_split(split: str) -> str:
     """Refuses an unknown split, naming the nearest one."""
     if split not in SPLITS:
@@ -97,6 +114,7 @@ Text = Annotated[str, AfterValidator(valid_text)]
 Caption = Annotated[Text, AfterValidator(valid_caption)]
 ImagePath = Annotated[Text, AfterValidator(valid_path)]
 Identity = Annotated[int | str, AfterValidator(valid_identity)]
+CellIdentity = Annotated[Identity, AfterValidator(named_identity)]
 Split = Annotated[str, AfterValidator(valid_split)]
 
 Location = tuple[str | int, ...]

@@ -166,6 +166,33 @@ def test_bad_csv_names_file_and_row(tmp_path, content, parts):
     assert all(part in message for part in parts), message
 
 
+@pytest.mark.parametrize(
+    "caption", ["nan", "NaN", "NULL", "None", "N/A", "n/a", "#N/A", "<NA>", "NA", " nan. ", "NAN", "#REF!", "\\N"]
+)
+def test_what_programs_write_for_an_empty_cell_is_no_caption(tmp_path, caption):
+    path = write(tmp_path / "x.csv", HEADER + f"a.jpg,1,a man,train\na.jpg,1,{caption},train\n")
+    assert "row 3: the caption is no sentence but what programs write for an empty cell" in error_of(path)
+    path = write(tmp_path / "x.json", [json_entry(captions=["a man", caption])])
+    assert "entry 1 (a.jpg): caption 2 is no sentence but what programs write" in error_of(path)
+
+
+@pytest.mark.parametrize("caption", ["none of them", "NaN Infinity null", "a man, N/A", "nanny", "Nadja"])
+def test_captions_that_hold_such_words_are_read(tmp_path, caption):
+    path = write(tmp_path / "x.csv", HEADER + f'a.jpg,1,"{caption}",train\n')
+    assert load_annotations(path)[0].captions == (caption,)
+
+
+@pytest.mark.parametrize("identity", ["nan", "NaN", "NULL", "None", "#N/A", "<NA>"])
+def test_what_programs_write_for_an_empty_cell_is_no_person(tmp_path, identity):
+    path = write(tmp_path / "x.csv", HEADER + f"a.jpg,1,a man,train\nb.jpg,{identity},a girl,train\n")
+    assert f"row 3: the identity is '{identity}', which programs write for an empty cell" in error_of(path)
+
+
+def test_a_person_may_be_called_nan(tmp_path):
+    path = write(tmp_path / "x.csv", HEADER + "a.jpg,Nan,a woman,train\nb.jpg,nan-12,a girl,train\n")
+    assert [entry.identity for entry in load_annotations(path)] == ["Nan", "nan-12"]
+
+
 def test_csv_row_numbers_are_those_of_a_spreadsheet(tmp_path):
     # row 2 spans two lines of the file, row 3 is blank
     content = HEADER + 'a.jpg,1,"a man\nin red",train\n\nb.jpg,2,?,train\n'
