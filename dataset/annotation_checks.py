@@ -5,13 +5,21 @@ problems, which forbid the use of a data set, or warnings, which do not.
 """
 
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from dataset.annotation_entries import Problem, RawEntry
 from dataset.image_files import missing_images, normal_path, read_images
+
+THOUSANDS = re.compile(r"[0-9]{1,3}([,'][0-9]{3})+")
+DECIMAL = re.compile(r"[0-9]+([.,][0-9]+|([.,][0-9]+)?e\+?[0-9]{1,2})")  # 17.0, 1e5; not 17, which needs no other form
+SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?E\+[0-9]{2}")  # 1.23457E+11, for a number of twelve digits
+MONTH = "(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+DATE = re.compile(f"[0-9]{{1,2}}-{MONTH}|{MONTH}-[0-9]{{2}}")  # for 3-1
 
 
 def check_entries(entries: Sequence[RawEntry]) -> list[Problem]:
@@ -23,12 +31,18 @@ def check_entries(entries: Sequence[RawEntry]) -> list[Problem]:
     ]
 
 
+def same_identity(identity: int | str) -> str:
+    """The text by which an identity is compared: `17`, ` 17` and `17.0`, as table programs write it, are one person."""
+    text = str(identity).strip()
+    return re.sub(r"^(-?[0-9]+)[.,]0+$", r"\1", text)
+
+
 def check_identity_types(entries: Sequence[RawEntry]) -> list[Problem]:
-    """Identities that look alike but are different values, as 1 and "1"."""
+    """Identities that are one but different values, as 1 and "1", or "17" and "17.0"."""
     spellings: dict[str, dict[int | str, str]] = defaultdict(dict)
     for entry in entries:
         if entry.identity is not None:
-            spellings[str(entry.identity).strip()].setdefault(entry.identity, entry.where)
+            spellings[same_identity(entry.identity)].setdefault(entry.identity, entry.where)
     return [
         Problem(
             "ambiguous identity",
@@ -74,26 +88,62 @@ def check_duplicate_images(entries: Sequence[RawEntry]) -> list[Problem]:
 
 def warn_entries(entries: Sequence[RawEntry]) -> list[Problem]:
     """What is odd in entries but may be meant."""
-    return [*_similar_paths(entries), *similar_identities(entries), *_repeated_captions(entries)]
+    return [*_similar_paths(entries), *odd_identities(entries), *_repeated_captions(entries)]
 
 
-def similar_identities(entries: Sequence[RawEntry]) -> list[Problem]:
-    """Identities that differ only in case, leading zeros or the form of their characters: often one person."""
-    spellings: dict[str, dict[str, str]] = defaultdict(dict)
+def odd_identities(entries: Sequence[RawEntry]) -> list[Problem]:
+    """Identities that resemble each other, and those that are no longer what somebody wrote into a table."""
+    first: dict[str, tuple[str, str]] = {}  # by the text that is compared: as it is written, and where
     for entry in entries:
         if entry.identity is not None:
-            spelling = str(entry.identity).strip()
-            folded = unicodedata.normalize("NFKC", spelling).casefold().lstrip("0")
-            spellings[folded].setdefault(spelling, entry.where)
+            first.setdefault(same_identity(entry.identity), (str(entry.identity).strip(), entry.where))
+    return [*_similar_identities(first.values()), *_changed_identities(first.values())]
+
+
+def _similar_identities(found: Iterable[tuple[str, str]]) -> list[Problem]:
+    """Identities that `_folded` cannot tell apart: often one person."""
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for spelling, where in found:
+        groups[_folded(spelling)].append((spelling, where))
     return [
         Problem(
             "similar identities",
             "",
-            " and ".join(f"{spelling!r} in {where}" for spelling, where in alike.items())
+            " and ".join(f"{spelling!r} in {where}" for spelling, where in alike)
             + " are different people; if they are one, write the identity one way",
         )
-        for alike in spellings.values()
+        for alike in groups.values()
         if len(alike) > 1
+    ]
+
+
+def _folded(identity: str) -> str:
+    """An identity without what people and programs write differently for one person.
+
+    That is case, the form of characters, those that cannot be seen, which of space, _ and - is between words,
+    separators of thousands, the way to write a number, and leading zeros.
+    """
+    text = unicodedata.normalize("NFKC", identity).casefold()
+    text = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    text = re.sub(r"[\s_-]+", "-", text.strip())
+    if THOUSANDS.fullmatch(text):
+        text = re.sub("[,']", "", text)
+    if DECIMAL.fullmatch(text) and len(text) < 25:  # exact with the digits that are kept
+        text = format(Decimal(text.replace(",", ".")).normalize(), "f")
+    return text.lstrip("0")
+
+
+def _changed_identities(found: Iterable[tuple[str, str]]) -> list[Problem]:
+    """Identities that a table program has shortened, or made a date of."""
+    return [
+        Problem(
+            "identity changed by a table program",
+            where,
+            f"{spelling!r} {'has lost digits' if SHORTENED.fullmatch(spelling) else 'is a date'}, several people may "
+            "have become one; give the column of identities the type text before they are entered",
+        )
+        for spelling, where in found
+        if SHORTENED.fullmatch(spelling) or DATE.fullmatch(spelling)
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.annotation_checks import check_duplicate_images, check_identity_types, similar_identities
+from dataset.annotation_checks import check_duplicate_images, check_identity_types, odd_identities, same_identity
 from dataset.annotation_entries import SPLITS, Problem, RawEntry
 from dataset.annotation_formats import READERS
 from dataset.image_files import image_sizes, missing_images, normal_path
@@ -47,9 +47,9 @@ def load_annotations(path: str | os.PathLike, split: str | None = None) -> list[
     problems += check_identity_types(raw) + _conflicting_identities(raw)
     if problems:
         raise UserError(f"annotation file {path}, {problems[0]}{_and_more(len(problems) - 1)}")
-    # similar identities of a JSON file were reported when it was prepared, if they are not meant
-    similar = similar_identities(raw) if suffix != ".json" else []
-    for odd in (check_duplicate_images(raw), similar):
+    # odd identities of a JSON file were reported when it was prepared, if they are not meant
+    identities = odd_identities(raw) if suffix != ".json" else []
+    for odd in (check_duplicate_images(raw), identities):
         if odd:
             logger.warning("%s: %s%s", path, odd[0], _and_more(len(odd) - 1))
     return [entry_of(entry) for entry in _select(path, raw, split)]
@@ -147,11 +147,15 @@ def check_disjoint(
     """Warnings when two files share identities or images; `names` are those of the two files.
 
     The integer 17 of a benchmark and the string "17" of one's own CSV file need not be one
-    person and are not compared.
+    person and are not compared; the strings "17" and "17.0" are one.
     """
-    identities = {entry.identity for entry in train} & {entry.identity for entry in other}
+    identities = _compared_identities(train) & _compared_identities(other)
     images = {normal_path(entry.image) for entry in train} & {normal_path(entry.image) for entry in other}
     return _shared("identities", identities, names) + _shared("images", images, names)
+
+
+def _compared_identities(entries: Sequence[Entry]) -> set[int | str]:
+    return {same_identity(entry.identity) if isinstance(entry.identity, str) else entry.identity for entry in entries}
 
 
 def _shared(what: str, shared: set, names: tuple[str, str]) -> list[str]:

@@ -238,6 +238,57 @@ def test_identities_of_a_csv_file_that_look_alike_are_warned_about(tmp_path, cap
     assert "1 more problem" in caplog.text
 
 
+def table_of(tmp_path, *identities):
+    rows = [f"{place}.jpg,{identity},x,{'test' if place else 'train'}\n" for place, identity in enumerate(identities)]
+    return write(tmp_path / "x.csv", HEADER + "".join(rows))
+
+
+@pytest.mark.parametrize("other", ["17.0", "17.00", '"17,0"'])
+def test_a_number_that_became_a_decimal_is_the_same_person(tmp_path, other):
+    message = error_of(table_of(tmp_path, "17", "5", other))
+    written = other.strip('"')
+    assert f"identity is written '17' in row 2 (0.jpg) and '{written}' in row 4 (2.jpg); write it one way" in message
+    assert "more problem" not in message
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("17", "017"),
+        ("017", "17.0"),
+        ("1200", "1.2E3"),
+        ("1.5", "1.50"),
+        ("1234", '"1,234"'),
+        ("p_17", "P-17"),
+        ("p 17", "p_17"),
+        ("anna", "an\u200bna"),
+        ("anna b", "anna\u00a0b"),
+    ],
+)
+def test_similar_identities_are_named_across_splits(tmp_path, caplog, one, other):
+    assert len(load_annotations(table_of(tmp_path, one, other))) == 2
+    written = other.strip('"')
+    expected = f"{one!r} in row 2 (0.jpg) and {written!r} in row 3 (1.jpg) are different people"
+    assert expected in caplog.text
+
+
+@pytest.mark.parametrize(
+    "identities",
+    [("17", "18.0", "1.7"), ("p1", "p10", "1p"), ("a_1", "a1"), ("9" * 30, "9" * 29 + "8"), ("1e9", "1f9")],
+)
+def test_different_identities_are_no_warning(tmp_path, caplog, identities):
+    assert len(load_annotations(table_of(tmp_path, *identities))) == len(identities)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("identity", "what"), [("1.23457E+11", "has lost digits"), ("3-Jan", "is a date"), ("Dec-07", "is a date")]
+)
+def test_an_identity_that_a_table_program_has_changed_is_a_warning(tmp_path, caplog, identity, what):
+    assert len(load_annotations(table_of(tmp_path, "b", identity))) == 2
+    assert f"row 3 (1.jpg): '{identity}' {what}, several people may have become one" in caplog.text
+
+
 def fingerprints(tmp_path, root="imgs"):
     """Of two entries after each change of them."""
     folder = tmp_path / root
@@ -311,6 +362,11 @@ def test_shared_identities_and_images_are_warned_about():
 
 def test_identities_of_different_types_are_not_compared():
     assert check_disjoint([Entry("a", 1, ())], [Entry("b", "1", ())]) == []
+
+
+def test_a_number_that_became_a_decimal_in_another_file_is_the_same_person():
+    warnings = check_disjoint([Entry("a", "17", ())], [Entry("b", "17.0", ())])
+    assert warnings == ["1 of the identities of test also stand in train (17)"]
 
 
 def test_a_wrong_field_leaves_the_others_of_its_entry_in_use(tmp_path):
