@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST_INTEGER = 2**63  # Milvus stores whole numbers of 64 bits
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")  # ASCII digits, no leading zeros: 007, 1_1, 1e5, +5, nan are names
+WORDS = {"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists", "between"}
+"""What a filter reads otherwise than as a name, in any case."""
 Metadata = Mapping[str, Mapping[str, Any]]  # path of an image -> name -> value
 
 
@@ -46,8 +48,12 @@ def check_columns(names: Sequence[str], source: str) -> None:
             raise UserError(f"{source}: column {index + 1} has no name in the header; name it, or remove it")
         if name in names[:index]:
             raise UserError(f"{source}: two columns are called {name!r}")
-        if name in (*OWN_FIELDS, "digest") or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise UserError(f"{source}: no filter can name column {name!r}; use letters, digits and _, not id or path")
+        own = name in (*OWN_FIELDS, "digest") or name.lower() in WORDS
+        if own or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise UserError(
+                f"{source}: no filter can name column {name!r}; use letters, digits and _, not id, path or a word of"
+                " filters such as in"
+            )
 
 
 def check_rows(table: Table) -> None:

@@ -3,7 +3,6 @@
 Letters: K candidates, N image tokens, D width.
 """
 
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -17,17 +16,14 @@ from torch import Tensor
 
 from dataset.decoding import Unusable
 from search.encoder import EncodedQuery, Encoder
+from search.filters import check_filter
 from search.gallery import Gallery
-from search.metadata import unknown_column
 from utils.errors import UserError
 
 CANDIDATES = 128
 MOST_CANDIDATES = 1000
 ENCODED_AT_ONCE = 32
 CACHE_BYTES = 2**30
-IN_QUOTES = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""  # text within a filter
-NAME = r"(?<![\w.])[A-Za-z_]\w*(?!\w*\s*\()"  # a word within a filter that is neither a number nor a function
-NOT_METADATA = {"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists", "path", "id"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ class Searcher:
             clock = Clock()
             query = self.encoder.query(text)
             clock.lap("reading")
-            self.check_filter(where)
+            check_filter(where, self.gallery.columns() if where else {})
             near = self.gallery.store.search(query.embedding, max(top, candidates), where)
             clock.lap("embedding search")
             tokens, missing = self.image_tokens([path for _, path, _ in near[:candidates]])
@@ -110,13 +106,6 @@ class Searcher:
             for _, path, similarity in kept[:top]
         ]
         return Answer(query, hits, clock.milliseconds, missing)
-
-    def check_filter(self, where: str) -> None:
-        """Raises UserError for a name that no image has as metadata: Milvus would find nothing and not say why."""
-        columns = self.gallery.columns() if where else {}
-        for name in re.findall(NAME, re.sub(IN_QUOTES, "''", where)):
-            if name.lower() not in NOT_METADATA and name not in columns:
-                raise UserError(f"the filter {where!r} is not understood: {unknown_column(name, columns)}")
 
     def match(self, query: EncodedQuery, tokens: dict[str, Tensor]) -> dict[str, float]:
         """Match logits by path of images whose tokens [N, D] are given by path."""

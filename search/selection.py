@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.image_folders import composed
+from search.filters import described
 from search.gallery import Gallery
 from search.metadata import typed, unknown_column
 from utils.errors import UserError
@@ -67,12 +68,25 @@ def possible_paths(folder: Path, name: str) -> list[str]:
 def parse_condition(gallery: Gallery, condition: str) -> tuple[str, str]:
     """NAME=VALUE as name and value. Raises UserError when it is not that, or no image has such metadata."""
     name, equals, value = condition.partition("=")
+    name = name.strip()
     if not equals:
         raise UserError(f"--where {condition}: NAME=VALUE is expected")
     columns = gallery.columns()
     if name not in columns:
         raise UserError(f"--where {condition}: {unknown_column(name, columns)}")
+    if not any(has_value(there, value) for there in columns[name]):
+        raise UserError(f"--where {condition}: no image has that; {advice(name, value, columns[name])}")
     return name, value
+
+
+def advice(name: str, value: str, there: Sequence[Any]) -> str:
+    """What a column holds; and how the value is written, where it was written as in a filter, with == or quotes."""
+    plain = value.removeprefix("=").strip()
+    if len(plain) > 1 and plain[0] == plain[-1] and plain[0] in "'\"":
+        plain = plain[1:-1].strip()
+    if plain != value and any(has_value(one, plain) for one in there):
+        return f"write {name}={plain}"
+    return described(name, there)
 
 
 def has_value(found: Any, wanted: str) -> bool:

@@ -33,6 +33,30 @@ def test_names_and_conditions_restrict_each_other(searcher):
         select_images(gallery, ["nobody.jpg"], [])
 
 
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("time='830'", "no image has that; write time=830"),
+        ("time == '830'", "no image has that; write time=830"),
+        ("time=0830", "no image has that; time holds numbers, such as 830"),
+        ("time=noon", "no image has that; time holds numbers, such as 830"),
+        ("hour=830", "no image has that; hour holds text, such as '0830'"),
+        ('hour="0830"', "no image has that; write hour=0830"),
+        ("time>800", "NAME=VALUE is expected"),
+        ("time>=800", "no metadata are called time>"),
+    ],
+)
+def test_a_condition_that_no_image_has_says_what_the_column_holds(condition, words):
+    metadata = [{"time": 830, "hour": "0830"}, {"time": 900, "hour": "900"}]
+    records = SimpleNamespace(by_path={f"{n}.jpg": SimpleNamespace(metadata=one) for n, one in enumerate(metadata)})
+    gallery = SimpleNamespace(records=records, columns=lambda: {"time": [830, 900], "hour": ["0830", "900"]})
+    with pytest.raises(UserError) as told:
+        select_images(gallery, [], [condition])
+    assert words in str(told.value)
+    for right in ("time=830", "time = 830.0", "hour=0830"):
+        assert select_images(gallery, [], [right]) == ["0.jpg"]
+
+
 def test_a_path_may_be_given_as_it_is_printed(tmp_path, monkeypatch):
     (tmp_path / "photos" / "a").mkdir(parents=True)
     (tmp_path / "photos" / "a" / "1.jpg").touch()

@@ -91,6 +91,7 @@ def test_metadata_are_filters(encoder, photos, tmp_path):
         ("file,camera\na,b\n", "row 1: the header has no column 'image'"),
         ("image,camera\na\n", "row 2: has 1 cells, the header has 2"),
         ("image,id\na,b\n", "column 'id'"),
+        ("image,In\na,b\n", "column 'In'"),
         ("image,the camera\na,b\n", "column 'the camera'"),
         ("", "is empty; its first row must be image,..."),
         ("image,camera\n", "a header and no rows"),

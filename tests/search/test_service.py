@@ -62,6 +62,7 @@ def test_search_explain_and_images(client, searcher):
         ({"text": "a man", "tops": 7}, 400, "tops"),
         ([], 400, ""),
         ({"text": "a man", "where": "bogus == 1"}, 400, "no metadata are called bogus"),
+        ({"text": "a man", "where": "camera == 1"}, 400, "camera holds text, such as 'c0'"),
     ],
 )
 def test_wrong_questions_are_told(client, question, status, words):
