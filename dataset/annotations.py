@@ -26,7 +26,15 @@ class Entry:
     captions: tuple[str, ...]
 
 
-def load_annotations(path: str | os.PathLike, split: str | None = None) -> list[Entry]:
+WITHOUT_SPLIT = {
+    "val": "prepare the data set with --val_identities N, which holds out N training identities, or let training "
+    "choose its best epoch on the test split: model_selection=test",
+    "test": "train without it, test_file=null test_image_root=null; final results are then those of the val split",
+}
+"""What to do about a data set that has no such split."""
+
+
+def load_annotations(path: str | os.PathLike, split: str | None = None, may_be_empty: bool = False) -> list[Entry]:
     """The entries of a JSON file (processed form) or a CSV file, in file order.
 
     A JSON file is one split and is used whole, whatever split its entries carry, so that
@@ -35,7 +43,7 @@ def load_annotations(path: str | os.PathLike, split: str | None = None) -> list[
     column gives all rows. Identities of a CSV file are strings.
 
     Raises UserError naming the file and the entry when it is missing or holds anything
-    invalid, when one image has two identities, or when nothing is left.
+    invalid, when one image has two identities, or when nothing is left (unless it may be empty).
     """
     path = Path(path)
     if split is not None and split not in SPLITS:
@@ -52,7 +60,10 @@ def load_annotations(path: str | os.PathLike, split: str | None = None) -> list[
     for odd in (check_duplicate_images(raw), identities):
         if odd:
             logger.warning("%s: %s%s", path, odd[0], _and_more(len(odd) - 1))
-    return [entry_of(entry) for entry in _select(path, raw, split)]
+    selected = [entry for entry in raw if split is None or entry.split in (split, None)]
+    if not selected and not may_be_empty:
+        raise _nothing_left(path, raw, split)
+    return [entry_of(entry) for entry in selected]
 
 
 def entry_of(entry: RawEntry) -> Entry:
@@ -62,18 +73,13 @@ def entry_of(entry: RawEntry) -> Entry:
     return Entry(entry.image, entry.identity, entry.captions)
 
 
-def _select(path: Path, entries: list[RawEntry], split: str | None) -> list[RawEntry]:
-    """The entries of `split`. Raises UserError when there are none."""
+def _nothing_left(path: Path, entries: Sequence[RawEntry], split: str | None) -> UserError:
+    """The error that a file has no entries, or none of `split`."""
+    advice = f", or {WITHOUT_SPLIT[split]}" if split in WITHOUT_SPLIT else ""
     if not entries:
-        advice = " (prepare a data set that has no validation split with --val_identities N)" if split == "val" else ""
-        raise UserError(f"annotation file {path} holds no entries; name another file{advice}")
-    if split is None or all(entry.split is None for entry in entries):
-        return entries
-    selected = [entry for entry in entries if entry.split == split]
-    if not selected:
-        present = ", ".join(sorted({entry.split for entry in entries if entry.split}))
-        raise UserError(f"annotation file {path} has no rows of split '{split}', only of {present}")
-    return selected
+        return UserError(f"annotation file {path} holds no entries; name another file{advice}")
+    present = ", ".join(sorted({entry.split for entry in entries if entry.split}))
+    return UserError(f"annotation file {path} has no rows of split '{split}', only of {present}; name another{advice}")
 
 
 def _conflicting_identities(entries: Sequence[RawEntry]) -> list[Problem]:

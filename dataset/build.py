@@ -165,6 +165,6 @@ def warn_of_shared_identities(config: Config) -> None:
     training = [entry for name in config.train_file for entry in load_annotations(name, "train")]
     for name in ("val", "test"):
         if getattr(config, f"{name}_file"):
-            other = load_annotations(getattr(config, f"{name}_file"), name)
+            other = load_annotations(getattr(config, f"{name}_file"), name, may_be_empty=True)
             for warning in check_disjoint(training, other, ("train_file", f"{name}_file")):
                 logger.warning("%s", warning)

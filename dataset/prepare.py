@@ -21,7 +21,7 @@ from typing import Any
 from dataset.annotation_checks import check_entries, check_image_files, warn_entries
 from dataset.annotation_entries import SPLITS, Problem, RawEntry
 from dataset.annotation_formats import FORMATS, Format, find_format
-from dataset.annotations import entry_of, summarise
+from dataset.annotations import WITHOUT_SPLIT, entry_of, summarise
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
 from utils.errors import CommandParser, UserError, run_command_line
@@ -168,13 +168,9 @@ def hold_out_identities(splits: dict[str, list[RawEntry]], count: int, seed: int
 
 
 def _warn_empty_splits(splits: dict[str, list[RawEntry]]) -> None:
-    advice = {
-        "val": "run again with --val_identities N to hold out N training identities, "
-        "or let training choose its best epoch on the test split (model_selection: test)",
-    }
     for name, entries in splits.items():
         if not entries:
-            hint = f"; {advice[name]}" if name in advice else ""
+            hint = f"; {WITHOUT_SPLIT[name]}" if name in WITHOUT_SPLIT else ""
             print(f"warning: the data set has no {name} split, {name}.json is an empty list{hint}", file=sys.stderr)
 
 

@@ -38,7 +38,8 @@ def fingerprint_of(config: Config, split: str, skipped: Sequence[str]) -> str | 
     files, root = as_list(getattr(config, f"{split}_file") or []), getattr(config, f"{split}_image_root")
     if not files or root is None:
         return None
-    return fingerprint(leave_out([entry for file in files for entry in load_annotations(file, split)], skipped), root)
+    entries = [entry for file in files for entry in load_annotations(file, split, may_be_empty=True)]
+    return fingerprint(leave_out(entries, skipped), root)
 
 
 def verify(path: Path, device: torch.device) -> None:
