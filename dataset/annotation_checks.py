@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from dataset.annotation_entries import Problem, RawEntry
+from dataset.caption_checks import odd_captions
 from dataset.image_files import missing_images, normal_path, read_images
 
 THOUSANDS = re.compile(r"[0-9]{1,3}([,'][0-9]{3})+")
@@ -88,7 +89,12 @@ def check_duplicate_images(entries: Sequence[RawEntry]) -> list[Problem]:
 
 def warn_entries(entries: Sequence[RawEntry]) -> list[Problem]:
     """What is odd in entries but may be meant."""
-    return [*_similar_paths(entries), *odd_identities(entries), *_repeated_captions(entries)]
+    return [
+        *_similar_paths(entries),
+        *odd_identities(entries),
+        *_repeated_captions(entries),
+        *odd_captions(entries),
+    ]
 
 
 def odd_identities(entries: Sequence[RawEntry]) -> list[Problem]:

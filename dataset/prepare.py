@@ -22,12 +22,13 @@ from dataset.annotation_checks import check_entries, check_image_files, warn_ent
 from dataset.annotation_entries import SPLITS, Problem, RawEntry
 from dataset.annotation_formats import FORMATS, Format, find_format
 from dataset.annotations import WITHOUT_SPLIT, entry_of, summarise
+from dataset.caption_checks import CAPTION_WARNINGS
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
 from utils.errors import CommandParser, UserError, run_command_line
 from utils.files import atomic_write
 
-WARNINGS_PER_CATEGORY = 20
+WARNINGS_PER_CATEGORY, OF_CAPTIONS = 20, 5  # that are shown; captions are many, and odd ones alike
 REPORT_TITLE = "Annotation report of "
 
 
@@ -228,10 +229,11 @@ def _grouped(name: str, findings: Sequence[Problem], limit: int | None) -> list[
         groups[finding.category].append(finding)
     lines = []
     for category, members in groups.items():
+        shown = limit and min(limit, OF_CAPTIONS) if category in CAPTION_WARNINGS else limit
         lines.append(f"{name}: {category} ({len(members)})")
-        lines += [f"  {finding}" for finding in members[:limit]]
-        if limit is not None and len(members) > limit:
-            lines.append(f"  ... and {len(members) - limit} more")
+        lines += [f"  {finding}" for finding in members[:shown]]
+        if shown is not None and len(members) > shown:
+            lines.append(f"  ... and {len(members) - shown} more (all of them: --report FILE)")
     return lines
 
 

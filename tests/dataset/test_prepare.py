@@ -38,7 +38,7 @@ class DataSet:
         self.entries = [
             {
                 "split": split,
-                "captions": [f"A man in a red coat {identity}.", "He walks."],
+                "captions": [f"A man in a red coat {identity}.", f"He walks {identity} times."],
                 self.key: f"cam{view}/{identity:04d}_{view}.jpg",
                 "id": identity,
                 "processed_tokens": [["a", "man"]],
@@ -59,7 +59,7 @@ class DataSet:
         number = len(self.entries)
         image = f"more/{number}.png"
         self.put(image, picture(number, "PNG"))
-        entry = {"split": "test", "captions": ["A girl."], self.key: image, "id": 1000 + number}
+        entry = {"split": "test", "captions": [f"A girl with bag {number}."], self.key: image, "id": 1000 + number}
         fields = {self.key if key == "image" else key: value for key, value in fields.items()}
         entry = {key: value for key, value in {**entry, **fields}.items() if value is not None}
         self.entries.append(entry)
@@ -91,14 +91,14 @@ def test_clean_data_is_converted_without_a_false_alarm(data, capsys, decode):
     assert [len(data.result(split)) for split in ("train", "val", "test")] == [8, 4, 4]
     assert data.result("train")[0] == {
         "split": "train",
-        "captions": ["A man in a red coat 0.", "He walks."],
+        "captions": ["A man in a red coat 0.", "He walks 0 times."],
         "file_path": "cam1/0000_1.jpg",
         "id": 0,
     }
     table = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines() if line}
-    # (7 + 2) / 2 words per caption
-    assert table["train"] == ["4", "8", "16", "2.00", "4.5"]
-    assert table["all"] == ["8", "16", "32", "2.00", "4.5"]
+    # (7 + 4) / 2 words per caption
+    assert table["train"] == ["4", "8", "16", "2.00", "5.5"]
+    assert table["all"] == ["8", "16", "32", "2.00", "5.5"]
 
 
 def plant_defects(data):
@@ -116,7 +116,7 @@ def plant_defects(data):
         "missing key": [data.add(**{key: None}) for key in ("id", "captions", "split", "image")],
         "unknown split": [data.add(split="tset")],
         "no captions": [data.add(captions=[])],
-        "empty caption": [data.add(captions=["A girl.", " \t"]), data.add(captions=["-- ?!"])],
+        "empty caption": [data.add(captions=["A girl in red.", " \t"]), data.add(captions=["-- ?!"])],
         "bad image path": [data.add(image="/a.jpg"), data.add(image="../a.jpg"), data.add(image="a\\b.jpg")],
         "not a number": [data.add(processed_tokens=[float("nan")])],
         "bad text": [data.add(captions=["\ud800 girl"])],
@@ -323,6 +323,20 @@ def test_oddities_are_warnings(cuhk, capsys):
     shown = capsys.readouterr().err
     for kind in ("same picture, different identities", "similar image path", "repeated caption"):
         assert f"warning: {kind} (1)" in shown
+
+
+def test_odd_captions_are_counted_with_examples_and_forbid_nothing(cuhk, capsys, tmp_path):
+    for _ in range(7):
+        cuhk.add(captions=["todo"])
+    cuhk.add(captions=["A man <br> in red.", "一位穿红色外套的女士。"])
+    report = tmp_path / "report.txt"
+    assert cuhk.run("--report", str(report)) == 0
+    shown = capsys.readouterr().err
+    assert "warning: same sentence, different identities (1)\n  'todo' is of 7 people: identity 1016 in" in shown
+    assert "warning: caption with fragments of code (1)\n  entry 24 (more/23.png): 'A man <br> in red.' holds" in shown
+    assert "warning: caption in another script (1)\n  entry 24 (more/23.png): '一位穿红色外套的女士。' has" in shown
+    assert "warning: caption of fewer than three words (7)\n" in shown and "... and 2 more (all of them: --rep" in shown
+    assert report.read_text(encoding="utf-8").count("'todo'") == 8
 
 
 def test_csv_of_ones_own_is_prepared(tmp_path):

@@ -20,6 +20,7 @@ from PIL import Image
 
 from dataset.annotation_formats import FORMATS, Format
 from dataset.annotations import fingerprint, load_annotations
+from dataset.caption_checks import CAPTION_WARNINGS
 from dataset.prepare import Inspection, inspect, main
 from utils.errors import UserError
 
@@ -227,20 +228,25 @@ def found_in(inspection: Inspection, planted: Counter[tuple[str, int]]) -> Count
     return found
 
 
+def unexpected_warnings(inspection: Inspection) -> list:
+    """All but those of captions, which are odd here on purpose."""
+    return [warning for warning in inspection.warnings if warning.category not in CAPTION_WARNINGS]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("data_format", PUBLISHED, ids=lambda data_format: data_format.name)
 def test_every_planted_defect_is_found_at_its_place_and_nothing_else(tmp_path, trials, data_format, seed):
     data = Data(tmp_path, data_format, seed)
     for decode in ("quick", "full"):
         clean = data.inspect(decode)
-        assert (clean.problems, clean.warnings) == ([], [])
+        assert (clean.problems, unexpected_warnings(clean)) == ([], [])
         assert len(clean.digests) == len(data.entries)
     planted = plant(data)
     trial = trials("defect planted and found at its place", planted.total())
     for decode in ("quick", "full"):
         inspection = data.inspect(decode)
         assert found_in(inspection, planted) == planted
-        assert inspection.warnings == []
+        assert unexpected_warnings(inspection) == []
     with pytest.raises(UserError, match=rf"^{planted.total()} problems in "):
         main([data_format.name, str(tmp_path)])
     assert not (tmp_path / "processed_data").exists()
