@@ -30,6 +30,14 @@ FORMATS = (
     Format("CSV", "annotations.csv", read_csv_entries),
 )
 
+FIRST_RELEASE = "caption_all.json"
+"""CUHK-PEDES as it was first released: the same entries without their splits."""
+WITHOUT_SPLITS = (
+    f"{FIRST_RELEASE} is CUHK-PEDES as first released, without the splits train, val and test; what is missing is "
+    "reid_raw.json, the same entries with their split, which its authors have too: ask them for it "
+    "(https://github.com/ShuangLI59/Person-Search-with-Natural-Language-Description)"
+)
+
 READERS: dict[str, Reader] = {".json": read_json_entries, ".csv": read_csv_entries, ".tsv": read_csv_entries}
 """What reads the files that training and evaluation are given, by their suffix."""
 

@@ -69,10 +69,16 @@ def read_json_entries(
     Unless it is required the split of an entry is not read. `image_key` is the name to ask for when an
     entry has neither image key.
 
-    Raises UserError when the file is missing, not UTF-8, not JSON, or not a list.
+    Raises UserError when the file is missing, not UTF-8, not JSON, or not a list, and when no entry has a split that is
+    required.
     """
     form = PublishedEntry if split_required else PreparedEntry
     listed, has_constants = _parse(path)
+    objects = [fields for fields in listed if isinstance(fields, dict)]
+    if split_required and objects and not any("split" in fields for fields in objects):
+        hint = nearest("split", set(objects[0]) - KNOWN_KEYS)
+        of_cuhk = "; nor has caption_all.json of CUHK-PEDES, in place of which its authors' reid_raw.json is needed"
+        raise UserError(f"annotation file {path} has no 'split' (train, val, test) in any entry{hint}{of_cuhk}")
     entries: list[RawEntry] = []
     problems: list[Problem] = []
     for number, fields in enumerate(listed, start=1):

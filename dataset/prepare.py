@@ -20,7 +20,7 @@ from typing import Any
 
 from dataset.annotation_checks import check_entries, check_image_files, warn_entries
 from dataset.annotation_entries import SPLITS, Problem, RawEntry
-from dataset.annotation_formats import FORMATS, Format, find_format
+from dataset.annotation_formats import FIRST_RELEASE, FORMATS, WITHOUT_SPLITS, Format, find_format
 from dataset.annotations import WITHOUT_SPLIT, entry_of, summarise
 from dataset.caption_checks import CAPTION_WARNINGS
 from dataset.digests import FILE as DIGESTS
@@ -112,6 +112,9 @@ def _find_source(root: Path, data_format: Format) -> Path:
             raise UserError(f"{source} does not exist, but {other.file} does: is the data set {other.name}?")
     for nested in sorted(root.glob(f"*/{data_format.file}")):
         raise UserError(f"{source} does not exist, but {nested} does: give {nested.parent} as ROOT")
+    for early in (root / FIRST_RELEASE, *sorted(root.glob(f"*/{FIRST_RELEASE}"))):
+        if early.exists():
+            raise UserError(f"{source} does not exist, but {early} does: {WITHOUT_SPLITS}")
     raise UserError(f"{source} does not exist; put the annotations of {data_format.name} there")
 
 
