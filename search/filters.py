@@ -185,7 +185,7 @@ class FilterCheck:
         for value in values:
             if value.column and value.type == TEXT:
                 raise UserError(f"{self.holds(value.column)}, and arithmetic needs numbers")
-        return Operand(NUMBER, next((value.column for value in values if value.column), None))
+        return Operand(NUMBER, next((value.column for value in values if value.type == NUMBER and value.column), None))
 
     def value(self) -> Operand:
         if sign := self.take({"-", "+"}):

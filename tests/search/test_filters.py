@@ -93,6 +93,7 @@ def test_what_finds_nothing_is_told(where, words):
         "array_contains(camera, 1) and json_contains(time, 'a', (1))",
         "any == 1 or any == '1' or truth == true or none == 1",
         "id == 5 or path like 'cam1/%'",
+        "path + 1 == time",
         "time == {time} and time == '830'",  # what is not understood is left to Milvus, with the rest
         "time ==",
         "time in ['830'",
