@@ -72,7 +72,7 @@ def valid_caption(caption: str) -> str:
     if not any(character.isalnum() for character in caption):
         raise refusal("empty caption", f"has no words: {quote(caption)}")
     if caption.strip(" \t\r\n\"'.").casefold() in NO_CAPTIONS:
-        raise refusal("empty caption", f"is no sentence but what programs write for an empty cell: {quote(caption)}")
+        raise refusal("empty caption", f"is not a sentence but what programs write for an empty cell: {quote(caption)}")
     return caption
 
 

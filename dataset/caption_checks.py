@@ -56,7 +56,7 @@ def _shared_sentences(entries: Sequence[RawEntry]) -> list[Problem]:
             written.setdefault(sentence, caption)
     shared = [(sentence, people) for sentence, people in found.items() if len(people) > 1]
     return [
-        Problem(SHARED, "", f"{quote(written[sentence])} is of {len(people)} people: {_some(people)}")
+        Problem(SHARED, "", f"{quote(written[sentence])} stands for {len(people)} people: {_some(people)}")
         for sentence, people in sorted(shared, key=lambda pair: -len(pair[1]))
     ]
 

@@ -53,9 +53,10 @@ def test_json_accepts_img_path_and_needs_no_split(tmp_path):
     assert load_annotations(path) == [Entry("a.jpg", 3, ("red coat",))]
 
 
-def test_json_with_byte_order_mark_is_read(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_json_with_byte_order_mark_is_read(tmp_path, encoding):
     path = tmp_path / "x.json"
-    path.write_text(json.dumps([json_entry()]), encoding="utf-8-sig")
+    path.write_text(json.dumps([json_entry()]), encoding=encoding)
     assert len(load_annotations(path)) == 1
 
 
@@ -171,9 +172,9 @@ def test_bad_csv_names_file_and_row(tmp_path, content, parts):
 )
 def test_what_programs_write_for_an_empty_cell_is_no_caption(tmp_path, caption):
     path = write(tmp_path / "x.csv", HEADER + f"a.jpg,1,a man,train\na.jpg,1,{caption},train\n")
-    assert "row 3: the caption is no sentence but what programs write for an empty cell" in error_of(path)
+    assert "row 3: the caption is not a sentence but what programs write for an empty cell" in error_of(path)
     path = write(tmp_path / "x.json", [json_entry(captions=["a man", caption])])
-    assert "entry 1 (a.jpg): caption 2 is no sentence but what programs write" in error_of(path)
+    assert "entry 1 (a.jpg): caption 2 is not a sentence but what programs write" in error_of(path)
 
 
 @pytest.mark.parametrize("caption", ["none of them", "NaN Infinity null", "a man, N/A", "nanny", "Nadja"])

@@ -95,9 +95,9 @@ def test_fewer_than_three_words_are_a_warning(caption):
 def test_a_sentence_of_several_people_is_counted():
     same = ["A man in red.", "a man in red", "A MAN, in red!", "A man in red."]
     entries = [RawEntry(f"row {n}", "train", f"{n}.jpg", n // 2 or "x", (caption,)) for n, caption in enumerate(same)]
-    expected = "'A man in red.' is of 2 people: identity 'x' in row 0, identity 1 in row 2"
+    expected = "'A man in red.' stands for 2 people: identity 'x' in row 0, identity 1 in row 2"
     assert [(problem.category, str(problem)) for problem in odd_captions(entries)] == [(SHARED, expected)]
     assert odd_captions(entries[:2]) == []  # of one person
     found = found_in(["A girl in blue.", *same])
     assert [category for category, _ in found] == [SHARED]
-    assert "of 4 people: identity 1 in row 1, identity 2 in row 2, identity 3 in row 3, ..." in found[0][1]
+    assert "stands for 4 people: identity 1 in row 1, identity 2 in row 2, identity 3 in row 3, ..." in found[0][1]

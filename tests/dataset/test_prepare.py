@@ -332,7 +332,7 @@ def test_odd_captions_are_counted_with_examples_and_forbid_nothing(cuhk, capsys,
     report = tmp_path / "report.txt"
     assert cuhk.run("--report", str(report)) == 0
     shown = capsys.readouterr().err
-    assert "warning: same sentence, different identities (1)\n  'todo' is of 7 people: identity 1016 in" in shown
+    assert "warning: same sentence, different identities (1)\n  'todo' stands for 7 people: identity 1016 in" in shown
     assert "warning: caption with fragments of code (1)\n  entry 24 (more/23.png): 'A man <br> in red.' holds" in shown
     assert "warning: caption in another script (1)\n  entry 24 (more/23.png): '一位穿红色外套的女士。' has" in shown
     assert "warning: caption of fewer than three words (7)\n" in shown and "... and 2 more (all of them: --rep" in shown
