@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dataset.annotation_entries import RawEntry
-from dataset.annotation_formats import FORMATS, Format, find_format
+from dataset.annotation_formats import FORMATS, Format
 from dataset.digests import blake2_of, read_digests
 from dataset.prepare import main
 from utils.errors import UserError
@@ -381,17 +381,6 @@ def test_a_data_set_of_another_form_is_one_line(tmp_path, monkeypatch):
         main(["nothing", str(tmp_path)])
 
 
-@pytest.mark.parametrize("name", ["cuhk-pedes", "CUHK_PEDES", "CuhkPedes"])
-def test_names_in_any_case(name):
-    assert find_format(name).name == "CUHK-PEDES"
-
-
-@pytest.mark.parametrize(("name", "close"), [("cuhk", "CUHK-PEDES"), ("RSTP-Ried", "RSTPReid"), ("icfg", "ICFG-PEDES")])
-def test_wrong_name_gets_the_nearest(name, close):
-    with pytest.raises(UserError, match=f"did you mean '{close}'"):
-        find_format(name)
-
-
 def test_wrong_folders_are_explained(cuhk):
     cuhk.run()
     with pytest.raises(UserError, match="is the data set CUHK-PEDES"):
@@ -400,31 +389,6 @@ def test_wrong_folders_are_explained(cuhk):
         main(["CUHK-PEDES", str(cuhk.root.parent)])
     with pytest.raises(UserError, match=r"folder .* does not exist"):
         main(["CUHK-PEDES", str(cuhk.root / "absent")])
-
-
-@pytest.mark.parametrize("folder", ["", "CUHK-PEDES", "annotations"])
-def test_the_first_release_without_splits_is_recognised(cuhk, folder):
-    for entry in cuhk.entries:
-        del entry["split"]
-    early = cuhk.root / folder / "caption_all.json"
-    early.parent.mkdir(exist_ok=True)
-    early.write_text(json.dumps(cuhk.entries))
-    for name in ("CUHK-PEDES", "RSTPReid"):
-        with pytest.raises(UserError) as told:
-            main([name, str(cuhk.root)])
-        for part in (f"{early} does", "without the splits", "reid_raw.json", "ShuangLI59/Person-Search-with-Natural-L"):
-            assert part in str(told.value)
-
-
-def test_a_file_without_any_split_is_one_line(cuhk, capsys):
-    for entry in cuhk.entries:  # as a renamed caption_all.json has them
-        del entry["split"]
-    with pytest.raises(UserError, match=r"reid_raw\.json has no 'split' .* in any entry; nor has caption_all\.json"):
-        cuhk.run()
-    assert not capsys.readouterr().err
-    cuhk.entries[0]["split"] = "train"
-    with pytest.raises(UserError, match=r"15 problems"):
-        cuhk.run()
 
 
 def test_relative_root_starts_from_the_given_directory(cuhk, monkeypatch):
