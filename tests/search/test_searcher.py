@@ -121,6 +121,8 @@ def test_an_explanation_is_of_every_attribute(searcher):
         assert one.heat.shape == (rows, columns) and 0 <= one.heat.min() <= one.heat.max() <= 1 and 0 < one.match < 1
     assert overlay(found.image, found.heat).size == (192, 384)
     assert explain(searcher, "somebody walks", hit.path).attributes == []
+    typed = explain(searcher, "a grey and white striped coat on her upper body red shoes", hit.path)
+    assert [one.words for one in typed.attributes] == ["grey white striped coat", "red shoes"]
     with pytest.raises(UserError, match="holds no image"):
         explain(searcher, SENTENCE, "../../etc/passwd")
 
