@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dataset.attributes import AttributeRule
+from dataset.captions import CaptionReading
 from models.objectives import name_weights
 from models.settings import ModelSettings
 from utils.config import (
@@ -47,6 +48,7 @@ class Config(ModelSettings):
     val_image_root: PathText | None = None
     test_image_root: PathText | None = None
     max_words: Annotated[int, Field(ge=3)] = 75
+    caption_rules: CaptionReading = "published"
     attributes: AttributeRule = "published"
     weak_pos_pair_probability: Fraction = 0.1
     text_encoder: PathText = "bert-base-uncased"

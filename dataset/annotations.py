@@ -4,13 +4,14 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataset.annotation_checks import check_duplicate_images, check_identity_types, odd_identities, same_identity
 from dataset.annotation_entries import SPLITS, Problem, RawEntry
 from dataset.annotation_formats import READERS
+from dataset.captions import CaptionReading, plain_text
 from dataset.image_files import image_sizes, missing_images, normal_path
 from utils.errors import UserError, nearest
 
@@ -145,6 +146,13 @@ def check_images(entries: Sequence[Entry], image_root: str | os.PathLike) -> Non
             f"{len(missing)} of {len(entries)} images are missing in {image_root}: "
             f"{some}{', ...' if len(missing) > 3 else ''}"
         )
+
+
+def read_captions(entries: Iterable[Entry], reading: CaptionReading) -> list[Entry]:
+    """Entries whose captions are read as people type them (`plain_text`), or left as published data have them."""
+    if reading == "published":
+        return list(entries)
+    return [replace(entry, captions=tuple(map(plain_text, entry.captions))) for entry in entries]
 
 
 def check_disjoint(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from configs.schema import Config, require_files
-from dataset.annotations import Entry, check_disjoint, check_images, load_annotations
+from dataset.annotations import Entry, check_disjoint, check_images, load_annotations, read_captions
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
 from dataset.captions import clean_caption
@@ -38,7 +38,8 @@ def open_tokenizer(config: Config, checkpoint: Mapping[str, Any] | None = None) 
             raise UserError(f"checkpoint {of_run.get('path', '')}: its tokenizer is damaged: {error}") from None
     if config.text_encoder == FROM_CAPTIONS:
         require_files(config, ("train_file",))
-        entries = [entry for name in config.train_file for entry in load_annotations(name, "train")]
+        files = (read_captions(load_annotations(name, "train"), config.caption_rules) for name in config.train_file)
+        entries = [entry for of_file in files for entry in of_file]
         captions = [clean_caption(caption, config.max_words) for entry in entries for caption in entry.captions]
         return CaptionTokenizer.train(captions, config.vocabulary_size)
     tokenizer = CaptionTokenizer.from_pretrained(config.text_encoder)
@@ -77,7 +78,7 @@ def open_training_set(
     Raises UserError when an image is missing, or, with `skip`, more than 0.1% of them are bad.
     """
     root = config.train_image_root or "."
-    files = [load_annotations(name, "train") for name in config.train_file]
+    files = [read_captions(load_annotations(name, "train"), config.caption_rules) for name in config.train_file]
     digests = {image: digest for name in config.train_file for image, digest in read_digests(name).items()}
     entries = [entry for of_file in files for entry in of_file]
     if skipped is None and config.bad_images == "skip":

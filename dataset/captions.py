@@ -1,9 +1,14 @@
-"""The cleaning every caption goes through before it is cut into word pieces."""
+"""The cleaning every caption goes through before it is cut into word pieces, and the reading of what people type."""
 
+import functools
 import re
+import unicodedata
+from typing import Literal
 
 CAPTION_RULES = "1"
 """Version of the rules below; what is cached about cleaned captions is stale when it changes."""
+
+CaptionReading = Literal["published", "plain"]
 
 _PUNCTUATION = ",.'!?\"()*#:;~"
 _HALF_CHARACTERS = "\ud800-\udfff"  # lone surrogates, from a broken \u escape in JSON: no UTF-8 form
@@ -50,3 +55,48 @@ def _delete(text: str, origins: list[int], pattern: re.Pattern) -> tuple[str, li
     removed = {index for match in pattern.finditer(text) for index in range(*match.span())}
     kept = [index for index in range(len(text)) if index not in removed]
     return "".join(text[index] for index in kept), [origins[index] for index in kept]
+
+
+# ---- what people type ----
+
+# Quotes within words, as keyboards and word processors write them; NFKC would make accents of some.
+_APOSTROPHES = frozenset("`\u00b4\u02b9\u02bb\u02bc\u02bd\u02c8\u02ca\u02cb\u2018\u2019\u201a\u201b\u2032\u2035\uff07")
+_FULL_STOPS = frozenset("\u06d4\u0964\u0965\u3002\uff61")
+_DASHES = frozenset("\u2043\u2212\u2796")  # beside those that Unicode calls dashes
+_SPACES = frozenset("|\\_^=+[]{}\u200b\u2044")  # U+200B, a space of no width, stands between words
+_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # letters and marks that nothing is drawn for
+_ABBREVIATION = re.compile(r"(?<![^\W_])(?:[^\W\d_]\.)+[^\W\d_](?![^\W_])\.?")
+_SIGNS = r"'*[,.!?\"()*#:;~][,.!?\"()*#:;~']*"  # an apostrophe alone is part of a word
+_GLUED = re.compile(rf"(?<=[^\W_]){_SIGNS}(?=[^\W\d_])|(?<=[^\W\d_]){_SIGNS}(?=[^\W_])|(?<=>){_SIGNS}(?=[^\W_])")
+
+
+def plain_text(text: str) -> str:
+    """What people type, in the characters that captions are written in; to be cleaned as every caption.
+
+    Quotes, dashes and other punctuation of typography and of other scripts become those of ASCII; full width letters,
+    ligatures and letters beside their accents become plain letters (NFKC); what cannot be seen is dropped.
+    Punctuation between two letters, which cleaning would delete, gets a space ("coat,blue", "shirt.he"), numbers
+    ("1.75") and abbreviations ("e.g.") aside. A zero-width space becomes a space: it marks the end of a word. A
+    plain text stays as it is.
+    """
+    text = "".join(map(_plain_character, unicodedata.normalize("NFKC", "".join(map(_plain_character, text)))))
+    text = _ABBREVIATION.sub(lambda match: match[0].replace(".", ""), text)
+    return _GLUED.sub(lambda match: match[0] + " ", text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if character in _APOSTROPHES:
+        return "'"
+    if character in _SPACES:
+        return " "
+    if character in _DASHES or category == "Pd":
+        return "-"
+    if character in _FILLERS or category == "Cf" or unicodedata.name(character, "").startswith("VARIATION SELECTOR"):
+        return ""
+    if character in _FULL_STOPS:
+        return "."
+    if character.isascii() or not category.startswith("P") or character == "\u2026":
+        return character
+    return '"' if category in ("Pi", "Pf") else ","

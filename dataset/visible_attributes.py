@@ -64,19 +64,12 @@ def _runs(doc: "Doc") -> Iterator[list["Token"]]:
 
 def _goes_on(run: Sequence["Token"], token: "Token") -> bool:
     """Whether a run goes on behind a token that is no part of it."""
-    doc, last = token.doc, run[-1]
-    if token.i + 1 == len(doc):
-        return False
-    following = doc[token.i + 1]
-    if token.lower_ in _JOINING and doc[token.i - 1].lower_ not in _JOINING:
-        if following.lower_ in ("and", "&", "or") and token.i + 2 < len(doc):  # ", and"
-            following = doc[token.i + 2]
-        is_predicate = run[0].i > 0 and doc[run[0].i - 1].lower_ in _ARE  # his shirt is black and white shoes
-        return not is_predicate and _is_modifier(last) and _is_modifier(following)
-    if token.lower_ in _JOINING:
-        return _is_modifier(last) and _is_modifier(following)
-    if token.lower_ in _FASTENINGS:
-        return last.lower_ in _FASTENED
+    last, behind = run[-1], [other for other in token.doc[token.i + 1 : token.i + 3] if other.text not in _JOINING]
+    if token.text == '"' or (token.lower_ in _FASTENINGS and last.lower_ in _FASTENED):
+        return True
+    if token.lower_ in _JOINING and behind:
+        is_predicate = run[0].i > 0 and token.doc[run[0].i - 1].lower_ in _ARE  # his shirt is black and white shoes
+        return not is_predicate and _is_modifier(last) and _is_modifier(behind[0])
     return token.pos_ == "NUM" and last.lower_ not in _ENDS
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from configs.schema import Config, load_config, require_files, resolve_config
-from dataset.annotations import check_images, load_annotations
+from dataset.annotations import check_images, load_annotations, read_captions
 from dataset.build import fit_vocabulary, open_tokenizer
 from dataset.digests import read_digests
 from dataset.evaluation_split import EvaluationSplit, make_split
@@ -97,7 +97,7 @@ def open_split(config: Config, name: str, tokenizer: CaptionTokenizer) -> Evalua
     Raises UserError when its file or an image is missing.
     """
     require_files(config, (f"{name}_file", f"{name}_image_root"))
-    entries = load_annotations(getattr(config, f"{name}_file"), name)
+    entries = read_captions(load_annotations(getattr(config, f"{name}_file"), name), config.caption_rules)
     root = getattr(config, f"{name}_image_root")
     check_images(entries, root)
     return make_split(entries, root, tokenizer, config.max_words, read_digests(getattr(config, f"{name}_file")))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dataset.batch import TextTokens
-from dataset.captions import clean_caption
+from dataset.captions import clean_caption, plain_text
 from dataset.images import image_from
 from dataset.tokens import Encoded
 from evaluation.ranking import encode_images, match_one
@@ -107,7 +107,7 @@ class Encoder:
         if len(text) > MOST_CHARACTERS:
             raise UserError(f"the sentence has {len(text)} characters; give one of at most {MOST_CHARACTERS}")
         text = text.encode("utf-8", "replace").decode()  # what is not text, such as half of a surrogate pair
-        cleaned = clean_caption(text, self.config.max_words)
+        cleaned = clean_caption(plain_text(text), self.config.max_words)
         if not any(character.isalnum() for character in cleaned):
             raise UserError("the sentence holds no word; describe a person, such as: a woman in a red coat")
         encoded = self.trained.tokenizer.encode(cleaned, self.config.max_words)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dataset.attributes import Attribute, attribute_ids, parse_attributes
+from dataset.captions import plain_text
 from dataset.decoding import Unusable
 from models.gradcam import attribute_maps, word_maps
 from search.encoder import EncodedQuery, Encoder
@@ -56,7 +57,7 @@ def explain(searcher: Searcher, text: str, path: str) -> Explanation:
 def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Explanation:
     """Explain the content of any image file as a hit; path: what to call it. Raises UserError, or Unusable."""
     query, image = encoder.query(text), encoder.read(content)
-    (attributes,) = parse_attributes([query.text], encoder.config.max_words, rule="visible")
+    (attributes,) = parse_attributes([plain_text(query.text)], encoder.config.max_words, rule="visible")
     numbers = torch.tensor([attribute_ids(attributes, query.encoded.offsets, len(query.encoded.ids))])
     device, model = encoder.setting.device, encoder.model
     numbers = numbers.to(device)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
-from dataset.captions import clean_caption
+from dataset.captions import clean_caption, plain_text
 from dataset.decoding import Unusable, read_content
 from dataset.evaluation_split import EvaluationSplit, blocks_of
 from dataset.images import image_from
@@ -47,6 +47,7 @@ def own_pair(text: str, image: Path, trained: TrainedModel) -> ShownCaption:
         image_from(read_content(image), trained.config.image_size)
     except Unusable as fault:
         raise UserError(f"--image {image} {fault}; name another one") from None
+    text = plain_text(text)
     (attributes,) = parse_attributes([text], trained.config.max_words, rule=trained.config.attributes)
     return ShownCaption(None, text, image, attributes)
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from configs.schema import Config, load_config, require_files
 from dataset.annotation_entries import SPLITS
-from dataset.annotations import load_annotations
+from dataset.annotations import load_annotations, read_captions
 from dataset.attributes import cached_attributes, kind_of_word, load_spacy, worthwhile_processes
 from dataset.captions import clean_caption, clean_caption_with_offsets
 from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
@@ -70,7 +70,7 @@ def main(study: Study) -> None:
     options = study.options
     check(options)
     config = open_config(options)
-    captions = captions_of(files_of(config, options.split))
+    captions = captions_of(files_of(config, options.split), config)
     beside = options.checkpoint if options.config is None else next(iter(captions))
     study.choose_folder(beside.parent / "studies")
     every = [caption for some in captions.values() for caption in some]
@@ -112,12 +112,12 @@ def files_of(config: Config, split: str) -> dict[Path, str]:
     return {Path(file): name for name, some in files.items() for file in ([some] if isinstance(some, str) else some)}
 
 
-def captions_of(files: dict[Path, str]) -> dict[Path, list[str]]:
-    """The captions of each file. Raises UserError when one is wrong."""
-    return {
-        file: [caption for entry in load_annotations(file, split) for caption in entry.captions]
-        for file, split in files.items()
+def captions_of(files: dict[Path, str], config: Config) -> dict[Path, list[str]]:
+    """The captions of each file, read by the configured rules. Raises UserError when one is wrong."""
+    entries = {
+        file: read_captions(load_annotations(file, split), config.caption_rules) for file, split in files.items()
     }
+    return {file: [caption for entry in of_file for caption in entry.captions] for file, of_file in entries.items()}
 
 
 def attributes_of(captions: dict[Path, list[str]], config: Config, folder: Path) -> Iterable[int]:

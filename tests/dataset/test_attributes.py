@@ -59,6 +59,7 @@ VISIBLE = {
     "Her upper body, right hand, left shoulder; front right, the other side.": [],
     "a yellow bag in his left hand, dark skin": ["yellow bag", "dark skin"],
     "blue coat.she has red boots,white hat": ["blue coat", "red boots", "white hat"],
+    'a black "nike" cap and white "vans"': ["black nike cap", "white vans"],
     "a young man who carried bags": ["young man"],
     "She walks.": [],
     "": [],

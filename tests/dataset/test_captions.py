@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from dataset.captions import clean_caption, clean_caption_with_offsets
+from dataset.annotations import Entry, read_captions
+from dataset.captions import clean_caption, clean_caption_with_offsets, plain_text
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,46 @@ def test_cleaning_with_offsets_equals_plain_cleaning():
             assert cleaned == clean_caption(text, max_words)
             assert len(origins) == len(cleaned)
             assert origins == sorted(origins)
+
+
+# ---- what people type ----
+
+
+@pytest.mark.parametrize(
+    ("typed", "cleaned"),
+    [
+        ("red coat,blue jeans", "red coat blue jeans"),
+        ("white shirt.he has black trousers.white shoes", "white shirt he has black trousers white shoes"),
+        ("jeans;black shoes:no hat!a bag?yes", "jeans black shoes no hat a bag yes"),
+        ('a shirt(white) and "red"boots,"new",too', "a shirt white and red boots new too"),
+        ("a <person>,old", "a person old"),
+        ("2 bags,1 hat, number 3.he", "2 bags 1 hat number 3 he"),
+        ("coat\u2026blue\u2022grey|red_green", "coat blue grey red green"),
+        ("a woman\u2019s bag, woman\u00b4s, woman`s", "a womans bag womans womans"),
+        ("T\u2011shirt, dark\u2013blue, red \u2014 grey\u2212green", "t shirt dark blue red grey green"),
+        ("\u201cred\u201d \u00abold\u00bb coat", "red old coat"),
+        ("back\u00adpack, \ufeffred\u200d \u202acoat\u202c\ufe0f", "backpack red coat"),
+        ("red\u200bcoat", "red coat"),  # a space of no width is one
+        ("\uff52\uff45\uff44\u3000coat\uff0c\ufb02at shoes", "red coat flat shoes"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("\u7ea2\u8272\u5916\u5957\uff0c\u84dd\u8272\u3002", "\u7ea2\u8272\u5916\u5957 \u84dd\u8272"),
+        ("1.75 m, 1,000 at 10:30", "175 m 1000 at 1030"),
+        ("shoes, e.g. boots, at 9 a.m. in the U.S.", "shoes eg boots at 9 am in the us"),
+        ("rock'n'roll, don't", "rocknroll dont"),
+        ("...", ""),
+    ],
+)
+def test_what_people_type_is_read_as_it_is_meant(typed, cleaned):
+    assert clean_caption(plain_text(typed), None) == cleaned
+    assert plain_text(plain_text(typed)) == plain_text(typed)
+
+
+@pytest.mark.parametrize("text", ["A woman's dark-blue T-shirt, and (grey/white) shoes: 1.75 m!", "a <person>.", ""])
+def test_what_is_plain_stays_as_it_is(text):
+    assert plain_text(text) == text
+
+
+def test_captions_are_read_by_the_configured_rules():
+    entries = [Entry("one.jpg", 1, ("coat,blue", "plain"))]
+    assert read_captions(entries, "published") == entries
+    assert read_captions(entries, "plain") == [Entry("one.jpg", 1, ("coat, blue", "plain"))]

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from configs.schema import Config, load_config
-from dataset.build import open_training_set
+from dataset.build import open_tokenizer, open_training_set
 from dataset.decoding import image_fault
 from dataset.digests import blake2_of, digest_file
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import BatchPlan, TrainLoader, TrainSet
+from evaluation.trained import open_split
 from utils.errors import UserError
 from utils.processes.distributed import Launch, process_group
 
@@ -279,3 +280,19 @@ def test_attributes_are_found_by_the_configured_rule(tmp_path, rule, words):
     for cache in (tmp_path, None):
         data = open_training_set(config, TOKENIZER, 0, cache)
         assert list(map(len, data.spans[caption])) == [words] * (4 // words)
+
+
+def test_captions_are_cleaned_by_the_configured_rules(tmp_path):
+    Image.new("RGB", (4, 8)).save(tmp_path / "one.png")
+    (tmp_path / "data.csv").write_text('image,identity,caption\none.png,1,"red coat,blue jeans.red coat,blue jeans"\n')
+    for rules, words in (("published", "red coatblue jeansred coatblue jeans"), ("plain", "red coat blue jeans " * 2)):
+        given = {"train_file": [str(tmp_path / "data.csv")], "train_image_root": str(tmp_path)}
+        given |= {"test_file": str(tmp_path / "data.csv"), "test_image_root": str(tmp_path), "caption_rules": rules}
+        given |= {"text_encoder": "from_captions", "weights.attribute": 0}
+        config = load_config(None, [f"{key}={json.dumps(value)}" for key, value in given.items()])
+        tokenizer = open_tokenizer(config)
+        data = open_training_set(config, tokenizer, 0, None)
+        assert list(data.spans) == [words.strip()]
+        split = open_split(config, "test", tokenizer)
+        assert split.captions.ids == [tokenizer.encode(words.strip(), None).ids]
+        assert tokenizer.special.mask not in split.captions.ids[0] and 1 not in split.captions.ids[0]  # no [UNK]

@@ -123,8 +123,25 @@ def test_an_explanation_is_of_every_attribute(searcher):
     assert explain(searcher, "somebody walks", hit.path).attributes == []
     typed = explain(searcher, "a grey and white striped coat on her upper body red shoes", hit.path)
     assert [one.words for one in typed.attributes] == ["grey white striped coat", "red shoes"]
+    glued = explain(searcher, "red coat,blue jeans.white \u201cshoes\u201d", hit.path)
+    assert [one.words for one in glued.attributes] == ["red coat", "blue jeans", "white shoes"]
     with pytest.raises(UserError, match="holds no image"):
         explain(searcher, SENTENCE, "../../etc/passwd")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "red coat,grey jeans",
+        "\u201cred\u201d coat\u2014grey jeans",
+        "re\u00add coat.\uff47rey jeans",
+        "red\u200bcoat;grey jeans",
+    ],
+)
+def test_a_sentence_is_read_as_it_is_meant(encoder, typed):
+    query, plain = encoder.query(typed), encoder.query("red coat grey jeans")
+    assert (query.text, query.cleaned) == (typed, plain.cleaned)
+    assert np.array_equal(query.embedding, plain.embedding)
 
 
 def test_the_command_line(trained, photos, tmp_path):
