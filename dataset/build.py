@@ -15,10 +15,12 @@ from dataset.captions import clean_caption
 from dataset.digests import read_digests
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import BatchPlan, TrainLoader, TrainSet
+from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.distributed import on_main, rank, world_size
 
 FROM_CAPTIONS = "from_captions"
+ENOUGH_CAPTIONS = 2000  # to know the share of unknown words within a per cent, in a tenth of a second
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +31,9 @@ def open_tokenizer(config: Config, checkpoint: Mapping[str, Any] | None = None) 
     Raises UserError when there is none, or it has more words than the text encoder.
     """
     of_run = checkpoint or {}
-    saved = of_run.get("config")
-    same = isinstance(saved, Mapping) and saved.get("text_encoder") == config.text_encoder
-    if same and isinstance(of_run.get("tokenizer"), str):
+    saved = of_run["config"] if isinstance(of_run.get("config"), Mapping) else {}
+    if saved.get("text_encoder") == config.text_encoder and isinstance(of_run.get("tokenizer"), str):
+        warn_of_ignored_size(config, saved, of_run.get("path", ""))
         try:
             return CaptionTokenizer.from_json(of_run["tokenizer"])
         except UserError as error:
@@ -86,7 +88,7 @@ def open_training_set(
     entries = leave_out(entries, skipped or ())
     check_images(entries, root)
     warn_of_merged_identities(config.train_file, files)
-    return TrainSet(
+    data = TrainSet(
         entries=entries,
         image_root=root,
         tokenizer=tokenizer,
@@ -99,6 +101,8 @@ def open_training_set(
         digests=digests,
         skipped=skipped or (),
     )
+    warn_of_unknown_words(data)
+    return data
 
 
 def open_loader(
@@ -143,6 +147,27 @@ def find_attributes(
             prepare = on_main(cached_attributes)
             attributes |= prepare(captions, Path(name), cache_folder, config.max_words, config.attributes)
     return attributes
+
+
+def warn_of_ignored_size(config: Config, saved: Mapping[str, Any], checkpoint: str) -> None:
+    """A vocabulary that was learned comes with its checkpoint, whatever size another one should have."""
+    was, wanted = saved.get("vocabulary_size"), config.vocabulary_size
+    if config.text_encoder == FROM_CAPTIONS and was is not None and was != wanted:
+        logger.warning(
+            "vocabulary_size %d is ignored: the vocabulary is that of checkpoint %s (vocabulary_size %s)",
+            wanted,
+            checkpoint,
+            was,
+        )
+
+
+def warn_of_unknown_words(data: TrainSet) -> None:
+    """Captions of another language or data set than the vocabulary's; some captions of all parts of the data tell."""
+    captions = list(data.spans)
+    unknown = UnknownWords(data.tokenizer)
+    for caption in captions[:: max(1, len(captions) // ENOUGH_CAPTIONS)]:
+        unknown.add(caption, data.encode(caption))
+    unknown.warn("training captions")
 
 
 def warn_of_merged_identities(names: Sequence[str], files: Sequence[Sequence[Entry]]) -> None:

@@ -20,6 +20,7 @@ from dataset.captions import clean_caption
 from dataset.image_files import normal_path
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, pad_batch
+from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.loader_processes import loaded, loader_processes, serve_the_main_process
 
@@ -87,9 +88,17 @@ class EvaluationSplit:
         )
 
 
-def encode_captions(texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> Captions:
-    """Captions as written, cleaned and cut into at most `max_words` word pieces."""
-    ids = [tokenizer.encode(clean_caption(text, max_words), max_words).ids for text in texts]
+def encode_captions(
+    texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int, whose: str = "captions"
+) -> Captions:
+    """Captions as written, cleaned and cut into at most `max_words` word pieces; warns of many unknown words."""
+    unknown, ids = UnknownWords(tokenizer), []
+    for text in texts:
+        cleaned = clean_caption(text, max_words)
+        encoded = tokenizer.encode(cleaned, max_words)
+        unknown.add(cleaned, encoded)
+        ids.append(encoded.ids)
+    unknown.warn(whose)
     return Captions(ids, tokenizer.special.pad)
 
 
@@ -99,8 +108,11 @@ def make_split(
     tokenizer: CaptionTokenizer,
     max_words: int,
     digests: Mapping[str, str] | None = None,
+    whose: str = "evaluation split",
 ) -> EvaluationSplit:
     """Every image once as gallery, every caption as query; captions keep `max_words` word pieces.
+
+    whose: what messages call the split.
 
     Raises UserError when there is no caption.
     """
@@ -117,7 +129,7 @@ def make_split(
         texts=texts,
         caption_identity=torch.tensor([number for _, number in pairs]),
         identities=list(numbers),
-        captions=encode_captions(texts, tokenizer, max_words),
+        captions=encode_captions(texts, tokenizer, max_words, whose),
         digests=digests or {},
         caption_image=torch.tensor([index for index, entry in enumerate(entries) for _ in entry.captions]),
     )

@@ -40,6 +40,7 @@ class CaptionTokenizer:
     """
 
     special: SpecialTokens
+    unknown: int  # id of [UNK]
     vocabulary_size: int
 
     def __init__(self, tokenizer: Tokenizer, origin: str = "this tokenizer"):
@@ -51,6 +52,7 @@ class CaptionTokenizer:
         self._tokenizer = tokenizer
         pad, cls, sep, mask = (int(tokenizer.token_to_id(name) or 0) for name in (PAD, CLS, SEP, MASK))
         self.special = SpecialTokens(pad=pad, cls=cls, sep=sep, mask=mask)
+        self.unknown = int(tokenizer.token_to_id(UNKNOWN) or 0)
         self.vocabulary_size = tokenizer.get_vocab_size()
 
     @classmethod
@@ -132,6 +134,17 @@ class CaptionTokenizer:
             ids=[self.special.cls, *words.ids[:kept], self.special.sep],
             offsets=[_NO_CHARACTERS, *words.offsets[:kept], _NO_CHARACTERS],
         )
+
+    def unknown_spans(self, encoded: Encoded) -> list[tuple[int, int]]:
+        """The (start, end) characters that were read as [UNK]; what lies side by side is one."""
+        spans: list[tuple[int, int]] = []
+        for piece, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+            if piece != self.unknown:
+                continue
+            if spans and spans[-1][1] == start:
+                start = spans.pop()[0]
+            spans.append((start, end))
+        return spans
 
     def __reduce__(self) -> tuple[Callable, tuple[str]]:
         return CaptionTokenizer.from_json, (self.to_json(),)

@@ -100,7 +100,8 @@ def open_split(config: Config, name: str, tokenizer: CaptionTokenizer) -> Evalua
     entries = read_captions(load_annotations(getattr(config, f"{name}_file"), name), config.caption_rules)
     root = getattr(config, f"{name}_image_root")
     check_images(entries, root)
-    return make_split(entries, root, tokenizer, config.max_words, read_digests(getattr(config, f"{name}_file")))
+    digests = read_digests(getattr(config, f"{name}_file"))
+    return make_split(entries, root, tokenizer, config.max_words, digests, f"{name} split")
 
 
 def open_splits(config: Config, only_test: bool, tokenizer: CaptionTokenizer) -> dict[str, EvaluationSplit]:

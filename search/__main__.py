@@ -70,6 +70,9 @@ def run_query(options: argparse.Namespace) -> None:
         answer = Searcher(encoder, gallery).search(options.text, options.top, options.candidates, options.where)
         if options.sheet:
             write_sheet(answer, gallery, options.sheet)
+        if answer.query.unknown:
+            words = ", ".join(map(in_a_line, answer.query.unknown))
+            print(f"not known to the model, and not read: {words}", file=sys.stderr)
         if options.json:
             print(answer_as_json(answer, gallery))
         else:
@@ -83,6 +86,8 @@ def answer_as_json(answer: Answer, gallery: Gallery) -> str:
     ]
     found = {
         "query": answer.query.text,
+        "read_as": answer.query.read_as,
+        "unknown": answer.query.unknown,
         "hits": hits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,

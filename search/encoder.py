@@ -28,13 +28,32 @@ MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 
 @dataclass(frozen=True)
 class EncodedQuery:
-    """A sentence, cleaned and in word pieces; tokens: ids and mask [1, T]; embedding [E] of length 1."""
+    """A sentence, cleaned and in word pieces; tokens: ids and mask [1, T]; embedding [E] of length 1.
+
+    unknown_spans: characters of `cleaned` that the vocabulary does not have.
+    """
 
     text: str
     cleaned: str
     encoded: Encoded
+    unknown_spans: list[tuple[int, int]]
     tokens: TextTokens
     embedding: np.ndarray
+
+    @property
+    def unknown(self) -> list[str]:
+        """The words, or parts of words, that the model cannot read."""
+        return list(dict.fromkeys(self.cleaned[start:end] for start, end in self.unknown_spans))
+
+    @property
+    def read_as(self) -> str:
+        """What the model reads: known words alone, up to where the sentence is cut off."""
+        return " ".join(known_characters(self.cleaned, self.encoded, self.unknown_spans).split())
+
+    def without_unknown(self, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those spans of characters of `cleaned` that hold nothing unknown."""
+        unknown = self.unknown_spans
+        return [(a, b) for a, b in spans if not any(start < b and a < end for start, end in unknown)]
 
 
 class Encoder:
@@ -102,7 +121,7 @@ class Encoder:
     def query(self, text: str) -> EncodedQuery:
         """Encode a sentence. What goes beyond the model's `max_words` is cut off, as in training.
 
-        Raises UserError for a sentence without a word, or an absurdly long one.
+        Raises UserError for a sentence without a word, or without one that the model knows, or an absurdly long one.
         """
         if len(text) > MOST_CHARACTERS:
             raise UserError(f"the sentence has {len(text)} characters; give one of at most {MOST_CHARACTERS}")
@@ -111,13 +130,31 @@ class Encoder:
         if not any(character.isalnum() for character in cleaned):
             raise UserError("the sentence holds no word; describe a person, such as: a woman in a red coat")
         encoded = self.trained.tokenizer.encode(cleaned, self.config.max_words)
+        unknown = self.trained.tokenizer.unknown_spans(encoded)
+        if not any(character.isalnum() for character in known_characters(cleaned, encoded, unknown)):
+            raise UserError(
+                f"the model knows no word of {shorten(cleaned)!r}; describe a person in the language and"
+                " the words of the captions that it was trained on"
+            )
         ids = torch.tensor([encoded.ids], device=self.setting.device)
         tokens = TextTokens(ids, torch.ones_like(ids, dtype=torch.bool))
         with self.setting.precision():
             embedding = self.model.encode_text(tokens).embedding.float()
-        return EncodedQuery(text, cleaned, encoded, tokens, embedding[0].cpu().numpy())
+        return EncodedQuery(text, cleaned, encoded, unknown, tokens, embedding[0].cpu().numpy())
 
     @torch.inference_mode()
     def match(self, query: EncodedQuery, tokens: Tensor) -> np.ndarray:
         """ITM match logits [B] of images with these tokens [B, N, D]."""
         return match_one(self.model, query.tokens, tokens, self.setting).cpu().numpy()
+
+
+def known_characters(cleaned: str, encoded: Encoded, unknown: Sequence[tuple[int, int]]) -> str:
+    """A cleaned sentence up to its last word piece, with spaces for what is unknown."""
+    characters = list(cleaned[: max(end for _, end in encoded.offsets)])
+    for start, end in unknown:
+        characters[start:end] = " " * (end - start)
+    return "".join(characters)
+
+
+def shorten(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -58,6 +58,8 @@ def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Exp
     """Explain the content of any image file as a hit; path: what to call it. Raises UserError, or Unusable."""
     query, image = encoder.query(text), encoder.read(content)
     (attributes,) = parse_attributes([plain_text(query.text)], encoder.config.max_words, rule="visible")
+    known = map(query.without_unknown, attributes)
+    attributes = [spans for spans in known if len(spans) > 1]
     numbers = torch.tensor([attribute_ids(attributes, query.encoded.offsets, len(query.encoded.ids))])
     device, model = encoder.setting.device, encoder.model
     numbers = numbers.to(device)

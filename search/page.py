@@ -158,15 +158,21 @@ def summary(found: Answer) -> str:
     seconds = sum(found.milliseconds.values()) / 1000
     stages = ", ".join(f"{name} {value:.0f} ms" for name, value in found.milliseconds.items())
     missing = f" {len(found.missing)} images could not be read and are left out." if found.missing else ""
+    if found.query.unknown:
+        missing += f" Not known to the model, and not read: {escaped(', '.join(found.query.unknown))}."
     if not found.hits:
         return f"Nothing found.{missing}"
     return f"{len(found.hits)} images in {seconds:.2f} s ({stages}).{missing}"
 
 
 def problem(error: UserError) -> str:
-    """A message as text that cannot be Markdown or HTML."""
-    plain = html.escape(str(error))
-    return "**" + "".join(f"\\{sign}" if sign in "*_`[]()#\\~|" else sign for sign in plain) + "**"
+    """A message in bold."""
+    return f"**{escaped(str(error))}**"
+
+
+def escaped(text: str) -> str:
+    """Text that cannot be Markdown or HTML."""
+    return "".join(f"\\{sign}" if sign in "*_`[]()#\\~|" else sign for sign in html.escape(text))
 
 
 def reasons_as_html(found: Explanation) -> str:

@@ -209,7 +209,8 @@ def answer_as_json(answer: Answer, searcher: Searcher) -> dict[str, Any]:
     ]
     return {
         "text": answer.query.text,
-        "read_as": answer.query.cleaned,
+        "read_as": answer.query.read_as,
+        "unknown": answer.query.unknown,
         "hits": hits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,

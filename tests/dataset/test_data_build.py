@@ -282,17 +282,50 @@ def test_attributes_are_found_by_the_configured_rule(tmp_path, rule, words):
         assert list(map(len, data.spans[caption])) == [words] * (4 // words)
 
 
-def test_captions_are_cleaned_by_the_configured_rules(tmp_path):
-    Image.new("RGB", (4, 8)).save(tmp_path / "one.png")
-    (tmp_path / "data.csv").write_text('image,identity,caption\none.png,1,"red coat,blue jeans.red coat,blue jeans"\n')
-    for rules, words in (("published", "red coatblue jeansred coatblue jeans"), ("plain", "red coat blue jeans " * 2)):
-        given = {"train_file": [str(tmp_path / "data.csv")], "train_image_root": str(tmp_path)}
-        given |= {"test_file": str(tmp_path / "data.csv"), "test_image_root": str(tmp_path), "caption_rules": rules}
-        given |= {"text_encoder": "from_captions", "weights.attribute": 0}
-        config = load_config(None, [f"{key}={json.dumps(value)}" for key, value in given.items()])
-        tokenizer = open_tokenizer(config)
-        data = open_training_set(config, tokenizer, 0, None)
-        assert list(data.spans) == [words.strip()]
-        split = open_split(config, "test", tokenizer)
-        assert split.captions.ids == [tokenizer.encode(words.strip(), None).ids]
-        assert tokenizer.special.mask not in split.captions.ids[0] and 1 not in split.captions.ids[0]  # no [UNK]
+@pytest.mark.parametrize(
+    ("rules", "read"), [("published", "red coatblue jeans red coatblue jeans"), ("plain", "red coat blue jeans " * 2)]
+)
+def test_captions_are_cleaned_by_the_configured_rules(tmp_path, rules, read):
+    config = data_in_words(tmp_path, "red coat;blue jeans", caption_rules=rules)
+    tokenizer = open_tokenizer(config)
+    data, split = open_training_set(config, tokenizer, 0, None), open_split(config, "test", tokenizer)
+    assert list(data.spans) == [read.strip()]
+    assert split.captions.ids == [tokenizer.encode(read.strip(), None).ids]
+    assert tokenizer.unknown not in split.captions.ids[0]
+
+
+def data_in_words(folder: Path, caption: str, **settings: object) -> Config:
+    """The configuration of data of one image, with this caption in its training and test file."""
+    Image.new("RGB", (4, 8)).save(folder / "one.png")
+    (folder / "data.csv").write_text(f"image,identity,caption\none.png,1,{caption} {caption}\n", encoding="utf-8")
+    given = {"train_file": [str(folder / "data.csv")], "train_image_root": str(folder), "weights.attribute": 0}
+    given |= {"test_file": str(folder / "data.csv"), "test_image_root": str(folder), "text_encoder": "from_captions"}
+    return load_config(None, [f"{key}={json.dumps(value)}" for key, value in (given | settings).items()])
+
+
+@pytest.mark.parametrize("caption", ["\u7ea2\u8272 \u5916\u5957", "\u043a\u0440\u0430\u0441\u043d\u043e\u0435"])
+def test_captions_of_another_vocabulary_are_warned_of(tmp_path, caplog, caption):
+    config = data_in_words(tmp_path, caption)
+    own = open_tokenizer(config)
+    open_training_set(config, own, 0, None)
+    open_split(config, "test", own)
+    assert not caplog.records
+    checkpoint = {
+        "config": {"text_encoder": "from_captions", "vocabulary_size": 4000},
+        "tokenizer": TOKENIZER.to_json(),
+    }
+    taken = open_tokenizer(config, checkpoint)
+    assert not caplog.records  # the same size: nothing is ignored
+    open_training_set(config, taken, 0, None)
+    open_split(config, "test", taken)
+    whose = [record.message.split(":")[0] for record in caplog.records]
+    assert whose == ["training captions", "test split"]
+    assert all("100.0 % of the word pieces" in record.message for record in caplog.records)
+
+
+def test_an_ignored_size_of_the_vocabulary_is_said(tmp_path, caplog):
+    config = data_in_words(tmp_path, "red coat", vocabulary_size=300)
+    saved = {"text_encoder": "from_captions", "vocabulary_size": 1000}
+    open_tokenizer(config, {"config": saved, "tokenizer": TOKENIZER.to_json(), "path": "a/checkpoint_best.pth"})
+    said = "vocabulary_size 300 is ignored: the vocabulary is that of checkpoint a/checkpoint_best.pth"
+    assert said in caplog.text and "(vocabulary_size 1000)" in caplog.text

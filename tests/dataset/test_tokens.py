@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from dataset.tokens import CaptionTokenizer, SpecialTokens, pad_batch
+from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -210,3 +211,36 @@ def test_rows_are_padded_to_a_length():
     with pytest.raises(ValueError, match="a row of 3 ids does not fit into 2"):
         pad_batch([[2, 9, 3]], pad_id=0, length=2)
     assert pad_batch([], pad_id=0)[0].shape == (0, 0)
+
+
+# ---- what a vocabulary does not know ----
+
+
+@pytest.mark.parametrize(
+    ("caption", "unknown"),
+    [
+        ("a red coat", []),
+        ("a \u7ea2\u8272 coat \u5916", ["\u7ea2\u8272", "\u5916"]),
+        ("\u043f\u0430\u043b\u044c\u0442\u043e red", ["\u043f\u0430\u043b\u044c\u0442\u043e"]),
+        ("coat\u7ea2coat & a", ["\u7ea2", "&"]),
+        ("", []),
+    ],
+)
+def test_unknown_words_are_named(caption, unknown):
+    tokenizer = CaptionTokenizer.train(["a red coat"] * 2, 100)
+    assert [caption[start:end] for start, end in tokenizer.unknown_spans(tokenizer.encode(caption, None))] == unknown
+
+
+def test_a_warning_tells_the_share_of_unknown_pieces_and_the_commonest(caplog):
+    tokenizer = CaptionTokenizer.train(["a red coat"] * 2, 100)
+    some, many = ["a red coat"] * 33 + ["a red \u5916"], ["a red coat", "a \u5916 \u5957", "a red \u5916"]
+    for captions in (some, many):
+        counter = UnknownWords(tokenizer)
+        for caption in captions:
+            counter.add(caption, tokenizer.encode(caption, None))
+        counter.warn("test split")
+    (record,) = caplog.records  # 1 of 102 pieces is not worth a word; 3 of 9 are
+    assert (
+        record.message.startswith("test split: 33.3 % of the word pieces")
+        and "\u5916 (2), \u5957 (1);" in record.message
+    )

@@ -97,10 +97,28 @@ def test_wrong_questions(searcher, arguments, words):
 
 
 @pytest.mark.parametrize(
-    "text", ["man " * 1000, "женщина в красном", "👩 in 红色 coat", "<script>alert(1)</script> man", "a\x00b"]
+    "text", ["man " * 1000, "женщина in красном coat", "👩 in 红色 coat", "<script>alert(1)</script> man", "a\x00b"]
 )
 def test_odd_sentences_are_answered(searcher, text):
     assert searcher.search(text, top=2).hits
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\u4e00\u4e2a\u5973\u4eba", "\u0436\u0435\u043d\u0449\u0438\u043d\u0430", "\U0001f600 !", "\u9ed1 - \uac70"],
+)
+def test_a_sentence_without_a_known_word_is_refused(encoder, text):
+    with pytest.raises(UserError, match=r"the model knows no word of|holds no word"):
+        encoder.query(text)
+
+
+def test_unknown_words_are_named_and_not_shown_as_read(encoder):
+    query = encoder.query("a \u7ea2\u8272 coat and \U0001f600 grey jeans \u7ea2\u8272")
+    assert query.unknown == ["\u7ea2\u8272", "\U0001f600"]
+    assert query.read_as == "a coat and grey jeans"
+    assert encoder.query(SENTENCE).unknown == []
+    long = encoder.query("a man " * 200)  # what is cut off is not read
+    assert long.read_as == " ".join(["a man"] * 200)[: len(long.read_as)] and len(long.read_as) < len(long.cleaned) + 1
 
 
 def test_a_lost_file_is_left_out_and_said(searcher):
@@ -168,8 +186,11 @@ def test_the_command_line(trained, photos, tmp_path):
     assert Image.open(tmp_path / "hits.png").width > 300
     gone, whole = answer["hits"][0]["path"], answer["hits"][1]["file"]
     assert search("forget", gone, whole, "--gallery", place).returncode == 0
-    again = json.loads(search("query", SENTENCE, "--gallery", place, "--top", 3, "--json").stdout)
+    done = search("query", SENTENCE + " \u7ea2\u8272", "--gallery", place, "--top", 3, "--json")
+    again = json.loads(done.stdout)
     assert gone not in [hit["path"] for hit in again["hits"]]
+    assert again["unknown"] == ["\u7ea2\u8272"] and "\u7ea2" not in again["read_as"]
+    assert "not known to the model, and not read: \u7ea2\u8272" in done.stderr
     for arguments, words in (
         (["forget", "nobody.jpg", "--gallery", place], "holds no image 'nobody.jpg'"),
         (["query", "a man", "--gallery", tmp_path / "none"], "there is no gallery"),

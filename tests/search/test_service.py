@@ -12,7 +12,7 @@ pytest.importorskip("pymilvus")
 from fastapi.testclient import TestClient
 
 from search import upload
-from search.page import condition, problem, reasons_as_html
+from search.page import condition, problem, reasons_as_html, summary
 from search.service import build_app
 from search.site import build_site
 from utils.errors import UserError
@@ -35,6 +35,7 @@ def test_search_explain_and_images(client, searcher):
     found = client.post("/api/search", json={"text": SENTENCE, "top": 3, "where": "camera == 'c1'"}).json()
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
     assert found["read_as"] == "a woman in a red coat and grey jeans"
+    assert found["unknown"] == []
     assert {hit["metadata"]["camera"] for hit in found["hits"]} == {"c1"}
     hit = found["hits"][0]
     why = client.post("/api/explain", json={"text": SENTENCE, "id": hit["id"]}).json()
@@ -49,6 +50,18 @@ def test_search_explain_and_images(client, searcher):
     assert documentation.status_code == 200 and "POST /api/search" in documentation.text
     assert "http:" not in documentation.text and "https:" not in documentation.text  # all of it comes from here
     assert "/api/search" in client.get("/openapi.json").json()["paths"]
+
+
+def test_unknown_words_are_told(client, searcher):
+    text = "a red \u5916\u5957 coat, grey \u88e4 jeans"
+    found = client.post("/api/search", json={"text": text, "top": 1}).json()
+    assert (found["read_as"], found["unknown"]) == ("a red coat grey jeans", ["\u5916\u5957", "\u88e4"])
+    why = client.post("/api/explain", json={"text": text, "id": found["hits"][0]["id"]}).json()
+    assert [one["words"] for one in why["attributes"]] == ["red coat", "grey jeans"]
+    said = "Not known to the model, and not read: \u5916\u5957, \u88e4."
+    assert said in summary(searcher.search(text)) and "Not known" not in summary(searcher.search(SENTENCE))
+    refused = client.post("/api/search", json={"text": "\u4e00\u4e2a\u5973\u4eba"})
+    assert refused.status_code == 400 and "the model knows no word of" in refused.json()["error"]
 
 
 @pytest.mark.parametrize(
