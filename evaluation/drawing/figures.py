@@ -1,6 +1,8 @@
 """Diagrams without any global state: matplotlib figures of their own, not pyplot, whatever backend is set."""
 
 import os
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,13 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
+from evaluation.drawing.fonts import families_for
 from evaluation.statistics import Estimate
 from utils.files import atomic_write
 
 # told apart by colour-blind readers too (Okabe and Ito)
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+LACKS = "Glyph .* missing from font"  # what matplotlib warns of
 
 Style = dict[str, Any]  # keywords of what matplotlib draws
 
@@ -29,8 +35,27 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Write a PNG file. Raises UserError when it cannot be written."""
+    canvas = FigureCanvasAgg(figure)
     with atomic_write(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("always", message=LACKS)
+            canvas.print_png(temporary)
+        lacking = [warning for warning in caught if re.match(LACKS, str(warning.message))]
+        for other in (warning for warning in caught if warning not in lacking):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+        if lacking:
+            use_other_fonts(figure)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=LACKS)  # was said, in other words
+                canvas.print_png(temporary)
+
+
+def use_other_fonts(figure: Figure) -> None:
+    """Let texts have fonts for characters that the usual one lacks; the labels of axes exist once a figure is drawn."""
+    texts = figure.findobj(Text)
+    families = families_for(text.get_text() for text in texts)
+    for text in texts:
+        text.set_fontfamily(families)
 
 
 def tidy(axes: Axes, title: str, x: str, y: str) -> None:

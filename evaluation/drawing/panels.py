@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from evaluation.drawing.pictures import GREY, INK, PAPER, clean, fit, font, text_width, wrap
+from evaluation.drawing.fonts import draw_text, text_width
+from evaluation.drawing.pictures import GREY, INK, PAPER, clean, fit, wrap
 
 Colour = tuple[int, int, int]
 
@@ -44,14 +45,14 @@ def draw_cell(cell: Cell, box: tuple[int, int], size: int, title_lines: int) -> 
     lines = wrap(clean(cell.title), size, width, title_lines).split("\n")
     for number, text in enumerate(lines):
         corner = (width - text_width(text, size)) / 2, top - (len(lines) - number) * line
-        draw.text(corner, text, fill=cell.colour or INK, font=font(size))
+        draw_text(draw, corner, text, cell.colour or INK, size)
     left, upper = (width - cell.picture.width) // 2, top + FRAME + (box[1] - cell.picture.height) // 2
     if cell.colour:
         right, lower = left + cell.picture.width + FRAME - 1, upper + cell.picture.height + FRAME - 1
         draw.rectangle([left - FRAME, upper - FRAME, right, lower], fill=cell.colour)
     sheet.paste(cell.picture, (left, upper))
     note = fit(clean(cell.note), size, width)
-    draw.text(((width - text_width(note, size)) / 2, sheet.height - below), note, fill=GREY, font=font(size))
+    draw_text(draw, ((width - text_width(note, size)) / 2, sheet.height - below), note, GREY, size)
     return sheet
 
 
@@ -96,7 +97,7 @@ def stack(parts: Sequence[Image.Image], gap: int, margin: int = 0) -> Image.Imag
 def text_line(text: str, size: int, width: int, colour: Colour = INK) -> Image.Image:
     """One line of text, cut where it is too long."""
     sheet = Image.new("RGB", (width, size + 8), PAPER)
-    ImageDraw.Draw(sheet).text((0, 2), fit(clean(text), size, width), fill=colour, font=font(size))
+    draw_text(ImageDraw.Draw(sheet), (0, 2), fit(clean(text), size, width), colour, size)
     return sheet
 
 
@@ -118,7 +119,7 @@ def coloured_text(text: str, colours: Sequence[Colour], size: int, width: int) -
     for number, line in enumerate(lines):
         for x, word in line:
             for part, colour in word:
-                draw.text((x, number * (size + 8)), part, fill=colour, font=font(size))
+                draw_text(draw, (x, number * (size + 8)), part, colour, size)
                 x += text_width(part, size)
     return sheet
 

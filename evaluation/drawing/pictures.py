@@ -1,14 +1,13 @@
 """What pictures are made of: text that fits, images that may be missing, colours. Lengths are pixels."""
 
-import functools
 import math
 import os
-from pathlib import Path
+import re
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dataset.decoding import as_rgb
+from evaluation.drawing.fonts import draw_text, text_width
 from utils.errors import UserError
 from utils.files import atomic_write
 
@@ -45,7 +44,7 @@ def placeholder(name: str, size: tuple[int, int]) -> Image.Image:
     """A grey field of `size` (width, height) that names the image it stands for."""
     field = Image.new("RGB", size, LINE)
     text = f"not readable: {clean(name)}"
-    ImageDraw.Draw(field).multiline_text((6, 6), wrap(text, 12, size[0] - 12, 8), fill=INK, font=font(12))
+    draw_text(ImageDraw.Draw(field), (6, 6), wrap(text, 12, size[0] - 12, 8), INK, 12)
     return field
 
 
@@ -61,20 +60,11 @@ def shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize(scaled, Image.Resampling.LANCZOS)
 
 
-@functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: on every machine the same, most alphabets, no Chinese."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
-
-
 def clean(text: str) -> str:
     """One line of printable characters; half a surrogate pair becomes a question mark."""
     text = " ".join(str(text).split()).encode("utf-8", "replace").decode("utf-8")
+    text = re.sub("[\ufe00-\ufe0f]", "", text)  # variants of emoji, which are drawn in one colour
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-def text_width(text: str, size: int) -> float:
-    return font(size).getlength(text)
 
 
 def fit(text: str, size: int, width: float) -> str:

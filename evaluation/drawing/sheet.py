@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from evaluation.drawing.fonts import draw_text
 from evaluation.drawing.pictures import (
     GREY,
     INK,
@@ -21,7 +22,6 @@ from evaluation.drawing.pictures import (
     WRONG,
     clean,
     fit,
-    font,
     format_score,
     load_picture,
     placeholder,
@@ -90,7 +90,7 @@ def ranking_sheet(
     sheet = Image.new("RGB", (width, top + len(shown) * row_height), PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((MARGIN, MARGIN), fit(clean(title), 24, width - 2 * MARGIN), fill=INK, font=font(24))
+        draw_text(draw, (MARGIN, MARGIN), fit(clean(title), 24, width - 2 * MARGIN), INK, 24)
     for number, row in enumerate(tqdm(shown, desc="ranking sheet", leave=False)):
         _draw_row(sheet, draw, row, top + number * row_height, columns)
     save_picture(sheet, path)
@@ -102,13 +102,13 @@ def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top:
     top += 10
     below = top
     if row.note:
-        draw.text((MARGIN, top), fit(clean(row.note), 17, CAPTION_WIDTH), fill=NOTE, font=font(17))
+        draw_text(draw, (MARGIN, top), fit(clean(row.note), 17, CAPTION_WIDTH), NOTE, 17)
         below += 30
     caption = wrap(clean(row.caption), 17, CAPTION_WIDTH, 8 if row.note else 9)
-    draw.multiline_text((MARGIN, below), caption, fill=INK, font=font(17), spacing=5)
+    draw_text(draw, (MARGIN, below), caption, INK, 17, spacing=5)
     if row.identity:
         identity = fit(f"identity {clean(row.identity)}", 14, CAPTION_WIDTH)
-        draw.text((MARGIN, top + CELL[1]), identity, fill=GREY, font=font(14))
+        draw_text(draw, (MARGIN, top + CELL[1]), identity, GREY, 14)
     for rank, (path, right, score) in enumerate(list(row.ranked())[:columns]):
         left = 2 * MARGIN + CAPTION_WIDTH + rank * (CELL[0] + 8)
         _draw_cell(sheet, draw, (left, top), Path(path), right, score)
@@ -133,7 +133,7 @@ def _draw_cell(
     if right is not None:
         _draw_mark(draw, left + 4, top + CELL[1] + 6, color, right)
     if score is not None:
-        draw.text((left + 26, top + CELL[1] + 4), format_score(score), fill=INK, font=font(14))
+        draw_text(draw, (left + 26, top + CELL[1] + 4), format_score(score), INK, 14)
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, x: int, y: int, color: tuple[int, int, int], right: bool) -> None:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dataset.captions import clean_caption, clean_caption_with_offsets
+from evaluation.drawing.fonts import draw_text, text_width
 from evaluation.drawing.panels import (
     Cell,
     Colour,
@@ -21,7 +22,7 @@ from evaluation.drawing.panels import (
     stack,
     text_line,
 )
-from evaluation.drawing.pictures import GREY, INK, PAPER, clean, font, read_picture, text_width
+from evaluation.drawing.pictures import GREY, INK, PAPER, clean, read_picture
 from evaluation.studies.caption_maps import CaptionMaps, upsample
 from evaluation.studies.shown_captions import ShownCaption
 
@@ -64,9 +65,9 @@ def draw_heading(title: str, width: int) -> Image.Image:
     scale = overlay(Image.new("RGB", (150, 18), (128, 128, 128)), torch.linspace(0, 1, 150).expand(18, 150))
     legend = Image.new("RGB", (430, TITLE + 8), PAPER)
     draw = ImageDraw.Draw(legend)
-    draw.text((0, 5), "nothing", fill=INK, font=font(SMALL))
+    draw_text(draw, (0, 5), "nothing", INK, SMALL)
     legend.paste(scale, (82, 7))
-    draw.text((240, 5), "the map's maximum", fill=INK, font=font(SMALL))
+    draw_text(draw, (240, 5), "the map's maximum", INK, SMALL)
     return flow([text_line(title, TITLE, int(text_width(clean(title), TITLE)) + 2), legend], width, GAP)
 
 

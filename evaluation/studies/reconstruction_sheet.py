@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dataset.evaluation_split import EvaluationSplit
+from evaluation.drawing.fonts import draw_text
 from evaluation.drawing.panels import Cell, beside, draw_cell, stack, text_line
-from evaluation.drawing.pictures import GREY, INK, PAPER, RIGHT, WRONG, clean, font, read_picture, wrap
+from evaluation.drawing.pictures import GREY, INK, PAPER, RIGHT, WRONG, clean, read_picture, wrap
 from models.decoder import patchify, unpatchify
 from models.person_search import PersonSearchModel
 
@@ -101,8 +102,8 @@ def draw_captions(right: str, wrong: str, height: int) -> Image.Image:
     draw, line = ImageDraw.Draw(sheet), TEXT + 4
     most, top = (height - 3 * line) // (2 * line) - 1, line
     for name, text, colour in (("right caption", right, RIGHT), ("wrong caption", wrong, WRONG)):
-        draw.text((0, top), name, fill=colour, font=font(TEXT))
+        draw_text(draw, (0, top), name, colour, TEXT)
         wrapped = wrap(clean(text), TEXT, CAPTIONS, most)
-        draw.multiline_text((0, top + line), wrapped, fill=INK, font=font(TEXT), spacing=2)
+        draw_text(draw, (0, top + line), wrapped, INK, TEXT, spacing=2)
         top += (most + 2) * line
     return sheet

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from evaluation.drawing import sheet
-from evaluation.drawing.pictures import LINE, RIGHT, WRONG, format_score, load_picture, text_width, wrap
+from evaluation.drawing.fonts import text_width
+from evaluation.drawing.pictures import LINE, RIGHT, WRONG, format_score, load_picture, wrap
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from utils.errors import UserError
 
