@@ -263,7 +263,7 @@ def run_retrieval(options: Options, device: torch.device) -> None:
     if options.verify and options.checkpoint:
         return verify(options.checkpoint, device)
     run = open_run(options, device)
-    tokenizer = on_main(open_tokenizer)(run.config, run.checkpoint)
+    tokenizer = on_main(open_tokenizer)(run.config, run.checkpoint, not options.evaluate)
     run = replace(run, config=fit_vocabulary(run.config, tokenizer))
     splits = open_splits(run.config, options.evaluate, tokenizer)
     torch.manual_seed(options.seed)

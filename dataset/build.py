@@ -25,15 +25,20 @@ ENOUGH_CAPTIONS = 2000  # to know the share of unknown words within a per cent, 
 logger = logging.getLogger(__name__)
 
 
-def open_tokenizer(config: Config, checkpoint: Mapping[str, Any] | None = None) -> CaptionTokenizer:
+def open_tokenizer(
+    config: Config, checkpoint: Mapping[str, Any] | None = None, for_training: bool = False
+) -> CaptionTokenizer:
     """The tokenizer of the checkpoint's run, else the configured one, which may learn from the captions.
+
+    for_training: warn of a configured size that the checkpoint's vocabulary makes void.
 
     Raises UserError when there is none, or it has more words than the text encoder.
     """
     of_run = checkpoint or {}
     saved = of_run["config"] if isinstance(of_run.get("config"), Mapping) else {}
     if saved.get("text_encoder") == config.text_encoder and isinstance(of_run.get("tokenizer"), str):
-        warn_of_ignored_size(config, saved, of_run.get("path", ""))
+        if for_training:
+            warn_of_ignored_size(config, saved, of_run.get("path", ""))
         try:
             return CaptionTokenizer.from_json(of_run["tokenizer"])
         except UserError as error:

@@ -85,6 +85,7 @@ def test_the_benchmark_files_hold_the_published_recipes(benchmark):
     assert (mars.max_words, mars.batch_size_train) == (75, 8)
     assert (rasa.max_words, rasa.batch_size_train) == (50, 13)
     assert mars.mlm_distill_axis == rasa.mlm_distill_axis == "positions"
+    assert {(config.caption_rules, config.attributes) for config in (mars, rasa, albef)} == {("published", "published")}
 
 
 def test_the_defaults_are_the_published_recipe(load):

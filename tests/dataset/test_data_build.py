@@ -326,6 +326,9 @@ def test_captions_of_another_vocabulary_are_warned_of(tmp_path, caplog, caption)
 def test_an_ignored_size_of_the_vocabulary_is_said(tmp_path, caplog):
     config = data_in_words(tmp_path, "red coat", vocabulary_size=300)
     saved = {"text_encoder": "from_captions", "vocabulary_size": 1000}
-    open_tokenizer(config, {"config": saved, "tokenizer": TOKENIZER.to_json(), "path": "a/checkpoint_best.pth"})
+    checkpoint = {"config": saved, "tokenizer": TOKENIZER.to_json(), "path": "a/checkpoint_best.pth"}
+    open_tokenizer(config, checkpoint)
+    assert not caplog.records  # whoever evaluates wants no vocabulary
+    open_tokenizer(config, checkpoint, for_training=True)
     said = "vocabulary_size 300 is ignored: the vocabulary is that of checkpoint a/checkpoint_best.pth"
     assert said in caplog.text and "(vocabulary_size 1000)" in caplog.text
