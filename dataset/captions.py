@@ -93,6 +93,8 @@ def _plain_character(character: str) -> str:
         return " "
     if character in _DASHES or category == "Pd":
         return "-"
+    if category == "Cc" and not character.isspace():
+        return ""
     if character in _FILLERS or category == "Cf" or unicodedata.name(character, "").startswith("VARIATION SELECTOR"):
         return ""
     if character in _FULL_STOPS:

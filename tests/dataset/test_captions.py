@@ -84,6 +84,7 @@ def test_cleaning_with_offsets_equals_plain_cleaning():
         ("T\u2011shirt, dark\u2013blue, red \u2014 grey\u2212green", "t shirt dark blue red grey green"),
         ("\u201cred\u201d \u00abold\u00bb coat", "red old coat"),
         ("back\u00adpack, \ufeffred\u200d \u202acoat\u202c\ufe0f", "backpack red coat"),
+        ("re\x00d\x1b coat\tnew\x85old", "red coat new old"),
         ("red\u200bcoat", "red coat"),  # a space of no width is one
         ("\uff52\uff45\uff44\u3000coat\uff0c\ufb02at shoes", "red coat flat shoes"),
         ("cafe\u0301", "caf\u00e9"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import torch
 from in_process import retrieve
 from PIL import Image
 
+from dataset.captions import clean_caption
 from evaluation.drawing.panels import coloured_text, flow, overlay, words_in_colours
 from evaluation.studies.caption_maps import maps_on_images, peak_of, read_caption, upsample
 from evaluation.studies.gradcam import main
 from evaluation.studies.gradcam_sheet import character_colours, colour_of, join_pieces
-from evaluation.studies.shown_captions import ShownCaption
+from evaluation.studies.shown_captions import ShownCaption, own_pair
 from evaluation.trained import TrainedModel
 from utils.errors import UserError
 
@@ -201,3 +203,12 @@ def test_captions_without_attributes_are_not_drawn(checkpoint, tmp_path, monkeyp
     monkeypatch.setattr(found, lambda texts, *_: {text: [[(0, 3)]] for text in texts})
     with pytest.raises(UserError, match="no caption of the test split has 2 attributes"):
         main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("rule", ["published", "visible"])
+def test_a_text_of_ones_own_is_read_as_it_is_meant(tmp_path, rule):
+    Image.new("RGB", (4, 8)).save(tmp_path / "one.png")
+    config = SimpleNamespace(image_size=(8, 4), max_words=20, attributes=rule)
+    pair = own_pair("a \u201cred\u201d coat,blue jeans", tmp_path / "one.png", SimpleNamespace(config=config))
+    assert clean_caption(pair.text, None) == "a red coat blue jeans"
+    assert "blue jeans" in [pair.words_of(number) for number in range(len(pair.attributes))]
