@@ -22,7 +22,7 @@ from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, pad_batch
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
-from utils.processes.loader_processes import loaded, loader_processes, serve_the_main_process
+from utils.processes.loader_processes import loaded, loader_settings
 
 
 def blocks_of(count: int, size: int) -> list[range]:
@@ -169,14 +169,11 @@ def load_blocks(
     Raises UserError naming an image that is unusable or has changed: none is ever skipped, which
     would change metrics silently.
     """
-    workers = min(workers, len(blocks))
     loader = DataLoader(
         ImageBlocks(split, blocks, size),
         batch_size=None,
-        num_workers=workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=serve_the_main_process,
-        multiprocessing_context=loader_processes(__name__) if workers else None,
+        **loader_settings(__name__, min(workers, len(blocks))),
     )
     for images in loaded(loader):
         yield images.to(device, non_blocking=True)

@@ -29,7 +29,7 @@ from dataset.image_files import normal_path
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, Encoded, pad_batch
 from utils.errors import UserError
-from utils.processes.loader_processes import loaded, loader_processes, serve_the_main_process
+from utils.processes.loader_processes import loaded, loader_settings
 
 Spans = list[list[tuple[int, int]]]  # attributes of a caption: character spans of their words
 
@@ -237,15 +237,14 @@ class TrainLoader:
 
     def __init__(self, data: TrainSet, plan: Plan, workers: int, pin_memory: bool):
         self.data, self.plan, self.sampler = data, plan, EpochSampler(plan)
+        settings = loader_settings(__name__, workers)
         self.loader = DataLoader(
             data,
             batch_size=None,
             sampler=self.sampler,
-            num_workers=workers,
             pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-            worker_init_fn=serve_the_main_process,
-            multiprocessing_context=loader_processes(__name__) if workers else None,
+            persistent_workers=settings["num_workers"] > 0,
+            **settings,
         )
 
     def __len__(self) -> int:
