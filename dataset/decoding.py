@@ -110,6 +110,8 @@ def read_content(path: str | os.PathLike) -> bytes:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         raise Unreadable("does not exist") from None
+    except UnicodeEncodeError as error:
+        raise Unreadable(f"has a name that {error.encoding} has no letters for; set PYTHONUTF8=1") from None
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror or error}") from None
 

@@ -8,7 +8,6 @@ the images (`dataset.digests`).
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import sys
@@ -26,7 +25,7 @@ from dataset.caption_checks import CAPTION_WARNINGS
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
 from utils.errors import CommandParser, UserError, run_command_line
-from utils.files import atomic_write
+from utils.files import as_json, atomic_write
 
 WARNINGS_PER_CATEGORY, OF_CAPTIONS = 20, 5  # that are shown; captions are many, and odd ones alike
 REPORT_TITLE = "Annotation report of "
@@ -192,7 +191,7 @@ def write_splits(splits: dict[str, list[RawEntry]], folder: Path, digests: dict[
         for name, content in files.items():
             temporary = moves.enter_context(atomic_write(folder / name))
             with open(temporary, "w", encoding="utf-8") as file:
-                file.write(json.dumps(content, ensure_ascii=False) + "\n")
+                file.write(as_json(content) + "\n")
                 file.flush()
                 os.fsync(file.fileno())  # a full disk must show before the first file is replaced
     if digests is None:

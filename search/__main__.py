@@ -1,7 +1,6 @@
 """Command line: `python -m search index|query|forget|move|rebuild|serve|export ...`; each has --help."""
 
 import argparse
-import json
 import socket
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from search.moving import move_images
 from search.searcher import CANDIDATES, Answer, Searcher
 from search.selection import select_images
 from utils.errors import CommandParser, UserError, run_command_line
+from utils.files import as_json
 from utils.logs import set_up_logging
 from utils.processes.interruption import Interruption
 
@@ -92,7 +92,7 @@ def answer_as_json(answer: Answer, gallery: Gallery) -> str:
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,
     }
-    return json.dumps(found, indent=2, ensure_ascii=False)
+    return as_json(found, indent=2, encoding=sys.stdout.encoding or "utf-8")
 
 
 def print_answer(answer: Answer, gallery: Gallery) -> None:

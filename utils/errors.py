@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import gc
+import io
 import json
 import os
 import re
@@ -44,6 +45,7 @@ def run_command_line(main: Callable[[], int | None]) -> None:
 
     Bad input is a `UserError`, and a file that the system does not let us use. 1: a process that others need is gone.
     """
+    write_all_letters()
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -65,6 +67,9 @@ def run_command_line(main: Callable[[], int | None]) -> None:
         if error.filename is None or error.strerror is None:
             raise
         problem, code = f"cannot use {error.filename}: {error.strerror}", BAD_INPUT
+    except UnicodeEncodeError as error:
+        letters, advice = error.object[error.start : error.end], "set PYTHONUTF8=1, or rename what has them in its name"
+        problem, code = f"{error.encoding} has no letters for {letters!a}; {advice}", BAD_INPUT
     except Exception:
         if not another_process_failed():
             raise
@@ -76,6 +81,13 @@ def run_command_line(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
+def write_all_letters() -> None:
+    """Let the terminal show as escapes what its encoding has no letters for, such as those of a file's name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def record_error(error: BaseException) -> None:
     """Leave the first error of this process where torch's launcher, if there is one, looks for it.
 
@@ -85,7 +97,7 @@ def record_error(error: BaseException) -> None:
     if file and not Path(file).exists():
         message = f"{type(error).__name__}: {error}"
         record = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
-        Path(f"{file}.part").write_text(json.dumps(record))
+        Path(f"{file}.part").write_text(json.dumps(record), encoding="utf-8")
         os.replace(f"{file}.part", file)  # a launcher that reads half a file ends with a traceback
 
 

@@ -226,10 +226,20 @@ def similar_file(path: Path) -> str:
     return nearest(path.name, names)
 
 
+def as_json(value: Any, indent: int | None = None, encoding: str = "utf-8") -> str:
+    """JSON that a file or terminal of this encoding can take: where it has not all letters, they are escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(encoding)  # no bytes of a file's name that are not UTF-8 among them either
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
+
+
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
     """Write `value` as UTF-8 JSON, atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(as_json(value, indent) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | os.PathLike, what: str) -> Any:

@@ -50,9 +50,9 @@ class RunLog:
 
         self.path = output / "log.txt"
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if is_before(line, first_epoch)]
+            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if is_before(line, first_epoch)]
             with atomic_write(self.path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept))
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self.by_epoch = SummaryWriter(str(output / "tensorboard"), purge_step=first_epoch)
         self.by_step = SummaryWriter(str(output / "tensorboard" / "steps"), purge_step=first_step + 1)
 

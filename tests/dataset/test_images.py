@@ -76,3 +76,8 @@ def test_planes_are_pillows_own_pixels(tmp_path):
     found = load_image(tmp_path / "a.jpg", (40, 50))
     assert found.is_contiguous()  # batches are stacked several times faster than from pixel order
     assert (found.permute(1, 2, 0).numpy() == plain).all()
+
+
+def test_a_name_that_the_system_cannot_use_is_told(tmp_path):
+    with pytest.raises(UserError, match="utf-8 has no letters for; set PYTHONUTF8=1"):
+        load_image(tmp_path / "\ud800.png", (4, 4))

@@ -1,11 +1,12 @@
 """Files are whole or not there."""
 
+import json
 import os
 
 import pytest
 
 from utils.errors import UserError
-from utils.files import atomic_write, read_json, require_folder, write_json
+from utils.files import as_json, atomic_write, read_json, require_folder, write_json
 
 
 def test_a_new_file_and_its_folders_appear(tmp_path):
@@ -122,3 +123,19 @@ def test_a_folder_without_permission_is_refused_to_everybody(tmp_path, monkeypat
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match=f"cannot be written: no permission in {tmp_path}"):
         require_folder(tmp_path / "a", "output")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("name", ["a.jpg", "größe.jpg", "日本語.jpg", "😀.jpg", "caf\udce9.jpg"])
+def test_json_can_be_written_and_read_in_every_encoding(encoding, name):
+    assert json.loads(as_json({"path": name}, encoding=encoding).encode(encoding).decode(encoding)) == {"path": name}
+
+
+def test_json_keeps_the_letters_that_there_are():
+    assert as_json(["größe", "日本語"]) == '["größe", "日本語"]'
+    assert as_json(["größe"], encoding="latin-1") == '["größe"]'
+
+
+def test_a_name_that_is_not_utf8_is_read_as_it_was_written(tmp_path):
+    write_json(tmp_path / "a.json", "caf\udce9")
+    assert read_json(tmp_path / "a.json", "file") == "caf\udce9"

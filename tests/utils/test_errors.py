@@ -1,6 +1,8 @@
 """How a command ends that cannot do what it is asked for."""
 
 import importlib
+import io
+import sys
 
 import pytest
 
@@ -18,3 +20,23 @@ def test_a_package_that_is_not_installed_is_named_in_a_line(capsys):
 def test_a_module_of_a_package_that_is_there_is_missed_aloud():
     with pytest.raises(ModuleNotFoundError, match=r"utils\.no_such_module"):
         run_command_line(lambda: importlib.import_module("utils.no_such_module") and 0)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("name", ["日本語.jpg", "größe.jpg", "Ω😀.jpg", "caf\udce9.jpg"])
+def test_a_name_that_the_terminal_has_no_letters_for_is_escaped(monkeypatch, encoding, stream, name):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, stream, terminal)
+    with pytest.raises(SystemExit) as end:
+        run_command_line(lambda: print(name, file=getattr(sys, stream)))
+    terminal.flush()
+    assert end.value.code == 0
+    assert terminal.buffer.getvalue() == f"{name}\n".encode(encoding, "backslashreplace")
+
+
+def test_a_name_that_the_system_cannot_use_is_a_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        run_command_line(lambda: "日本".encode("latin-1") and 0)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: latin-1 has no letters for '\\u65e5\\u672c'; set PYTHONUTF8=1")

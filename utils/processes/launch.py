@@ -81,7 +81,7 @@ def newest_files(folder: Path) -> list[Path]:
 
 def read_errors(files: Iterable[Path]) -> list[tuple[str, str]]:
     """Type and message of each exception that a process recorded in a file; others recorded none."""
-    texts = [json.loads(file.read_text())["message"]["message"] for file in files if file.is_file()]
+    texts = [json.loads(file.read_text(encoding="utf-8"))["message"]["message"] for file in files if file.is_file()]
     return [(name, message) for name, _, message in (text.partition(": ") for text in texts)]
 
 

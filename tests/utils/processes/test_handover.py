@@ -107,11 +107,11 @@ class Unsent(Dataset):
 
 def test_an_item_that_cannot_be_sent_ends_the_run():
     with pytest.raises(UserError, match="a process that loads data has died"):
-        list(loaded(DataLoader(Unsent(), batch_size=None, **loader_settings(1))))
+        list(loaded(DataLoader(Unsent(), batch_size=None, **loader_settings("dataset.train_set", 1))))
 
 
 def test_without_processes_nothing_is_shared():
-    loader = DataLoader(torch.arange(6).view(3, 2), batch_size=None, **loader_settings(0))
+    loader = DataLoader(torch.arange(6).view(3, 2), batch_size=None, **loader_settings("dataset.train_set", 0))
     assert [item.tolist() for item in loaded(loader)] == [[0, 1], [2, 3], [4, 5]]
     assert not any(item.is_shared() for item in loader)
 
