@@ -1,7 +1,6 @@
 """Command line: `python -m search index|query|forget|move|rebuild|serve|export ...`; each has --help."""
 
 import argparse
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from dataset.decoding import known_endings
 from dataset.image_folders import walk_images
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
+from search.addresses import open_sockets, url_of
 from search.encoder import Encoder
 from search.gallery import Address, Gallery, is_own_folder, open_gallery, recorded_encoder
 from search.indexing import index
@@ -140,24 +140,16 @@ def run_serve(options: argparse.Namespace) -> None:
 
     from search.site import build_site
 
-    require_free_port(options.host, options.port)
+    sockets = open_sockets(options.host, options.port)
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder) as gallery:
         site = build_site(Searcher(encoder, gallery), options.allow_upload, options.host)
-        print(f"http://{options.host}:{options.port} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
+        address = url_of(options.host, sockets[0].getsockname()[1])
+        print(f"{address} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
         try:
-            uvicorn.run(site, host=options.host, port=options.port, log_level="warning")
+            uvicorn.Server(uvicorn.Config(site, log_level="warning")).run(sockets)
         finally:
             gallery.clear_page()
-
-
-def require_free_port(host: str, port: int) -> None:
-    """Raises UserError when nothing can be served there."""
-    try:
-        with socket.create_server((host, port)):
-            pass
-    except (OSError, OverflowError) as error:
-        raise UserError(f"cannot serve on {host} port {port}: {error}; choose another by --port") from None
 
 
 def run_move(options: argparse.Namespace) -> None:
@@ -254,7 +246,7 @@ def add_move_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve on (%(default)s: this machine alone)")
+    parser.add_argument("--host", default="127.0.0.1", help="where to serve (%(default)s: this machine alone)")
     parser.add_argument("--port", type=int, default=7860, help="port to serve on (%(default)s)")
     parser.add_argument("--allow_upload", action="store_true", help="let users of the page add images")
     add_gallery_and_model(parser)

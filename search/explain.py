@@ -16,7 +16,7 @@ from dataset.decoding import Unusable
 from models.gradcam import attribute_maps, word_maps
 from search.encoder import EncodedQuery, Encoder
 from search.searcher import Searcher
-from utils.errors import UserError
+from utils.errors import NotThere
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ class Explanation:
 def explain(searcher: Searcher, text: str, path: str) -> Explanation:
     """Explain an image of the gallery as a hit for a sentence (attribute head: MARS section 3.3).
 
-    Raises UserError when the sentence holds no word, the gallery no such image, or spaCy is not installed.
+    Raises UserError when the sentence holds no word, or spaCy is not installed; NotThere when the gallery holds no such
+    image, or its file is gone or changed.
     """
     with searcher.turn:
         try:
             return explain_image(searcher.encoder, text, path, searcher.gallery.content_of(path))
         except Unusable as fault:
-            raise UserError(f"image {path} {fault}") from None
+            raise NotThere(f"image {path} {fault}") from None
 
 
 def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Explanation:

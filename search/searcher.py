@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ CANDIDATES = 128
 MOST_CANDIDATES = 1000
 ENCODED_AT_ONCE = 32
 CACHE_BYTES = 2**30
+GONE = "does not exist"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hits, best first; milliseconds by stage; missing: candidates whose files could not be read, with why."""
+    """Hits, best first; milliseconds by stage; missing: images whose files could not be read, with why."""
 
     query: EncodedQuery
     hits: list[Hit]
@@ -78,6 +80,7 @@ class Searcher:
     def __init__(self, encoder: Encoder, gallery: Gallery, cache_bytes: int = CACHE_BYTES):
         self.encoder, self.gallery, self.cache = encoder, gallery, TokenCache(cache_bytes)
         self.turn = threading.RLock()
+        self.read_as: dict[str, tuple[int, ...] | None] = {}  # by path: the state of the file when it was read
 
     def search(self, text: str, top: int = 10, candidates: int = CANDIDATES, where: str = "") -> Answer:
         """The `top` images for a sentence. The nearest `candidates` (0: none) are re-ranked; all others rank below.
@@ -100,7 +103,8 @@ class Searcher:
             scores = self.match(query, tokens)
             clock.lap("re-ranking")
         ranked = sorted(near[:candidates], key=lambda hit: -scores.get(hit[1], -np.inf))
-        kept = [hit for hit in ranked if hit[1] not in missing] + near[candidates:]
+        missing |= {path: GONE for _, path, _ in near[candidates:] if state_of(self.gallery.images / path) is None}
+        kept = [hit for hit in [*ranked, *near[candidates:]] if hit[1] not in missing]
         hits = [
             Hit(path, similarity, scores.get(path), dict(self.gallery.records.by_path[path].metadata))
             for _, path, similarity in kept[:top]
@@ -123,11 +127,12 @@ class Searcher:
         missing: dict[str, str] = {}
         for path in paths:
             cached = self.cache.get(self.gallery.records.by_path[path].digest)
-            if cached is not None:
-                found[path] = cached
-                continue
             try:
-                waiting[path] = self.encoder.read(self.gallery.content_of(path))
+                content = self.content_unless_known(path, cached is not None)
+                if cached is not None:
+                    found[path] = cached
+                elif content is not None:
+                    waiting[path] = self.encoder.read(content)
             except Unusable as fault:
                 missing[path] = str(fault)
             if len(waiting) == ENCODED_AT_ONCE:
@@ -135,6 +140,18 @@ class Searcher:
                 waiting = {}
         found |= self.encode(waiting)
         return {path: found[path] for path in paths if path in found}, missing
+
+    def content_unless_known(self, path: str, known: bool) -> bytes | None:
+        """The file of an image; None when it is `known` and the file has not been touched since it was read last.
+
+        Raises Unusable when the file is gone or another one.
+        """
+        state = state_of(self.gallery.images / path)
+        if known and state is not None and state == self.read_as.get(path):
+            return None
+        content = self.gallery.content_of(path)
+        self.read_as[path] = state
+        return content
 
     def encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         """uint8 images [3, H, W] by path -> tokens [N, D] by path, which the cache takes."""
@@ -145,6 +162,15 @@ class Searcher:
         for path, one in found.items():
             self.cache.put(self.gallery.records.by_path[path].digest, one)
         return found
+
+
+def state_of(file: Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None when there is none."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 class Clock:

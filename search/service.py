@@ -12,10 +12,8 @@ status 403.
 """
 
 import html
-import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,12 +22,14 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from dataset.decoding import Unusable, examine, explained
+from search.addresses import bare, host_in, is_this_machine, serves_this_machine_alone
 from search.explain import Explanation, explain
 from search.searcher import CANDIDATES, MOST_CANDIDATES, Answer, Searcher
 from search.upload import LARGEST_UPLOAD, add_image
-from utils.errors import UserError
+from utils.errors import NotThere, UserError
 
 NO_UPLOADS = "uploads are not allowed here; start with --allow_upload"
 
@@ -103,7 +103,7 @@ def add_images(app: FastAPI, searcher: Searcher, allow_upload: bool) -> None:
             with explained():
                 media_type = Image.MIME.get(examine(content).format or "")
         except Unusable as fault:
-            raise UserError(f"the file of this image {fault}") from None
+            raise NotThere(f"the file of this image {fault}") from None
         return Response(content, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
 
     @app.post("/api/images")
@@ -119,9 +119,12 @@ def add_images(app: FastAPI, searcher: Searcher, allow_upload: bool) -> None:
 def add_unknown(app: FastAPI) -> None:
     """Answer all other addresses below /api by status 404."""
 
-    @app.api_route("/api/{rest:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH"], include_in_schema=False)
-    def unknown(request: Request, rest: str) -> JSONResponse:
-        return JSONResponse({"error": f"there is no {request.method} /api/{rest}; see /docs"}, status_code=404)
+    async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        answer = {"error": f"there is no {request.method} {request.url.path}; see /docs"}
+        await JSONResponse(answer, status_code=404)(scope, receive, send)
+
+    app.mount("/api", unknown)  # takes all methods, such as OPTIONS, also for addresses that answer others
 
 
 async def body_of(request: Request) -> bytes:
@@ -135,10 +138,10 @@ async def body_of(request: Request) -> bytes:
 
 
 def path_of(searcher: Searcher, image: str) -> str:
-    """The path of an image by its id. Raises UserError when the gallery has none of that id."""
+    """The path of an image by its id. Raises NotThere when the gallery has none of that id."""
     found = searcher.gallery.records.by_id.get(image)
     if found is None:
-        raise UserError("the gallery holds no image of this id")
+        raise NotThere("the gallery holds no image of this id")
     return found.path
 
 
@@ -151,15 +154,16 @@ def refuse_strangers(app: FastAPI, allow_upload: bool, host: str) -> None:
     Where only this machine is served, another name for it is refused: a site can have its own name resolve to
     127.0.0.1, and would then count as the same site (DNS rebinding).
     """
+    alone = serves_this_machine_alone(host)
 
     @app.middleware("http")
     async def refuse(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         asked, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if origin and urlsplit(origin).netloc != asked and request.url.path.startswith("/api/"):
+        if origin and origin.partition("//")[2] != asked and request.url.path.startswith("/api/"):
             return JSONResponse({"error": "requests of other sites are refused"}, status_code=403)
         if not allow_upload and request.url.path.startswith("/gradio_api/upload"):
             return JSONResponse({"error": NO_UPLOADS}, status_code=403)
-        if is_this_machine(host) and not is_this_machine(urlsplit(f"//{asked}").hostname or ""):
+        if alone and not (is_this_machine(host_in(asked)) or host_in(asked) == bare(host).lower()):
             return JSONResponse({"error": f"this is served on {host} alone, not on {asked}"}, status_code=403)
         return await call_next(request)
 
@@ -169,25 +173,26 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     def wrong_input(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, status_code=400)
+        return JSONResponse({"error": str(error)}, status_code=404 if isinstance(error, NotThere) else 400)
 
     @app.exception_handler(RequestValidationError)
     def wrong_request(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        return JSONResponse({"error": f"the request is not understood: {where} {first['msg']}"}, status_code=400)
+        return JSONResponse({"error": f"the request is not understood: {misunderstanding(error)}"}, status_code=400)
 
     @app.exception_handler(HTTPException)
     def wrong_address(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
 
 
-def is_this_machine(host: str) -> bool:
-    """Whether a name or address stands for the machine itself."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def misunderstanding(error: RequestValidationError) -> str:
+    """What is wrong with the body of a request."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    if first["type"] == "json_invalid":
+        return f"its body is not JSON ({first['ctx']['error']} at character {where})"
+    if not where:
+        return 'its body is not a JSON object like {"text": "a man in a red coat"}, of Content-Type: application/json'
+    return f"{where} {first['msg']}"
 
 
 # ---- answers ---------------------------------------------------------------------------

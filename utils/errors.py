@@ -30,6 +30,10 @@ class UserError(Exception):
     """
 
 
+class NotThere(UserError):
+    """What is asked for is not there, or not any more. An HTTP API answers with status 404."""
+
+
 class LostPeer(Exception):
     """Another process of the same launch is gone. The message is one line; who ended first says why."""
 

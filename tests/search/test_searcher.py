@@ -121,12 +121,25 @@ def test_unknown_words_are_named_and_not_shown_as_read(encoder):
     assert long.read_as == " ".join(["a man"] * 200)[: len(long.read_as)] and len(long.read_as) < len(long.cleaned) + 1
 
 
-def test_a_lost_file_is_left_out_and_said(searcher):
-    first = searcher.search(SENTENCE).hits[0].path
-    (searcher.gallery.images / first).unlink()
-    searcher.cache = TokenCache()
-    found = searcher.search(SENTENCE)
-    assert first in found.missing and first not in [hit.path for hit in found.hits]
+@pytest.mark.parametrize("candidates", [0, 1, 128])
+def test_a_lost_file_is_left_out_and_said(searcher, candidates):
+    """Also while its tokens are in the cache, and when it is not re-ranked."""
+    hits = searcher.search(SENTENCE, candidates=candidates).hits
+    lost = {hits[0].path, hits[1].path}
+    for path in lost:
+        (searcher.gallery.images / path).unlink()
+    found = searcher.search(SENTENCE, candidates=candidates)
+    assert found.missing == dict.fromkeys(lost, "does not exist")
+    assert not lost & {hit.path for hit in found.hits}
+
+
+def test_another_image_in_the_place_of_one_with_tokens_is_left_out(searcher):
+    first, second = (hit.path for hit in searcher.search(SENTENCE, top=2).hits)
+    file = searcher.gallery.images / first
+    Image.new("RGB", (20, 40), "red").save(file)
+    assert "has changed" in searcher.search(SENTENCE).missing[first]
+    (searcher.gallery.images / second).touch()  # its content is as it was
+    assert second in [hit.path for hit in searcher.search(SENTENCE).hits]
 
 
 def test_an_explanation_is_of_every_attribute(searcher):

@@ -17,6 +17,7 @@ from search.service import build_app
 from search.site import build_site
 from utils.errors import UserError
 
+JSON = {"Content-Type": "application/json"}
 SENTENCE = "A woman in a red coat and grey jeans."
 
 
@@ -123,11 +124,49 @@ def test_what_took_the_place_of_an_image_is_not_served(client, searcher, tmp_pat
     file.unlink()
     file.symlink_to(secret)
     answer = client.get(f"/api/images/{record.id}")
-    assert answer.status_code == 400 and "has changed since it was indexed" in answer.json()["error"]
+    assert answer.status_code == 404 and "has changed since it was indexed" in answer.json()["error"]
     found = client.post("/api/search", json={"text": SENTENCE, "top": 1000}).json()
     assert record.path in found["missing"]
     why = client.post("/api/explain", json={"text": SENTENCE, "id": record.id})
-    assert why.status_code == 400 and "has changed" in why.json()["error"]
+    assert why.status_code == 404 and "has changed" in why.json()["error"]
+
+
+def test_what_is_not_there_is_404(client, searcher):
+    record = next(iter(searcher.gallery.records))
+    (searcher.gallery.images / record.path).unlink()
+    for image, words in ((record.id, "does not exist"), ("xyz", "no image of this id"), ("0" * 64, "of this id")):
+        for answer in (
+            client.get(f"/api/images/{image}"),
+            client.post("/api/explain", json={"text": SENTENCE, "id": image}),
+        ):
+            assert answer.status_code == 404 and words in answer.json()["error"], answer.json()
+
+
+def test_other_methods_are_404(client):
+    for method in ("OPTIONS", "HEAD", "PUT", "DELETE", "PATCH", "TRACE", "BREW"):
+        for address in ("/api/search", "/api/gallery", "/api/images/xyz", "/api/nothing", "/api/"):
+            answer = client.request(method, address)
+            assert answer.status_code == 404, (method, address)
+            assert method == "HEAD" or answer.json() == {"error": f"there is no {method} {address}; see /docs"}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "its body is not a JSON object like"),
+        ({"content": b"{no json", "headers": JSON}, "its body is not JSON (Expecting property name"),
+        ({"content": b"", "headers": JSON}, "its body is not a JSON object like"),
+        ({"content": b'{"text": "a man"}'}, "Content-Type: application/json"),
+        ({"data": {"text": "a man"}}, "Content-Type: application/json"),
+        ({"json": None}, "its body is not a JSON object like"),
+        ({"json": ["a man"]}, "its body is not a JSON object like"),
+        ({"content": b'{"text": "\xe9"}', "headers": JSON}, "parsing the body"),
+    ],
+)
+def test_a_body_that_is_not_understood_is_told(client, body, words):
+    for address in ("/api/search", "/api/explain"):
+        answer = client.post(address, **body)
+        assert answer.status_code == 400 and words in answer.json()["error"], answer.json()
 
 
 def test_an_upload_is_searched_at_once(client, searcher):
@@ -234,6 +273,14 @@ def test_other_sites_cannot_use_the_api(client, photos, searcher):
         ("127.0.0.1", "evil.example:7860", 403),
         ("127.0.0.1", "127.0.0.1.evil.example", 403),
         ("127.0.0.1", "", 403),
+        ("::1", "[::1]:7860", 200),
+        ("[::1]", "127.0.0.1:7860", 200),
+        ("::1", "evil.example:7860", 403),
+        ("::1", "[::2]:7860", 403),
+        ("::1", "[::1", 403),
+        ("::ffff:127.0.0.1", "evil.example", 403),
+        ("LOCALHOST", "evil.example", 403),
+        ("::", "[2001:db8::1]:7860", 200),
         ("localhost", "evil.example", 403),
         ("0.0.0.0", "photos.example", 200),
     ],
