@@ -38,7 +38,7 @@ def build_page(searcher: Searcher, allow_upload: bool = False) -> gr.Blocks:
         sentence = gr.State("")
         gr.Markdown(f"# {TITLE}\n{len(searcher.gallery.records)} images. {NOTICE} For programs: [HTTP API](/docs).")
         with gr.Row():
-            text = gr.Textbox(label="Who?", placeholder=EXAMPLES[0], lines=2, scale=5, elem_id="text")
+            text = gr.Textbox(label="Who?", placeholder=EXAMPLES[0], max_lines=8, scale=5, elem_id="text")
             button = gr.Button("Search", variant="primary", scale=1, elem_id="search")
         gr.Examples([[example] for example in EXAMPLES], text, label="Examples")
         with gr.Row():

@@ -27,6 +27,9 @@ CANDIDATES_IN_GRAPH = 512, 4  # at least so many are kept while a graph is searc
 BATCH = 1000
 CONSISTENCY = "Strong"  # every search sees what was written before it
 WAIT_SECONDS = 3600
+# pymilvus asks every 10 s whether the server is alive, also when idle; servers take more than one in 5 minutes for an
+# attack, close the connection (ENHANCE_YOUR_CALM, too_many_pings), and grpc prints that
+KEEPALIVE: Mapping[str, int] = {"grpc.keepalive_time_ms": 600_000, "grpc.keepalive_permit_without_calls": 0}
 REBUILD = "python -m search rebuild builds it again"
 
 P = ParamSpec("P")
@@ -204,7 +207,7 @@ def connect(uri: str) -> Any:
     for noisy in ("pymilvus", "milvus_lite", "grpc", "faiss"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they log tracebacks of what `milvus_errors` raises
     with milvus_errors(f"the index {uri} cannot be {'reached' if is_server(uri) else 'opened'}"):
-        return MilvusClient(uri)
+        return MilvusClient(uri, grpc_options=KEEPALIVE)
 
 
 def as_row(image: IndexedImage) -> Mapping[str, Any]:

@@ -103,6 +103,17 @@ def test_search_and_explain(page):
     assert page.locator("#heats .thumbnail-item").count() == 3  # all words, red coat, blue jeans
 
 
+def test_enter_searches_and_with_shift_breaks_the_line(page):
+    page.fill("#text textarea", "a woman in")
+    page.press("#text textarea", "Shift+Enter")
+    page.type("#text textarea", "a red coat")
+    assert page.input_value("#text textarea") == "a woman in\na red coat"
+    assert not page.inner_text("#message").strip()
+    page.press("#text textarea", "Enter")
+    page.wait_for_function("document.querySelector('#message').innerText.includes('images in')", timeout=60_000)
+    assert page.input_value("#text textarea") == "a woman in\na red coat"
+
+
 def test_filter(page, served):
     page.click("#filter-camera input")
     page.locator("ul[role=listbox] li", has_text="c1").click()

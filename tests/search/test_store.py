@@ -73,3 +73,17 @@ def test_errors_of_milvus_are_one_line(tmp_path):
     opened.close()
     with pytest.raises(UserError, match=rf"^the index {tmp_path}/index.db fails \(count; python -m search rebuild"):
         opened.count()
+
+
+def test_an_idle_connection_is_not_pinged(tmp_path, monkeypatch):
+    """Servers close those that are pinged more often than every five minutes, and grpc prints that as an error."""
+    import grpc
+
+    opened, real = [], grpc.insecure_channel
+    monkeypatch.setattr(
+        grpc, "insecure_channel", lambda *of, **more: opened.append(more["options"]) or real(*of, **more)
+    )
+    store.Store(str(tmp_path / "index.db"), "gallery", 16).close()
+    assert opened
+    for options in map(dict, opened):
+        assert options["grpc.keepalive_permit_without_calls"] == 0 and options["grpc.keepalive_time_ms"] > 300_000
