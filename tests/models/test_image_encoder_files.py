@@ -193,6 +193,7 @@ WRITERS = {
     "pytorch_model.bin": torch.save,
     "model.safetensors": save_file,
     "loop.pt": lambda weights, path: torch.save({"state_dict": prefixed("module.", weights), "epoch": 3}, path),
+    "compiled.pt": lambda weights, path: torch.save({"net": prefixed("_orig_mod.module.", weights)}, path),
     "lightning.ckpt": lambda weights, path: torch.save({"state_dict": prefixed("model.", weights)}, path),
     "open_clip.pt": lambda weights, path: torch.save(
         {**prefixed("visual.trunk.", weights), "text.token_embedding.weight": torch.zeros(3, 2)}, path

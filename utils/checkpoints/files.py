@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
 
 from utils.checkpoints.untrusted import NOT_PLAIN, PlainFile, Refused, damaged, require_sound
 from utils.checkpoints.values import Unsuitable, first_non_finite, require_plain, sha256_of
+from utils.checkpoints.weights import Ambiguous, find_weights
 from utils.errors import UserError
 from utils.files import atomic_write, similar_file
 
@@ -83,11 +83,11 @@ def require_readable(path: str | os.PathLike, file: BinaryIO) -> None:
 
 
 def read_checkpoint(path: str | os.PathLike, role: str = "checkpoint") -> dict[str, Any]:
-    """A checkpoint as {"model": {name: tensor}, ...}; a bare state dict, or one under `state_dict`, is the model.
+    """A checkpoint as {"model": {name: tensor}, ...}, wherever other programs keep their weights (`find_weights`).
 
     Only tensors and plain values are read (`weights_only=True`), and command lines (argparse.Namespace), as mappings.
     role: what messages call the file.
-    Raises UserError when the file is missing, damaged, hostile, or holds no named tensors.
+    Raises UserError when the file is missing, damaged, hostile, or holds no named tensors, or several sets of them.
     """
     if not Path(path).is_file():
         found = "is a folder; name a file in it" if Path(path).is_dir() else f"does not exist{similar_file(Path(path))}"
@@ -98,13 +98,15 @@ def read_checkpoint(path: str | os.PathLike, role: str = "checkpoint") -> dict[s
         raise UserError(f"{role} {path} cannot be read: {reason(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{role} {path} holds {type(content).__name__}, not named tensors")
-    if not isinstance(content.get("model"), dict):  # other programs wrap theirs under another name, or not at all
-        wrapped = content.get("state_dict")
-        content = {"model": wrapped if isinstance(wrapped, dict) else content}
-    tensors = {str(name): value for name, value in content["model"].items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise UserError(f"{role} {path} holds no named tensors under `model`")
-    return {**content, "model": {name.removeprefix("module."): value for name, value in tensors.items()}}
+    try:
+        key, weights = find_weights(content)
+    except Ambiguous as error:
+        raise UserError(f"{role} {path} {error}") from None
+    if not weights:
+        raise UserError(f"{role} {path} holds no named tensors under `model`, `state_dict` or the like")
+    if key != "model":  # of another program, whose other values mean other things
+        logger.info("%s %s: %d tensors%s", role, path, len(weights), f" under `{key}`" if key else "")
+    return {**(content if key == "model" else {}), "model": weights}
 
 
 def read_newest(path: str | os.PathLike, previous: str | os.PathLike) -> dict[str, Any]:

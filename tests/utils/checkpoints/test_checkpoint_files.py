@@ -48,7 +48,7 @@ def test_a_bare_state_dict_is_the_model(tmp_path):
 
 
 def test_names_lose_the_prefix_of_distributed_training(tmp_path):
-    torch.save({"model": {"module.a": torch.ones(1), "b.module.c": torch.ones(1)}}, tmp_path / "a.pth")
+    torch.save({"model": {"module.a": torch.ones(1), "module.b.module.c": torch.ones(1)}}, tmp_path / "a.pth")
     assert set(read_checkpoint(tmp_path / "a.pth")["model"]) == {"a", "b.module.c"}
 
 
