@@ -24,8 +24,8 @@ from dataset.annotations import WITHOUT_SPLIT, entry_of, summarise
 from dataset.caption_checks import CAPTION_WARNINGS
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
-from utils.errors import CommandParser, UserError, run_command_line
-from utils.files import as_json, atomic_write
+from utils.errors import CommandParser, UserError, one_line, run_command_line
+from utils.files import as_json, atomic_write, require_folder
 
 WARNINGS_PER_CATEGORY, OF_CAPTIONS = 20, 5  # that are shown; captions are many, and odd ones alike
 REPORT_TITLE = "Annotation report of "
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data_format = find_format(options.name)
     root = Path(options.directory, options.root)
     source = _find_source(root, data_format)
-    output = root / "processed_data"
+    output = Path(options.directory, options.output) if options.output else root / "processed_data"
     report = Path(options.directory, options.report) if options.report else None
     _check_output_folder(output)
     if report:
@@ -66,7 +66,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = ", ".join(data_format.name for data_format in FORMATS)
     parser = CommandParser(
         prog="data_process",
-        description="Check a data set and write ROOT/processed_data/{train,val,test}.json.",
+        description="Check a data set and write {train,val,test}.json.",
     )
     parser.add_argument("name", metavar="NAME", help=f"{names} (CSV: your own ROOT/annotations.csv)")
     parser.add_argument("root", type=Path, metavar="ROOT", help="its folder: the annotation file and imgs/")
@@ -86,8 +86,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--skip_images", "--skip-images", action="store_true", help="do not read the image files")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (default: ROOT/processed_data)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all problems and warnings to FILE")
-    start = "where a relative ROOT and FILE start from (default: here)"
+    start = "where relative paths start from (default: here)"
     parser.add_argument("--directory", type=Path, metavar="DIR", default=Path(), help=start)
     options = parser.parse_args(arguments)
     if options.skip_images and options.decode == "full":
@@ -241,13 +242,14 @@ def _grouped(name: str, findings: Sequence[Problem], limit: int | None) -> list[
 
 def _show(name: str, findings: Sequence[Problem], limit: int | None) -> None:
     for line in _grouped(name, findings, limit):
-        print(line, file=sys.stderr)
+        print(one_line(line), file=sys.stderr)
 
 
 def _check_output_folder(folder: Path) -> None:
-    """Raise UserError, before the long pass, when something stands where the files must go."""
+    """Raise UserError, before the long pass, when the files cannot be written, or something stands where they go."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder; move it away")
+    require_folder(folder, "the folder of the results", " by --output")
     for name in (*(f"{split}.json" for split in SPLITS), DIGESTS):
         if (folder / name).is_dir():
             raise UserError(f"{folder / name} is a folder; move it away")

@@ -1,6 +1,6 @@
 """Curves, rankings and a page to browse of a finished run, in OUTPUT/report.
 
-    python -m evaluation report OUTPUT [--image_root FOLDER] [--queries 30]
+    python -m evaluation report OUTPUT [--image_root FOLDER] [--queries 30] [--output FOLDER]
 
 Reads log.txt, metrics.json and rankings.npz of the output folder and uses those that are there.
 """
@@ -18,7 +18,7 @@ from evaluation.results import RankingFile, read_log, read_metrics, read_ranking
 from evaluation.studies.curves import draw_curves, has_curves
 from evaluation.tables import metrics_table
 from utils.errors import CommandParser, UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, require_folder
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,14 @@ def write_report(
     image_root: str | os.PathLike | None = None,
     queries: int = PAGE_QUERIES,
     seed: int = 0,
+    folder: str | os.PathLike | None = None,
 ) -> Path:
-    """Write OUTPUT/report from what OUTPUT holds and return that folder.
+    """Write a report of what OUTPUT holds to `folder` (OUTPUT/report by default), and return that.
 
     `image_root` replaces the folder of the images that the rankings name; `queries` is the number
     of captions on the page; the same seed shows the same captions. Everything is read and checked
-    before anything is written. Raises UserError when there is nothing to report or a file is damaged.
+    before anything is written. Raises UserError when there is nothing to report, a file is damaged, or `folder` cannot
+    be written.
     """
     output_dir = Path(output_dir)
     log, metrics, rankings = _read_results(output_dir)
@@ -48,7 +50,8 @@ def write_report(
     if seed < 0:
         raise UserError(f"the seed must be 0 or more, not {seed}")
     title = output_dir.resolve().name or "run"
-    folder = output_dir / "report"
+    folder = Path(folder or output_dir / "report")
+    require_folder(folder, "the folder of the report", " by --output")
     curves = folder / "curves.png" if any(map(has_curves, log)) else None
     if curves:
         draw_curves(log, curves, title)
@@ -167,10 +170,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--image_root", type=Path, help="folder of the images, if it has moved since")
     parser.add_argument("--queries", type=int, default=PAGE_QUERIES, help="captions shown (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws other captions (%(default)s)")
+    parser.add_argument("--output", metavar="FOLDER", help="where to write (default: OUTPUT_DIR/report)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    folder = write_report(options.output_dir, options.image_root, options.queries, options.seed)
-    metrics = folder.parent / "metrics.json"
+    folder = write_report(options.output_dir, options.image_root, options.queries, options.seed, options.output)
+    metrics = Path(options.output_dir) / "metrics.json"
     if metrics.exists():
         print(metrics_table(read_metrics(metrics)))
     print(f"report written to {folder / 'index.html'}")

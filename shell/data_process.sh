@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Check a data set and write ROOT/processed_data/{train,val,test}.json.
+# Check a data set and write ROOT/processed_data/{train,val,test}.json (--output FOLDER: there).
 #   bash shell/data_process.sh NAME ROOT [options]     NAME: CUHK-PEDES, ICFG-PEDES, RSTPReid or CSV
 # MARS_ENV names the virtual environment to use; without it, .venv beside the repository's files.
 set -euo pipefail

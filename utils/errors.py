@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,7 +82,7 @@ def run_command_line(main: Callable[[], int | None]) -> None:
     gc.collect()  # the frames of `main` are gone now: progress bars they drew are closed, and the line stands alone
     record_error(UserError(problem) if code == BAD_INPUT else SystemExit(problem))
     if not os.environ.get(LAUNCHER_TELLS):
-        print(f"error: {' '.join(problem.splitlines())}", file=sys.stderr)
+        print(f"error: {one_line(problem)}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -90,6 +91,19 @@ def write_all_letters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def one_line(text: str) -> str:
+    """Text as one line, with escapes for what a terminal would obey, such as control codes in a file's name."""
+    return visible(" ".join(text.splitlines()))
+
+
+def visible(text: str) -> str:
+    """Text with escapes for what is neither a letter nor a sign nor white space."""
+    return "".join(
+        sign.encode("unicode_escape").decode() if unicodedata.category(sign)[0] == "C" and sign not in "\n\t" else sign
+        for sign in text
+    )
 
 
 def record_error(error: BaseException) -> None:
@@ -120,7 +134,10 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError, naming the flag that a mistyped one resembles."""
-        unknown = re.match(r"unrecognized arguments: (--?[\w-]+)", message)
+        unknown = re.match(r"unrecognized arguments: (-\S+)", message)
         known = [flag for action in self._actions for flag in action.option_strings]
-        hint = nearest(unknown[1], known) if unknown else ""
+        hint = nearest(unknown[1], known) if unknown and unknown[1].startswith("--") else ""
+        words = [unknown[1]] if unknown else [word for word in sys.argv[1:] if word.partition("=")[0] not in known]
+        if not hint and "--" not in sys.argv and (odd := next((word for word in words if re.match("-.", word)), None)):
+            hint = f" (a name or text that begins with - comes last, after --, such as: -- {odd})"
         raise UserError(f"{message}{hint}; see {self.prog} --help")

@@ -195,8 +195,8 @@ def is_running(process: int) -> bool:
 # ---- folders, JSON ---------------------------------------------------------------------
 
 
-def require_folder(folder: str | os.PathLike, what: str) -> None:
-    """Check that `folder` is a folder or can be made, and can be written; nothing is made yet.
+def require_folder(folder: str | os.PathLike, what: str, advice: str = "") -> None:
+    """Check that `folder` is a folder or can be made, and can be written; nothing is made yet. advice: what else to do.
 
     Raises UserError, so that hours of work do not end in results that cannot be kept.
     """
@@ -204,9 +204,12 @@ def require_folder(folder: str | os.PathLike, what: str) -> None:
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
     if not os.path.isdir(existing):
-        raise UserError(f"{what} {folder}: {existing} is not a folder; name another")
+        raise UserError(f"{what} {folder}: {existing} is not a folder; name another{advice}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{what} {folder} cannot be written: no permission in {existing}")
+        advice = advice and f"; name another{advice}"
+        raise UserError(
+            f"{what} {folder} cannot be written: no permission in {existing}, or its disk is read-only{advice}"
+        )
 
 
 def named_path(path: str, what: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from utils.errors import visible
 from utils.files import atomic_write
 
 
@@ -15,7 +16,7 @@ class TqdmHandler(logging.StreamHandler):
     """Messages that do not tear progress bars apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(visible(self.format(record)), file=sys.stderr)
 
 
 def set_up_logging(is_main: bool) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -360,3 +361,13 @@ def test_the_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys):
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_report_goes_where_it_is_told(output, tmp_path, monkeypatch):
+    before = sorted(path.name for path in output.iterdir())
+    main([str(output), "--output", str(tmp_path / "a/report")])
+    assert {"index.html", "curves.png", "rankings.png"} <= {path.name for path in (tmp_path / "a/report").iterdir()}
+    assert sorted(path.name for path in output.iterdir()) == before
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="or its disk is read-only; name another by --output"):
+        main([str(output)])

@@ -2,11 +2,13 @@
 
 import importlib
 import io
+import logging
 import sys
 
 import pytest
 
-from utils.errors import run_command_line
+from utils.errors import CommandParser, UserError, one_line, run_command_line
+from utils.logs import TqdmHandler
 
 
 def test_a_package_that_is_not_installed_is_named_in_a_line(capsys):
@@ -40,3 +42,44 @@ def test_a_name_that_the_system_cannot_use_is_a_line(capsys):
         run_command_line(lambda: "日本".encode("latin-1") and 0)
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("error: latin-1 has no letters for '\\u65e5\\u672c'; set PYTHONUTF8=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mb.jpg", "a\\x1b[31mb.jpg"),
+        ("a\nb\r\nc", "a b c"),
+        ("a\x07\u202eb\udce9", "a\\x07\\u202eb\\udce9"),
+        ("größe 日本語\u00a0😀", "größe 日本語\u00a0😀"),
+    ],
+)
+def test_a_terminal_obeys_no_name_of_a_file(capsys, text, shown):
+    def main():
+        raise UserError(text)
+
+    with pytest.raises(SystemExit):
+        run_command_line(main)
+    assert capsys.readouterr().err == f"error: {shown}\n" and one_line(text) == shown
+    TqdmHandler().emit(logging.LogRecord("", logging.WARNING, "", 0, text, (), None))
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def parse(monkeypatch, *words: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    parser = CommandParser(prog="command")
+    commands = parser.add_subparsers(required=True)
+    forget = commands.add_parser("forget")
+    forget.add_argument("images", nargs="*")
+    forget.add_argument("--gallery")
+    query = commands.add_parser("query")
+    query.add_argument("text")
+    query.add_argument("--gallery")
+    with pytest.raises(UserError) as told:
+        parser.parse_args(list(words))
+    return str(told.value)
+
+
+def test_a_name_that_begins_with_a_dash_is_told_where_to_go(monkeypatch):
+    assert "comes last, after --, such as: -- -a.jpg)" in parse(monkeypatch, "forget", "--gallery", "g", "-a.jpg")
+    assert "such as: -- -man)" in parse(monkeypatch, "query", "-man", "--gallery", "g")
+    assert "after --" not in parse(monkeypatch, "query", "--gallery=g")

@@ -20,7 +20,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
-from utils.errors import BAD_INPUT, LAUNCHER_TELLS, UserError
+from utils.errors import BAD_INPUT, LAUNCHER_TELLS, UserError, one_line
 from utils.processes.interruption import BY_HAND, BY_REQUEST
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # that torchrun passes on to the processes
@@ -87,7 +87,7 @@ def read_errors(files: Iterable[Path]) -> list[tuple[str, str]]:
 
 def say(problems: Iterable[str]) -> None:
     """Each problem once, as one line."""
-    for problem in dict.fromkeys(" ".join(problem.splitlines()) for problem in problems):
+    for problem in dict.fromkeys(map(one_line, problems)):
         print(f"error: {problem}", file=sys.stderr)
 
 
