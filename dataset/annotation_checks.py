@@ -29,6 +29,7 @@ def check_entries(entries: Sequence[RawEntry]) -> list[Problem]:
         *check_identity_types(entries),
         *check_splits_disjoint(entries),
         *check_duplicate_images(entries),
+        *check_captions(entries),
     ]
 
 
@@ -54,6 +55,16 @@ def check_identity_types(entries: Sequence[RawEntry]) -> list[Problem]:
         )
         for values in spellings.values()
         if len(values) > 1
+    ]
+
+
+def check_captions(entries: Sequence[RawEntry], split: str | None = None) -> list[Problem]:
+    """Images without captions elsewhere than in a gallery of val or test; `split` is that of entries without one."""
+    what = "has no captions, which only gallery images of val and test may lack"
+    return [
+        Problem("no captions", entry.where, what)
+        for entry in entries
+        if entry.uncaptioned and (entry.split or split) not in ("val", "test")
     ]
 
 

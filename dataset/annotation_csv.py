@@ -1,4 +1,4 @@
-"""Annotations of one's own as CSV: a header, then one row per caption.
+"""Annotations of one's own as CSV: a header, then one row per caption, or one without for an image that has none.
 
 Columns `image`, `identity`, `caption` and `split`, in any order; others are ignored. The
 rows of one image are merged in file order. Identities are strings.
@@ -7,6 +7,7 @@ rows of one image are merged in file order. Identities are strings.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,7 +35,7 @@ class Row(BaseModel, strict=True):
     image: ImagePath
     identity: CellIdentity
     split: Split | None = None
-    caption: Caption
+    caption: Caption | Literal[""]
 
 
 @dataclass
@@ -45,6 +46,7 @@ class _Image:
     identity: str | None
     split: str | None
     captions: list[str] = field(default_factory=list)
+    blank: list[str] = field(default_factory=list)  # rows without a caption
 
     def conflicts(self, identity: str | None, split: str | None) -> Iterator[str]:
         """What a further row of the image gives otherwise; what the rows before it lack is filled in."""
@@ -70,8 +72,16 @@ def read_csv_entries(path: str | os.PathLike, split_required: bool = False) -> t
             problems.append(Problem("wrong number of cells", row.where, fault))
         else:
             problems += _add_row(row.where, {name: row.cells[index] for name, index in columns.items()}, images)
-    entries = [RawEntry(it.where, it.split, image, it.identity, tuple(it.captions)) for image, it in images.items()]
-    return entries, problems
+    problems += [
+        Problem("empty caption", where, f"the caption is empty, but {it.where} has one")
+        for it in images.values()
+        for where in it.blank
+        if it.captions
+    ]
+    return [
+        RawEntry(it.where, it.split, image, it.identity, tuple(it.captions), bool(it.blank and not it.captions))
+        for image, it in images.items()
+    ], problems
 
 
 def _add_row(where: str, row: dict[str, str], images: dict[str, _Image]) -> list[Problem]:
@@ -92,6 +102,8 @@ def _add_row(where: str, row: dict[str, str], images: dict[str, _Image]) -> list
     if merged is None:
         images[image] = merged = _Image(f"{where} ({image})", identity, split)
     problems += [Problem("conflicting rows", where, what) for what in merged.conflicts(identity, split)]
-    if "caption" in row:
+    if row.get("caption"):
         merged.captions.append(row["caption"])
+    elif "caption" in row:
+        merged.blank.append(where)
     return problems

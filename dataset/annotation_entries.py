@@ -39,13 +39,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class RawEntry:
-    """One image as an annotation file describes it; None stands for a field that is wrong or absent."""
+    """One image as an annotation file describes it; None stands for a field that is wrong or absent.
+
+    uncaptioned: it is said to have no captions, as images have that are in a gallery alone.
+    """
 
     where: str
     split: str | None
     image: str | None
     identity: int | str | None
     captions: tuple[str, ...]
+    uncaptioned: bool = False
 
 
 # ---- the types of fields: what they refuse, by category and the end of a sentence ----

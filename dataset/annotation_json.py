@@ -37,7 +37,7 @@ class PreparedEntry(BaseModel, strict=True):
 
     image: ImagePath = Field(validation_alias=AliasChoices(*IMAGE_KEYS))
     id: Identity
-    captions: list[Caption] = Field(min_length=1)
+    captions: list[Caption]
     img_path: object = None
 
     @field_validator("img_path")
@@ -49,12 +49,13 @@ class PreparedEntry(BaseModel, strict=True):
         return path
 
     def raw(self, where: str) -> RawEntry:
-        return RawEntry(where, None, self.image, self.id, tuple(self.captions))
+        return RawEntry(where, None, self.image, self.id, tuple(self.captions), uncaptioned=not self.captions)
 
 
 class PublishedEntry(PreparedEntry):
-    """An entry of a file that holds all splits."""
+    """An entry of a file that holds all splits, as the data sets publish them: with captions."""
 
+    captions: list[Caption] = Field(min_length=1)
     split: Split
 
     def raw(self, where: str) -> RawEntry:

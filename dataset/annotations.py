@@ -8,7 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dataset.annotation_checks import check_duplicate_images, check_identity_types, odd_identities, same_identity
+from dataset.annotation_checks import (
+    check_captions,
+    check_duplicate_images,
+    check_identity_types,
+    odd_identities,
+    same_identity,
+)
 from dataset.annotation_entries import SPLITS, Problem, RawEntry
 from dataset.annotation_formats import READERS
 from dataset.captions import CaptionReading, plain_text
@@ -20,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """One image with its captions; `image` is relative to the image root."""
+    """One image with its captions (none: it is in a gallery alone); `image` is relative to the image root."""
 
     image: str
     identity: int | str
@@ -43,6 +49,8 @@ def load_annotations(path: str | os.PathLike, split: str | None = None, may_be_e
     column gives the rows of `split`, or all rows when `split` is None; one without the
     column gives all rows. Identities of a CSV file are strings.
 
+    Entries of val and test may have no captions: images that are in the gallery alone.
+
     Raises UserError naming the file and the entry when it is missing or holds anything
     invalid, when one image has two identities, or when nothing is left (unless it may be empty).
     """
@@ -53,7 +61,7 @@ def load_annotations(path: str | os.PathLike, split: str | None = None, may_be_e
     if suffix not in READERS:
         raise UserError(f"annotation file {path} must end in .json, .csv or .tsv")
     raw, problems = READERS[suffix](path, False)
-    problems += check_identity_types(raw) + _conflicting_identities(raw)
+    problems += check_identity_types(raw) + _conflicting_identities(raw) + check_captions(raw, split)
     if problems:
         raise UserError(f"annotation file {path}, {problems[0]}{_and_more(len(problems) - 1)}")
     # odd identities of a JSON file were reported when it was prepared, if they are not meant

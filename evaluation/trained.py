@@ -98,6 +98,8 @@ def open_split(config: Config, name: str, tokenizer: CaptionTokenizer) -> Evalua
     """
     require_files(config, (f"{name}_file", f"{name}_image_root"))
     entries = read_captions(load_annotations(getattr(config, f"{name}_file"), name), config.caption_rules)
+    if without := sum(not entry.captions for entry in entries):
+        logger.info("%s split: %d of %d gallery images have no captions", name, without, len(entries))
     root = getattr(config, f"{name}_image_root")
     check_images(entries, root)
     digests = read_digests(getattr(config, f"{name}_file"))
