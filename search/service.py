@@ -1,6 +1,7 @@
 """The HTTP API of a gallery; this text is at /docs, and for programs at /openapi.json.
 
-    POST /api/search    {"text", "top", "candidates", "where"} -> hits, best first, and milliseconds by stage
+    POST /api/search    {"text", "top", "candidates", "where"} -> hits, best first, and images whose files are missing;
+                        the words that were read and those unknown to the model; milliseconds by stage
     POST /api/explain   {"text", "id"} -> how well each attribute of the text fits the image, and heat maps
     GET  /api/images/ID the image file
     GET  /api/gallery   how many images, and what they can be filtered by
