@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
+from benchmarks.full_size import LONGEST, SHORTEST, SPECIAL, Lengths, even_lengths
 from benchmarks.measure import add_device, describe_machine, make_parser, ratio_of, seconds_of, show
 from benchmarks.published_step import dense
-from dataset.batch import SpecialTokens
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of
 from evaluation.ranking import KeptTokens, Setting, kept_dtype, score_candidates
 from models.decoder import DecoderSize
@@ -38,8 +38,7 @@ from models.person_search import PersonSearchModel
 from models.vision_transformer import VisionTransformer
 from utils.precision import autocast
 
-SPECIAL = SpecialTokens(pad=0, cls=101, sep=102, mask=103)
-MAX_WORDS, LENGTHS = 75, (18, 48)
+MAX_WORDS = 75
 PATCHES, WIDTH = 24 * 24, 768
 PLAIN, PLAIN_FUSED = "plain", "plain, fused attention"
 TURNS = {"cpu": 2, "cuda": 4}  # portions of captions and images, timed in turn
@@ -128,9 +127,9 @@ def build(layers: int) -> PersonSearchModel:
     return model
 
 
-def random_captions(count: int, generator: torch.Generator) -> Captions:
-    """Token ids of captions whose lengths are spread evenly over LENGTHS."""
-    lengths = torch.linspace(*LENGTHS, count).round().long()[torch.randperm(count, generator=generator)]
+def random_captions(count: int, generator: torch.Generator, lengths_of: Lengths = even_lengths) -> Captions:
+    """Token ids of captions, whose lengths are spread evenly unless others are asked for."""
+    lengths = lengths_of(count, generator)
     words = [torch.randint(1000, 30000, (length - 2,), generator=generator).tolist() for length in lengths.tolist()]
     return Captions([[SPECIAL.cls, *part, SPECIAL.sep] for part in words], SPECIAL.pad)
 
@@ -240,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
     size = QUICK if options.quick else FULL if options.device == "cpu" else ON_GPU
     print(describe_machine(options.device))
     print(
-        f"{size.images} images x {size.captions} captions of {LENGTHS[0]} to {LENGTHS[1]} tokens, "
+        f"{size.images} images x {size.captions} captions of {SHORTEST} to {LONGEST} tokens, "
         f"{size.layers} layers; plainly {size.plain} captions, padded to {MAX_WORDS}"
     )
     report(measure(size, TURNS[options.device], options.device), size)

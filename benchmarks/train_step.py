@@ -16,9 +16,8 @@ import argparse
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.full_size import configuration, make_batch, make_draws, make_model
+from benchmarks.full_size import configuration, flop_of, make_batch, make_draws, make_model
 from benchmarks.measure import (
     GIGA,
     add_device,
@@ -125,11 +124,7 @@ def count_flop(size: int, quick: bool) -> float:
     config = configuration(quick)
     with torch.device("meta"):
         model = make_model(config).train()
-    batch, draws = make_batch(config, size).to(torch.device("meta")), make_draws(model, size)
-    with FlopCounterMode(display=False) as counter:
-        found, _ = model(batch, draws.to(torch.device("meta")), ALPHA)
-        sum(found.values()).backward()
-    return counter.get_total_flops()
+    return flop_of(model, make_batch(config, size), make_draws(model, size), ALPHA)
 
 
 def compare(size: int, quick: bool, repeats: int, device: str = "cpu") -> dict[str, float]:

@@ -4,28 +4,8 @@ import pytest
 import torch
 
 from benchmarks import train_step
-from benchmarks.full_size import configuration, make_batch, make_draws, make_model
+from benchmarks.full_size import TINY, configuration, make_batch, make_draws, make_model
 from benchmarks.published_step import PublishedStep
-
-TINY = [
-    "image_res=[32,16]",
-    "patch_size=8",
-    "vision_width=32",
-    "vision_depth=2",
-    "vision_heads=2",
-    "decoder_depth=1",
-    "decoder_heads=2",
-    "embed_dim=16",
-    "queue_size=32",
-    "bert_config.hidden_size=32",
-    "bert_config.num_hidden_layers=4",
-    "bert_config.num_attention_heads=2",
-    "bert_config.intermediate_size=64",
-    "bert_config.encoder_width=32",
-    "bert_config.fusion_layer=2",
-    "bert_config.vocab_size=2000",
-    "bert_config.initializer_range=0.2",
-]
 
 
 @pytest.mark.parametrize(
