@@ -1,0 +1,1 @@
+"""What one GPU does with training and evaluation: `python -m benchmarks.gpu`."""
