@@ -3,8 +3,9 @@
 import contextlib
 import gc
 import math
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ def measure_all(record: Record, items: Sequence[Item], budget: float, path: Path
     """Measure items in their order and write the file after each of them.
 
     budget: seconds for all. An item is left out when its estimate exceeds what remains; estimates grow where items
-    have taken longer than theirs. One that fails is noted with its error, and the others are measured.
+    have taken longer than theirs. One that fails is noted with its error, and the others are measured; so is one that
+    is not done when the budget ends.
     """
     began, expected = time.perf_counter(), 0.0
     on_cuda = str(record.about.get("device", "")).startswith("cuda")
@@ -112,7 +114,7 @@ def measure_all(record: Record, items: Sequence[Item], budget: float, path: Path
         elif taken + needed > budget:
             record.left_out[item.name] = f"takes some {needed:.0f} s, and {max(0.0, budget - taken):.0f} s were left"
         else:
-            measure_one(record, item)
+            measure_one(record, item, budget - taken)
             expected += item.seconds
         record.write(path)
         tell(f"{item.name}: {outcome(record, item.name)}")
@@ -120,11 +122,13 @@ def measure_all(record: Record, items: Sequence[Item], budget: float, path: Path
     record.write(path)
 
 
-def measure_one(record: Record, item: Item) -> None:
-    """Figures of an item, or its error; nothing that it held stays on the device."""
+def measure_one(record: Record, item: Item, longest: float) -> None:
+    """Figures of an item, or its error; nothing that it held stays on the device. longest: seconds that it may take."""
     began = time.perf_counter()
     try:
-        record.items[item.name] = plain_values(list(asdict(item.measure()).items()))
+        with at_most(longest):
+            figures = item.measure()
+        record.items[item.name] = plain_values(list(asdict(figures).items()))
     except Exception as error:
         record.failed[item.name] = one_line(error)
     record.seconds[item.name] = round(time.perf_counter() - began, 1)
@@ -132,6 +136,22 @@ def measure_one(record: Record, item: Item) -> None:
         gc.collect()
         with contextlib.suppress(RuntimeError):  # of a device that the item has broken
             torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Within, TimeoutError is raised after so many seconds, between two calls into torch (main thread)."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("not done when the budget ended")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def one_line(error: Exception) -> str:
