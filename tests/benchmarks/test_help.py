@@ -7,7 +7,9 @@ import pytest
 from benchmark_data import REPOSITORY
 
 HELPERS = {"__init__", "full_size", "measure", "published_step"}
-BENCHMARKS = sorted({path.stem for path in (REPOSITORY / "benchmarks").glob("*.py")} - HELPERS)
+FOLDER = REPOSITORY / "benchmarks"
+BENCHMARKS = sorted({path.stem for path in FOLDER.glob("*.py")} - HELPERS)
+BENCHMARKS += [f"{path.parent.name}.__main__" for path in FOLDER.glob("*/__main__.py")]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
