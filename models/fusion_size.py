@@ -48,6 +48,8 @@ class FusionSize(Section):
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by {self.num_attention_heads} heads")
         if self.fusion_layer >= self.num_hidden_layers:
             raise ValueError(f"fusion_layer must be below num_hidden_layers ({self.num_hidden_layers})")
+        if self.full_ca and not self.fusion_layer:  # the first layer would be shared by both kinds of states
+            raise ValueError("fusion_layer must be at least 1 with full_ca: text-only states come from layers below it")
         if self.pad_token_id >= self.vocab_size:
             raise ValueError(f"pad_token_id {self.pad_token_id} lies outside the vocabulary of {self.vocab_size}")
         return self

@@ -101,6 +101,10 @@ SETTINGS = {
     "negative weight": (["weights.cl=-1"], "`weights.cl` must be greater than or equal to 0, not -1"),
     "all weights 0": (["weights=[0,0,0,0,0]"], "every weight is 0"),
     "weight as text": (["weights=[a,0,0,0,0]"], "`weights.cl` must be a valid number, not 'a'"),
+    "no text-only layer": (
+        ["bert_config.fusion_layer=0", "bert_config.full_ca=true"],
+        "fusion_layer must be at least 1 with full_ca",
+    ),
     "fusion layer too large": (["bert_config.fusion_layer=2"], "fusion_layer must be below num_hidden_layers (2)"),
     "text heads": (["bert_config.num_attention_heads=3"], "hidden_size 32 is not divisible by 3 heads"),
     "vision heads": (["vision_heads=3"], "`vision_heads`: vision_width 32 is not divisible by 3 heads"),

@@ -37,7 +37,7 @@ def model_of(**options):
 class HandMadeEncoder:
     """Cross-attention in layer 0 without norms; in layer 1, CLS becomes the sum of all words; 2 heads of width 1."""
 
-    size = FusionSize(hidden_size=2, num_hidden_layers=2, num_attention_heads=2, fusion_layer=0, full_ca=True)
+    size = FusionSize(hidden_size=2, num_hidden_layers=2, num_attention_heads=2, fusion_layer=1, full_ca=True)
 
     def __init__(self, states: Tensor, keys: Tensor, values: Tensor):
         self.states, self.keys_values = states, ImageKeysValues({0: (keys, values)})
