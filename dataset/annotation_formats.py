@@ -16,17 +16,31 @@ Reader = Callable[[Path, bool], tuple[list[RawEntry], list[Problem]]]
 
 @dataclass(frozen=True)
 class Format:
-    """A data set as it is published: the name of its annotation file, and what reads that."""
+    """A data set as it is published: the name of its annotation file, what reads that, and the folder of its images.
+
+    file: a pattern (`*.json`) where the release does not say the name of its only file. images: relative to the
+    data set; framed: they are whole frames, out of which persons are cut (`dataset.crops`).
+    """
 
     name: str
     file: str
     read: Reader
+    images: str = "imgs"
+    framed: bool = False
+
+    def find_files(self, folder: Path) -> list[Path]:
+        """The files of a folder that may be its annotation file."""
+        if "*" in self.file:
+            return sorted(path for path in folder.glob(self.file) if path.is_file())
+        return [path] if (path := folder / self.file).exists() else []
 
 
 FORMATS = (
     Format("CUHK-PEDES", "reid_raw.json", read_json_entries),
     Format("ICFG-PEDES", "ICFG-PEDES.json", read_json_entries),
     Format("RSTPReid", "data_captions.json", partial(read_json_entries, image_key="img_path")),
+    Format("UFine6926", "*.json", read_json_entries, images=""),
+    Format("UFine3C", "*.json", read_json_entries, images=""),
     Format("CSV", "annotations.csv", read_csv_entries),
 )
 

@@ -28,6 +28,7 @@ from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.files import as_json, atomic_write, require_folder
 
 WARNINGS_PER_CATEGORY, OF_CAPTIONS = 20, 5  # that are shown; captions are many, and odd ones alike
+RESULTS = "processed_data"  # the folder of the results within that of the data set
 REPORT_TITLE = "Annotation report of "
 
 
@@ -37,13 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data_format = find_format(options.name)
     root = Path(options.directory, options.root)
     source = _find_source(root, data_format)
-    output = Path(options.directory, options.output) if options.output else root / "processed_data"
+    output = Path(options.directory, options.output) if options.output else root / RESULTS
     report = Path(options.directory, options.report) if options.report else None
     _check_output_folder(output)
     if report:
         _check_report_path(report)
 
-    found = inspect(source, data_format, root / "imgs", options)
+    found = inspect(source, data_format, root / data_format.images, options)
     _show("problem", found.problems, None)
     _show("warning", found.warnings, WARNINGS_PER_CATEGORY)
     if report:
@@ -69,7 +70,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Check a data set and write {train,val,test}.json.",
     )
     parser.add_argument("name", metavar="NAME", help=f"{names} (CSV: your own ROOT/annotations.csv)")
-    parser.add_argument("root", type=Path, metavar="ROOT", help="its folder: the annotation file and imgs/")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="its folder: the annotation file and the images")
     parser.add_argument(
         "--val_identities",
         "--val-identities",
@@ -86,7 +87,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--skip_images", "--skip-images", action="store_true", help="do not read the image files")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read images")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (default: ROOT/processed_data)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"where to write (default: ROOT/{RESULTS})")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all problems and warnings to FILE")
     start = "where relative paths start from (default: here)"
     parser.add_argument("--directory", type=Path, metavar="DIR", default=Path(), help=start)
@@ -104,13 +105,22 @@ def _find_source(root: Path, data_format: Format) -> Path:
     """The annotation file. Raises UserError that says what was found in its place."""
     if not root.is_dir():
         raise UserError(f"data set folder {root} does not exist")
-    source = root / data_format.file
-    if source.exists():
-        return source
+    found = data_format.find_files(root)
+    if len(found) > 1:
+        several = ", ".join(path.name for path in found)
+        raise UserError(f"{root} holds {several}; leave there only the annotation file of {data_format.name}")
     for other in FORMATS:
-        if (root / other.file).exists():
-            raise UserError(f"{source} does not exist, but {other.file} does: is the data set {other.name}?")
-    for nested in sorted(root.glob(f"*/{data_format.file}")):
+        if other is not data_format and (theirs := other.find_files(root)) and "*" not in other.file:
+            if found == theirs:  # a pattern has found it
+                raise UserError(f"{theirs[0]} is of {other.name}: is the data set {other.name}?")
+            if not found:
+                missing = root / data_format.file
+                raise UserError(f"{missing} does not exist, but {other.file} does: is the data set {other.name}?")
+    if found:
+        return found[0]
+    source = root / data_format.file
+    folders = (folder for folder in sorted(root.glob("*/")) if folder.name != RESULTS)
+    for nested in (path for folder in folders for path in data_format.find_files(folder)):
         raise UserError(f"{source} does not exist, but {nested} does: give {nested.parent} as ROOT")
     for early in (root / FIRST_RELEASE, *sorted(root.glob(f"*/{FIRST_RELEASE}"))):
         if early.exists():

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Check a data set and write ROOT/processed_data/{train,val,test}.json (--output FOLDER: there).
-#   bash shell/data_process.sh NAME ROOT [options]     NAME: CUHK-PEDES, ICFG-PEDES, RSTPReid or CSV
+#   bash shell/data_process.sh NAME ROOT [options]     NAME: CUHK-PEDES ... or CSV, see --help
 # MARS_ENV names the virtual environment to use; without it, .venv beside the repository's files.
 set -euo pipefail
 

@@ -377,7 +377,7 @@ def test_a_data_set_of_another_form_is_one_line(tmp_path, monkeypatch):
     assert written == [{"split": "test", "captions": ["a boy in red"], "file_path": "c.jpg", "id": "3"}]
     with pytest.raises(UserError, match=r"reid_raw\.json does not exist, but all\.txt does: is the data set UFine"):
         main(["CUHK-PEDES", str(tmp_path)])
-    with pytest.raises(UserError, match="use one of CUHK-PEDES, ICFG-PEDES, RSTPReid, CSV, UFine"):
+    with pytest.raises(UserError, match=r"use one of CUHK-PEDES, ICFG-PEDES, .*, CSV, UFine$"):
         main(["nothing", str(tmp_path)])
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.promise("Validation")
 
 FULL = os.environ.get("FAULTS") == "full"
 SEEDS = range(40 if FULL else 4)
-PUBLISHED = [data_format for data_format in FORMATS if data_format.file.endswith(".json")]
+PUBLISHED = [data_format for data_format in FORMATS if re.fullmatch(r"[\w-]+\.json", data_format.file)]
 IMAGE_KEYS = {"RSTPReid": "img_path"}
 SPLITS = ["train"] * 6 + ["val", "test"]
 CAPTIONS = [
