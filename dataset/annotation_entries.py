@@ -15,6 +15,8 @@ from dataset.image_files import path_fault
 from utils.errors import nearest
 
 SPLITS = ("train", "val", "test")
+Box = tuple[float, float, float, float]
+"""Of a person within a frame: left, top, width and height in pixels, from the upper left corner of the frame."""
 LARGEST_IDENTITY = 2**63 - 1
 EMPTY_CELLS = (
     *("nan", "NaN", "-nan", "NaT", "NA", "<NA>", "N/A", "n/a", "#N/A", "#NA", "null", "NULL", "Null", "<null>"),
@@ -42,6 +44,7 @@ class RawEntry:
     """One image as an annotation file describes it; None stands for a field that is wrong or absent.
 
     uncaptioned: it is said to have no captions, as images have that are in a gallery alone.
+    frame: the image that a person is cut out of, at `box`, to become `image`.
     """
 
     where: str
@@ -50,6 +53,8 @@ class RawEntry:
     identity: int | str | None
     captions: tuple[str, ...]
     uncaptioned: bool = False
+    frame: str | None = None
+    box: Box | None = None
 
 
 # ---- the types of fields: what they refuse, by category and the end of a sentence ----

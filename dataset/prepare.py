@@ -22,6 +22,7 @@ from dataset.annotation_entries import SPLITS, Problem, RawEntry
 from dataset.annotation_formats import FIRST_RELEASE, FORMATS, WITHOUT_SPLITS, Format, find_format
 from dataset.annotations import WITHOUT_SPLIT, entry_of, summarise
 from dataset.caption_checks import CAPTION_WARNINGS
+from dataset.crops import check_frames, cut_persons
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
 from utils.errors import CommandParser, UserError, one_line, run_command_line
@@ -29,6 +30,7 @@ from utils.files import as_json, atomic_write, require_folder
 
 WARNINGS_PER_CATEGORY, OF_CAPTIONS = 20, 5  # that are shown; captions are many, and odd ones alike
 RESULTS = "processed_data"  # the folder of the results within that of the data set
+CROPS = "crops"  # the folder of persons who were cut out, within that of the data set or that of the results
 REPORT_TITLE = "Annotation report of "
 
 
@@ -41,10 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = Path(options.directory, options.output) if options.output else root / RESULTS
     report = Path(options.directory, options.report) if options.report else None
     _check_output_folder(output)
+    images = root / data_format.images
+    crops = (output if options.output else root) / CROPS if data_format.framed else None
+    if crops:
+        _check_cutting(crops, options)
     if report:
         _check_report_path(report)
 
-    found = inspect(source, data_format, root / data_format.images, options)
+    found = inspect(source, data_format, images, options, crops)
     _show("problem", found.problems, None)
     _show("warning", found.warnings, WARNINGS_PER_CATEGORY)
     if report:
@@ -57,8 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.val_identities is not None:
         splits = hold_out_identities(splits, options.val_identities, options.seed)
     _warn_empty_splits(splits)
-    write_splits(splits, output, found.digests)
+    digests = found.digests
+    if crops and digests is not None:
+        digests = digests | cut_persons(found.uncut, images, crops, options.workers)
+    write_splits(splits, output, digests)
     print(summary_table(splits))
+    if crops:
+        print(f"persons: {crops}, the image root of all splits ({len(found.uncut)} were cut out now)")
     print(f"written: {output}{os.sep}{{{','.join(SPLITS)}}}.json")
     return 0
 
@@ -130,16 +141,25 @@ def _find_source(root: Path, data_format: Format) -> Path:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A whole data set as it was found; `digests` of its images are None when they were not looked at."""
+    """A whole data set as it was found; `digests` of its images are None when they were not looked at.
+
+    uncut: persons that are still to be cut out of their frames; their digests are not known yet.
+    """
 
     entries: list[RawEntry]
     problems: list[Problem]
     warnings: list[Problem]
     digests: dict[str, str] | None = None
+    uncut: Sequence[RawEntry] = ()
 
 
-def inspect(source: Path, data_format: Format, image_root: Path, options: argparse.Namespace) -> Inspection:
-    """Everything about a data set in one pass. Raises UserError when its annotations cannot be read at all."""
+def inspect(
+    source: Path, data_format: Format, image_root: Path, options: argparse.Namespace, crops: Path | None = None
+) -> Inspection:
+    """Everything about a data set in one pass; crops: where its persons are cut out to, where its images are frames.
+
+    Raises UserError when its annotations cannot be read at all.
+    """
     entries, problems = data_format.read(source, True)
     if not entries and not problems:
         raise UserError(f"annotation file {source} holds no entries")
@@ -150,8 +170,18 @@ def inspect(source: Path, data_format: Format, image_root: Path, options: argpar
     if not image_root.is_dir():
         missing = Problem("missing image", "", f"image folder {image_root} does not exist")
         return Inspection(entries, [*problems, missing], warnings)
+    if crops:
+        frames = check_frames(entries, image_root, crops, options.workers)
+        return Inspection(entries, problems + frames.problems, warnings, frames.digests, frames.uncut)
     images = check_image_files(entries, image_root, options.decode == "full", options.workers)
     return Inspection(entries, problems + images.problems, warnings + images.warnings, images.digests)
+
+
+def _check_cutting(crops: Path, options: argparse.Namespace) -> None:
+    """Raise UserError, before the long pass, when persons cannot be cut out of frames as the options say."""
+    if options.skip_images:
+        raise UserError(f"--skip_images cannot be used with {options.name}: its persons are cut out of the images")
+    require_folder(crops, "the folder of the persons that are cut out", " by --output")
 
 
 def divide(entries: Sequence[RawEntry]) -> dict[str, list[RawEntry]]:
