@@ -8,6 +8,7 @@ from pathlib import Path
 from dataset.annotation_csv import read_csv_entries
 from dataset.annotation_entries import Problem, RawEntry
 from dataset.annotation_json import read_json_entries
+from dataset.frame_annotations import read_cuhk_sysu, read_prw
 from utils.errors import UserError, nearest
 
 Reader = Callable[[Path, bool], tuple[list[RawEntry], list[Problem]]]
@@ -41,6 +42,8 @@ FORMATS = (
     Format("RSTPReid", "data_captions.json", partial(read_json_entries, image_key="img_path")),
     Format("UFine6926", "*.json", read_json_entries, images=""),
     Format("UFine3C", "*.json", read_json_entries, images=""),
+    Format("PRW-TBPS", "PRW-TBPS_train", read_prw, images="frames", framed=True),
+    Format("CUHK-SYSU-TBPS", "CUHK-SYSU-TBPS_train", read_cuhk_sysu, images="Image/SSM", framed=True),
     Format("CSV", "annotations.csv", read_csv_entries),
 )
 

@@ -5,7 +5,7 @@ Entries are counted from 1.
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError, ValidationInfo, field_validator
@@ -63,12 +63,17 @@ class PublishedEntry(PreparedEntry):
 
 
 def read_json_entries(
-    path: str | os.PathLike, split_required: bool = False, image_key: str = "file_path"
+    path: str | os.PathLike,
+    split_required: bool = False,
+    image_key: str = "file_path",
+    renamed: Mapping[str, str] = {},
+    skip_blank: bool = False,
 ) -> tuple[list[RawEntry], list[Problem]]:
     """Entries and problems of a JSON file.
 
     Unless it is required the split of an entry is not read. `image_key` is the name to ask for when an
-    entry has neither image key.
+    entry has neither image key. renamed: keys that the file has for those above, the usual one first; messages say
+    what the file says. skip_blank: empty strings among the captions are padding.
 
     Raises UserError when the file is missing, not UTF-8, not JSON, or not a list, and when no entry has a split that is
     required.
@@ -87,6 +92,11 @@ def read_json_entries(
             what = f"must be an object with image, id and captions, found {json_type(fields)}"
             problems.append(Problem("wrong type", f"entry {number}", what))
             continue
+        names = {ours: theirs for theirs, ours in reversed(list(renamed.items()))}
+        names |= {renamed[key]: key for key in fields if key in renamed}
+        fields = {renamed.get(key, key): value for key, value in fields.items()}
+        if skip_blank and isinstance(captions := fields.get("captions"), list):
+            fields["captions"] = [one for one in captions if not isinstance(one, str) or one.strip()]
         where = _where(number, fields)
         if has_constants and _holds_constant(fields):
             problems.append(Problem("not a number", where, "holds NaN or Infinity, which JSON does not have"))
@@ -94,7 +104,7 @@ def read_json_entries(
             entries.append(form.model_validate(fields).raw(where))
         except ValidationError as error:
             faults = faults_of(error)
-            explained = [_explain(location, fault, fields, image_key) for location, fault in faults.items()]
+            explained = [_explain(location, fault, fields, image_key, names) for location, fault in faults.items()]
             problems += [Problem(category, where, what) for category, what in explained]
             entries.append(_what_is_right(where, fields, faults, split_required))
     return entries, problems
@@ -162,13 +172,16 @@ def _what_is_right(where: str, fields: dict[str, Any], wrong: Collection[Locatio
     )
 
 
-def _explain(location: Location, fault: ErrorDetails, fields: dict[str, Any], image_key: str) -> tuple[str, str]:
-    """The category of a fault, and what is wrong in a sentence."""
+def _explain(
+    location: Location, fault: ErrorDetails, fields: dict[str, Any], image_key: str, names: Mapping[str, str]
+) -> tuple[str, str]:
+    """The category of a fault, and what is wrong in a sentence; names: what the file calls a key, if otherwise."""
     key, *index = location
     category, value = fault["type"], fault["input"]
-    name = f"caption {int(index[0]) + 1}" if index else f"'{key}'"
+    name = f"caption {int(index[0]) + 1}" if index else f"'{names.get(str(key), key)}'"
     if category == "missing":
         key = image_key if key in IMAGE_KEYS else str(key)
+        key = names.get(key, key)
         return "missing key", f"has no '{key}'{nearest(key, set(fields) - KNOWN_KEYS)}"
     if category == "two images":
         return "wrong type", "'file_path' and 'img_path' name different images; keep one"
