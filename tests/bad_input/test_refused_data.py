@@ -37,7 +37,8 @@ ANNOTATIONS = {
 @pytest.mark.parametrize("case", ANNOTATIONS)
 def test_a_wrong_training_file_is_refused(ground, case):
     content, *parts = ANNOTATIONS[case]
-    ground.refuses(*parts, settings=(f"train_file={ground.write('wrong.json', content)}",))
+    warned = case == "missing image"  # other splits have words that a vocabulary of its one caption has not
+    ground.refuses(*parts, settings=(f"train_file={ground.write('wrong.json', content)}",), alone=not warned)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
