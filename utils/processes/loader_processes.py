@@ -27,6 +27,7 @@ from utils.processes.handover import (
 
 Item = TypeVar("Item")
 
+ROOT = Path(__file__).resolve().parents[2]  # of this program
 TO_ALL = (signal.SIGTERM, signal.SIGUSR1)  # what a cluster sends
 GRACE = 60  # seconds that a loader process outlives a SIGTERM
 USED_UP = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)  # what errors of starting one may be
@@ -60,10 +61,15 @@ def loader_processes(module: str) -> BaseContext:
     prepare_sockets()
     forkserver.set_forkserver_preload([module])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_ALL)  # the server inherits it; here they wait for a moment
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])  # wherever this process is
     try:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.environ.pop("PYTHONPATH")
+        if path is not None:
+            os.environ["PYTHONPATH"] = path
     return multiprocessing.get_context("forkserver")
 
 
@@ -74,9 +80,9 @@ def without_main_script() -> Iterator[None]:
     Python would import it in each of them, and with it all of training: seconds of a CPU. Other people's scripts, which
     may define what is to be loaded, are imported.
     """
-    main, root = sys.modules["__main__"], Path(__file__).resolve().parents[2]
+    main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
-    ours = file is not None and main.__spec__ is None and root in Path(file).resolve().parents
+    ours = file is not None and main.__spec__ is None and ROOT in Path(file).resolve().parents
     try:
         if ours:
             del main.__file__
