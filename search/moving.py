@@ -65,18 +65,39 @@ def find_images(gallery: Gallery, folder: Path) -> Move:
     for path in sorted(known.keys() & contents.keys()):
         if contents[path] == known[path].digest:
             found.in_place.append(path)
-    free: dict[str, list[str]] = {}
-    for path in sorted(contents.keys() - known.keys(), reverse=True):
-        free.setdefault(contents[path], []).append(path)
-    for path in sorted(known.keys() - set(found.in_place)):
-        elsewhere = free.get(known[path].digest)
-        if elsewhere:
-            found.paths[path] = elsewhere.pop()
-        elif path in faults:
+    absent = sorted(known.keys() - set(found.in_place))
+    free = {path: contents[path] for path in sorted(contents.keys() - known.keys())}
+    found.paths.update(match_paths({path: known[path].digest for path in absent}, free))
+    for path in [path for path in absent if path not in found.paths]:
+        if path in faults:
             found.unreadable[path] = faults[path]
         else:
             (found.changed if path in contents else found.missing).append(path)
     return found
+
+
+def match_paths(absent: Mapping[str, str], free: Mapping[str, str]) -> Mapping[str, str]:
+    """New path by old one, each used once; absent and free: digest by path.
+
+    Of files with the same content, the one whose path ends in most of the same names is meant.
+    """
+    found: dict[str, str] = {}
+    left = dict(free)
+    for names in range(max((path.count("/") + 1 for path in absent), default=0), -1, -1):
+        there: dict[tuple[str, str], list[str]] = {}
+        for path in sorted(left, reverse=True):
+            there.setdefault((left[path], end_of(path, names)), []).append(path)
+        for old in sorted(absent.keys() - found.keys()):
+            if same := there.get((absent[old], end_of(old, names))):
+                found[old] = same.pop()
+                del left[found[old]]
+    return found
+
+
+def end_of(path: str, names: int) -> str:
+    """The last so many names of a path; all of one that has fewer."""
+    parts = path.split("/")
+    return "/".join(parts[max(0, len(parts) - names) :])
 
 
 def read_digests(folder: Path) -> tuple[Mapping[str, str], Mapping[str, str]]:

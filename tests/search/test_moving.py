@@ -12,7 +12,7 @@ from search import moving
 from search.__main__ import main
 from search.gallery import open_gallery
 from search.indexing import index
-from search.moving import move_images
+from search.moving import match_paths, move_images
 from search.records import Records
 from utils.errors import UserError
 
@@ -59,6 +59,25 @@ def test_images_are_found_by_path_and_by_content(encoder, place, tmp_path):
     with open_gallery(str(place), encoder) as gallery:
         assert gallery.images == new and gallery.content_of("c/1.png")
         assert known(gallery)["c/1.png"] == "a/1.png"
+
+
+def test_of_files_with_the_same_content_the_one_with_the_same_names_is_meant():
+    old = {"b/x.jpg": "same", "c/y.jpg": "same", "d/z.jpg": "other"}
+    there = ("a/x.jpg", "b/x.jpg", "c/y.jpg", "c/x.jpg")
+    new = {f"photos/{path}": "same" for path in there}
+    assert match_paths(old, new) == {"b/x.jpg": "photos/b/x.jpg", "c/y.jpg": "photos/c/y.jpg"}
+    assert match_paths({"x.jpg": "same", "y.jpg": "same"}, {"n/y.jpg": "same"}) == {"y.jpg": "n/y.jpg"}
+    assert match_paths({"b/x.jpg": "same"}, {"p/b/w.jpg": "same", "q/x.jpg": "same"}) == {"b/x.jpg": "q/x.jpg"}
+
+
+def test_images_that_were_forgotten_stay_so_where_copies_move(encoder, place, tmp_path):
+    with open_gallery(str(place), encoder) as gallery:
+        gallery.forget(["a/2.png"])  # of which a/copy.png is a copy
+        (tmp_path / "disk").mkdir()
+        shutil.move(tmp_path / "old", tmp_path / "disk" / "photos")
+        move_images(gallery, tmp_path / "disk")
+        names = ("a/1.png", "a/copy.png", "b/3.png", "4.png")
+        assert known(gallery) == {f"photos/{name}": name for name in names}
 
 
 def test_the_whole_may_be_elsewhere_below_a_new_folder_and_back(encoder, place, tmp_path):
