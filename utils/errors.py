@@ -135,6 +135,8 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UserError, naming the flag that a mistyped one resembles."""
         unknown = re.match(r"unrecognized arguments: (-\S+)", message)
+        if surplus := re.match(r"unrecognized arguments: ([^-].*)", message):
+            raise UserError(f"too many arguments: {surplus[1]}; put a sentence or a name with spaces in quotes")
         known = [flag for action in self._actions for flag in action.option_strings]
         hint = nearest(unknown[1], known) if unknown and unknown[1].startswith("--") else ""
         words = [unknown[1]] if unknown else [word for word in sys.argv[1:] if word.partition("=")[0] not in known]

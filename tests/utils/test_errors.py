@@ -79,6 +79,11 @@ def parse(monkeypatch, *words: str) -> str:
     return str(told.value)
 
 
+def test_a_sentence_without_quotes_is_told_to_have_some(monkeypatch):
+    said = parse(monkeypatch, "query", "a", "man", "in", "red", "--gallery", "g")
+    assert said == "too many arguments: man in red; put a sentence or a name with spaces in quotes"
+
+
 def test_a_name_that_begins_with_a_dash_is_told_where_to_go(monkeypatch):
     assert "comes last, after --, such as: -- -a.jpg)" in parse(monkeypatch, "forget", "--gallery", "g", "-a.jpg")
     assert "such as: -- -man)" in parse(monkeypatch, "query", "-man", "--gallery", "g")
