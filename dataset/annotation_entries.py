@@ -152,4 +152,4 @@ def quote(value: object) -> str:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits
         return "too long to show"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"

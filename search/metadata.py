@@ -51,7 +51,7 @@ def check_columns(names: Sequence[str], source: str) -> None:
         own = name in (*OWN_FIELDS, "digest") or name.lower() in WORDS
         if own or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise UserError(
-                f"{source}: no filter can name column {name!r}; use letters, digits and _, not id, path or a word of"
+                f"{source}: no filter can name column {name!r}; use a to z, digits and _, not id, path or a word of"
                 " filters such as in"
             )
 
