@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from configs.command_line import Options, parse_arguments
@@ -24,7 +25,7 @@ from dataset.train_set import TrainLoader
 from evaluation.evaluate import Metrics, evaluate
 from evaluation.trained import evaluation_setting, load_trained, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
-from models.build import build_model, compile_layers
+from models.build import build_model, compile_layers, compile_step
 from models.inspection import describe_batch, describe_parameters, estimate_memory
 from models.objectives import published_names
 from models.person_search import PersonSearchModel
@@ -59,7 +60,7 @@ class Trainer:
         self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped)
         self.data = fingerprints(config, self.loader.data.skipped)
         if config.compile:
-            compile_layers(model)
+            (compile_step if config.compile == "step" else compile_layers)(model)
         optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
         self.stepper = Stepper(
             wrap(model, run.device, world_size(), some_unused=not model.objective.uses_all(published_names())),
@@ -132,12 +133,17 @@ class Trainer:
         if signal:
             raise Stopped(signal, self.kept())
 
-    def prepare(self, batch: TrainBatch, step: Step) -> tuple[TrainBatch, RandomDraws, float, int | None]:
+    def prepare(self, batch: TrainBatch, step: Step) -> tuple[TrainBatch, RandomDraws, float | Tensor, int | None]:
         """What the model's `forward` takes: a batch on its device, its random draws, alpha, groups of negatives."""
         config, device = self.run.config, self.run.device
-        draws = self.model.make_draws(self.seed, step.epoch, batch.index.tolist()).to(device)
+        if config.compile == "step":
+            most = self.model.text_encoder.size.max_position_embeddings
+            batch = batch.with_few_shapes(self.model.special.pad, most)
+        noise = self.model.draw_noise(self.seed, step.epoch, batch.index.tolist())
+        draws = self.model.make_draws(noise, batch.caption).to(device)
         warming = config.warm_up and step.epoch == 0
-        alpha = config.alpha * (step.iteration / step.iterations if warming else 1)
+        share = config.alpha * (step.iteration / step.iterations if warming else 1)
+        alpha = torch.full((), share, dtype=torch.float64, device=device) if config.alpha > 0 else 0.0
         return batch.to(device), draws, alpha, config.negatives_within(step.epoch, self.state.negatives_pool)
 
     def close_epoch(self, log: RunLog | None) -> None:

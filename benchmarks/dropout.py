@@ -94,7 +94,8 @@ def steps(config: Config, precision: str, size: int, repeats: int) -> dict[str, 
     in_precision = set_precision(precision, torch.device("cpu"))
     model = make_model(config).train()
     optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
-    batch, draws = make_batch(config, size), make_draws(model, size)
+    batch = make_batch(config, size)
+    draws = make_draws(model, batch)
 
     def step(way: str) -> None:
         with dropping(way):

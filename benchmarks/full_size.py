@@ -11,7 +11,7 @@ from configs.schema import Config, load_config
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.build import build_model
 from models.person_search import PersonSearchModel
-from models.randomness import RandomDraws, StepNoise
+from models.randomness import RandomDraws
 
 SPECIAL = SpecialTokens(pad=0, cls=101, sep=102, mask=103)  # of bert-base-uncased
 SHORTEST, LONGEST = 18, 48  # word pieces of the captions of the three benchmarks, [CLS] and [SEP] included
@@ -111,12 +111,9 @@ def make_batch(config: Config, size: int, lengths_of: Lengths = even_lengths, nu
     )
 
 
-def make_draws(model: PersonSearchModel, size: int) -> RandomDraws:
-    """The random draws of a step of so many samples."""
-    patches = model.grid[0] * model.grid[1]
-    encoder = model.text_encoder.size
-    noise = StepNoise.draw(42, 0, list(range(size)), encoder.max_position_embeddings, patches)
-    return RandomDraws(noise, model.special, encoder.vocab_size)
+def make_draws(model: PersonSearchModel, batch: TrainBatch) -> RandomDraws:
+    """The random draws of a step."""
+    return model.make_draws(model.draw_noise(42, 0, batch.index.tolist()), batch.caption)
 
 
 def flop_of(model: PersonSearchModel, batch: TrainBatch, draws: RandomDraws, alpha: float) -> float:

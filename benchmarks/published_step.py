@@ -19,6 +19,7 @@ from models import losses
 from models.decoder import GEGLU, DecoderBlock, VisualDecoder, fill_removed, patchify
 from models.fusion import Attention, PostNorm, TextEncoder
 from models.image_encoder import ImageEncoder, PatchSubset, take_tokens
+from models.losses import Mean
 from models.objectives import LOSSES
 from models.person_search import PersonSearchModel, negative_weights
 from models.randomness import RandomDraws
@@ -123,7 +124,8 @@ class PublishedStep:
         self.step.fused = self.fuse_pairs()
         names = self.model.objective.used
         found = {
-            name: getattr(self, name)() if hasattr(self, name) else LOSSES[name].compute(self.step) for name in names
+            name: losses.value_of(getattr(self, name)() if hasattr(self, name) else LOSSES[name].compute(self.step))
+            for name in names
         }
         self.model.enqueue(self.queued)
         return found
@@ -153,6 +155,7 @@ class PublishedStep:
             tokens=self.image,
             caption=Reading(batch.caption2, text, text, online[1]),
             embeddings=Embeddings(*online, *momentum),
+            everyone=self.queued,
         )
 
     def fuse_pairs(self) -> dict[str, Tensor]:
@@ -188,7 +191,7 @@ class PublishedStep:
         transformed = head.transform.LayerNorm(gelu(dense(head.transform.dense, states)))
         return linear(transformed, encoder.bert.embeddings.word_embeddings.weight, head.bias)
 
-    def mlm(self) -> Tensor:
+    def mlm(self) -> Mean:
         model = self.model
         drawn = self.draws.masked_tokens(self.batch.caption, "mlm", model.objective.mlm_probability)
         with torch.no_grad():
@@ -196,7 +199,7 @@ class PublishedStep:
         student = self.logits(model.text_encoder, drawn.ids, self.image)
         return losses.masked_language(student, drawn.labels, teacher, self.alpha, model.objective.mlm_distill_axis)
 
-    def mrtd(self) -> Tensor:
+    def mrtd(self) -> Mean:
         model, caption = self.model, self.batch.caption
         drawn = self.draws.masked_tokens(caption, "mrtd", model.objective.mrtd_mask_probability)
         with torch.no_grad():
@@ -205,7 +208,7 @@ class PublishedStep:
         states = fuse(model.text_encoder, words.ids, caption.mask, self.image)
         return losses.token_replaced(self.step.head("mrtd_head")(states), words.labels)
 
-    def mae(self) -> Tensor:
+    def mae(self) -> Mean:
         model = self.model
         keep = PatchSubset.from_noise(self.draws.patch_noise(), model.objective.mask_ratio)
         visible = encode_image(model.visual_encoder, self.batch.image1, keep)

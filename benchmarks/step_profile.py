@@ -116,7 +116,8 @@ def profile(config: Config, batch_size: int) -> dict[str, tuple[float, float]]:
     """Seconds (forward, backward) by stage; what has no gradient has 0 backward."""
     model = make_model(config).train()
     optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
-    batch, draws = make_batch(config, batch_size), make_draws(model, batch_size)
+    batch = make_batch(config, batch_size)
+    draws = make_draws(model, batch)
     clock = StageClock(model)
 
     def step() -> dict[str, tuple[float, float]]:

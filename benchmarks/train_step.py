@@ -97,7 +97,8 @@ def measure(name: str, size: int, portions: int, quick: bool, dropout: bool, war
     if way.plain:
         optimizer = torch.optim.AdamW(optimizer.param_groups, foreach=False)
     weights, size = config.weights, size // portions
-    batch, draws = make_batch(config, size).to(place), make_draws(model, size).to(place)
+    batch = make_batch(config, size)
+    batch, draws = batch.to(place), make_draws(model, batch).to(place)
 
     def step() -> dict[str, torch.Tensor]:
         for _ in range(portions):
@@ -124,7 +125,8 @@ def count_flop(size: int, quick: bool) -> float:
     config = configuration(quick)
     with torch.device("meta"):
         model = make_model(config).train()
-    return flop_of(model, make_batch(config, size), make_draws(model, size), ALPHA)
+    batch = make_batch(config, size)
+    return flop_of(model, batch, make_draws(model, batch), ALPHA)
 
 
 def compare(size: int, quick: bool, repeats: int, device: str = "cpu") -> dict[str, float]:

@@ -68,7 +68,7 @@ class Config(ModelSettings):
     schedular: Schedule = Schedule()
     clip_grad_norm: Positive | None = None
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    compile: bool = False
+    compile: bool | Literal["layers", "step"] = False
     deterministic: bool = False
     max_steps: Count | None = None
     checkpoint_minutes: Positive | None = 20

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BUCKET = 8  # tokens of captions, and attributes of one, are padded to multiples of it where shapes should be few
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -22,16 +24,31 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class TextTokens:
-    """Padded captions. ids [B, T] int64; mask [B, T] True = word (CLS and SEP included)."""
+    """Padded captions. ids [B, T] int64; mask [B, T] True = word (CLS and SEP included).
+
+    longest: tokens of the longest caption, a scalar, where padding goes beyond it (`padded_to`).
+    """
 
     ids: Tensor
     mask: Tensor
+    longest: Tensor | None = None
 
     def to(self, device: torch.device) -> "TextTokens":
-        return TextTokens(*(part.to(device, non_blocking=True) for part in (self.ids, self.mask)))
+        longest = None if self.longest is None else self.longest.to(device, non_blocking=True)
+        return TextTokens(self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True), longest)
 
     def pin_memory(self) -> "TextTokens":
-        return TextTokens(self.ids.pin_memory(), self.mask.pin_memory())
+        longest = None if self.longest is None else self.longest.pin_memory()
+        return TextTokens(self.ids.pin_memory(), self.mask.pin_memory(), longest)
+
+    def padded_to(self, length: int, pad: int) -> "TextTokens":
+        """The same captions with more padding; `pad` is its token."""
+        more = length - self.ids.shape[1]
+        return TextTokens(
+            torch.nn.functional.pad(self.ids, (0, more), value=pad),
+            torch.nn.functional.pad(self.mask, (0, more)),
+            torch.tensor(self.ids.shape[1]),
+        )
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,23 @@ class TrainBatch:
     @property
     def size(self) -> int:
         return self.identity.shape[0]
+
+    def with_few_shapes(self, pad: int, most: int) -> "TrainBatch":
+        """The same samples, padded so that batches have few shapes, for what is prepared anew for each shape.
+
+        Captions of up to `most` tokens get a common length, a multiple of BUCKET; `pad` is the token of padding. The
+        losses of a batch do not change by it.
+        """
+        length = max(self.caption.ids.shape[1], self.caption2.ids.shape[1])
+        length = max(length, min(-(-length // BUCKET) * BUCKET, most))
+        more = length - self.attributes.shape[1]
+        return replace(
+            self,
+            caption=self.caption.padded_to(length, pad),
+            caption2=self.caption2.padded_to(length, pad),
+            attributes=torch.nn.functional.pad(self.attributes, (0, more)),
+            attribute_count=max(1, -(-self.attribute_count // BUCKET)) * BUCKET,
+        )
 
     def pin_memory(self) -> "TrainBatch":
         """Called by a DataLoader that pins memory."""

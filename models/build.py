@@ -3,6 +3,8 @@
 import os
 import shutil
 
+import torch
+
 from dataset.batch import SpecialTokens
 from models.decoder import DecoderBlock
 from models.encoders import family_of
@@ -12,6 +14,8 @@ from models.objectives import Objective
 from models.person_search import PersonSearchModel
 from models.settings import ModelSettings
 from utils.errors import UserError
+
+SHAPES = 64  # of batches, that a compiled step is prepared for
 
 
 def build_image_encoder(settings: ModelSettings) -> ImageEncoder:
@@ -45,6 +49,16 @@ def require_compiler() -> None:
             f"config: `compile` needs a C++ compiler, and {command} is not there; install it, name another in the"
             " environment variable CXX, or leave `compile` out"
         )
+
+
+def compile_step(model: PersonSearchModel) -> None:
+    """Let torch.compile write kernels for a training step's forward and backward pass as a whole.
+
+    Once for each shape of batch: `TrainBatch.with_few_shapes` makes them few.
+    """
+    torch._dynamo.config.recompile_limit = SHAPES
+    torch._dynamo.config.optimize_ddp = False  # which would cut the graph where gradients are exchanged
+    model.compile(fullgraph=True, dynamic=False)
 
 
 def compile_layers(model: PersonSearchModel) -> None:

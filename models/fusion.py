@@ -12,7 +12,7 @@ values are not copied; rows that all share one image need no padding either (`Pa
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -83,7 +83,7 @@ class LayerContext:
 
     mask: Tensor  # [R, 1, 1, T] True = word
     images: ImageKeysValues | None = None
-    pairing: Pairing = field(default_factory=Pairing)
+    pairing: Pairing | None = None  # None = each text with its own image
     cls_only: bool = False
     packing: Packing | None = None
     keys_values: tuple[Tensor, Tensor] | None = None  # those of `images` for this layer
@@ -216,7 +216,7 @@ class Layer(nn.Module):
     def after_self_attention(self, states: Tensor, context: LayerContext) -> Tensor:
         """What follows self-attention."""
         if context.keys_values is not None:
-            states = self.crossattention.to_images(states, *context.keys_values, context.pairing)
+            states = self.crossattention.to_images(states, *context.keys_values, context.pairing or Pairing())
         return self.feed_forward(states)
 
     def feed_forward(self, states: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ Letters: B batch, M momentum embeddings (batch and queue), T text tokens, V voca
 R fused rows, C attributes, L patches.
 
 Where a loss is a mean over a varying number of things (masked tokens, rows with a valid
-negative, captions with an attribute), `total` can replace that number by its mean over
-all processes, so that averaging gradients over processes gives the gradient of one
+negative, captions with an attribute), it comes as a `Mean`, whose number can be replaced by its
+mean over all processes, so that averaging gradients over processes gives the gradient of one
 process with the whole batch.
 """
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -18,12 +18,33 @@ from torch.nn.functional import cross_entropy, log_softmax, softmax
 ContrastiveTerm = Literal["i2t", "t2i", "i2i", "t2t"]  # query and key: image or text
 CONTRASTIVE_TERMS: tuple[ContrastiveTerm, ...] = get_args(ContrastiveTerm)
 IGNORED = -100  # label of a position that takes no part in a loss
+FAR_BELOW = -1e9  # a logit whose exponential is 0 beside any other; finite, so that its gradient is 0 and not NaN
 
 
-def mean_over(values: Tensor, chosen: Tensor, total: Tensor | None = None) -> Tensor:
-    """Mean of `values` where `chosen` is True; 0 when nothing is. `total` replaces the count."""
-    total = chosen.sum() if total is None else total
-    return values.where(chosen, 0).sum() / total.clamp(min=1e-6)
+class Mean(NamedTuple):
+    """A mean that is not taken yet: the sum of some values, and how many they are (two scalars)."""
+
+    total: Tensor
+    number: Tensor
+
+    def over(self, number: Tensor) -> Tensor:
+        """The sum by another number of values, such as their mean number over processes; 0 when there are none."""
+        return self.total / number.clamp(min=1e-6)
+
+    @property
+    def value(self) -> Tensor:
+        """The mean; 0 of nothing."""
+        return self.over(self.number)
+
+
+def value_of(loss: Tensor | Mean) -> Tensor:
+    """A loss of one process alone, as a scalar."""
+    return loss.value if isinstance(loss, Mean) else loss
+
+
+def mean_over(values: Tensor, chosen: Tensor) -> Mean:
+    """Mean of `values` where `chosen` is True."""
+    return Mean(values.where(chosen, 0).sum(), chosen.sum())
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -53,9 +74,9 @@ def contrastive_term(
     return soft_cross_entropy(online / temp, targets.detach()).mean()
 
 
-def matching(logits: Tensor, matches: Tensor, valid: Tensor, total: Tensor | None = None) -> Tensor:
+def matching(logits: Tensor, matches: Tensor, valid: Tensor) -> Mean:
     """p-ITM: cross-entropy of match logits [R, 2] against `matches` [R] (1 = match) over valid rows."""
-    return mean_over(cross_entropy(logits, matches, reduction="none"), valid, total)
+    return mean_over(cross_entropy(logits, matches, reduction="none"), valid)
 
 
 def replaced_pairs(logits: Tensor, replaced: Tensor) -> Tensor:
@@ -69,31 +90,35 @@ def masked_language(
     teacher_logits: Tensor | None,
     alpha: float | Tensor,
     axis: str,
-    total: Tensor | None = None,
-) -> Tensor:
+    longest: Tensor | None = None,
+) -> Mean:
     """MLM with distillation. logits, teacher_logits [B, T, V]; labels [B, T], IGNORED = not masked.
 
     Without a teacher, the words alone are learned; alpha and axis belong to the distilled term.
     axis "vocabulary" takes the student's log-softmax for the distilled term over V; "positions"
-    takes it over T, padding included, as the released results were trained.
+    takes it over T, padding included, as the released results were trained; of T, the first `longest` positions alone
+    where captions are padded beyond that (None = they are not).
     """
     chosen = labels != IGNORED
     hard = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
     if teacher_logits is None:
-        return mean_over(hard.view_as(labels), chosen, total)
+        return mean_over(hard.view_as(labels), chosen)
+    if axis == "positions" and longest is not None:
+        beyond = torch.arange(labels.shape[1], device=labels.device) >= longest
+        logits = logits.masked_fill(beyond[:, None], FAR_BELOW)
     student = log_softmax(logits, dim=1 if axis == "positions" else 2)
     distilled = -(student * softmax(teacher_logits, dim=-1)).sum(-1)
     values = (1 - alpha) * hard.view_as(labels) + alpha * distilled
-    return mean_over(values, chosen, total)
+    return mean_over(values, chosen)
 
 
-def token_replaced(logits: Tensor, labels: Tensor, total: Tensor | None = None) -> Tensor:
+def token_replaced(logits: Tensor, labels: Tensor) -> Mean:
     """m-RTD: is each token [B, T] a replaced one (1), the original (0) or IGNORED? logits [B, T, 2]."""
     values = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-    return mean_over(values, labels.flatten() != IGNORED, total)
+    return mean_over(values, labels.flatten() != IGNORED)
 
 
-def reconstruction(predicted: Tensor, target: Tensor, removed: Tensor) -> Tensor:
+def reconstruction(predicted: Tensor, target: Tensor, removed: Tensor) -> Mean:
     """MAE: mean squared error of pixel patches [B, L, P*P*3] over removed patches [B, L] (True)."""
     return mean_over((predicted - target).square().mean(-1), removed)
 
@@ -105,9 +130,7 @@ def attribute_weights(attributes: Tensor, count: int) -> Tensor:
     return chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
 
 
-def attribute_matching(
-    logits: Tensor, present: Tensor, matches: Tensor, valid: Tensor, total: Tensor | None = None
-) -> Tensor:
+def attribute_matching(logits: Tensor, present: Tensor, matches: Tensor, valid: Tensor) -> Mean:
     """AL (MARS section 3.3): does each attribute fit the image?
 
     logits [R, C, 2] of the attribute vectors; present [R, C] True = the caption has this
@@ -118,4 +141,4 @@ def attribute_matching(
     labels = matches[:, None].expand(rows, count)
     values = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(rows, count)
     per_caption = values.where(present, 0).sum(1) / present.sum(1).clamp(min=1)
-    return mean_over(per_caption, valid & present.any(1), total)
+    return mean_over(per_caption, valid & present.any(1))

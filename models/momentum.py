@@ -14,7 +14,6 @@ from torch.nn.functional import normalize
 
 from models.objectives import Objective
 from models.training_step import QueueEntry
-from utils.processes.distributed import gather_rows
 
 EMPTY = -100  # identity of a queue slot that was never written
 FOLLOWED = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
@@ -68,11 +67,10 @@ class Momentum(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, entry: QueueEntry) -> None:
-        """Write embeddings and identities of all processes at the pointer, wrapping around."""
-        identity = gather_rows(entry.identity)
-        size = self.idx_queue.shape[1]
-        slots = (self.queue_ptr + torch.arange(len(identity), device=identity.device)) % size
-        self.image_queue[:, slots] = gather_rows(entry.image).T
-        self.text_queue[:, slots] = gather_rows(entry.text).T
-        self.idx_queue[0, slots] = identity
-        self.queue_ptr[:] = (self.queue_ptr + len(identity)) % size
+        """Write embeddings and identities at the pointer, wrapping around."""
+        count, size = len(entry.identity), self.idx_queue.shape[1]
+        slots = (self.queue_ptr + torch.arange(count, device=self.queue_ptr.device)) % size
+        self.image_queue[:, slots] = entry.image.T
+        self.text_queue[:, slots] = entry.text.T
+        self.idx_queue[0, slots] = entry.identity
+        self.queue_ptr[:] = (self.queue_ptr + count) % size

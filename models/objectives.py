@@ -6,8 +6,9 @@ To add a loss, write a function of a `TrainingStep` that returns its scalar, and
 `weights.NAME`, its head, its learning rate, the rows that are fused for it, logs and curves follow from the entry.
 
 A loss must not depend on how a batch is spread over processes: gradients are averaged over them, so it is a mean over
-the samples of its process; where it is a mean over another number, `over_all` gives that number over all processes,
-and what compares a sample with others gathers them (`gather_rows`, `gather_with_gradient`).
+the samples of its process; where it is a mean over another number, it returns sum and number (`losses.Mean`), and the
+numbers of all losses are averaged over processes at once. What compares a sample with others finds those of all
+processes in `TrainingStep.everyone`, and gathers what needs a gradient (`gather_with_gradient`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,11 +23,11 @@ from models import losses
 from models.decoder import DecoderSize, VisualDecoder, patchify
 from models.image_encoder import PatchSubset
 from models.kernels import Linear, bytes_of, checkpointed
-from models.training_step import TrainingStep
+from models.training_step import TrainingStep, is_soft
 from utils.config import Count, Fraction, NotNegative, Part, Positive, Section
 from utils.errors import nearest
 from utils.precision import full_precision
-from utils.processes.distributed import gather_rows, gather_with_gradient, mean_over_processes
+from utils.processes.distributed import gather_with_gradient, mean_over_processes
 
 PAIRS = ("positive", "negative_text", "negative_image")
 ROWS = (*PAIRS, "masked", "replaced")
@@ -55,14 +56,14 @@ def no_parts(sizes: PartSizes) -> Parts:
 class Loss:
     """One loss: how it is computed, and what it asks for.
 
-    compute: from a training step to the unweighted scalar. rows: fused rows that it reads, of ROWS. parts: modules and
-    parameters that it alone needs, registered in the model by their names when its weight is above 0. fast: they learn
-    with `optimizer.lr_custm`. momentum: it asks the momentum model always, never, or for "soft" targets alone (alpha
-    above 0). weight: unless it is configured. published: its index in the published lists of seven weights, of which
-    RaSa's are the first five.
+    compute: from a training step to the unweighted loss, a scalar or a `Mean`. rows: fused rows that it reads, of ROWS.
+    parts: modules and parameters that it alone needs, registered in the model by their names when its weight is above
+    0. fast: they learn with `optimizer.lr_custm`. momentum: it asks the momentum model always, never, or for "soft"
+    targets alone (alpha above 0). weight: unless it is configured. published: its index in the published lists of seven
+    weights, of which RaSa's are the first five.
     """
 
-    compute: Callable[[TrainingStep], Tensor]
+    compute: Callable[[TrainingStep], Tensor | losses.Mean]
     rows: tuple[str, ...] = ()
     parts: Callable[[PartSizes], Parts] = no_parts
     fast: bool = False
@@ -76,9 +77,12 @@ def head(name: str, outputs: int) -> Callable[[PartSizes], Parts]:
     return lambda sizes: {name: nn.Linear(sizes.text_width, outputs)}
 
 
-def over_all(chosen: Tensor) -> Tensor:
-    """How many are chosen, as a mean over processes: what a mean over them is divided by."""
-    return mean_over_processes(chosen.sum().float())
+def compute_losses(names: Iterable[str], step: TrainingStep) -> dict[str, Tensor]:
+    """The unweighted losses of these names, as scalars; what means are over is counted on all processes at once."""
+    found = {name: LOSSES[name].compute(step) for name in names}
+    means = [loss for loss in found.values() if isinstance(loss, losses.Mean)]
+    numbers = iter(mean_over_processes(torch.stack([mean.number.float() for mean in means])) if means else ())
+    return {name: loss if isinstance(loss, Tensor) else loss.over(next(numbers)) for name, loss in found.items()}
 
 
 # ---- the losses of ALBEF, RaSa and MARS ------------------------------------------------
@@ -86,19 +90,17 @@ def over_all(chosen: Tensor) -> Tensor:
 
 def contrastive(step: TrainingStep) -> Tensor:
     """Mean of the contrastive loss over i2t, t2i (ALBEF), i2i and t2t (RaSa section 3.1)."""
-    model, given, identity = step.model, step.embeddings, step.batch.identity
+    model, given, everyone = step.model, step.embeddings, step.everyone
     with full_precision(given.image):
-        known, soft = gather_rows(identity), step.alpha > 0
+        known, soft = everyone.identity, is_soft(step.alpha)
         if model.objective.contrastive_keys == "online":
             soft = False
-            keys = {"i": [gather_with_gradient(given.image).T], "t": [gather_with_gradient(given.text).T]}
+            image, text = gather_with_gradient(torch.stack([given.image, given.text], dim=1)).unbind(1)
+            keys = {"i": [image.T], "t": [text.T]}
         else:
             known = torch.cat([known, model.idx_queue[0]])
-            keys = {
-                "i": [gather_rows(given.image_m).T, model.image_queue],
-                "t": [gather_rows(given.text_m).T, model.text_queue],
-            }
-        same = losses.identity_targets(identity, known)
+            keys = {"i": [everyone.image.T, model.image_queue], "t": [everyone.text.T, model.text_queue]}
+        same = losses.identity_targets(step.batch.identity, known)
         queries = {"i": (given.image, given.image_m), "t": (given.text, given.text_m)}
         terms = []
         for query, key in (term.split("2") for term in model.objective.contrastive_terms):
@@ -114,30 +116,29 @@ def similarities(queries: Tensor, keys: list[Tensor]) -> Tensor:
     return torch.cat([queries @ part for part in keys], dim=1)
 
 
-def image_text_matching(step: TrainingStep) -> Tensor:
+def image_text_matching(step: TrainingStep) -> losses.Mean:
     """p-ITM (RaSa section 3.1): does the text describe the image?"""
     pairs = step.pairs
-    return losses.matching(
-        step.model.match_logits(pairs.states[:, 0]), pairs.matches, pairs.valid, over_all(pairs.valid)
-    )
+    return losses.matching(step.model.match_logits(pairs.states[:, 0]), pairs.matches, pairs.valid)
 
 
-def masked_words(step: TrainingStep) -> Tensor:
+def masked_words(step: TrainingStep) -> losses.Mean:
     """MLM; logits of masked words alone, unless the distilled term is normalised over all positions."""
     model, words, states = step.model, step.words["masked"], step.fused["masked"]
     labels, teacher, axis = words.labels, words.teacher, model.objective.mlm_distill_axis
-    total = over_all(labels != losses.IGNORED)
     if teacher is None or axis == "vocabulary":
         states, labels = (part.flatten(0, 1)[words.chosen][None] for part in (states, labels))  # [1, M, ...]
         teacher = None if teacher is None else teacher.flatten(0, 1)[words.chosen][None]
 
-    def loss(states: Tensor) -> Tensor:
+    def total(states: Tensor) -> Tensor:
         logits = model.text_encoder.vocabulary_logits(states).float()
         opinion = None if teacher is None else teacher.float()
-        return losses.masked_language(logits, labels, opinion, step.alpha, axis, total)
+        longest = step.batch.caption.longest
+        return losses.masked_language(logits, labels, opinion, step.alpha, axis, longest).total
 
     vocabulary = model.text_encoder.cls.predictions.bias
-    return checkpointed(loss, states, kept=bytes_of(labels.numel(), len(vocabulary), like=vocabulary))
+    kept = bytes_of(labels.numel(), len(vocabulary), like=vocabulary)
+    return losses.Mean(checkpointed(total, states, kept=kept), (labels != losses.IGNORED).sum())
 
 
 def replaced_pair(step: TrainingStep) -> Tensor:
@@ -145,11 +146,11 @@ def replaced_pair(step: TrainingStep) -> Tensor:
     return losses.replaced_pairs(step.head("prd_head")(step.fused["positive"][:, 0]).float(), step.batch.replaced)
 
 
-def replaced_words(step: TrainingStep) -> Tensor:
+def replaced_words(step: TrainingStep) -> losses.Mean:
     """m-RTD (RaSa section 3.2): which words did the momentum model put in?"""
     labels = step.words["replaced"].labels
     logits = step.head("mrtd_head")(step.fused["replaced"]).float()
-    return losses.token_replaced(logits, labels, over_all(labels != losses.IGNORED))
+    return losses.token_replaced(logits, labels)
 
 
 def reconstruction(step: TrainingStep) -> Tensor:
@@ -157,7 +158,7 @@ def reconstruction(step: TrainingStep) -> Tensor:
     model, image = step.model, step.batch.image1
     keep = PatchSubset.from_noise(step.draws.patch_noise(), model.objective.mask_ratio)
     pixels = model.predict_patches(image, keep, step.caption)
-    return losses.reconstruction(pixels.float(), patchify(image, model.patch_size), keep.removed)
+    return losses.reconstruction(pixels.float(), patchify(image, model.patch_size), keep.removed).value
 
 
 def decoder_parts(sizes: PartSizes) -> Parts:
@@ -176,15 +177,13 @@ def decoder_parts(sizes: PartSizes) -> Parts:
     return parts
 
 
-def attribute_matching(step: TrainingStep) -> Tensor:
+def attribute_matching(step: TrainingStep) -> losses.Mean:
     """Attribute loss (MARS section 3.3) on the mean state of each attribute's words."""
     pairs = step.pairs
     weights = losses.attribute_weights(pairs.attributes, pairs.attribute_count)  # [3B, C, T]
     with full_precision(weights):
         logits = step.model.match_logits(weights @ pairs.states.float())
-    present = weights.any(-1)
-    total = over_all(pairs.valid & present.any(1))
-    return losses.attribute_matching(logits, present, pairs.matches, pairs.valid, total)
+    return losses.attribute_matching(logits, weights.any(-1), pairs.matches, pairs.valid)
 
 
 # Heads are built in this order, and their parameters drawn in it.
@@ -276,7 +275,7 @@ class Objective(Section):
         asked = {row for name in self.used for row in LOSSES[name].rows}
         return [row for row in ROWS if row in asked]
 
-    def asks_momentum(self, alpha: float) -> bool:
-        """Whether a loss asks the momentum model, when it has the share `alpha` in soft targets."""
-        needed = {"always", "soft"} if alpha > 0 else {"always"}
+    def asks_momentum(self, soft: bool) -> bool:
+        """Whether a loss asks the momentum model. soft: it has a share in soft targets."""
+        needed = {"always", "soft"} if soft else {"always"}
         return self.contrastive_keys == "momentum" or any(LOSSES[name].momentum in needed for name in self.used)

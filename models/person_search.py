@@ -21,10 +21,11 @@ from models.fusion import ImageKeysValues, Pairing, TextEncoder
 from models.fusion_batch import FusionRows
 from models.image_encoder import ImageEncoder, PatchSubset
 from models.momentum import Momentum
-from models.objectives import LOSSES, Objective, PartSizes
+from models.objectives import LOSSES, Objective, PartSizes, compute_losses
 from models.randomness import MaskedTokens, RandomDraws, StepNoise
-from models.training_step import Embeddings, Negatives, QueueEntry, Reading, StepOutput, TrainingStep, Words
+from models.training_step import Embeddings, Negatives, QueueEntry, Reading, StepOutput, TrainingStep, Words, is_soft
 from utils.precision import full_precision
+from utils.processes.distributed import gather_together
 
 
 def embed(projection: nn.Module, tokens: Tensor) -> Tensor:
@@ -155,38 +156,43 @@ class PersonSearchModel(Momentum):
         states = self.text_encoder_m.encode_text(text_prefix, text.mask)
         return tokens, embed(self.vision_proj_m, tokens), embed(self.text_proj_m, states)
 
-    def make_draws(self, seed: int, epoch: int, samples: list[int]) -> RandomDraws:
-        """The random draws of a step on the samples with these indices in the data set."""
-        size, patches = self.text_encoder.size, self.grid[0] * self.grid[1]
-        noise = StepNoise.draw(seed, epoch, samples, size.max_position_embeddings, patches)
-        return RandomDraws(noise, self.special, size.vocab_size)
+    def draw_noise(self, seed: int, epoch: int, samples: list[int]) -> StepNoise:
+        """The noise of a step on the samples with these indices in the data set, in main memory."""
+        tokens, patches = self.text_encoder.size.max_position_embeddings, self.grid[0] * self.grid[1]
+        return StepNoise.draw(seed, epoch, samples, tokens, patches)
+
+    def make_draws(self, noise: StepNoise, caption: TextTokens) -> RandomDraws:
+        """The random draws of a step from its noise, in main memory; caption: what words are masked of."""
+        most = noise.most_masked("mlm", caption.ids.shape[1], self.objective.mlm_probability)
+        return RandomDraws(noise, self.special, self.text_encoder.size.vocab_size, {"mlm": most})
 
     # ---- a training step ---------------------------------------------------------------
 
     def forward(
-        self, batch: TrainBatch, draws: RandomDraws, alpha: float, negatives_within: int | None = None
+        self, batch: TrainBatch, draws: RandomDraws, alpha: float | Tensor, negatives_within: int | None = None
     ) -> StepOutput:
         """Losses by name for a batch on this device, and what enters the queues.
 
-        alpha: share of the momentum model in soft targets. negatives_within: draw hard negatives among groups of so
+        alpha: share of the momentum model in soft targets, in the step of a run a scalar on the device, so that its
+        value is not part of a compiled graph. negatives_within: draw hard negatives among groups of so
         many consecutive samples; None = all samples of the process.
         """
         batch = replace(batch, image1=self.normalise(batch.image1), image2=self.normalise(batch.image2))
         tokens, image = self.encode_image(batch.image1)
         caption = self.encode_text(batch.caption2)
         tokens_m, image_m, text_m = None, image.detach(), caption.embedding.detach()
-        if self.objective.asks_momentum(alpha):
+        if self.objective.asks_momentum(is_soft(alpha)):
             tokens_m, image_m, text_m = self.encode_momentum(batch.image2, batch.caption2)
         embeddings = Embeddings(image, caption.embedding, image_m, text_m)
 
-        step = TrainingStep(self, batch, draws, alpha, tokens, caption, embeddings)
+        everyone = QueueEntry(*gather_together(image_m, text_m, batch.identity))
+        step = TrainingStep(self, batch, draws, alpha, tokens, caption, embeddings, everyone)
         rows = self.objective.rows
         if any(row.startswith("negative") for row in rows):
             step.negatives = self.draw_negatives(embeddings, batch.identity, draws, negatives_within)
-        step.words = self.prepare_words(rows, batch.caption, tokens_m, draws, alpha)
+        step.words = self.prepare_words(rows, batch.caption, tokens_m, draws, is_soft(alpha))
         step.fused = self.fuse_rows(rows, step)
-        found = {name: LOSSES[name].compute(step) for name in self.objective.used}
-        return StepOutput(found, QueueEntry(image_m, text_m, batch.identity))
+        return StepOutput(compute_losses(self.objective.used, step), everyone)
 
     @torch.no_grad()
     def draw_negatives(
@@ -204,15 +210,18 @@ class PersonSearchModel(Momentum):
 
     @torch.no_grad()
     def prepare_words(
-        self, rows: list[str], caption: TextTokens, tokens_m: Tensor | None, draws: RandomDraws, alpha: float
+        self, rows: list[str], caption: TextTokens, tokens_m: Tensor | None, draws: RandomDraws, soft: bool
     ) -> dict[str, Words]:
-        """Of the rows "masked" and "replaced" those asked for, with the momentum model's opinion on the words."""
+        """Of the rows "masked" and "replaced" those asked for, with the momentum model's opinion on the words.
+
+        soft: it has a share in the targets of masked words.
+        """
         drawn: dict[str, MaskedTokens] = {}
         if "masked" in rows:
             drawn["masked"] = draws.masked_tokens(caption, "mlm", self.objective.mlm_probability)
         if "replaced" in rows:
             drawn["replaced"] = draws.masked_tokens(caption, "mrtd", self.objective.mrtd_mask_probability)
-        asked = [name for name in drawn if name == "replaced" or alpha > 0]
+        asked = [name for name in drawn if name == "replaced" or soft]
         teacher = self.momentum_words({name: drawn[name].ids for name in asked}, caption.mask, tokens_m)
         words: dict[str, Words] = {}
         if "masked" in rows:

@@ -9,7 +9,8 @@ and removed patches. Tests pass their own object with the same four methods.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -50,6 +51,15 @@ class StepNoise:
         parts = torch.from_numpy(np.stack(rows)).split(sizes, dim=1)
         return cls(**{name: part.reshape(-1, *shapes[name]) for name, part in zip(shapes, parts, strict=True)})
 
+    def most_masked(self, purpose: str, length: int, probability: float) -> int:
+        """No more words of captions [B, length] are masked for `purpose`; a half, a quarter or an eighth of them all.
+
+        So steps differ in few shapes. Noise must be in main memory.
+        """
+        chances = getattr(self, purpose)[:, :length, 0]
+        count, words = int((chances < probability).sum()), chances.numel()
+        return next(-(-words // part) for part in (8, 4, 2, 1) if count <= words / part)
+
     def to(self, device: torch.device) -> "StepNoise":
         parts = (getattr(self, f.name) for f in fields(self))
         if device.type == "cuda":  # from pinned memory, or the copy waits for the device
@@ -70,7 +80,7 @@ def pick(weights: Tensor, uniform: Tensor) -> Tensor:
 class MaskedTokens:
     """Captions with masked words. ids, labels [B, T]: what is read; what was there, IGNORED where nothing was masked.
 
-    at_most: no more words than that are masked. Known without a look at the device, which would wait for it.
+    at_most: no more words than that are masked.
     """
 
     ids: Tensor
@@ -82,16 +92,17 @@ class MaskedTokens:
 class RandomDraws:
     """The draws of one step from its noise.
 
-    host: the same noise in main memory, when `noise` is elsewhere.
+    most_masked: by purpose, more words than that are not masked; without it, all may be. A shape must be known
+    without a look at the device, which would wait for it.
     """
 
     noise: StepNoise
     special: SpecialTokens
     vocabulary_size: int
-    host: StepNoise | None = None
+    most_masked: Mapping[str, int] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "RandomDraws":
-        return replace(self, noise=self.noise.to(device), host=self.host or self.noise)
+        return replace(self, noise=self.noise.to(device))
 
     def hard_negatives(self, image_weights: Tensor, text_weights: Tensor) -> tuple[Tensor, Tensor]:
         """A negative image for each text and a negative text for each image: two of [B].
@@ -113,8 +124,7 @@ class RandomDraws:
         labels = text.ids.masked_fill(~masked, IGNORED)
         ids = text.ids.masked_fill(masked & (kind < 0.8), self.special.mask)
         ids = torch.where(masked & (kind >= 0.9), (word * self.vocabulary_size).long(), ids)
-        chances = getattr(self.host or self.noise, purpose)[:, :length, 0].numpy()
-        return MaskedTokens(ids, labels, int(np.count_nonzero(chances <= np.float32(probability))))
+        return MaskedTokens(ids, labels, self.most_masked.get(purpose, ids.numel()))
 
     def sampled_tokens(self, logits: Tensor) -> Tensor:
         """One word per position from the momentum model's distribution: [B, T, V] -> [B, T]."""

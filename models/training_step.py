@@ -5,7 +5,6 @@ M masked words.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -44,7 +43,7 @@ class Embeddings:
 
 
 class QueueEntry(NamedTuple):
-    """What a micro-batch adds to the queues: image and text embeddings [B, E] and identities [B]."""
+    """What a micro-batch of G samples on all processes adds to the queues: embeddings [G, E] and identities [G]."""
 
     image: Tensor
     text: Tensor
@@ -113,33 +112,46 @@ class LearningModel(Protocol):
     def get_submodule(self, target: str) -> nn.Module: ...
 
 
+def is_soft(alpha: float | Tensor) -> bool:
+    """Whether the momentum model has a share in soft targets; one on a device is not read for it, and taken as some."""
+    return isinstance(alpha, Tensor) or alpha > 0
+
+
 @dataclass
 class TrainingStep:
     """A batch on its way through the model, as losses see it.
 
     batch: with normalised images; alpha: share of the momentum model in soft targets; tokens [B, N, D] of image1;
-    caption: caption2, encoded without images. fused: multi-modal states [B, T, D] of the rows that losses ask for;
-    negatives and words: those of these rows, None or absent where no loss asks.
+    caption: caption2, encoded without images. everyone: embeddings as the queues take them, and identities, of all
+    processes in the order of their ranks, without gradient. fused: multi-modal states [B, T, D] of the rows that losses
+    ask for; negatives and words: those of these rows, None or absent where no loss asks.
     """
 
     model: LearningModel
     batch: TrainBatch
     draws: RandomDraws
-    alpha: float
+    alpha: float | Tensor
     tokens: Tensor
     caption: Reading
     embeddings: Embeddings
+    everyone: QueueEntry
     negatives: Negatives | None = None
     words: dict[str, Words] = field(default_factory=dict)
     fused: dict[str, Tensor] = field(default_factory=dict)
+    joined: Pairs | None = None  # `pairs`, once it was asked for
 
     def head(self, name: str) -> nn.Module:
         """A part of the model that a loss has built."""
         return self.model.get_submodule(name)
 
-    @cached_property
+    @property
     def pairs(self) -> Pairs:
         """The rows "positive", "negative_image" and "negative_text", one below the other."""
+        if self.joined is None:  # not a cached property: torch.compile cannot follow its lock
+            self.joined = self.join_pairs()
+        return self.joined
+
+    def join_pairs(self) -> Pairs:
         assert self.negatives is not None, "a loss on pairs asks for their rows"
         names, size, attributes = (
             ("positive", "negative_image", "negative_text"),

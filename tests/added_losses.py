@@ -13,21 +13,22 @@ from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from models.objectives import LOSSES, Loss, head, over_all
+from models.losses import Mean, mean_over
+from models.objectives import LOSSES, Loss, head
 from models.training_step import TrainingStep
-from utils.processes.distributed import gather_rows, gather_with_gradient
+from utils.processes.distributed import gather_with_gradient
 
 
 def sdm(step: TrainingStep) -> Tensor:
     """KL divergence of the distribution of each image over the captions of all processes from that of identities."""
     image, texts = step.embeddings.image, gather_with_gradient(step.embeddings.text)
-    same = (step.batch.identity[:, None] == gather_rows(step.batch.identity)).float()
+    same = (step.batch.identity[:, None] == step.everyone.identity).float()
     targets = same / same.sum(1, keepdim=True)
     logs = log_softmax(image @ texts.T / step.model.temp, dim=1)
     return (logs.exp() * (logs - (targets + 1e-8).log())).sum(1).mean()
 
 
-def hit(step: TrainingStep) -> Tensor:
+def hit(step: TrainingStep) -> Mean:
     """Positives and texts with negative images, told apart by a head of one number; a mean over rows that count."""
     assert step.negatives is not None
     states = torch.cat([step.fused["positive"][:, 0], step.fused["negative_image"][:, 0]])
@@ -36,7 +37,7 @@ def hit(step: TrainingStep) -> Tensor:
     values = binary_cross_entropy_with_logits(
         step.head("hit_head")(states).squeeze(1).float(), labels, reduction="none"
     )
-    return values.where(counts, 0).sum() / over_all(counts)
+    return mean_over(values, counts)
 
 
 ADDED = {

@@ -70,7 +70,8 @@ class Bench:
 
     def inputs(self, size: int) -> tuple[TrainBatch, RandomDraws]:
         """A batch with captions of drawn lengths, and its random draws, on the device."""
-        batch, draws = make_batch(self.config, size, drawn_lengths), make_draws(self.model, size)
+        batch = make_batch(self.config, size, drawn_lengths)
+        draws = make_draws(self.model, batch)
         return batch.to(self.device), draws.to(self.device)
 
     def tera_flop(self, size: int) -> float:
@@ -79,7 +80,8 @@ class Bench:
             with torch.device("meta"):
                 model = make_model(self.config).train()
             with keeping_all():
-                batch, draws = make_batch(self.config, size, drawn_lengths), make_draws(model, size)
+                batch = make_batch(self.config, size, drawn_lengths)
+                draws = make_draws(model, batch)
                 self.work[size] = flop_of(model, batch, draws, ALPHA) / 1e12
         return self.work[size]
 

@@ -199,7 +199,8 @@ def training_step_of(bench: Bench, precision: str) -> Callable[[TrainBatch, Epoc
     def take(batch: TrainBatch, log: EpochLog) -> None:
         nonlocal step
         stepper.schedule.move_to(step.epoch, step.iteration, step.iterations)
-        draws = model.make_draws(SEED, step.epoch, batch.index.tolist()).to(bench.device)
+        noise = model.draw_noise(SEED, step.epoch, batch.index.tolist())
+        draws = model.make_draws(noise, batch.caption).to(bench.device)
         inputs = [(batch.to(bench.device), draws, ALPHA)]
         values, queued = stepper.compute_gradients(inputs, step)
         if not agree(values, 0, False).finite:

@@ -28,8 +28,13 @@ def checkpointed(function: Callable[..., Tensor], *inputs: Tensor, kept: int, ra
 
 
 def worthwhile(kept: int, *inputs: Tensor) -> bool:
-    """Whether a backward pass through `inputs` would keep so many bytes that they are better computed again."""
-    return kept >= WORTHWHILE and torch.is_grad_enabled() and any(part.requires_grad for part in inputs)
+    """Whether a backward pass through `inputs` would keep so many bytes that they are better computed again.
+
+    On a GPU nothing is (`gradient_checkpointing` saves more of its memory for less), and a compiler decides by itself.
+    """
+    if torch.compiler.is_compiling() or kept < WORTHWHILE or not torch.is_grad_enabled():
+        return False
+    return any(part.requires_grad and part.device.type != "cuda" for part in inputs)
 
 
 def bytes_of(*shape: int, like: Tensor) -> int:
@@ -56,8 +61,7 @@ def elementwise(function: Callable[..., Tensor], *inputs: Tensor, inner: int = 0
     inner: bytes that `function` itself would keep beside its inputs; see `checkpointed`.
     """
     output = checkpointed(function, *inputs, kept=inner)
-    # a compiler decides by itself what it computes again
-    if not torch.compiler.is_compiling() and worthwhile(bytes_of(*output.shape, like=output), *inputs):
+    if worthwhile(bytes_of(*output.shape, like=output), *inputs):
         output.recipe = Recipe(function, inputs)  # type: ignore[attr-defined]
     return output
 

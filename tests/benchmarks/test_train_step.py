@@ -20,7 +20,8 @@ def test_the_plain_step_has_the_losses_and_gradients_of_the_product(settings):
     config, found = configuration(True, *TINY, *settings), []
     for plain in (True, False):
         model = make_model(config).train()
-        batch, draws = make_batch(config, 6), make_draws(model, 6)
+        batch = make_batch(config, 6)
+        draws = make_draws(model, batch)
         if plain:
             losses, queued = PublishedStep(model, batch, draws, 0.4).losses(), None  # writes the queues too
         else:

@@ -14,11 +14,11 @@ from dataset.batch import TextTokens, TrainBatch
 from models.decoder import patchify
 from models.fusion import Pairing
 from models.image_encoder import PatchSubset
-from models.losses import IGNORED
+from models.losses import IGNORED, value_of
 from models.objectives import LOSSES, PAIRS
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, pick
-from models.training_step import Embeddings, Negatives, TrainingStep
+from models.training_step import Embeddings, Negatives, QueueEntry, TrainingStep
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PlainStep:
     def loss(self, name: str) -> Tensor:
         """A loss of the table: pair by pair where a method here says how, else by its own function of plain parts."""
         method = getattr(self, name, None)
-        return method() if method else LOSSES[name].compute(self.view(LOSSES[name].rows))
+        return method() if method else value_of(LOSSES[name].compute(self.view(LOSSES[name].rows)))
 
     def view(self, rows: tuple[str, ...]) -> TrainingStep:
         """What losses read, each row fused on its own (rows of words aside)."""
@@ -66,6 +66,7 @@ class PlainStep:
             tokens=tokens,
             caption=reading,
             embeddings=Embeddings(image, text, image_m, text_m),
+            everyone=QueueEntry(image_m, text_m, self.batch.identity),
             negatives=negatives,
             fused=fused,
         )

@@ -49,18 +49,18 @@ def assert_zero_with_zero_gradient(loss: torch.Tensor, inputs: torch.Tensor) -> 
 def test_mean_over_counts_only_what_is_chosen():
     # (1 + 4) / 2
     values, chosen = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([True, False, True])
-    assert losses.mean_over(values, chosen).item() == 2.5
+    assert losses.mean_over(values, chosen).value.item() == 2.5
 
 
-def test_mean_over_divides_by_the_total_when_one_is_given():
+def test_a_mean_can_be_taken_over_another_number():
     # (1 + 4) / 4
     values, chosen = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([True, False, True])
-    assert losses.mean_over(values, chosen, torch.tensor(4.0)).item() == 1.25
+    assert losses.mean_over(values, chosen).over(torch.tensor(4.0)).item() == 1.25
 
 
 def test_mean_over_ignores_an_infinite_value_that_is_not_chosen():
     values = torch.tensor([1.0, torch.inf], requires_grad=True)
-    loss = losses.mean_over(values, torch.tensor([True, False]))
+    loss = losses.mean_over(values, torch.tensor([True, False])).value
     (gradient,) = torch.autograd.grad(loss, values)
     assert loss.item() == 1
     assert gradient.tolist() == [1, 0]
@@ -68,7 +68,7 @@ def test_mean_over_ignores_an_infinite_value_that_is_not_chosen():
 
 def test_mean_over_nothing_is_zero():
     values = torch.ones(3, requires_grad=True)
-    assert_zero_with_zero_gradient(losses.mean_over(values, torch.zeros(3, dtype=torch.bool)), values)
+    assert_zero_with_zero_gradient(losses.mean_over(values, torch.zeros(3, dtype=torch.bool)).value, values)
 
 
 # ---- contrastive -----------------------------------------------------------------------
@@ -134,27 +134,27 @@ def test_matching_is_a_loop_over_valid_rows():
     valid = torch.tensor([True, True, True, False, True, False])
     rows = zip(logits.tolist(), matches.tolist(), valid.tolist(), strict=True)
     expected = mean([cross_entropy(row, label) for row, label, counts in rows if counts])
-    assert losses.matching(logits, matches, valid).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.matching(logits, matches, valid).value.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_matching_by_hand():
     # match logit ahead by ln 4: probability 4/5; the second row has no valid negative
     logits = torch.tensor([[0.0, math.log(4)], [50.0, -50.0]])
-    found = losses.matching(logits, torch.tensor([1, 1]), torch.tensor([True, False]))
+    found = losses.matching(logits, torch.tensor([1, 1]), torch.tensor([True, False])).value
     assert found.item() == pytest.approx(-math.log(4 / 5))
 
 
 def test_a_row_without_a_valid_negative_gets_no_gradient():
     logits = torch.randn(4, 2, requires_grad=True)
     valid = torch.tensor([True, True, True, False])
-    losses.matching(logits, torch.tensor([1, 1, 0, 0]), valid).backward()
+    losses.matching(logits, torch.tensor([1, 1, 0, 0]), valid).value.backward()
     assert logits.grad[3].tolist() == [0, 0]
     assert (logits.grad[:3] != 0).all()
 
 
 def test_matching_without_any_valid_row_is_zero():
     logits = torch.randn(2, 2, requires_grad=True)
-    loss = losses.matching(logits, torch.tensor([0, 0]), torch.zeros(2, dtype=torch.bool))
+    loss = losses.matching(logits, torch.tensor([0, 0]), torch.zeros(2, dtype=torch.bool)).value
     assert_zero_with_zero_gradient(loss, logits)
 
 
@@ -190,7 +190,7 @@ LABELS = torch.tensor([[IGNORED, 2, IGNORED, 0], [IGNORED, IGNORED, 4, IGNORED]]
 def test_masked_language_is_a_loop_over_masked_tokens(axis, alpha):
     logits, teacher = torch.randn(2, 4, 5), torch.randn(2, 4, 5)
     expected = plain_masked_language(logits.tolist(), LABELS.tolist(), teacher.tolist(), alpha, axis)
-    found = losses.masked_language(logits, LABELS, teacher, alpha, axis)
+    found = losses.masked_language(logits, LABELS, teacher, alpha, axis).value
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -198,20 +198,20 @@ def test_masked_language_by_hand():
     # one masked token, vocabulary of two: student 1/4 and 3/4, teacher 1/2 and 1/2, label 1
     logits = torch.tensor([[[0.0, math.log(3)]]])
     expected = 0.6 * -math.log(3 / 4) + 0.4 * -(0.5 * math.log(1 / 4) + 0.5 * math.log(3 / 4))
-    found = losses.masked_language(logits, torch.tensor([[1]]), torch.zeros(1, 1, 2), 0.4, "vocabulary")
+    found = losses.masked_language(logits, torch.tensor([[1]]), torch.zeros(1, 1, 2), 0.4, "vocabulary").value
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_masked_language_passes_gradient_from_masked_tokens_only_over_the_vocabulary():
     logits = torch.randn(2, 4, 5, requires_grad=True)
-    losses.masked_language(logits, LABELS, torch.randn(2, 4, 5), 0.4, "vocabulary").backward()
+    losses.masked_language(logits, LABELS, torch.randn(2, 4, 5), 0.4, "vocabulary").value.backward()
     assert torch.equal(logits.grad.abs().sum(-1) > 0, LABELS != IGNORED)
 
 
 @pytest.mark.parametrize("axis", ["vocabulary", "positions"])
 def test_masked_language_without_a_masked_token_is_zero(axis):
     logits = torch.randn(2, 3, 5, requires_grad=True)
-    loss = losses.masked_language(logits, torch.full((2, 3), IGNORED), torch.randn(2, 3, 5), 0.4, axis)
+    loss = losses.masked_language(logits, torch.full((2, 3), IGNORED), torch.randn(2, 3, 5), 0.4, axis).value
     assert_zero_with_zero_gradient(loss, logits)
 
 
@@ -219,12 +219,12 @@ def test_token_replaced_is_a_loop_over_tokens_that_take_part():
     logits, labels = torch.randn(2, 3, 2), torch.tensor([[IGNORED, 1, 0], [IGNORED, 0, IGNORED]])
     tokens = zip(logits.flatten(0, 1).tolist(), labels.flatten().tolist(), strict=True)
     expected = mean([cross_entropy(token, label) for token, label in tokens if label != IGNORED])
-    assert losses.token_replaced(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.token_replaced(logits, labels).value.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_token_replaced_without_a_token_that_takes_part_is_zero():
     logits = torch.randn(1, 3, 2, requires_grad=True)
-    assert_zero_with_zero_gradient(losses.token_replaced(logits, torch.full((1, 3), IGNORED)), logits)
+    assert_zero_with_zero_gradient(losses.token_replaced(logits, torch.full((1, 3), IGNORED)).value, logits)
 
 
 # ---- pixels ----------------------------------------------------------------------------
@@ -239,19 +239,19 @@ def test_reconstruction_is_a_loop_over_removed_patches():
             if removed[image, patch]:
                 pairs = zip(predicted[image, patch].tolist(), target[image, patch].tolist(), strict=True)
                 errors.append(mean([(a - b) ** 2 for a, b in pairs]))
-    assert losses.reconstruction(predicted, target, removed).item() == pytest.approx(mean(errors), rel=1e-5)
+    assert losses.reconstruction(predicted, target, removed).value.item() == pytest.approx(mean(errors), rel=1e-5)
 
 
 def test_reconstruction_by_hand():
     # the first patch is off by 1 and 3: (1 + 9) / 2; the second was kept
     predicted = torch.tensor([[[1.0, 3.0], [100.0, 100.0]]])
-    assert losses.reconstruction(predicted, torch.zeros(1, 2, 2), torch.tensor([[True, False]])).item() == 5
+    assert losses.reconstruction(predicted, torch.zeros(1, 2, 2), torch.tensor([[True, False]])).value.item() == 5
 
 
 def test_reconstruction_with_no_patch_removed_is_zero():
     predicted = torch.randn(1, 2, 3, requires_grad=True)
     removed = torch.zeros(1, 2, dtype=torch.bool)
-    assert_zero_with_zero_gradient(losses.reconstruction(predicted, torch.randn(1, 2, 3), removed), predicted)
+    assert_zero_with_zero_gradient(losses.reconstruction(predicted, torch.randn(1, 2, 3), removed).value, predicted)
 
 
 # ---- attributes ------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_attribute_matching_is_a_loop_over_captions_and_attributes():
         numbers = [c for c in range(3) if present[row, c]]
         if numbers and valid[row]:
             captions.append(mean([cross_entropy(logits[row, c].tolist(), int(matches[row])) for c in numbers]))
-    found = losses.attribute_matching(logits, present, matches, valid)
+    found = losses.attribute_matching(logits, present, matches, valid).value
     assert found.item() == pytest.approx(mean(captions), rel=1e-5)
 
 
@@ -284,7 +284,7 @@ def test_attribute_matching_weighs_captions_and_not_attributes_equally():
     logits = torch.zeros(2, 3, 2)
     logits[1, 0] = torch.tensor([math.log(3), 0.0])
     present = torch.tensor([[True, True, True], [True, False, False]])
-    found = losses.attribute_matching(logits, present, torch.tensor([1, 1]), torch.tensor([True, True]))
+    found = losses.attribute_matching(logits, present, torch.tensor([1, 1]), torch.tensor([True, True])).value
     assert found.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
 
 
@@ -295,24 +295,24 @@ def test_attribute_loss_without_any_attribute_is_zero(count):
     logits = (averaging @ states) @ torch.randn(6, 2)
     assert logits.shape == (3, count, 2)
     matches, valid = torch.tensor([1, 0, 0]), torch.ones(3, dtype=torch.bool)
-    assert_zero_with_zero_gradient(losses.attribute_matching(logits, averaging.any(-1), matches, valid), states)
+    assert_zero_with_zero_gradient(losses.attribute_matching(logits, averaging.any(-1), matches, valid).value, states)
 
 
 # ---- means over processes --------------------------------------------------------------
 
 
 def halves(function, chosen: torch.Tensor) -> tuple[float, float]:
-    """`function(rows, total)` on the whole, and the mean of it on uneven halves with the shared total."""
+    """The mean that `function(rows)` gives on the whole, and the mean over uneven halves with the shared number."""
     whole = slice(0, len(chosen))
     parts = [slice(0, len(chosen) // 2), slice(len(chosen) // 2, len(chosen))]
     shared = torch.stack([chosen[part].sum().float() for part in parts]).mean()
-    return function(whole, None).item(), mean([function(part, shared).item() for part in parts])
+    return function(whole).value.item(), mean([function(part).over(shared).item() for part in parts])
 
 
 def test_matching_in_two_processes_averages_to_the_whole():
     logits, matches = torch.randn(8, 2), torch.randint(2, (8,))
     valid = torch.tensor([True, True, True, True, False, True, False, False])
-    whole, averaged = halves(lambda s, total: losses.matching(logits[s], matches[s], valid[s], total), valid)
+    whole, averaged = halves(lambda s: losses.matching(logits[s], matches[s], valid[s]), valid)
     assert averaged == pytest.approx(whole, rel=1e-5)
 
 
@@ -321,7 +321,7 @@ def test_masked_language_in_two_processes_averages_to_the_whole(axis):
     logits, teacher, labels = torch.randn(4, 3, 5), torch.randn(4, 3, 5), torch.full((4, 3), IGNORED)
     labels[0], labels[3, 1] = torch.tensor([1, 2, 3]), 4
     whole, averaged = halves(
-        lambda s, total: losses.masked_language(logits[s], labels[s], teacher[s], 0.4, axis, total),
+        lambda s: losses.masked_language(logits[s], labels[s], teacher[s], 0.4, axis),
         labels != IGNORED,
     )
     assert averaged == pytest.approx(whole, rel=1e-5)
@@ -331,7 +331,7 @@ def test_token_replaced_in_two_processes_averages_to_the_whole():
     logits, labels = torch.randn(4, 3, 2), torch.randint(2, (4, 3))
     labels[1:] = IGNORED
     labels[3, 2] = 1
-    whole, averaged = halves(lambda s, total: losses.token_replaced(logits[s], labels[s], total), labels != IGNORED)
+    whole, averaged = halves(lambda s: losses.token_replaced(logits[s], labels[s]), labels != IGNORED)
     assert averaged == pytest.approx(whole, rel=1e-5)
 
 
@@ -340,7 +340,7 @@ def test_attribute_matching_in_two_processes_averages_to_the_whole():
     present = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
     valid = torch.tensor([True, True, True, True])
     whole, averaged = halves(
-        lambda s, total: losses.attribute_matching(logits[s], present[s], matches[s], valid[s], total),
+        lambda s: losses.attribute_matching(logits[s], present[s], matches[s], valid[s]),
         valid & present.any(1),
     )
     assert averaged == pytest.approx(whole, rel=1e-5)

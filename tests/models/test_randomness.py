@@ -1,5 +1,7 @@
 """The random draws of a step: their distribution, and what they depend on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_model import SPECIAL, VOCABULARY, captions
@@ -119,16 +121,21 @@ def test_mlm_and_mrtd_mask_different_words():
     assert not torch.equal(mlm.labels, mrtd.labels)
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.15, 1.0])
-def test_the_number_of_masked_words_has_a_close_bound_known_in_main_memory(probability):
+@pytest.mark.parametrize(("probability", "share"), [(0.0, 8), (0.11, 8), (0.15, 4), (0.4, 2), (1.0, 1)])
+def test_the_number_of_masked_words_has_a_bound_known_in_main_memory(probability, share):
     draws, text = crowd(200)
-    moved = draws.to(torch.device("meta"))
-    on_meta = TextTokens(text.ids.to("meta"), text.mask.to("meta"))
-    drawn = draws.masked_tokens(text, "mlm", probability)
-    count = int((drawn.labels != IGNORED).sum())
-    assert moved.masked_tokens(on_meta, "mlm", probability).at_most == drawn.at_most
-    # [CLS] and padding are counted as if they were words
-    assert count <= drawn.at_most <= 1.2 * count * text.ids.numel() / max(int(text.mask.sum()), 1)
+    words = text.ids.numel()
+    most = draws.noise.most_masked("mlm", text.ids.shape[1], probability)
+    drawn = replace(draws, most_masked={"mlm": most}).masked_tokens(text, "mlm", probability)
+    assert int((drawn.labels != IGNORED).sum()) <= drawn.at_most == words // share
+    assert draws.masked_tokens(text, "mlm", probability).at_most == words
+
+
+def test_the_bound_of_masked_words_is_met_by_chance_alone():
+    noise = draws_of([3, 4]).noise
+    chances = noise.mlm[:, :4, 0].flatten().sort().values
+    for count, most in ((1, 1), (2, 2), (4, 4), (5, 8), (8, 8)):  # of eight words
+        assert noise.most_masked("mlm", 4, float(chances[count - 1]) + 1e-6) == most
 
 
 def test_sampled_tokens_follow_the_softmax_of_the_logits():

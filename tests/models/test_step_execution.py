@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dataset.batch import TextTokens, TrainBatch
-from models import objectives
+from models import objectives, person_search
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, StepNoise
 from utils.optimization import Optimizer, clip_gradients, make_optimizer
@@ -135,11 +135,11 @@ class Exchange:
         assert torch.equal(self.sent[self.process][self.calls - 1], value)
         return [self.sent[process][self.calls - 1] for process in (0, 1)]
 
-    def gather_rows(self, rows: Tensor) -> Tensor:
-        return torch.cat(self.both(rows.detach()))
+    def gather_together(self, *rows: Tensor) -> list[Tensor]:
+        return [torch.cat(self.both(part.detach())) for part in rows]
 
     def mean_over_processes(self, value: Tensor) -> Tensor:
-        return torch.stack(self.both(value)).mean()
+        return torch.stack(self.both(value)).mean(0)
 
 
 def test_two_processes_average_to_one_with_the_whole_batch(monkeypatch):
@@ -156,17 +156,16 @@ def test_two_processes_average_to_one_with_the_whole_batch(monkeypatch):
 
     whole, expected = run(slice(0, 8))
     exchange, processes = Exchange(), []
-    monkeypatch.setattr(objectives, "gather_rows", exchange.gather_rows)
+    monkeypatch.setattr(person_search, "gather_together", exchange.gather_together)
     monkeypatch.setattr(objectives, "mean_over_processes", exchange.mean_over_processes)
-    monkeypatch.setattr("models.momentum.gather_rows", exchange.gather_rows)
     for answering in (False, True):
         for process in (0, 1):
             exchange.begin(process, answering)
             processes.append(run(slice(4 * process, 4 * process + 4)))
     (one, first), (two, second) = processes[2:]
     # what is counted differs between the processes, so that a mean of means would be wrong
-    counts = [[int(value) for value in exchange.sent[process] if value.ndim == 0] for process in (0, 1)]
-    assert all(left != right for left, right in zip(*counts, strict=True)), counts
+    counts = [exchange.sent[process][-1].tolist() for process in (0, 1)]
+    assert len(counts[0]) == 4 and all(left != right for left, right in zip(*counts, strict=True)), counts
     for name, value in expected.items():
         torch.testing.assert_close((first[name] + second[name]) / 2, value, atol=1e-5, rtol=1e-4)
     gradients = zip(whole.named_parameters(), one.parameters(), two.parameters(), strict=True)

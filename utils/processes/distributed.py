@@ -176,6 +176,18 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gather_together(*rows: Tensor) -> list[Tensor]:
+    """Like `gather_rows` for tensors [B, ...] of any types with the same B, by one exchange of their bytes."""
+    if world_size() == 1:
+        return list(rows)
+    flat = [part.detach().reshape(len(part), -1).contiguous().view(torch.uint8) for part in rows]
+    gathered = gather_rows(torch.cat(flat, dim=1)).split([part.shape[1] for part in flat], dim=1)
+    return [
+        found.contiguous().view(part.dtype).view(-1, *part.shape[1:])
+        for part, found in zip(rows, gathered, strict=True)
+    ]
+
+
 def gather_with_gradient(rows: Tensor) -> Tensor:
     """Like `gather_rows`; gradients flow back to the rows of every process."""
     if world_size() == 1:
