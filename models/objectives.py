@@ -126,9 +126,9 @@ def masked_words(step: TrainingStep) -> losses.Mean:
     """MLM; logits of masked words alone, unless the distilled term is normalised over all positions."""
     model, words, states = step.model, step.words["masked"], step.fused["masked"]
     labels, teacher, axis = words.labels, words.teacher, model.objective.mlm_distill_axis
-    if teacher is None or axis == "vocabulary":
-        states, labels = (part.flatten(0, 1)[words.chosen][None] for part in (states, labels))  # [1, M, ...]
-        teacher = None if teacher is None else teacher.flatten(0, 1)[words.chosen][None]
+    if words.chosen is not None:
+        states, labels = (part.flatten(0, 1).index_select(0, words.chosen)[None] for part in (states, labels))
+        teacher = None if teacher is None else teacher[None]  # [1, M, ...], as states and labels
 
     def total(states: Tensor) -> Tensor:
         logits = model.text_encoder.vocabulary_logits(states).float()

@@ -222,24 +222,38 @@ class PersonSearchModel(Momentum):
         if "replaced" in rows:
             drawn["replaced"] = draws.masked_tokens(caption, "mrtd", self.objective.mrtd_mask_probability)
         asked = [name for name in drawn if name == "replaced" or soft]
-        teacher = self.momentum_words({name: drawn[name].ids for name in asked}, caption.mask, tokens_m)
+        states = self.momentum_states({name: drawn[name].ids for name in asked}, caption.mask, tokens_m)
+        everywhere = soft and self.objective.mlm_distill_axis == "positions"
+        chosen = None if everywhere or "masked" not in drawn else masked_first(drawn["masked"])
+        if chosen is not None and "masked" in states:
+            states["masked"] = states["masked"].flatten(0, 1).index_select(0, chosen)
+        logits = self.momentum_logits(states)
         words: dict[str, Words] = {}
         if "masked" in rows:
-            masked = drawn["masked"]
-            words["masked"] = Words(masked.ids, masked.labels, masked_first(masked), teacher.get("masked"))
+            words["masked"] = Words(drawn["masked"].ids, drawn["masked"].labels, chosen, logits.get("masked"))
         if "replaced" in rows:
-            words["replaced"] = self.label_replaced(caption, draws.sampled_tokens(teacher["replaced"]))
+            words["replaced"] = self.label_replaced(caption, draws.sampled_tokens(logits["replaced"]))
         return words
 
-    def momentum_words(self, ids: dict[str, Tensor], mask: Tensor, tokens_m: Tensor | None) -> dict[str, Tensor]:
-        """The momentum model's vocabulary logits [B, T, V] for masked captions ids [B, T] by name, in one pass."""
+    def momentum_states(self, ids: dict[str, Tensor], mask: Tensor, tokens_m: Tensor | None) -> dict[str, Tensor]:
+        """The momentum model's multi-modal states [B, T, D] of masked captions ids [B, T] by name, in one pass."""
         if not ids or tokens_m is None:
             return {}
         rows = FusionRows()
         for name, text_prefix in self.encode_prefixes(self.text_encoder_m, ids, mask).items():
             rows.add(name, text_prefix, mask)
-        fused = rows.fuse(self.text_encoder_m, self.text_encoder_m.project_images(tokens_m))
-        return {name: self.text_encoder_m.vocabulary_logits(states) for name, states in fused.items()}
+        return rows.fuse(self.text_encoder_m, self.text_encoder_m.project_images(tokens_m))
+
+    def momentum_logits(self, states: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The momentum model's vocabulary logits [..., V] of states [..., D] by name, by one product."""
+        if not states:
+            return {}
+        flat = [part.flatten(0, -2) for part in states.values()]
+        logits = self.text_encoder_m.vocabulary_logits(torch.cat(flat)).split([len(part) for part in flat])
+        return {
+            name: found.unflatten(0, part.shape[:-1])
+            for (name, part), found in zip(states.items(), logits, strict=True)
+        }
 
     @staticmethod
     def encode_prefixes(encoder: TextEncoder, ids: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
@@ -263,7 +277,8 @@ class PersonSearchModel(Momentum):
         if "positive" in asked:
             rows.add("positive", prefix, mask)
         if step.negatives is not None and "negative_text" in asked:
-            rows.add("negative_text", prefix[step.negatives.text], mask[step.negatives.text])
+            text = step.negatives.text
+            rows.add("negative_text", prefix.index_select(0, text), mask.index_select(0, text))
         if step.negatives is not None and "negative_image" in asked:
             rows.add_crossed("negative_image", prefix, mask, step.negatives.image)
         ids = {name: words.ids for name, words in step.words.items()}

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import softmax
+from torch.nn.functional import pad, softmax
 
 from dataset.batch import SpecialTokens, TextTokens
 from models.losses import IGNORED
+
+BLOCK = 128  # weights that `pick` sums at a time
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,23 @@ class StepNoise:
 
 
 def pick(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Index drawn in proportion to `weights` [..., V] by one uniform number [...]: inverse CDF."""
-    cumulative = weights.cumsum(-1, dtype=torch.float64)  # rounding of a long sum must not decide which word it is
-    # a little short of the end, so that rounding never passes the last positive weight
-    target = (uniform * cumulative[..., -1] * (1 - 1e-6)).unsqueeze(-1)
-    index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    return index.clamp(max=weights.shape[-1] - 1)
+    """Index drawn in proportion to `weights` [..., V] by one uniform number [...]: inverse CDF.
+
+    First the block that it lies in, then its place there: sums of blocks are few. In float64, so that rounding of a
+    long sum does not decide which word it is.
+    """
+    blocks = pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    sums = blocks.sum(-1, dtype=torch.float64)
+    ends = sums.cumsum(-1)
+    target = (uniform * ends[..., -1] * (1 - 1e-6)).unsqueeze(-1)
+    block = torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
+    before = ends.gather(-1, block) - sums.gather(-1, block)
+    inside = blocks.gather(-2, block.unsqueeze(-1).expand(*block.shape, BLOCK)).squeeze(-2)
+    cumulative = inside.cumsum(-1, dtype=torch.float64)
+    # rounding must pass neither the first nor the last positive weight of the block
+    target = (target - before).clamp(min=0).minimum(cumulative[..., -1:] * (1 - 1e-12))
+    index = block * BLOCK + torch.searchsorted(cumulative, target, right=True)
+    return index.squeeze(-1).clamp(max=weights.shape[-1] - 1)
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ class Negatives:
 class Words:
     """A caption with some words masked or replaced.
 
-    ids, labels [B, T]; chosen [M]: flat indices of the masked words, and some others up to a number known beforehand;
-    teacher [B, T, V]: the momentum model's logits, or None.
+    ids, labels [B, T]; chosen [M]: flat indices of the masked words, and some others up to a number known beforehand,
+    if the loss reads these alone; teacher [M, V] or else [B, T, V]: the momentum model's logits, or None.
     """
 
     ids: Tensor

@@ -44,7 +44,7 @@ def attend_indexed(query: Tensor, keys: Tensor, values: Tensor, index: Tensor, d
     """
 
     def gather(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return attend(query, keys[index], values[index], dropout=dropout)
+        return attend(query, keys.index_select(0, index), values.index_select(0, index), dropout=dropout)
 
     kept = 2 * bytes_of(len(index), *keys.shape[1:], like=keys)
     return checkpointed(gather, query, keys, values, kept=kept, random=dropout > 0)

@@ -46,6 +46,16 @@ def test_pick_never_takes_a_weight_of_zero(number, seed):
     assert (weights.gather(1, pick(weights, torch.full((50,), number))[:, None]) > 0).all()
 
 
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 5000])
+def test_pick_is_the_inverse_of_the_cumulative_distribution(count):
+    weights, numbers = uniform(200, count).pow(8), uniform(200, seed=1)
+    cumulative = weights.double().cumsum(1)
+    expected = [
+        int((row <= number * row[-1]).sum()) for row, number in zip(cumulative, numbers * (1 - 1e-6), strict=True)
+    ]
+    assert pick(weights, numbers).tolist() == expected
+
+
 def test_pick_does_not_depend_on_the_scale_of_the_weights():
     weights, numbers = uniform(100, 8), uniform(100, seed=1)
     assert torch.equal(pick(weights, numbers), pick(weights * 2**-40, numbers))
