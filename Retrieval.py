@@ -9,6 +9,7 @@ import logging
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from dataset.train_set import TrainLoader
 from evaluation.evaluate import Metrics, evaluate
 from evaluation.trained import evaluation_setting, load_trained, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
-from models.build import build_model, compile_layers, compile_step
+from models.build import build_model, compile_model
 from models.inspection import describe_batch, describe_parameters, estimate_memory
 from models.objectives import published_names
 from models.person_search import PersonSearchModel
@@ -59,8 +60,7 @@ class Trainer:
         skipped = run.checkpoint.get("skipped_images") if run.checkpoint and run.options.resume else None
         self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped)
         self.data = fingerprints(config, self.loader.data.skipped)
-        if config.compile:
-            (compile_step if config.compile == "step" else compile_layers)(model)
+        compile_model(model, config.compile)
         optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
         self.stepper = Stepper(
             wrap(model, run.device, world_size(), some_unused=not model.objective.uses_all(published_names())),
@@ -108,6 +108,7 @@ class Trainer:
                     bar.update()
                     if state.step.iteration % SHOW_EVERY == 0 or state.epoch_done:
                         bar.set_postfix(loss=state.log.mean_loss())
+                self.stepper.settle(state.log)
             self.save()
 
     def train_step(self, batches: list[TrainBatch]) -> None:
@@ -118,15 +119,10 @@ class Trainer:
         step, state, samples = self.state.step, self.state, sum(batch.size for batch in batches)
         self.stepper.schedule.move_to(step.epoch, step.iteration, step.iterations)
         inputs = [self.prepare(batch, step) for batch in batches]
-        values, queued = self.stepper.compute_gradients(inputs, step)
-        finite, signal, save = agree(values, interruption.received, self.checkpoint_is_due(step))
-        if finite:
-            state.log.add(values, step, self.stepper.lr, samples)
-            self.stepper.update()
-            self.model.advance(queued)
-        else:
-            self.stepper.skip(inputs, values, step, self.loader.data.describe(batches))
-            state.log.skip(samples)
+        names = partial(self.loader.data.describe, batches)
+        queued, taken = self.stepper.take_step(inputs, step, samples, names, state.log)
+        self.model.advance(queued, taken)
+        signal, save = agree(interruption.received, self.checkpoint_is_due(step))
         state.step, state.evaluated = step.next, False
         if save or signal:
             self.save()
@@ -137,12 +133,10 @@ class Trainer:
         """What the model's `forward` takes: a batch on its device, its random draws, alpha, groups of negatives."""
         config, device = self.run.config, self.run.device
         if config.compile == "step":
-            most = self.model.text_encoder.size.max_position_embeddings
-            batch = batch.with_few_shapes(self.model.special.pad, most)
+            batch = batch.with_few_shapes(self.model.special.pad, self.model.text_encoder.size.max_position_embeddings)
         noise = self.model.draw_noise(self.seed, step.epoch, batch.index.tolist())
         draws = self.model.make_draws(noise, batch.caption).to(device)
-        warming = config.warm_up and step.epoch == 0
-        share = config.alpha * (step.iteration / step.iterations if warming else 1)
+        share = config.momentum_share(step.epoch, step.iteration / step.iterations)
         alpha = torch.full((), share, dtype=torch.float64, device=device) if config.alpha > 0 else 0.0
         return batch.to(device), draws, alpha, config.negatives_within(step.epoch, self.state.negatives_pool)
 
@@ -174,6 +168,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write all that the run is resumed from."""
+        self.stepper.settle(self.state.log)
         state = self.state.content(self.stepper, self.seed)  # of all processes
         if is_main():
             self.folder.save_last({**self.content(), **state})

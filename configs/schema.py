@@ -97,6 +97,10 @@ class Config(ModelSettings):
         configured = by_epoch[min(epoch, len(by_epoch) - 1)]
         return pool if configured is None and pool and self.batch_size_train % pool == 0 else configured
 
+    def momentum_share(self, epoch: int, progress: float) -> float:
+        """alpha of a step in an epoch (0-based) of which the share `progress` is done."""
+        return self.alpha * (progress if self.warm_up and epoch == 0 else 1)
+
     @property
     def epochs(self) -> int:
         """Epochs of the run, those after the cosine's end included."""

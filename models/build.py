@@ -51,6 +51,12 @@ def require_compiler() -> None:
         )
 
 
+def compile_model(model: PersonSearchModel, how: bool | str) -> None:
+    """What the configuration calls `compile`: the whole "step", the "layers" (or True), or nothing (False)."""
+    if how:
+        (compile_step if how == "step" else compile_layers)(model)
+
+
 def compile_step(model: PersonSearchModel) -> None:
     """Let torch.compile write kernels for a training step's forward and backward pass as a whole.
 

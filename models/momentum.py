@@ -55,22 +55,35 @@ class Momentum(nn.Module):
         torch._foreach_copy_(*self.momentum_pairs())
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
-        """m <- momentum * m + (1 - momentum) * online."""
-        torch._foreach_lerp_(*self.momentum_pairs(), 1 - momentum)
+    def follow(self, momentum: float, taken: Tensor | None = None) -> None:
+        """m <- momentum * m + (1 - momentum) * online; taken: as in `advance`."""
+        followers, followed = self.momentum_pairs()
+        share = (1 - momentum) * self.whole(taken)
+        torch._foreach_lerp_(followers, followed, [share] * len(followers))
 
-    def advance(self, queued: Iterable[QueueEntry]) -> None:
-        """After an optimizer step: the embeddings of its micro-batches enter the queues, the momentum model follows."""
+    def advance(self, queued: Iterable[QueueEntry], taken: Tensor | None = None) -> None:
+        """After an optimizer step: the embeddings of its micro-batches enter the queues, the momentum model follows.
+
+        taken: a scalar on the device, which is not read: 1, or 0 for a step that was not taken, which then changes
+        nothing here either. None = it was taken.
+        """
         for entry in queued:
-            self.enqueue(entry)
-        self.follow(self.objective.momentum)
+            self.enqueue(entry, taken)
+        self.follow(self.objective.momentum, taken)
+
+    def whole(self, taken: Tensor | None) -> Tensor:
+        """`taken` as a scalar, which None is not."""
+        return torch.ones((), device=self.queue_ptr.device) if taken is None else taken
 
     @torch.no_grad()
-    def enqueue(self, entry: QueueEntry) -> None:
-        """Write embeddings and identities at the pointer, wrapping around."""
-        count, size = len(entry.identity), self.idx_queue.shape[1]
+    def enqueue(self, entry: QueueEntry, taken: Tensor | None = None) -> None:
+        """Write embeddings and identities at the pointer, wrapping around; taken: as in `advance`."""
+        count, size, taken = len(entry.identity), self.idx_queue.shape[1], self.whole(taken) > 0
         slots = (self.queue_ptr + torch.arange(count, device=self.queue_ptr.device)) % size
-        self.image_queue[:, slots] = entry.image.T
-        self.text_queue[:, slots] = entry.text.T
-        self.idx_queue[0, slots] = entry.identity
-        self.queue_ptr[:] = (self.queue_ptr + count) % size
+        for queue, rows in (
+            (self.image_queue, entry.image),
+            (self.text_queue, entry.text),
+            (self.idx_queue, entry.identity[:, None]),
+        ):
+            queue[:, slots] = rows.T.where(taken, queue[:, slots])
+        self.queue_ptr[:] = (self.queue_ptr + count * taken) % size

@@ -39,35 +39,38 @@ class Sums:
     """Sums of named scalars, kept on the device so that no step waits for them."""
 
     def __init__(self) -> None:
-        self.values: dict[str, Tensor] = {}
+        self.names: tuple[str, ...] = ()
+        self.totals = torch.empty(0)
         self.count = 0
 
     def add(self, values: Mapping[str, Tensor]) -> None:
+        """Scalars that have the same names every time."""
+        added = torch.stack([value.detach().float() for value in values.values()])
+        self.names, self.totals = tuple(values), self.totals + added if self.count else added
         self.count += 1
-        for name, value in values.items():
-            held = self.values.get(name)
-            self.values[name] = value.detach().float() if held is None else held + value.detach()
+
+    @property
+    def mean_values(self) -> dict[str, Tensor]:
+        """Means over what was added on this process, by name; not waited for."""
+        return dict(zip(self.names, (self.totals / max(self.count, 1)).unbind(), strict=True))
 
     def means(self) -> dict[str, float]:
         """Means over what was added, on all processes alike."""
-        if not self.values:
+        if not self.names:
             return {}
-        stacked = mean_over_processes(torch.stack(list(self.values.values())) / self.count)
-        return dict(zip(self.values, stacked.tolist(), strict=True))
+        return dict(zip(self.names, mean_over_processes(self.totals / self.count).tolist(), strict=True))
 
     def state(self) -> dict[str, Any]:
         """For `restored`: sums as a mean over processes."""
-        values = {}
-        if self.values:
-            stacked = mean_over_processes(torch.stack(list(self.values.values())))
-            values = dict(zip(self.values, stacked.tolist(), strict=True))
-        return {"count": self.count, "values": values}
+        totals = mean_over_processes(self.totals.clone()).tolist() if self.names else []
+        return {"count": self.count, "values": dict(zip(self.names, totals, strict=True))}
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], device: torch.device) -> "Sums":
         sums = cls()
         sums.count = int(state["count"])
-        sums.values = {name: torch.tensor(float(value), device=device) for name, value in state["values"].items()}
+        sums.names = tuple(state["values"])
+        sums.totals = torch.tensor([float(value) for value in state["values"].values()], device=device)
         return sums
 
 
@@ -116,7 +119,7 @@ class EpochLog:
 
     def mean_loss(self) -> str:
         """The mean of the weighted sum of losses so far, for a progress bar; waits for the device."""
-        return f"{float(self.sums.values['total']) / self.sums.count:.3f}" if self.sums.count else "-"
+        return f"{float(self.sums.mean_values['total']):.3f}" if self.sums.count else "-"
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """Optimizer, learning rate and gradient step."""
 
-import math
 from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal, cast
 
@@ -112,4 +111,7 @@ class LearningRate:
 def clip_gradients(model: nn.Module, most: float | None) -> Tensor:
     """Scale gradients down to a total norm of `most` (None = leave them); returns the norm before."""
     parameters = [p for p in model.parameters() if p.grad is not None]
-    return torch.nn.utils.clip_grad_norm_(parameters, most or math.inf, foreach=True)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    if most is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, most, norm, foreach=True)
+    return norm

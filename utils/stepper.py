@@ -2,11 +2,14 @@
 
 A model is called with the inputs of a micro-batch and returns its losses by name, and what is kept of the micro-batch
 for after the step.
+
+A device is given its work and not waited for: whether all values of a step are finite is known to it before the
+optimizer begins, and to the processor later (`Stepper.settle`), when the device has the next step to compute.
 """
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,14 +19,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from utils.epoch_log import Step, Sums
+from utils.epoch_log import EpochLog, Step, Sums
 from utils.errors import UserError
 from utils.optimization import LearningRate, clip_gradients
-from utils.processes.distributed import gather_objects, is_main, max_over_processes, rank
+from utils.processes.distributed import gather_objects, is_main, max_over_processes, min_over_processes, rank
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 3  # steps in a row that may not be finite until the run ends
+SUMMARIES = ("total", "grad_norm")  # values of a step that follow from others
 
 
 @dataclass(frozen=True)
@@ -37,21 +41,49 @@ class StepRules:
 
 
 class Agreement(NamedTuple):
-    """What all processes do after a step: finite: take it; signal: end by it (0 = none); save: write a checkpoint."""
+    """What all processes do after a step: signal: end by it (0 = none); save: write a checkpoint."""
 
-    finite: bool
     signal: int
     save: bool
 
 
-def agree(values: Mapping[str, Tensor], signal: int, save: bool) -> Agreement:
-    """What any process met or asks for, known to all: the one place where a step waits for its device and the others.
+def agree(signal: int, save: bool) -> Agreement:
+    """What any process asks for, known to all. Processors tell each other; their devices are not waited for."""
+    stop, due = max_over_processes([signal, save])
+    return Agreement(int(stop), bool(due))
 
-    values: the scalars of the step, which must be finite to take it; signal, save: as in `Agreement`, of this process.
+
+class LateFlag:
+    """A scalar of a device, on its way to the processor: to read it waits for what the device had been given before."""
+
+    def __init__(self, flag: Tensor):
+        self.flag, self.arrival = flag, None
+        if flag.device.type == "cuda":
+            self.flag = torch.empty_like(flag, device="cpu", pin_memory=True).copy_(flag, non_blocking=True)
+            self.arrival = torch.cuda.Event()
+            self.arrival.record()
+
+    def read(self) -> bool:
+        """Whether it is not 0."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        return bool(self.flag)
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """A step that the device was given. Everything here is a step's own.
+
+    values: its scalars by name; taken: whether all of them are finite on all processes; samples: which, in words.
     """
-    finite = torch.stack(list(values.values())).isfinite().all()
-    broken, stop, due = max_over_processes([1 - finite.float(), signal, save], finite.device)
-    return Agreement(not broken, int(stop), bool(due))
+
+    inputs: Sequence[tuple[Any, ...]]
+    values: Mapping[str, Tensor]
+    taken: LateFlag
+    step: Step
+    lr: float
+    size: int
+    samples: Callable[[], str]
 
 
 def wrap(model: nn.Module, device: torch.device, world: int, some_unused: bool) -> nn.Module:
@@ -70,12 +102,14 @@ def wrap(model: nn.Module, device: torch.device, world: int, some_unused: bool) 
 class Stepper:
     """The optimizer's side of a training step.
 
-    failed: steps in a row that were not taken because something was not finite.
+    failed: steps in a row that were not taken because something was not finite. under_way: the last step, until it is
+    known whether it was taken.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, schedule: LearningRate, rules: StepRules):
         self.model, self.optimizer, self.schedule, self.rules = model, optimizer, schedule, rules
         self.failed = 0
+        self.under_way: UnderWay | None = None
 
     @property
     def lr(self) -> float:
@@ -100,8 +134,7 @@ class Stepper:
                 (total / len(inputs)).backward()
             sums.add({**losses, "total": total})
             kept.append(entry)
-        values = {name: value / sums.count for name, value in sums.values.items()}
-        return {**values, "grad_norm": clip_gradients(self.model, self.rules.clip)}, kept
+        return {**sums.mean_values, "grad_norm": clip_gradients(self.model, self.rules.clip)}, kept
 
     def synchronised(self, average: bool) -> AbstractContextManager:
         """Whether a backward pass within averages gradients over processes."""
@@ -109,23 +142,49 @@ class Stepper:
             return self.model.no_sync()
         return contextlib.nullcontext()
 
-    def update(self) -> None:
-        """Take the step whose gradients are there."""
+    def take_step(
+        self, inputs: Sequence[tuple[Any, ...]], step: Step, size: int, samples: Callable[[], str], log: EpochLog
+    ) -> tuple[list[Any], Tensor]:
+        """Have a step of `size` samples computed and taken, if all is finite; the step before is settled meanwhile.
+
+        Returns what is kept of each micro-batch, and a scalar: 1 = the step is taken, 0 = it leaves all as it was.
+        """
+        values, kept = self.compute_gradients(inputs, step)
+        self.settle(log)
+        finite = min_over_processes(torch.stack(list(values.values())).isfinite().all().float())
+        self.update(finite)
+        self.under_way = UnderWay(inputs, values, LateFlag(finite), step, self.lr, size, samples)
+        return kept, finite
+
+    def update(self, taken: Tensor) -> None:
+        """Take the step whose gradients are there, if `taken` is 1; if it is 0, neither parameters nor moments move."""
+        self.optimizer.found_inf = 1 - taken  # type: ignore[attr-defined]  # read by fused optimizers on their device
         self.optimizer.step()
-        self.failed = 0
         self.optimizer.zero_grad(set_to_none=True)
 
-    def skip(self, inputs: Sequence[tuple[Any, ...]], values: Mapping[str, Tensor], step: Step, samples: str) -> None:
-        """Leave out a step, and say what was not finite on which process, in which of its `samples`.
+    def settle(self, log: EpochLog) -> None:
+        """Log the step under way, if there is one, or say that it was not taken; waits until its device knows."""
+        last, self.under_way = self.under_way, None
+        if last is None:
+            return
+        if last.taken.read():
+            self.failed = 0
+            log.add(last.values, last.step, last.lr, last.size)
+        else:
+            log.skip(last.size)
+            self.report(last)
+
+    def report(self, last: UnderWay) -> None:
+        """Say of a step that was not taken what was not finite on which process, in which samples.
 
         Raises UserError after PATIENCE such steps in a row.
         """
-        broken = [name for name, value in values.items() if not value.isfinite() and name not in ("total", "grad_norm")]
+        broken = [name for name, value in last.values.items() if not value.isfinite() and name not in SUMMARIES]
+        samples, step = last.samples(), last.step
         guilty = blame(broken, samples)
-        self.optimizer.zero_grad(set_to_none=True)
         if not guilty:  # the averaged gradient is the same on all processes: look at each one's own
-            own, _ = self.compute_gradients(inputs, step, share=False)
-            self.optimizer.zero_grad(set_to_none=True)
+            with self.gradients_aside():
+                own, _ = self.compute_gradients(last.inputs, step, share=False)
             guilty = blame([] if own["grad_norm"].isfinite() else ["gradient"], samples)
         self.failed += 1
         problem = f"step {step.number} (epoch {step.epoch}): {' | '.join(guilty) or 'a gradient was not finite, once'}"
@@ -136,6 +195,16 @@ class Stepper:
             )
         if is_main():
             logger.warning("skipped %s", problem)
+
+    @contextlib.contextmanager
+    def gradients_aside(self) -> Iterator[None]:
+        """Gradients that are there return when the block ends; within, there are none."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters]
+        self.optimizer.zero_grad(set_to_none=True)
+        yield
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
 
 
 def blame(broken: list[str], samples: str) -> list[str]:

@@ -25,7 +25,7 @@ from utils.device import Autocast
 from utils.epoch_log import EpochLog, Step
 from utils.optimization import LearningRate, clip_gradients
 from utils.precision import set_precision
-from utils.stepper import Stepper, StepRules, agree
+from utils.stepper import Stepper, StepRules
 
 LENGTHS = 4  # batches of other longest captions that a step is taken on
 SEED = 42
@@ -202,12 +202,8 @@ def training_step_of(bench: Bench, precision: str) -> Callable[[TrainBatch, Epoc
         noise = model.draw_noise(SEED, step.epoch, batch.index.tolist())
         draws = model.make_draws(noise, batch.caption).to(bench.device)
         inputs = [(batch.to(bench.device), draws, ALPHA)]
-        values, queued = stepper.compute_gradients(inputs, step)
-        if not agree(values, 0, False).finite:
-            raise ValueError(f"not finite: {', '.join(name for name in values if not values[name].isfinite())}")
-        log.add(values, step, stepper.lr, batch.size)
-        stepper.update()
-        model.advance(queued)
+        queued, taken = stepper.take_step(inputs, step, batch.size, lambda: "made-up samples", log)
+        model.advance(queued, taken)
         step = step.next
 
     return take

@@ -26,6 +26,7 @@ from models.losses import IGNORED
 from models.objectives import LOSSES, Loss, only
 from models.person_search import PersonSearchModel, negative_weights
 from models.randomness import RandomDraws
+from models.training_step import QueueEntry
 
 STYLES = pytest.mark.parametrize("full_ca", [True, False], ids=["full", "partial"])
 
@@ -322,6 +323,14 @@ def test_the_momentum_model_follows_after_a_step():
     one.advance([run_step(one, tiny_batch(IDENTITIES)).queued])
     other.follow(other.objective.momentum)
     assert all(torch.equal(value, parameters(other)[name]) for name, value in parameters(one).items())
+
+
+def test_a_step_that_was_not_taken_moves_neither_queues_nor_momentum_model():
+    model = lived_in(tiny_model())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    image, text, identity = run_step(model, tiny_batch(IDENTITIES)).queued
+    model.advance([QueueEntry(image * torch.nan, text * torch.nan, identity)], torch.tensor(0.0))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("loss_weights", [weights(), weights(cl=0.0)])

@@ -1,6 +1,7 @@
 """Optimizer steps on a model small enough to follow by hand."""
 
 import contextlib
+import copy
 import math
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from torch import nn
 from utils.epoch_log import EpochLog, Step
 from utils.errors import UserError
 from utils.optimization import LearningRate, Schedule
-from utils.stepper import Stepper, StepRules, agree
+from utils.stepper import LateFlag, Stepper, StepRules, agree
 
 NAN = float("nan")
 
@@ -34,8 +35,16 @@ class Steep(Line):
         return {"slope": (self.weight * value).sum(), "plain": self.weight.abs().sqrt().sum()}, value
 
 
+class SteepAtFirst(Line):
+    """At a value of 1 the slope is infinite."""
+
+    def forward(self, value):
+        plain = self.weight.abs().sqrt().sum() if value == 1.0 else self.weight.sum()
+        return {"slope": (self.weight * value).sum(), "plain": plain}, value
+
+
 def stepper_of(model, weights=None) -> Stepper:
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     schedule = LearningRate(
         optimizer, Schedule(sched="cosine_step", epochs=10, min_lr=1.0, warmup_lr=1.0, warmup_epochs=0)
     )
@@ -65,15 +74,12 @@ def train(values, accumulate=1, start=None, weights=None, model=None) -> Trained
     trained.step = start or Step(0, 0, len(values) // accumulate, 0)
     for first in range(0, len(values), accumulate):
         inputs = [(value,) for value in values[first : first + accumulate]]
-        found, kept = trained.stepper.compute_gradients(inputs, trained.step)
-        if agree(found, 0, False).finite:
-            trained.log.add(found, trained.step, 1.0, len(inputs))
-            trained.stepper.update()
-            trained.kept += kept
-        else:
-            trained.stepper.skip(inputs, found, trained.step, f"sample {inputs[0][0]}")
-            trained.log.skip(len(inputs))
+        kept, taken = trained.stepper.take_step(
+            inputs, trained.step, len(inputs), lambda first=inputs[0][0]: f"sample {first}", trained.log
+        )
+        trained.kept += kept if taken else []
         trained.step = trained.step.next
+    trained.stepper.settle(trained.log)
     return trained
 
 
@@ -113,11 +119,37 @@ def test_an_epoch_of_few_steps_has_a_point_for_each():
     assert record["curve"]["epoch"] == pytest.approx([0.2, 0.4, 0.6])
 
 
-def test_all_processes_know_what_any_of_them_met_or_asks_for():
-    whole = {"loss": torch.tensor(1.0), "grad_norm": torch.tensor(2.0)}
-    assert agree(whole, 0, False) == (True, 0, False)
-    assert agree(whole, 15, True) == (True, 15, True)
-    assert agree({**whole, "grad_norm": torch.tensor(NAN)}, 0, True) == (False, 0, True)
+def test_alone_a_process_agrees_with_itself():
+    assert agree(0, False) == (0, False)
+    assert agree(15, True) == (15, True)
+
+
+class Watched(Line):
+    """Writes down when it is computed."""
+
+    def __init__(self, events):
+        super().__init__()
+        self.events = events
+
+    def forward(self, value):
+        self.events.append("compute")
+        return super().forward(value)
+
+
+def test_a_step_is_read_when_the_next_one_is_computed_and_before_that_moves_anything(monkeypatch):
+    events = []
+    monkeypatch.setattr(LateFlag, "read", lambda flag: events.append("read") or bool(flag.flag))
+    model = Watched(events)
+    stepper, log, step = stepper_of(model), EpochLog(), Step(0, 0, 2, 0)
+    monkeypatch.setattr(stepper, "update", lambda taken: events.append("update"))
+    for _ in range(2):
+        stepper.take_step([(1.0,)], step, 1, str, log)
+        step = step.next
+    assert events == ["compute", "update", "compute", "read", "update"]
+    assert (log.samples, stepper.under_way.step.number) == (1, 1)
+    stepper.settle(log)
+    stepper.settle(log)
+    assert (log.samples, stepper.under_way) == (2, None)
 
 
 # ---- steps that are not finite ---------------------------------------------------------
@@ -137,6 +169,24 @@ def test_a_gradient_that_is_not_finite_counts_though_its_loss_is_finite(caplog):
     trained = train([1.0], model=Steep())
     assert (trained.model.weight.item(), trained.step.number, trained.stepper.failed) == (0.0, 1, 1)
     assert "gradient not finite" in caplog.text
+
+
+def test_what_a_broken_step_is_asked_for_leaves_the_gradients_of_the_next_one(caplog):
+    # the first step has a slope that is infinite: it is computed once more while the second one is under way
+    trained = train([1.0, 2.0], model=SteepAtFirst())
+    assert trained.model.weight.item() == pytest.approx(-2.5)
+    assert "skipped step 0 (epoch 0): process 0: gradient not finite for sample 1.0" in caplog.text
+
+
+def test_a_step_that_is_not_finite_moves_neither_parameters_nor_moments():
+    model = Line()
+    stepper = stepper_of(model)
+    stepper.optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    log = EpochLog()
+    stepper.take_step([(1.0,)], Step(0, 0, 2, 0), 1, str, log)
+    before = copy.deepcopy([model.state_dict(), stepper.optimizer.state_dict()])
+    stepper.take_step([(NAN,)], Step(0, 1, 2, 1), 1, str, log)
+    assert str(before) == str([model.state_dict(), stepper.optimizer.state_dict()])
 
 
 def test_the_third_failure_in_a_row_stops_the_run_and_names_what_and_where():

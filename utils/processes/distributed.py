@@ -7,7 +7,7 @@ import platform
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -120,7 +120,7 @@ def process_group(
         # torchrun keeps one store through its restarts: the addresses of processes that are gone stand in it
         store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",  # processors talk beside their devices
             store=store,
             rank=launch.rank,
             world_size=launch.world,
@@ -241,11 +241,20 @@ def on_main(function: Callable[Parameters, Value]) -> Callable[Parameters, Value
     return wrapper
 
 
-def max_over_processes(values: list[float | Tensor], device: torch.device) -> list[float]:
-    """The greatest of each number over all processes."""
-    together = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device) for value in values])
+@torch.no_grad()
+def min_over_processes(value: Tensor) -> Tensor:
+    """The least over processes, in place when there are several."""
     if world_size() > 1:
-        dist.all_reduce(together, dist.ReduceOp.MAX)
+        dist.all_reduce(value, dist.ReduceOp.MIN)
+    return value
+
+
+def max_over_processes(values: Sequence[float]) -> list[float]:
+    """The greatest of each number over all processes; exchanged in main memory, whatever their devices."""
+    if world_size() == 1:
+        return list(values)
+    together = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(together, dist.ReduceOp.MAX)
     return together.tolist()
 
 
