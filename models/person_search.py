@@ -20,6 +20,7 @@ from models.decoder import DecoderSize, VisualDecoder, fill_removed
 from models.fusion import ImageKeysValues, Pairing, TextEncoder
 from models.fusion_batch import FusionRows
 from models.image_encoder import ImageEncoder, PatchSubset
+from models.kernels import Linear, convert_weights
 from models.momentum import Momentum
 from models.objectives import LOSSES, Objective, PartSizes, compute_losses
 from models.randomness import MaskedTokens, RandomDraws, StepNoise
@@ -99,6 +100,7 @@ class PersonSearchModel(Momentum):
         )
         self.build_momentum()
         self.build_queues(embed_dim, objective.queue_size)
+        self.linear_layers = [layer for layer in self.modules() if isinstance(layer, Linear)]
 
     def build_parts(self, sizes: PartSizes) -> None:
         """Heads and decoders of the losses that have a weight."""
@@ -177,6 +179,13 @@ class PersonSearchModel(Momentum):
         value is not part of a compiled graph. negatives_within: draw hard negatives among groups of so
         many consecutive samples; None = all samples of the process.
         """
+        with convert_weights(self.linear_layers):
+            return self.compute_step(batch, draws, alpha, negatives_within)
+
+    def compute_step(
+        self, batch: TrainBatch, draws: RandomDraws, alpha: float | Tensor, negatives_within: int | None
+    ) -> StepOutput:
+        """See `forward`: its stages, one after the other."""
         batch = replace(batch, image1=self.normalise(batch.image1), image2=self.normalise(batch.image2))
         tokens, image = self.encode_image(batch.image1)
         caption = self.encode_text(batch.caption2)

@@ -2,7 +2,7 @@
 
 Blocks read as they would with torch's own. What a processor, a precision or a memory limit asks for stands here:
 
-    Linear, cast_once, prepare_weights   products by oneDNN on a CPU; conversions made once
+    Linear, cast_once, prepare_weights, convert_weights     products by oneDNN on a CPU; conversions made once
     LayerNorm, GELU, elementwise         outputs that the Linear layer that reads them computes again, not keeps
     checkpointed                         inner results computed again in the backward pass, where they are big
     attend, attend_indexed               scaled dot-product attention
@@ -11,7 +11,7 @@ Blocks read as they would with torch's own. What a processor, a precision or a m
 
 from models.kernels.attention import attend, attend_indexed
 from models.kernels.dropout import Dropout
-from models.kernels.linear import Linear, cast_once, prepare_weights
+from models.kernels.linear import Linear, cast_once, convert_weights, prepare_weights
 from models.kernels.recompute import GELU, LayerNorm, bytes_of, checkpointed, elementwise
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "bytes_of",
     "cast_once",
     "checkpointed",
+    "convert_weights",
     "elementwise",
     "prepare_weights",
 ]

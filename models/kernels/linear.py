@@ -4,7 +4,7 @@ On a CPU, torch multiplies float32 matrices with MKL, which leaves half of the a
 that is not Intel's unused. oneDNN, which torch brings along for its compiler, does not.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -22,10 +22,12 @@ class Linear(nn.Linear):
     """torch's layer and its parameters.
 
     prepared: weight and bias in the type and order of products, see `prepare_weights`.
+    converted: weight and bias in the type of products, with gradients, see `convert_weights`.
     adds_bias: False leaves the bias to whoever reads the product.
     """
 
     prepared: tuple[Tensor, Tensor | None] | None = None
+    converted: tuple[Tensor, Tensor | None] | None = None
     adds_bias = True
 
     def forward(self, input: Tensor) -> Tensor:
@@ -33,6 +35,9 @@ class Linear(nn.Linear):
         if self.prepared is not None:
             return product(input.to(self.prepared[0].dtype), *self.prepared)
         recipe = recipe_of(input)
+        if self.converted is not None:
+            weight, bias = self.converted
+            return linear(input, weight, bias) if recipe is None else linear_of(recipe, input, weight, bias)
         if {input.dtype, product_type(input.device)} == {torch.float32} and by_onednn(input):
             return OneDnnLinear.apply(input, self.weight, self.added(), recipe, *(recipe.inputs if recipe else ()))
         if recipe is None:
@@ -42,6 +47,54 @@ class Linear(nn.Linear):
     def added(self) -> Tensor | None:
         """The bias, if it is added here."""
         return self.bias if self.adds_bias else None
+
+
+class Converted(torch.autograd.Function):
+    """Tensors in another type, and their gradients in their own, each by one call: not a kernel for every tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.like = tensors[0].dtype
+        ctx.set_materialize_grads(False)
+        return convert(tensors, dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        found = iter(convert([gradient for gradient in gradients if gradient is not None], ctx.like))
+        return None, *(None if gradient is None else next(found) for gradient in gradients)
+
+
+def convert(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Copies in another type, without gradients."""
+    copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    torch._foreach_copy_(copies, list(tensors))
+    return tuple(copies)
+
+
+@contextmanager
+def convert_weights(layers: Sequence[Linear]) -> Iterator[None]:
+    """Within, these layers take weights that were converted to the type of products by one call.
+
+    Autocast would convert each by itself, and those that take no gradient again at every use. In float32 there is
+    nothing to convert, and a compiler converts them as it likes.
+    """
+    dtype = product_type(layers[0].weight.device)
+    if dtype == torch.float32 or torch.compiler.is_compiling():
+        yield
+        return
+    for learns in (True, False):
+        chosen = [layer for layer in layers if layer.weight.requires_grad == learns]
+        parts = {part: None for layer in chosen for part in (layer.weight, layer.added()) if part is not None}
+        found = dict(zip(parts, Converted.apply(dtype, *parts) if parts else (), strict=True))
+        for layer in chosen:
+            bias = layer.added()
+            layer.converted = found[layer.weight], None if bias is None else found[bias]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.converted = None
 
 
 def cast_once(states: Tensor) -> Tensor:
