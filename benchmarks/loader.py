@@ -20,7 +20,6 @@ from PIL import Image
 
 from benchmarks.measure import describe_machine, in_turn, parse_arguments
 from dataset.annotations import Entry
-from dataset.attributes import attribute_ids
 from dataset.batch import TrainBatch
 from dataset.captions import clean_caption
 from dataset.decoding import as_rgb
@@ -90,9 +89,8 @@ def load(paths: Sequence[Path], size: tuple[int, int]) -> None:
 
 def read_captions(data: TrainSet) -> None:
     """The captions of all samples as word pieces with their attributes."""
-    for sample in data.samples:
-        text = data.encode(sample.caption)
-        attribute_ids(data.spans[sample.caption], text.offsets, len(text.ids))
+    for caption in data.caption:
+        data.table.ids(caption), data.table.attributes(caption)
 
 
 def run_through(loader: TrainLoader) -> None:

@@ -168,7 +168,7 @@ def warn_of_ignored_size(config: Config, saved: Mapping[str, Any], checkpoint: s
 
 def warn_of_unknown_words(data: TrainSet) -> None:
     """Captions of another language or data set than the vocabulary's; some captions of all parts of the data tell."""
-    captions = list(data.spans)
+    captions = data.captions()
     unknown = UnknownWords(data.tokenizer)
     for caption in captions[:: max(1, len(captions) // ENOUGH_CAPTIONS)]:
         unknown.add(caption, data.encode(caption))

@@ -9,11 +9,10 @@ depends on (seed, epoch, index) alone.
 """
 
 import random
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.annotations import Entry
-from dataset.attributes import attribute_ids
 from dataset.augmentation import Augment, random_flip
 from dataset.batch import TextTokens, TrainBatch
+from dataset.caption_table import CaptionTable
 from dataset.captions import clean_caption
 from dataset.image_files import normal_path
 from dataset.images import load_image
@@ -149,13 +148,19 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         self.augment = augment
         self.samples = make_samples(entries, max_words)
         originals = (caption for entry in entries for caption in entry.captions)
-        self.spans = {
-            sample.caption: attributes.get(original, [])
-            for sample, original in zip(self.samples, originals, strict=True)
-        }
-        self.captions_of = defaultdict(list)
-        for sample in self.samples:
-            self.captions_of[sample.identity].append(sample.caption)
+        spelled = dict(zip((sample.caption for sample in self.samples), originals, strict=True))
+        spans = (attributes.get(original, []) for original in spelled.values())
+        self.table = CaptionTable(list(spelled), spans, tokenizer, max_tokens)
+        self.pad_id = tokenizer.special.pad
+        self.images = [sample.image for sample in self.samples]
+        self.identity = np.array([sample.identity for sample in self.samples], np.int32)
+        numbers = {caption: number for number, caption in enumerate(spelled)}
+        self.caption = np.array([numbers[sample.caption] for sample in self.samples], np.int32)
+        self.captions_of = group_by(self.caption, self.identity)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What loader processes need: neither texts nor the tokenizer, which take long to send."""
+        return {name: part for name, part in vars(self).items() if name not in ("samples", "tokenizer", "skipped")}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -174,59 +179,63 @@ class TrainSet(Dataset[TrainBatch | UserError]):
 
     def longest_caption(self) -> int:
         """The most tokens that a caption has."""
-        return max(len(self.encode(caption).ids) for caption in self.spans)
+        return int(self.table.lengths.max())
+
+    def captions(self) -> list[str]:
+        """The different captions of all samples, in the order of `table`."""
+        return list(dict.fromkeys(sample.caption for sample in self.samples))
 
     def describe(self, batches: Sequence[TrainBatch]) -> str:
         """The images of batches, for messages."""
-        return "; ".join(", ".join(self.samples[index].image for index in batch.index.tolist()) for batch in batches)
+        return "; ".join(", ".join(self.images[index] for index in batch.index.tolist()) for batch in batches)
 
     def encode(self, caption: str) -> Encoded:
         return self.tokenizer.encode(caption, self.max_tokens)
 
     def make_batch(self, request: BatchRequest) -> TrainBatch:
-        samples = [self.samples[index] for index in request.own]
-        views, second = zip(*(self.draw(request.epoch, index) for index in request.own), strict=True)
-        first = [self.samples[index].caption for index in request.everyone]
-        encoded = {caption: self.encode(caption) for caption in dict.fromkeys((*first, *second))}
-        texts = [encoded[caption] for caption in second]
-        attributes = [
-            attribute_ids(self.spans[caption], text.offsets, len(text.ids))
-            for caption, text in zip(second, texts, strict=True)
-        ]
-        numbers, _ = pad_batch(attributes, 0)
+        own = np.array(request.own)
+        views, drawn = zip(*(self.draw(request.epoch, index) for index in request.own), strict=True)
+        first, second = self.caption[own], np.array(drawn)
+        attributes, _ = pad_batch([self.table.attributes(caption) for caption in second], 0)
         return TrainBatch(
             image1=torch.stack([view[0] for view in views]),
             image2=torch.stack([view[1] for view in views]),
-            caption=self.first_captions([encoded[caption].ids for caption in first], request.rows),
-            caption2=self.pad([text.ids for text in texts]),
-            attributes=numbers,
-            attribute_count=max(map(max, attributes)),
-            identity=torch.tensor([sample.identity for sample in samples]),
-            replaced=torch.tensor([int(a.caption != b) for a, b in zip(samples, second, strict=True)]),
-            index=torch.tensor(request.own),
+            caption=self.read(first, self.longest_of(request.everyone)),
+            caption2=self.read(second),
+            attributes=attributes,
+            attribute_count=int(attributes.max()),
+            identity=torch.from_numpy(self.identity[own].astype(np.int64)),
+            replaced=torch.from_numpy((first != second).astype(np.int64)),
+            index=torch.from_numpy(own),
         )
 
-    def draw(self, epoch: int, index: int) -> tuple[tuple[Tensor, Tensor], str]:
-        """Two augmentations of the sample's image, uint8 [3, H, W], and its caption2."""
-        sample = self.samples[index]
+    def draw(self, epoch: int, index: int) -> tuple[tuple[Tensor, Tensor], int]:
+        """Two augmentations of the sample's image, uint8 [3, H, W], and the number of its caption2."""
+        name, caption = self.images[index], self.caption[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
-        image = load_image(self.image_root / sample.image, self.size, self.digests.get(normal_path(sample.image)))
+        image = load_image(self.image_root / name, self.size, self.digests.get(normal_path(name)))
         views = self.augment(image, rng), self.augment(image, rng)
-        caption = sample.caption
         if rng.random() < self.weak_probability:
-            caption = rng.choice(self.captions_of[sample.identity])
+            caption = rng.choice(self.captions_of[self.identity[index]])
         return views, caption
 
-    def first_captions(self, everyone: Sequence[Sequence[int]], own: slice) -> TextTokens:
-        """The `own` of the ids of everyone's captions, padded to the longest of all processes.
+    def longest_of(self, everyone: Sequence[int]) -> int:
+        """The length that first captions are padded to, that of the longest of all processes.
 
         The published distillation of MLM normalises over token positions, padding included: a
         length of each process's own would make the loss depend on how a batch is spread.
         """
-        return self.pad(everyone[own], max(map(len, everyone)))
+        return int(self.table.lengths[self.caption[list(everyone)]].max())
 
-    def pad(self, rows: Sequence[Sequence[int]], length: int | None = None) -> TextTokens:
-        return TextTokens(*pad_batch(rows, self.tokenizer.special.pad, length))
+    def read(self, captions: Iterable[int], length: int | None = None) -> TextTokens:
+        """Captions by their numbers, padded to `length` (None = the longest of them)."""
+        return TextTokens(*pad_batch([self.table.ids(caption) for caption in captions], self.pad_id, length))
+
+
+def group_by(values: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
+    """The values of every group, from 0, in the order in which they stand."""
+    order = np.argsort(groups, kind="stable")
+    return np.split(values[order], np.flatnonzero(np.diff(groups[order])) + 1)
 
 
 class TrainLoader:

@@ -279,7 +279,7 @@ def test_attributes_are_found_by_the_configured_rule(tmp_path, rule, words):
     config = load_config(None, [f"{key}={json.dumps(value)}" for key, value in given.items()])
     for cache in (tmp_path, None):
         data = open_training_set(config, TOKENIZER, 0, cache)
-        assert list(map(len, data.spans[caption])) == [words] * (4 // words)
+        assert data.table.attributes(0).tolist() == [0, *(1 + place // words for place in range(4)), 0]
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,8 @@ def test_captions_are_cleaned_by_the_configured_rules(tmp_path, rules, read):
     config = data_in_words(tmp_path, "red coat;blue jeans", caption_rules=rules)
     tokenizer = open_tokenizer(config)
     data, split = open_training_set(config, tokenizer, 0, None), open_split(config, "test", tokenizer)
-    assert list(data.spans) == [read.strip()]
+    assert data.captions() == [read.strip()]
+    assert data.table.ids(0).tolist() == tokenizer.encode(read.strip(), None).ids
     assert split.captions.ids == [tokenizer.encode(read.strip(), None).ids]
     assert tokenizer.unknown not in split.captions.ids[0]
 

@@ -1,6 +1,8 @@
 """The order of training samples, and what a sample is made of."""
 
+import copy
 import os
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -305,13 +307,40 @@ def test_first_captions_are_padded_to_the_longest_of_all_processes(root):
     assert (batch.caption.ids[~batch.caption.mask] == TOKENIZER.special.pad).all()
 
 
-def test_a_caption_is_cut_into_word_pieces_once_per_batch(root, monkeypatch):
-    data, cut = make_set(root), []
-    encode = data.encode
-    monkeypatch.setattr(data, "encode", lambda caption: cut.append(caption) or encode(caption))
-    data[BatchRequest(0, (0, 1, 0, 5), slice(0, 2))]
-    assert {CAPTIONS[index] for index in (0, 1, 5)} <= set(cut)
-    assert len(cut) == len(set(cut))
+class CountingTokenizer(CaptionTokenizer):
+    """Counts the captions that it is given, one by one or many at a time."""
+
+    cut: list[str] = []
+
+    def encode_all(self, captions, max_tokens):
+        self.cut += captions
+        return super().encode_all(captions, max_tokens)
+
+    def encode(self, caption, max_tokens):
+        self.cut.append(caption)
+        return super().encode(caption, max_tokens)
+
+
+def test_a_caption_is_cut_into_word_pieces_once_and_not_for_batches(root):
+    entries = [*ENTRIES, Entry("a.png", 31, ENTRIES[0].captions)]
+    tokenizer = CountingTokenizer.from_json(TOKENIZER.to_json())
+    data = TrainSet(entries, root, tokenizer, {}, SIZE, 30, 40, 0.5, 3)
+    for epoch in range(3):
+        data[BatchRequest(epoch, (0, 1, 0, 5, 9), slice(0, 2))]
+    assert data.longest_caption() == max(len(TOKENIZER.encode(caption, 40).ids) for caption in CAPTIONS)
+    assert sorted(tokenizer.cut) == sorted(CAPTIONS)
+
+
+def test_a_loader_process_is_sent_few_bytes_and_makes_the_same_batches(root):
+    captions = tuple(f"A man with number {number} on a red coat." for number in range(5000))
+    attributes = {caption: [[(2, 5)], [(0, 1), (6, 10)]] for caption in captions}
+    entries = [Entry("a.png", 30, captions[:2500]), Entry("b.png", "x", captions[2500:])]
+    data = TrainSet(entries, root, TOKENIZER, attributes, SIZE, 30, 40, 0.5, 3)
+    assert len(pickle.dumps(data)) < 3 * data.table.lengths.sum() + 24 * len(captions)
+    there, request = copy.copy(data), BatchRequest(1, tuple(range(0, 5000, 700)), slice(1, 4))
+    assert not hasattr(there, "samples") and not hasattr(there, "tokenizer")
+    assert contents(there[request]) == contents(data[request])
+    assert torch.equal(there[request].attributes, data[request].attributes)
 
 
 def test_captions_keep_no_more_word_pieces_than_the_model_has_positions(root):
