@@ -133,12 +133,12 @@ class Trainer:
             raise Stopped(signal, self.kept())
 
     def prepare(self, batch: TrainBatch, step: Step) -> tuple[TrainBatch, RandomDraws, float, int | None]:
-        """What the model's `forward` takes: a batch on its device, its random draws, alpha, groups of negatives."""
+        """What the model's `forward` takes: a batch, its random draws, alpha, groups of negatives."""
         config, device = self.run.config, self.run.device
         draws = self.model.make_draws(self.seed, step.epoch, batch.index.tolist()).to(device)
         warming = config.warm_up and step.epoch == 0
         alpha = config.alpha * (step.iteration / step.iterations if warming else 1)
-        return batch.to(device), draws, alpha, config.negatives_within(step.epoch, self.state.negatives_pool)
+        return batch, draws, alpha, config.negatives_within(step.epoch, self.state.negatives_pool)
 
     def close_epoch(self, log: RunLog | None) -> None:
         """Evaluate what was trained, log it, and stand at the beginning of the next epoch."""

@@ -3,11 +3,15 @@
 Letters: B batch, H and W image height and width, T text tokens, C attributes of a caption.
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from utils.processes.handover import map_leaves
+
+Batch = TypeVar("Batch", bound="Samples")
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,11 @@ class TextTokens:
     def to(self, device: torch.device) -> "TextTokens":
         return TextTokens(*(part.to(device, non_blocking=True) for part in (self.ids, self.mask)))
 
-    def pin_memory(self) -> "TextTokens":
-        return TextTokens(self.ids.pin_memory(), self.mask.pin_memory())
 
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What B training samples hold beside their images.
 
-@dataclass(frozen=True)
-class TrainBatch:
-    """B training samples.
-
-    image1, image2: two flips of one image [B, 3, H, W], uint8, or float32 when normalised.
     caption: feeds MLM and m-RTD. caption2: feeds all else; at times another caption of the
     same identity, and then `replaced` [B] is 1.
     attributes: [B, T] int64 over the tokens of caption2: 0 none, 1.. = attribute number.
@@ -47,8 +47,6 @@ class TrainBatch:
     index: [B] int64, index of the sample in the data set.
     """
 
-    image1: Tensor
-    image2: Tensor
     caption: TextTokens
     caption2: TextTokens
     attributes: Tensor
@@ -61,16 +59,44 @@ class TrainBatch:
     def size(self) -> int:
         return self.identity.shape[0]
 
-    def pin_memory(self) -> "TrainBatch":
+    def pin_memory(self: Batch) -> Batch:
         """Called by a DataLoader that pins memory."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attribute_count"}
-        return replace(self, **{name: part.pin_memory() for name, part in parts.items()})
+        return map_leaves(self, Tensor.pin_memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch(Samples):
+    """B training samples as a model takes them.
+
+    image1, image2: two views of one image [B, 3, H, W], uint8, or float32 when normalised.
+    """
+
+    image1: Tensor
+    image2: Tensor
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same on `device`; images stay uint8, and the model normalises them."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attribute_count"}
-        moved: dict[str, Any] = {
-            name: part.to(device, non_blocking=True) if isinstance(part, Tensor) else part.to(device)
-            for name, part in parts.items()
-        }
-        return replace(self, **moved)
+        return map_leaves(self, lambda part: part.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedBatch(Samples):
+    """B training samples as a loader hands them over: where views are flips of one image, that goes once.
+
+    views: uint8 images [1, B, 3, H, W] of which both views are made, or one for each [2, B, 3, H, W].
+    mirrored: [B, 2] bool, which of the two views of an image are to be mirrored.
+    """
+
+    views: Tensor
+    mirrored: Tensor
+
+    def to(self, device: torch.device) -> TrainBatch:
+        """The batch on `device`, where its images are mirrored."""
+        there: LoadedBatch = map_leaves(self, lambda part: part.to(device, non_blocking=True))
+        mirror = there.views.flip(-1)
+        first, second = (
+            torch.where(there.mirrored[:, number, None, None, None], mirror[image], there.views[image])
+            for number, image in ((0, 0), (1, -1))
+        )
+        kept = {part.name: getattr(there, part.name) for part in fields(Samples)}
+        return TrainBatch(**kept, image1=first, image2=second)

@@ -118,7 +118,10 @@ def open_loader(
     cache_folder: Path | None = None,
     skipped: Sequence[str] | None = None,
 ) -> TrainLoader:
-    """This process's share of the training batches (`cache_folder` and `skipped` as in `open_training_set`)."""
+    """This process's share of the training batches, on its device.
+
+    `cache_folder` and `skipped` are as in `open_training_set`.
+    """
     batch = config.batch_size_train
     if batch * world_size() > config.queue_size:
         raise UserError(
@@ -132,7 +135,7 @@ def open_loader(
             f"an epoch has {len(plan)} batches, fewer than accumulate_steps {config.accumulate_steps}; lower"
             " accumulate_steps or batch_size_train"
         )
-    return TrainLoader(data, plan, config.workers, pin_memory=device.type == "cuda")
+    return TrainLoader(data, plan, config.workers, pin_memory=device.type == "cuda", device=device)
 
 
 def find_attributes(

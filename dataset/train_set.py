@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.annotations import Entry
-from dataset.augmentation import Augment, random_flip
-from dataset.batch import TextTokens, TrainBatch
+from dataset.augmentation import Augment, draw_mirrored
+from dataset.batch import LoadedBatch, TextTokens, TrainBatch
 from dataset.caption_table import CaptionTable
 from dataset.captions import clean_caption
 from dataset.image_files import normal_path
@@ -30,6 +30,7 @@ from dataset.tokens import CaptionTokenizer, Encoded, pad_batch
 from utils.errors import UserError
 from utils.processes.loader_processes import loaded, loader_settings
 
+CPU = torch.device("cpu")
 Spans = list[list[tuple[int, int]]]  # attributes of a caption: character spans of their words
 
 
@@ -116,7 +117,7 @@ def make_samples(entries: Sequence[Entry], max_words: int) -> list[Sample]:
     ]
 
 
-class TrainSet(Dataset[TrainBatch | UserError]):
+class TrainSet(Dataset[LoadedBatch | UserError]):
     """Whole batches by request (reference: RaSa's training data set, section 3.1).
 
     entries: images with captions below `image_root`; attributes: spans by caption as written
@@ -124,7 +125,7 @@ class TrainSet(Dataset[TrainBatch | UserError]):
     words, and `max_tokens` word pieces of those (what the text encoder has positions for).
     digests: of image files by normalised name; a file with another one is refused.
     skipped: names of images that were left out of `entries`, kept here for whoever records them.
-    augment: makes each of the two views of an image.
+    augment: makes each of the two views of an image; None = the image or its mirror image, as published.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class TrainSet(Dataset[TrainBatch | UserError]):
         seed: int,
         digests: Mapping[str, str] | None = None,
         skipped: Sequence[str] = (),
-        augment: Augment = random_flip,
+        augment: Augment | None = None,
     ):
         self.image_root, self.tokenizer, self.size = Path(image_root), tokenizer, size
         self.digests, self.skipped = digests or {}, tuple(skipped)
@@ -165,7 +166,7 @@ class TrainSet(Dataset[TrainBatch | UserError]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, request: BatchRequest) -> TrainBatch | UserError:
+    def __getitem__(self, request: BatchRequest) -> LoadedBatch | UserError:
         # returned, not raised: a loader would bury the message in a worker's traceback
         try:
             return self.make_batch(request)
@@ -192,14 +193,16 @@ class TrainSet(Dataset[TrainBatch | UserError]):
     def encode(self, caption: str) -> Encoded:
         return self.tokenizer.encode(caption, self.max_tokens)
 
-    def make_batch(self, request: BatchRequest) -> TrainBatch:
+    def make_batch(self, request: BatchRequest) -> LoadedBatch:
         own = np.array(request.own)
-        views, drawn = zip(*(self.draw(request.epoch, index) for index in request.own), strict=True)
+        views, mirrored, drawn = zip(*(self.draw(request.epoch, index) for index in request.own), strict=True)
         first, second = self.caption[own], np.array(drawn)
         attributes, _ = pad_batch([self.table.attributes(caption) for caption in second], 0)
-        return TrainBatch(
-            image1=torch.stack([view[0] for view in views]),
-            image2=torch.stack([view[1] for view in views]),
+        return LoadedBatch(
+            views=torch.stack([view for images in zip(*views, strict=True) for view in images]).view(
+                -1, len(own), 3, *self.size
+            ),
+            mirrored=torch.tensor(mirrored),
             caption=self.read(first, self.longest_of(request.everyone)),
             caption2=self.read(second),
             attributes=attributes,
@@ -209,15 +212,20 @@ class TrainSet(Dataset[TrainBatch | UserError]):
             index=torch.from_numpy(own),
         )
 
-    def draw(self, epoch: int, index: int) -> tuple[tuple[Tensor, Tensor], int]:
-        """Two augmentations of the sample's image, uint8 [3, H, W], and the number of its caption2."""
+    def draw(self, epoch: int, index: int) -> tuple[tuple[Tensor, ...], tuple[bool, bool], int]:
+        """The sample's image or its two augmentations, uint8 [3, H, W], which views are mirrored, its caption2."""
         name, caption = self.images[index], self.caption[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         image = load_image(self.image_root / name, self.size, self.digests.get(normal_path(name)))
-        views = self.augment(image, rng), self.augment(image, rng)
+        views: tuple[Tensor, ...] = (image,)
+        mirrored = False, False
+        if self.augment is None:
+            mirrored = draw_mirrored(rng), draw_mirrored(rng)
+        else:
+            views = self.augment(image, rng), self.augment(image, rng)
         if rng.random() < self.weak_probability:
             caption = rng.choice(self.captions_of[self.identity[index]])
-        return views, caption
+        return views, mirrored, caption
 
     def longest_of(self, everyone: Sequence[int]) -> int:
         """The length that first captions are padded to, that of the longest of all processes.
@@ -239,13 +247,14 @@ def group_by(values: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
 
 
 class TrainLoader:
-    """Batches of an epoch, prepared ahead by worker processes.
+    """Batches of an epoch on a device, prepared ahead by worker processes.
 
+    pin_memory: into memory from which a GPU copies while it computes.
     Iterating raises UserError when a sample cannot be made (an image that is unusable or has changed).
     """
 
-    def __init__(self, data: TrainSet, plan: Plan, workers: int, pin_memory: bool):
-        self.data, self.plan, self.sampler = data, plan, EpochSampler(plan)
+    def __init__(self, data: TrainSet, plan: Plan, workers: int, pin_memory: bool, device: torch.device = CPU):
+        self.data, self.plan, self.sampler, self.device = data, plan, EpochSampler(plan), device
         settings = loader_settings(__name__, workers)
         self.loader = DataLoader(
             data,
@@ -269,4 +278,4 @@ class TrainLoader:
     def epoch(self, number: int, skip: int = 0) -> Iterator[TrainBatch]:
         """The batches of an epoch but for the first `skip`, which an interrupted run has had."""
         self.sampler.epoch, self.sampler.skip = number, skip
-        yield from loaded(self.loader)
+        yield from (batch.to(self.device) for batch in loaded(self.loader))
