@@ -56,7 +56,8 @@ class Trainer:
         self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
         config, self.seed, self.folder = run.config, run.options.seed, RunFolder(run.options.output_dir)
         skipped = run.checkpoint.get("skipped_images") if run.checkpoint and run.options.resume else None
-        self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped)
+        noise = model.noise_source(self.seed)
+        self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped, noise)
         self.data = fingerprints(config, self.loader.data.skipped)
         if config.compile:
             compile_layers(model)
@@ -134,8 +135,8 @@ class Trainer:
 
     def prepare(self, batch: TrainBatch, step: Step) -> tuple[TrainBatch, RandomDraws, float, int | None]:
         """What the model's `forward` takes: a batch, its random draws, alpha, groups of negatives."""
-        config, device = self.run.config, self.run.device
-        draws = self.model.make_draws(self.seed, step.epoch, batch.index.tolist()).to(device)
+        config = self.run.config
+        draws = self.model.make_draws(batch.noise).to(self.run.device)
         warming = config.warm_up and step.epoch == 0
         alpha = config.alpha * (step.iteration / step.iterations if warming else 1)
         return batch, draws, alpha, config.negatives_within(step.epoch, self.state.negatives_pool)

@@ -3,8 +3,8 @@
 Letters: B batch, H and W image height and width, T text tokens, C attributes of a caption.
 """
 
-from dataclasses import dataclass, fields
-from typing import TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class Samples:
     attribute_count: the most attributes that any caption of the batch has.
     identity: [B] int64, numbered from 0.
     index: [B] int64, index of the sample in the data set.
+    noise: random numbers that a step on these samples uses, in main memory wherever the rest is; None = not drawn.
     """
 
     caption: TextTokens
@@ -54,6 +55,7 @@ class Samples:
     identity: Tensor
     replaced: Tensor
     index: Tensor
+    noise: Any = None
 
     @property
     def size(self) -> int:
@@ -62,6 +64,11 @@ class Samples:
     def pin_memory(self: Batch) -> Batch:
         """Called by a DataLoader that pins memory."""
         return map_leaves(self, Tensor.pin_memory)
+
+    def move(self: Batch, device: torch.device) -> Batch:
+        """All but the noise on `device`, as it is."""
+        there = map_leaves(replace(self, noise=None), lambda part: part.to(device, non_blocking=True))
+        return replace(there, noise=self.noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +83,7 @@ class TrainBatch(Samples):
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same on `device`; images stay uint8, and the model normalises them."""
-        return map_leaves(self, lambda part: part.to(device, non_blocking=True))
+        return self.move(device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +99,7 @@ class LoadedBatch(Samples):
 
     def to(self, device: torch.device) -> TrainBatch:
         """The batch on `device`, where its images are mirrored."""
-        there: LoadedBatch = map_leaves(self, lambda part: part.to(device, non_blocking=True))
+        there = self.move(device)
         mirror = there.views.flip(-1)
         first, second = (
             torch.where(there.mirrored[:, number, None, None, None], mirror[image], there.views[image])

@@ -14,7 +14,7 @@ from dataset.bad_images import find_bad_images, leave_out
 from dataset.captions import clean_caption
 from dataset.digests import read_digests
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchPlan, TrainLoader, TrainSet
+from dataset.train_set import BatchPlan, NoiseSource, TrainLoader, TrainSet
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.distributed import on_main, rank, world_size
@@ -72,6 +72,7 @@ def open_training_set(
     seed: int,
     cache_folder: Path | None,
     skipped: Sequence[str] | None = None,
+    noise: NoiseSource | None = None,
 ) -> TrainSet:
     """Training samples with the attributes of their captions.
 
@@ -81,6 +82,7 @@ def open_training_set(
 
     With `bad_images: skip` the main process reads every image and leaves out the bad ones;
     `skipped`, those that an interrupted run left out (`TrainSet.skipped`), takes the place of looking.
+    noise: as of a `TrainSet`.
 
     Raises UserError when an image is missing, or, with `skip`, more than 0.1% of them are bad.
     """
@@ -105,6 +107,7 @@ def open_training_set(
         seed=seed,
         digests=digests,
         skipped=skipped or (),
+        noise=noise,
     )
     warn_of_unknown_words(data)
     return data
@@ -117,10 +120,11 @@ def open_loader(
     device: torch.device,
     cache_folder: Path | None = None,
     skipped: Sequence[str] | None = None,
+    noise: NoiseSource | None = None,
 ) -> TrainLoader:
     """This process's share of the training batches, on its device.
 
-    `cache_folder` and `skipped` are as in `open_training_set`.
+    `cache_folder`, `skipped` and `noise` are as in `open_training_set`.
     """
     batch = config.batch_size_train
     if batch * world_size() > config.queue_size:
@@ -128,7 +132,7 @@ def open_loader(
             f"config: queue_size {config.queue_size} is smaller than the batch of all processes"
             f" ({batch} x {world_size()})"
         )
-    data = open_training_set(config, tokenizer, seed, cache_folder, skipped)
+    data = open_training_set(config, tokenizer, seed, cache_folder, skipped, noise)
     plan = BatchPlan(samples=len(data), batch=batch, rank=rank(), world=world_size(), seed=seed)
     if len(plan) < config.accumulate_steps:
         raise UserError(

@@ -9,7 +9,7 @@ depends on (seed, epoch, index) alone.
 """
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from utils.errors import UserError
 from utils.processes.loader_processes import loaded, loader_settings
 
 CPU = torch.device("cpu")
+NoiseSource = Callable[[int, Sequence[int]], Any]  # (epoch, indices of samples) -> dataclass of tensors; can be pickled
 Spans = list[list[tuple[int, int]]]  # attributes of a caption: character spans of their words
 
 
@@ -126,6 +127,7 @@ class TrainSet(Dataset[LoadedBatch | UserError]):
     digests: of image files by normalised name; a file with another one is refused.
     skipped: names of images that were left out of `entries`, kept here for whoever records them.
     augment: makes each of the two views of an image; None = the image or its mirror image, as published.
+    noise: draws the random numbers that a training step uses for samples; None = none come with a batch.
     """
 
     def __init__(
@@ -142,11 +144,12 @@ class TrainSet(Dataset[LoadedBatch | UserError]):
         digests: Mapping[str, str] | None = None,
         skipped: Sequence[str] = (),
         augment: Augment | None = None,
+        noise: NoiseSource | None = None,
     ):
         self.image_root, self.tokenizer, self.size = Path(image_root), tokenizer, size
         self.digests, self.skipped = digests or {}, tuple(skipped)
         self.max_tokens, self.weak_probability, self.seed = max_tokens, weak_probability, seed
-        self.augment = augment
+        self.augment, self.noise = augment, noise
         self.samples = make_samples(entries, max_words)
         originals = (caption for entry in entries for caption in entry.captions)
         spelled = dict(zip((sample.caption for sample in self.samples), originals, strict=True))
@@ -210,6 +213,7 @@ class TrainSet(Dataset[LoadedBatch | UserError]):
             identity=torch.from_numpy(self.identity[own].astype(np.int64)),
             replaced=torch.from_numpy((first != second).astype(np.int64)),
             index=torch.from_numpy(own),
+            noise=self.noise(request.epoch, request.own) if self.noise else None,
         )
 
     def draw(self, epoch: int, index: int) -> tuple[tuple[Tensor, ...], tuple[bool, bool], int]:

@@ -5,6 +5,8 @@ import os
 import pickle
 import random
 from collections.abc import Iterator
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from dataset.captions import clean_caption
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import BatchPlan, BatchRequest, Plan, TrainLoader, TrainSet, make_samples
+from models.randomness import StepNoise
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -280,6 +283,26 @@ def test_an_image_is_handed_over_once_and_mirrored_on_the_device(root):
 def test_views_of_another_augmentation_are_handed_over_as_they_are(root):
     loaded = make_set(root, augment=darker)[BatchRequest(2, tuple(range(8)), slice(0, 8))]
     assert loaded.views.shape == (2, 8, 3, *SIZE) and not loaded.mirrored.any()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_noise_of_a_step_comes_with_its_samples_whoever_shares_the_batch(root, workers):
+    source = partial(StepNoise.draw, 5, tokens=6, patches=4)
+    data = make_set(root, noise=source)
+    for rank in range(2):
+        loader = TrainLoader(data, BatchPlan(8, 4, rank, 2, 3), workers, False)
+        (batch,) = loader.epoch(2)
+        loader.close()
+        expected = source(2, batch.index.tolist())
+        for part in fields(StepNoise):
+            assert torch.equal(getattr(batch.noise, part.name), getattr(expected, part.name)), part.name
+
+
+def test_noise_stays_in_main_memory(root):
+    data = make_set(root, noise=partial(StepNoise.draw, 5, tokens=6, patches=4))
+    batch = data[BatchRequest(2, (1, 2), slice(0, 2))].to(torch.device("meta"))
+    assert batch.image1.is_meta and batch.caption.ids.is_meta
+    assert batch.noise.mlm.device == CPU and batch.to(torch.device("meta")).noise is batch.noise
 
 
 # ---- captions --------------------------------------------------------------------------
