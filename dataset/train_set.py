@@ -27,6 +27,7 @@ from dataset.captions import clean_caption
 from dataset.image_files import normal_path
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, Encoded, pad_batch
+from utils.copy_ahead import copied_ahead, copies_to
 from utils.errors import UserError
 from utils.processes.loader_processes import loaded, loader_settings
 
@@ -251,7 +252,7 @@ def group_by(values: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
 
 
 class TrainLoader:
-    """Batches of an epoch on a device, prepared ahead by worker processes.
+    """Batches of an epoch on a device, prepared ahead by worker processes and, to a GPU, copied ahead.
 
     pin_memory: into memory from which a GPU copies while it computes.
     Iterating raises UserError when a sample cannot be made (an image that is unusable or has changed).
@@ -282,4 +283,4 @@ class TrainLoader:
     def epoch(self, number: int, skip: int = 0) -> Iterator[TrainBatch]:
         """The batches of an epoch but for the first `skip`, which an interrupted run has had."""
         self.sampler.epoch, self.sampler.skip = number, skip
-        yield from (batch.to(self.device) for batch in loaded(self.loader))
+        yield from copied_ahead(loaded(self.loader), copies_to(self.device))
