@@ -13,6 +13,7 @@ from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
 from dataset.captions import clean_caption
 from dataset.digests import read_digests
+from dataset.image_cache import ImageCache, Source, images_of, open_image_cache
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import BatchPlan, NoiseSource, TrainLoader, TrainSet
 from dataset.unknown_words import UnknownWords
@@ -78,7 +79,7 @@ def open_training_set(
 
     Attributes are parsed once, by the main process, and cached beside the annotations, or in
     `cache_folder` where that cannot be written; without one, the first captions are parsed
-    and nothing is kept (for a look at the data).
+    and nothing is kept (for a look at the data), nor is an image cache made.
 
     With `bad_images: skip` the main process reads every image and leaves out the bad ones;
     `skipped`, those that an interrupted run left out (`TrainSet.skipped`), takes the place of looking.
@@ -108,6 +109,7 @@ def open_training_set(
         digests=digests,
         skipped=skipped or (),
         noise=noise,
+        cache=find_image_cache(config, entries, root, digests) if cache_folder is not None else None,
     )
     warn_of_unknown_words(data)
     return data
@@ -140,6 +142,17 @@ def open_loader(
             " accumulate_steps or batch_size_train"
         )
     return TrainLoader(data, plan, config.workers, pin_memory=device.type == "cuda", device=device)
+
+
+def find_image_cache(
+    config: Config, entries: Sequence[Entry], root: str, digests: Mapping[str, str]
+) -> ImageCache | None:
+    """The configured cache of the images, made by the main process, and by others where they do not find its file."""
+    if not config.image_cache:
+        return None
+    source = Source(Path(root), images_of(entries), config.image_size, digests)
+    cache = on_main(open_image_cache)(config.image_cache, source)
+    return cache if cache.is_there() else open_image_cache(config.image_cache, source)
 
 
 def find_attributes(

@@ -24,8 +24,7 @@ from dataset.augmentation import Augment, draw_mirrored
 from dataset.batch import LoadedBatch, TextTokens, TrainBatch
 from dataset.caption_table import CaptionTable
 from dataset.captions import clean_caption
-from dataset.image_files import normal_path
-from dataset.images import load_image
+from dataset.image_cache import ImageCache, Source, images_of
 from dataset.tokens import CaptionTokenizer, Encoded, pad_batch
 from utils.copy_ahead import copied_ahead, copies_to
 from utils.errors import UserError
@@ -128,6 +127,7 @@ class TrainSet(Dataset[LoadedBatch | UserError]):
     digests: of image files by normalised name; a file with another one is refused.
     skipped: names of images that were left out of `entries`, kept here for whoever records them.
     augment: makes each of the two views of an image; None = the image or its mirror image, as published.
+    cache: of these images in their order of appearance; None = they are decoded for every batch.
     noise: draws the random numbers that a training step uses for samples; None = none come with a batch.
     """
 
@@ -146,9 +146,11 @@ class TrainSet(Dataset[LoadedBatch | UserError]):
         skipped: Sequence[str] = (),
         augment: Augment | None = None,
         noise: NoiseSource | None = None,
+        cache: ImageCache | None = None,
     ):
         self.image_root, self.tokenizer, self.size = Path(image_root), tokenizer, size
-        self.digests, self.skipped = digests or {}, tuple(skipped)
+        self.files, self.cache = Source(self.image_root, images_of(entries), size, digests or {}), cache
+        self.skipped = tuple(skipped)
         self.max_tokens, self.weak_probability, self.seed = max_tokens, weak_probability, seed
         self.augment, self.noise = augment, noise
         self.samples = make_samples(entries, max_words)
@@ -157,7 +159,8 @@ class TrainSet(Dataset[LoadedBatch | UserError]):
         spans = (attributes.get(original, []) for original in spelled.values())
         self.table = CaptionTable(list(spelled), spans, tokenizer, max_tokens)
         self.pad_id = tokenizer.special.pad
-        self.images = [sample.image for sample in self.samples]
+        images = {image: number for number, image in enumerate(self.files.images)}
+        self.image = np.array([images[sample.image] for sample in self.samples], np.int32)
         self.identity = np.array([sample.identity for sample in self.samples], np.int32)
         numbers = {caption: number for number, caption in enumerate(spelled)}
         self.caption = np.array([numbers[sample.caption] for sample in self.samples], np.int32)
@@ -192,7 +195,7 @@ class TrainSet(Dataset[LoadedBatch | UserError]):
 
     def describe(self, batches: Sequence[TrainBatch]) -> str:
         """The images of batches, for messages."""
-        return "; ".join(", ".join(self.images[index] for index in batch.index.tolist()) for batch in batches)
+        return "; ".join(", ".join(self.samples[index].image for index in batch.index.tolist()) for batch in batches)
 
     def encode(self, caption: str) -> Encoded:
         return self.tokenizer.encode(caption, self.max_tokens)
@@ -219,9 +222,8 @@ class TrainSet(Dataset[LoadedBatch | UserError]):
 
     def draw(self, epoch: int, index: int) -> tuple[tuple[Tensor, ...], tuple[bool, bool], int]:
         """The sample's image or its two augmentations, uint8 [3, H, W], which views are mirrored, its caption2."""
-        name, caption = self.images[index], self.caption[index]
-        rng = random.Random(f"{self.seed}/{epoch}/{index}")
-        image = load_image(self.image_root / name, self.size, self.digests.get(normal_path(name)))
+        rng, caption = random.Random(f"{self.seed}/{epoch}/{index}"), self.caption[index]
+        image = (self.cache or self.files).load(self.image[index])
         views: tuple[Tensor, ...] = (image,)
         mirrored = False, False
         if self.augment is None:

@@ -265,6 +265,27 @@ def test_the_main_process_looks_for_all(data):
     assert len(main[3]) == 2 * (IMAGES - 1)
 
 
+def test_the_configured_image_cache_is_made_and_used_but_not_for_a_look_at_the_data(data, tmp_path):
+    folder = tmp_path / "cache"
+    for settings in ({}, {"image_cache": ""}, {"image_cache": str(folder)}):
+        found = open_training_set(data.config(**settings), TOKENIZER, 0, None)
+        assert found.cache is None
+    assert data.open(image_cache="").cache is None and not folder.exists()
+    plain, kept = data.open(), data.open(image_cache=str(folder))
+    assert len(list(folder.glob("*.images"))) == 1
+    for number in (0, 1, IMAGES - 1):
+        assert torch.equal(kept.cache.load(number), plain.files.load(number))
+
+
+def test_an_image_cache_holds_no_images_that_are_skipped(data, tmp_path):
+    bad = break_file(data, 3)
+    with pytest.raises(UserError, match=f"image .*{bad} is no image"):
+        data.open(image_cache=str(tmp_path / "cache"))
+    found = data.open(image_cache=str(tmp_path / "cache"), bad_images="skip")
+    assert found.skipped == (bad,) and found.cache.count == IMAGES - 1
+    assert read_through(found) == set(data.images()) - {bad}
+
+
 def test_only_the_two_settings_are_known(data):
     with pytest.raises(UserError, match="bad_images"):
         data.config(bad_images="ignore")

@@ -17,6 +17,7 @@ from PIL import Image
 from dataset.annotations import Entry
 from dataset.batch import TrainBatch
 from dataset.captions import clean_caption
+from dataset.image_cache import open_image_cache
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import BatchPlan, BatchRequest, Plan, TrainLoader, TrainSet, make_samples
@@ -283,6 +284,18 @@ def test_an_image_is_handed_over_once_and_mirrored_on_the_device(root):
 def test_views_of_another_augmentation_are_handed_over_as_they_are(root):
     loaded = make_set(root, augment=darker)[BatchRequest(2, tuple(range(8)), slice(0, 8))]
     assert loaded.views.shape == (2, 8, 3, *SIZE) and not loaded.mirrored.any()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_an_image_cache_are_those_of_the_files(root, tmp_path, workers):
+    cache = open_image_cache(tmp_path / "cache", make_set(root).files)
+    loader = TrainLoader(make_set(root, cache=cache), BatchPlan(8, 3, 0, 1, 3), workers, False)
+    expected = batches(root, 3, 0, 1)
+    for entry in ENTRIES:
+        (root / entry.image).unlink()  # nobody opens them any more
+    for found, plain in zip(loader.epoch(1), expected, strict=True):
+        assert contents(found) == contents(plain)
+    loader.close()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
