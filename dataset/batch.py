@@ -100,10 +100,15 @@ class LoadedBatch(Samples):
     def to(self, device: torch.device) -> TrainBatch:
         """The batch on `device`, where its images are mirrored."""
         there = self.move(device)
-        mirror = there.views.flip(-1)
-        first, second = (
-            torch.where(there.mirrored[:, number, None, None, None], mirror[image], there.views[image])
-            for number, image in ((0, 0), (1, -1))
-        )
+        first, second = there.mirrored.unbind(1)
         kept = {part.name: getattr(there, part.name) for part in fields(Samples)}
-        return TrainBatch(**kept, image1=first, image2=second)
+        return TrainBatch(**kept, image1=mirror(there.views[0], first), image2=mirror(there.views[-1], second))
+
+
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Images [B, 3, H, W], those as mirror images where `mirrored` [B] is True."""
+    if images.device.type == "cpu":  # where memory that is new takes longer than what is done in it
+        return torch.stack(
+            [image.flip(-1) if turned else image for image, turned in zip(images, mirrored, strict=True)]
+        )
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)

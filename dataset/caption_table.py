@@ -29,7 +29,7 @@ class CaptionTable:
         ids, attributes, lengths = array("i"), array("i"), array("i")
         for text, found in zip(tokenizer.encode_all(captions, max_tokens), spans, strict=True):
             ids.extend(text.ids)
-            attributes.extend(attribute_ids(found, text.offsets, len(text.ids)))
+            attributes.extend(attribute_ids(found, text.offsets, len(text.ids)) if found else [0] * len(text.ids))
             lengths.append(len(text.ids))
         self.lengths = np.array(lengths, dtype=np.int32)
         self._starts = compact(np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]))

@@ -7,7 +7,10 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +21,11 @@ from torch import Tensor
 from dataset.batch import SpecialTokens
 from utils.errors import UserError
 from utils.files import atomic_write, write_json
+from utils.processes.parallel import available_cores
 
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 Ids = Sequence[int] | np.ndarray
-AT_ONCE = 1000  # captions that are encoded together: what the library makes of one takes some kilobytes
+AT_ONCE = 250  # captions that are encoded together: what the library makes of one takes some kilobytes
 _NO_CHARACTERS = (0, 0)
 
 
@@ -132,11 +136,13 @@ class CaptionTokenizer:
         return self._cut(self._tokenizer.encode(caption, add_special_tokens=False), max_tokens)
 
     def encode_all(self, captions: Sequence[str], max_tokens: int | None) -> Iterator[Encoded]:
-        """`encode` of many captions, which takes less time for each of them."""
-        with _without_threads():
-            for start in range(0, len(captions), AT_ONCE):
-                portion = captions[start : start + AT_ONCE]
-                for words in self._tokenizer.encode_batch(portion, add_special_tokens=False):
+        """`encode` of many captions, on all cores."""
+        portions = [captions[start : start + AT_ONCE] for start in range(0, len(captions), AT_ONCE)]
+        cores = available_cores()
+        encode = partial(self._tokenizer.encode_batch, add_special_tokens=False)
+        with _without_threads(), ThreadPoolExecutor(cores) as pool:  # of Python, which are gone afterwards
+            for start in range(0, len(portions), cores):
+                for words in chain.from_iterable(pool.map(encode, portions[start : start + cores])):
                     yield self._cut(words, max_tokens)
 
     def _cut(self, words: Encoding, max_tokens: int | None) -> Encoded:

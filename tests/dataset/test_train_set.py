@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from dataset.annotations import Entry
-from dataset.batch import TrainBatch
+from dataset.batch import TrainBatch, mirror
 from dataset.captions import clean_caption
 from dataset.image_cache import open_image_cache
 from dataset.images import load_image
@@ -279,6 +279,15 @@ def test_an_image_is_handed_over_once_and_mirrored_on_the_device(root):
         for view, is_mirrored in zip((batch.image1, batch.image2), mirrored, strict=True):
             assert torch.equal(view[row], image.flip(-1) if is_mirrored else image)
     assert loaded.mirrored.any() and not loaded.mirrored.all()
+
+
+def test_a_gpu_is_asked_to_mirror_as_the_processor_does(root, monkeypatch):
+    loaded = make_set(root)[BatchRequest(2, tuple(range(8)), slice(0, 8))]
+    expected = loaded.to(CPU)
+    monkeypatch.setattr(torch, "stack", None)  # of images one by one
+    monkeypatch.setattr(torch.Tensor, "device", property(lambda tensor: torch.device("cuda")))
+    for view, found in enumerate((expected.image1, expected.image2)):
+        assert mirror(loaded.views[0], loaded.mirrored[:, view]).equal(found)
 
 
 def test_views_of_another_augmentation_are_handed_over_as_they_are(root):
