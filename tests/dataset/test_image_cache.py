@@ -97,6 +97,21 @@ def test_a_cache_in_a_folder_of_others_is_only_read(root, folder, decoded, monke
     assert holds(open_image_cache(folder, source(root)), root)
 
 
+def test_images_are_found_far_beyond_four_gibibytes(tmp_path, monkeypatch):
+    number, cache = np.int32(34_000), ImageCache(tmp_path / "x.images", "x", 34_054, (384, 384))
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(cache.total)
+        file.seek(4096 + 34_054 * 8 // 4096 * 4096 + 4096 + 34_000 * 3 * 384 * 384)
+        file.write(bytes([7]))
+    with path.open("rb") as file:
+        sums = np.zeros(34_054, np.uint64)
+        sums[34_000] = 7
+        vars(cache)["opened"] = file.fileno(), sums
+        image = cache.load(number)
+    assert image[0, 0, 0] == 7 and image.sum() == 7
+
+
 # ---- never stale ----
 
 
