@@ -58,7 +58,8 @@ class Trainer:
         self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
         config, self.seed, self.folder = run.config, run.options.seed, RunFolder(run.options.output_dir)
         skipped = run.checkpoint.get("skipped_images") if run.checkpoint and run.options.resume else None
-        self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped)
+        noise = model.noise_source(self.seed)
+        self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped, noise)
         self.data = fingerprints(config, self.loader.data.skipped)
         compile_model(model, config.compile)
         optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
@@ -130,15 +131,14 @@ class Trainer:
             raise Stopped(signal, self.kept())
 
     def prepare(self, batch: TrainBatch, step: Step) -> tuple[TrainBatch, RandomDraws, float | Tensor, int | None]:
-        """What the model's `forward` takes: a batch on its device, its random draws, alpha, groups of negatives."""
+        """What the model's `forward` takes: a batch, its random draws, alpha, groups of negatives."""
         config, device = self.run.config, self.run.device
         if config.compile == "step":
             batch = batch.with_few_shapes(self.model.special.pad, self.model.text_encoder.size.max_position_embeddings)
-        noise = self.model.draw_noise(self.seed, step.epoch, batch.index.tolist())
-        draws = self.model.make_draws(noise, batch.caption).to(device)
+        draws = self.model.make_draws(batch.noise, batch.caption).to(device)
         share = config.momentum_share(step.epoch, step.iteration / step.iterations)
         alpha = torch.full((), share, dtype=torch.float64, device=device) if config.alpha > 0 else 0.0
-        return batch.to(device), draws, alpha, config.negatives_within(step.epoch, self.state.negatives_pool)
+        return batch, draws, alpha, config.negatives_within(step.epoch, self.state.negatives_pool)
 
     def close_epoch(self, log: RunLog | None) -> None:
         """Evaluate what was trained, log it, and stand at the beginning of the next epoch."""

@@ -113,7 +113,7 @@ def make_batch(config: Config, size: int, lengths_of: Lengths = even_lengths, nu
 
 def make_draws(model: PersonSearchModel, batch: TrainBatch) -> RandomDraws:
     """The random draws of a step."""
-    return model.make_draws(model.draw_noise(42, 0, batch.index.tolist()), batch.caption)
+    return model.make_draws(model.noise_source(42)(0, batch.index.tolist()), batch.caption)
 
 
 def flop_of(model: PersonSearchModel, batch: TrainBatch, draws: RandomDraws, alpha: float) -> float:

@@ -1,11 +1,14 @@
 """The training loader: images per second of one core, where the time goes, and whether a step waits.
 
 Drawn people in JPEG files of CUHK-PEDES's sizes (300x120 to 800x300 pixels), read at 384x384, with
-two captions per image. Decoding alone is the yardstick: the same files to RGB by Pillow, on one
-core. Each further part is what the time grows by when it is added. Then the loader runs beside
-a stand-in for the training step: one that leaves the processor alone, as long as a step on a GPU
-takes, and one that multiplies matrices on all cores, as a step on a CPU does, but shorter than
-any step at full size. A batch that is ready still has to be taken over from its worker's memory.
+two captions of 25 words per image. First, samples per second of one loader process as batches were made
+at first, as they are made, and from an image cache; from files of about 160x64 pixels too, and with
+captions of 4096 samples on all processes. Then where the time goes. Decoding alone is the yardstick:
+the same files to RGB by Pillow, on one core. Each further part is what the time grows by when it is
+added. Then the loader runs beside a stand-in for the training step: one that leaves the processor
+alone, as long as a step on a GPU takes, and one that multiplies matrices on all cores, as a step on a
+CPU does, but shorter than any step at full size. A batch that is ready still has to be taken over from
+its worker's memory.
 """
 
 import statistics
@@ -18,9 +21,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from benchmarks.loading_ways import BATCH as COMPARED
+from benchmarks.loading_ways import EVERYONE, compare, run_through, show_ways, ways
 from benchmarks.measure import describe_machine, in_turn, parse_arguments
 from dataset.annotations import Entry
-from dataset.attributes import attribute_ids
 from dataset.batch import TrainBatch
 from dataset.captions import clean_caption
 from dataset.decoding import as_rgb
@@ -36,22 +40,26 @@ WORKERS = 2
 MAX_WORDS, MAX_TOKENS = 75, 512
 LATE = 0.05  # of a step: waiting that shows
 SHAPES = [(300, 120), (400, 160), (500, 190), (650, 240), (800, 300)]  # height and width of files
+SMALL_SHAPES = [(128, 64), (144, 60), (160, 64), (176, 72), (192, 80)]
+SPANS = [[(0, 5), (6, 9)], [(12, 16), (18, 24)]]  # of the attributes of every caption
 GPU_STEP = 0.15  # seconds of a full-size step of batch 8
 CPU_STEP = 1.0  # seconds; a full-size step of batch 4 takes 3 and more on two cores
 
 
-def draw_training_set(folder: Path, images: int, size: tuple[int, int] = SIZE) -> TrainSet:
+def draw_training_set(
+    folder: Path, images: int, size: tuple[int, int] = SIZE, shapes: Sequence[tuple[int, int]] = SHAPES
+) -> TrainSet:
     """Drawn people in JPEG files, with captions and made-up attributes (their first words)."""
     entries = []
     for number in range(images):
-        height, width = SHAPES[number % len(SHAPES)]
+        height, width = shapes[number % len(shapes)]
         options = Options(height=height, width=width)
         picture, written = picture_of(options, number // 3, number, person_of(options, number // 3))
         picture.image.save(folder / f"{number}.jpg", quality=90)
         entries.append(Entry(f"{number}.jpg", number // 3, tuple(caption["text"] for caption in written)))
     captions = [caption for entry in entries for caption in entry.captions]
     tokenizer = CaptionTokenizer.train(clean_caption(caption, MAX_WORDS) for caption in captions)
-    attributes = {caption: [[(0, 5), (6, 9)], [(12, 16), (18, 24)]] for caption in captions}
+    attributes = dict.fromkeys(captions, SPANS)
     return TrainSet(
         entries=entries,
         image_root=folder,
@@ -90,15 +98,8 @@ def load(paths: Sequence[Path], size: tuple[int, int]) -> None:
 
 def read_captions(data: TrainSet) -> None:
     """The captions of all samples as word pieces with their attributes."""
-    for sample in data.samples:
-        text = data.encode(sample.caption)
-        attribute_ids(data.spans[sample.caption], text.offsets, len(text.ids))
-
-
-def run_through(loader: TrainLoader) -> None:
-    """One epoch of batches."""
-    for _ in loader.epoch(0):
-        pass
+    for caption in data.caption:
+        data.table.ids(caption), data.table.attributes(caption)
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,15 @@ def show_waits(
     print(f"    batches that took more than {LATE:.0%} of the step: {late} of {len(others)}")
 
 
+def compare_ways(data: TrainSet, sizes: str, global_batches: Sequence[int], batches: int, repeats: int) -> None:
+    """Samples per second of one loader process in each way, from files of these sizes."""
+    spans = {sample.caption: SPANS for sample in data.samples}
+    with tempfile.TemporaryDirectory() as folder:
+        sets = ways(data, spans, Path(folder))
+        for everyone in global_batches:
+            show_ways(sizes, everyone, compare(sets, everyone, batches, repeats), batches * COMPARED)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options = parse_arguments(__doc__, arguments)
@@ -212,6 +222,11 @@ def main(arguments: list[str] | None = None) -> None:
         data = draw_training_set(Path(folder), images)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
+        batches = 1 if options.quick else 4
+        compare_ways(data, "CUHK-PEDES", EVERYONE, batches, options.repeats)
+        with tempfile.TemporaryDirectory() as other:
+            small = draw_training_set(Path(other), images, shapes=SMALL_SHAPES)
+            compare_ways(small, "160x64", EVERYONE[:1], batches, options.repeats)
         parts = measure_parts(data, options.repeats)
         torch.set_num_threads(threads)
         show_parts(parts)

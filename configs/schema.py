@@ -55,6 +55,7 @@ class Config(ModelSettings):
     vocabulary_size: Annotated[int, Field(ge=50)] = 4000
     workers: Whole = 4
     bad_images: Literal["stop", "skip"] = "stop"
+    image_cache: PathText | None = None
     # what a run starts from
     checkpoint: PathText | None = None
     vision_checkpoint: PathText | None = None

@@ -4,11 +4,14 @@ Letters: B batch, H and W image height and width, T text tokens, C attributes of
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from utils.processes.handover import map_leaves
+
+Batch = TypeVar("Batch", bound="Samples")
 BUCKET = 8  # tokens of captions, and attributes of one, are padded to multiples of it where shapes should be few
 
 
@@ -37,35 +40,29 @@ class TextTokens:
         longest = None if self.longest is None else self.longest.to(device, non_blocking=True)
         return TextTokens(self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True), longest)
 
-    def pin_memory(self) -> "TextTokens":
-        longest = None if self.longest is None else self.longest.pin_memory()
-        return TextTokens(self.ids.pin_memory(), self.mask.pin_memory(), longest)
-
     def padded_to(self, length: int, pad: int) -> "TextTokens":
         """The same captions with more padding; `pad` is its token."""
         more = length - self.ids.shape[1]
         return TextTokens(
             torch.nn.functional.pad(self.ids, (0, more), value=pad),
             torch.nn.functional.pad(self.mask, (0, more)),
-            torch.tensor(self.ids.shape[1]),
+            torch.full((), self.ids.shape[1], device=self.ids.device),
         )
 
 
-@dataclass(frozen=True)
-class TrainBatch:
-    """B training samples.
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What B training samples hold beside their images.
 
-    image1, image2: two flips of one image [B, 3, H, W], uint8, or float32 when normalised.
     caption: feeds MLM and m-RTD. caption2: feeds all else; at times another caption of the
     same identity, and then `replaced` [B] is 1.
     attributes: [B, T] int64 over the tokens of caption2: 0 none, 1.. = attribute number.
     attribute_count: the most attributes that any caption of the batch has.
     identity: [B] int64, numbered from 0.
     index: [B] int64, index of the sample in the data set.
+    noise: random numbers that a step on these samples uses, in main memory wherever the rest is; None = not drawn.
     """
 
-    image1: Tensor
-    image2: Tensor
     caption: TextTokens
     caption2: TextTokens
     attributes: Tensor
@@ -73,12 +70,13 @@ class TrainBatch:
     identity: Tensor
     replaced: Tensor
     index: Tensor
+    noise: Any = None
 
     @property
     def size(self) -> int:
         return self.identity.shape[0]
 
-    def with_few_shapes(self, pad: int, most: int) -> "TrainBatch":
+    def with_few_shapes(self: Batch, pad: int, most: int) -> Batch:
         """The same samples, padded so that batches have few shapes, for what is prepared anew for each shape.
 
         Captions of up to `most` tokens get a common length, a multiple of BUCKET; `pad` is the token of padding. The
@@ -95,16 +93,54 @@ class TrainBatch:
             attribute_count=max(1, -(-self.attribute_count // BUCKET)) * BUCKET,
         )
 
-    def pin_memory(self) -> "TrainBatch":
+    def pin_memory(self: Batch) -> Batch:
         """Called by a DataLoader that pins memory."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attribute_count"}
-        return replace(self, **{name: part.pin_memory() for name, part in parts.items()})
+        return map_leaves(self, Tensor.pin_memory)
+
+    def move(self: Batch, device: torch.device) -> Batch:
+        """All but the noise on `device`, as it is."""
+        there = map_leaves(replace(self, noise=None), lambda part: part.to(device, non_blocking=True))
+        return replace(there, noise=self.noise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch(Samples):
+    """B training samples as a model takes them.
+
+    image1, image2: two views of one image [B, 3, H, W], uint8, or float32 when normalised.
+    """
+
+    image1: Tensor
+    image2: Tensor
 
     def to(self, device: torch.device) -> "TrainBatch":
         """The same on `device`; images stay uint8, and the model normalises them."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "attribute_count"}
-        moved: dict[str, Any] = {
-            name: part.to(device, non_blocking=True) if isinstance(part, Tensor) else part.to(device)
-            for name, part in parts.items()
-        }
-        return replace(self, **moved)
+        return self.move(device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedBatch(Samples):
+    """B training samples as a loader hands them over: where views are flips of one image, that goes once.
+
+    views: uint8 images [1, B, 3, H, W] of which both views are made, or one for each [2, B, 3, H, W].
+    mirrored: [B, 2] bool, which of the two views of an image are to be mirrored.
+    """
+
+    views: Tensor
+    mirrored: Tensor
+
+    def to(self, device: torch.device) -> TrainBatch:
+        """The batch on `device`, where its images are mirrored."""
+        there = self.move(device)
+        first, second = there.mirrored.unbind(1)
+        kept = {part.name: getattr(there, part.name) for part in fields(Samples)}
+        return TrainBatch(**kept, image1=mirror(there.views[0], first), image2=mirror(there.views[-1], second))
+
+
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Images [B, 3, H, W], those as mirror images where `mirrored` [B] is True."""
+    if images.device.type == "cpu":  # where memory that is new takes longer than what is done in it
+        return torch.stack(
+            [image.flip(-1) if turned else image for image, turned in zip(images, mirrored, strict=True)]
+        )
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)

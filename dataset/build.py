@@ -13,8 +13,9 @@ from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
 from dataset.captions import clean_caption
 from dataset.digests import read_digests
+from dataset.image_cache import ImageCache, Source, images_of, open_image_cache
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchPlan, TrainLoader, TrainSet
+from dataset.train_set import BatchPlan, NoiseSource, TrainLoader, TrainSet
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.distributed import on_main, rank, world_size
@@ -72,15 +73,17 @@ def open_training_set(
     seed: int,
     cache_folder: Path | None,
     skipped: Sequence[str] | None = None,
+    noise: NoiseSource | None = None,
 ) -> TrainSet:
     """Training samples with the attributes of their captions.
 
     Attributes are parsed once, by the main process, and cached beside the annotations, or in
     `cache_folder` where that cannot be written; without one, the first captions are parsed
-    and nothing is kept (for a look at the data).
+    and nothing is kept (for a look at the data), nor is an image cache made.
 
     With `bad_images: skip` the main process reads every image and leaves out the bad ones;
     `skipped`, those that an interrupted run left out (`TrainSet.skipped`), takes the place of looking.
+    noise: as of a `TrainSet`.
 
     Raises UserError when an image is missing, or, with `skip`, more than 0.1% of them are bad.
     """
@@ -105,6 +108,8 @@ def open_training_set(
         seed=seed,
         digests=digests,
         skipped=skipped or (),
+        noise=noise,
+        cache=find_image_cache(config, entries, root, digests) if cache_folder is not None else None,
     )
     warn_of_unknown_words(data)
     return data
@@ -117,22 +122,37 @@ def open_loader(
     device: torch.device,
     cache_folder: Path | None = None,
     skipped: Sequence[str] | None = None,
+    noise: NoiseSource | None = None,
 ) -> TrainLoader:
-    """This process's share of the training batches (`cache_folder` and `skipped` as in `open_training_set`)."""
+    """This process's share of the training batches, on its device.
+
+    `cache_folder`, `skipped` and `noise` are as in `open_training_set`.
+    """
     batch = config.batch_size_train
     if batch * world_size() > config.queue_size:
         raise UserError(
             f"config: queue_size {config.queue_size} is smaller than the batch of all processes"
             f" ({batch} x {world_size()})"
         )
-    data = open_training_set(config, tokenizer, seed, cache_folder, skipped)
+    data = open_training_set(config, tokenizer, seed, cache_folder, skipped, noise)
     plan = BatchPlan(samples=len(data), batch=batch, rank=rank(), world=world_size(), seed=seed)
     if len(plan) < config.accumulate_steps:
         raise UserError(
             f"an epoch has {len(plan)} batches, fewer than accumulate_steps {config.accumulate_steps}; lower"
             " accumulate_steps or batch_size_train"
         )
-    return TrainLoader(data, plan, config.workers, pin_memory=device.type == "cuda")
+    return TrainLoader(data, plan, config.workers, pin_memory=device.type == "cuda", device=device)
+
+
+def find_image_cache(
+    config: Config, entries: Sequence[Entry], root: str, digests: Mapping[str, str]
+) -> ImageCache | None:
+    """The configured cache of the images, made by the main process, and by others where they do not find its file."""
+    if not config.image_cache:
+        return None
+    source = Source(Path(root), images_of(entries), config.image_size, digests)
+    cache = on_main(open_image_cache)(config.image_cache, source)
+    return cache if cache.is_there() else open_image_cache(config.image_cache, source)
 
 
 def find_attributes(
@@ -168,7 +188,7 @@ def warn_of_ignored_size(config: Config, saved: Mapping[str, Any], checkpoint: s
 
 def warn_of_unknown_words(data: TrainSet) -> None:
     """Captions of another language or data set than the vocabulary's; some captions of all parts of the data tell."""
-    captions = list(data.spans)
+    captions = data.captions()
     unknown = UnknownWords(data.tokenizer)
     for caption in captions[:: max(1, len(captions) // ENOUGH_CAPTIONS)]:
         unknown.add(caption, data.encode(caption))

@@ -7,18 +7,25 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from dataset.batch import SpecialTokens
 from utils.errors import UserError
 from utils.files import atomic_write, write_json
+from utils.processes.parallel import available_cores
 
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+Ids = Sequence[int] | np.ndarray
+AT_ONCE = 250  # captions that are encoded together: what the library makes of one takes some kilobytes
 _NO_CHARACTERS = (0, 0)
 
 
@@ -126,9 +133,22 @@ class CaptionTokenizer:
 
         What is too long loses its end, never its [SEP]. Raises UserError when not even both fit.
         """
+        return self._cut(self._tokenizer.encode(caption, add_special_tokens=False), max_tokens)
+
+    def encode_all(self, captions: Sequence[str], max_tokens: int | None) -> Iterator[Encoded]:
+        """`encode` of many captions, on all cores."""
+        portions = [captions[start : start + AT_ONCE] for start in range(0, len(captions), AT_ONCE)]
+        cores = available_cores()
+        encode = partial(self._tokenizer.encode_batch, add_special_tokens=False)
+        with _without_threads(), ThreadPoolExecutor(cores) as pool:  # of Python, which are gone afterwards
+            for start in range(0, len(portions), cores):
+                for words in chain.from_iterable(pool.map(encode, portions[start : start + cores])):
+                    yield self._cut(words, max_tokens)
+
+    def _cut(self, words: Encoding, max_tokens: int | None) -> Encoded:
+        """The word pieces that are kept of a caption; see `encode`."""
         if max_tokens is not None and max_tokens < 2:
             raise UserError(f"max_tokens is {max_tokens}, but [CLS] and [SEP] alone are 2: give 3 or more")
-        words = self._tokenizer.encode(caption, add_special_tokens=False)
         kept = len(words.ids) if max_tokens is None else max_tokens - 2
         return Encoded(
             ids=[self.special.cls, *words.ids[:kept], self.special.sep],
@@ -150,22 +170,22 @@ class CaptionTokenizer:
         return CaptionTokenizer.from_json, (self.to_json(),)
 
 
-def pad_batch(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> tuple[Tensor, Tensor]:
+def pad_batch(rows: Sequence[Ids], pad_id: int, length: int | None = None) -> tuple[Tensor, Tensor]:
     """Rows of ids, padded at their end to `length` (None = the longest row).
 
     Returns ids [B, T] int64 and mask [B, T] bool, True = token, False = padding.
     Raises ValueError when a row is longer than `length`.
     """
-    longest = max(map(len, rows), default=0)
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    longest = int(lengths.max(initial=0))
     length = longest if length is None else length
     if longest > length:
         raise ValueError(f"a row of {longest} ids does not fit into {length}")
-    ids = torch.full((len(rows), length), pad_id, dtype=torch.int64)
-    mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
-        mask[index, : len(row)] = True
-    return ids, mask
+    mask = np.arange(length) < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    if longest:
+        ids[mask] = np.concatenate(rows, dtype=np.int64, casting="unsafe")
+    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def _bert_tokenizer(vocabulary: dict[str, int]) -> Tokenizer:

@@ -64,8 +64,17 @@ def meta_batch(batch: int, tokens: int, attributes: int, image_size: tuple[int, 
 
     text = TextTokens(integers(batch, tokens), torch.ones(batch, tokens, dtype=torch.bool, device="meta"))
     image = torch.empty(batch, 3, *image_size, device="meta")
-    numbers = integers(batch, tokens), attributes
-    return TrainBatch(image, image, text, text, *numbers, *(integers(batch) for _ in range(3)))
+    return TrainBatch(
+        image1=image,
+        image2=image,
+        caption=text,
+        caption2=text,
+        attributes=integers(batch, tokens),
+        attribute_count=attributes,
+        identity=integers(batch),
+        replaced=integers(batch),
+        index=integers(batch),
+    )
 
 
 def without_content(model: PersonSearchModel) -> PersonSearchModel:

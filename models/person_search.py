@@ -7,8 +7,9 @@ words; one fusion of all rows with the images; the losses of `objectives.LOSSES`
 that turns out to be useless leaves no trace. After one that was taken, `advance` moves queues and momentum model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -158,10 +159,10 @@ class PersonSearchModel(Momentum):
         states = self.text_encoder_m.encode_text(text_prefix, text.mask)
         return tokens, embed(self.vision_proj_m, tokens), embed(self.text_proj_m, states)
 
-    def draw_noise(self, seed: int, epoch: int, samples: list[int]) -> StepNoise:
-        """The noise of a step on the samples with these indices in the data set, in main memory."""
+    def noise_source(self, seed: int) -> Callable[[int, Sequence[int]], StepNoise]:
+        """What draws the noise of a step by epoch and indices of its samples; it can be sent to loader processes."""
         tokens, patches = self.text_encoder.size.max_position_embeddings, self.grid[0] * self.grid[1]
-        return StepNoise.draw(seed, epoch, samples, tokens, patches)
+        return partial(StepNoise.draw, seed, tokens=tokens, patches=patches)
 
     def make_draws(self, noise: StepNoise, caption: TextTokens) -> RandomDraws:
         """The random draws of a step from its noise, in main memory; caption: what words are masked of."""

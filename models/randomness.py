@@ -9,7 +9,7 @@ and removed patches. Tests pass their own object with the same four methods.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -40,7 +40,7 @@ class StepNoise:
     patches: Tensor
 
     @classmethod
-    def draw(cls, seed: int, epoch: int, samples: list[int], tokens: int, patches: int) -> "StepNoise":
+    def draw(cls, seed: int, epoch: int, samples: Sequence[int], tokens: int, patches: int) -> "StepNoise":
         """Noise for the samples with these indices in the data set.
 
         `tokens` is the greatest caption length of the run, not of the batch: a sample's

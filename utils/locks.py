@@ -18,22 +18,26 @@ NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # of a 
 
 
 @contextmanager
-def locked(path: Path, what: str, advice: str) -> Iterator[None]:
+def locked(path: Path, what: str, advice: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path` for the time of a `with` block; missing folders are made.
 
     The lock ends with the process, however that ends, and a forked child does not hold it; the file stays, and says
     which process wrote it. Where the file system has no locks there is a warning in place of a lock.
 
     Raises UserError "WHAT is in use by process N on MACHINE; ADVICE" while another one holds it, and also when this
-    process does already.
+    process does already; to `wait` for it is the other way.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # a marker file in place of a lock would outlive a killed process, and keep everybody out
     lock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
     try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{what} is in use by {holder(path)}; {advice}") from None
+        try:
+            lock.acquire()
+        except Timeout:
+            if not wait:
+                raise UserError(f"{what} is in use by {holder(path)}; {advice}") from None
+            logger.info("%s is in use by %s: waiting", what, holder(path))
+            lock.acquire(timeout=-1)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise UserError(f"{what}: cannot lock {path}: {error.strerror or error}") from None

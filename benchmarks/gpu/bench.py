@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from benchmarks.full_size import TINY, configuration, drawn_lengths, flop_of, make_batch, make_draws, make_model
 from benchmarks.gpu.timing import Times, time_calls
 from configs.schema import Config
-from dataset.batch import TrainBatch
+from dataset.batch import Samples, TrainBatch
 from models.kernels import recompute
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws
@@ -97,6 +97,6 @@ def keeping_all(wanted: bool = True) -> Iterator[None]:
         recompute.WORTHWHILE = before
 
 
-def words_of(batch: TrainBatch) -> int:
+def words_of(batch: Samples) -> int:
     """Tokens of the longest caption of a batch."""
     return max(batch.caption.ids.shape[1], batch.caption2.ids.shape[1])

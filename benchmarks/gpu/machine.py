@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import torch
 from benchmarks.full_size import make_batch
 from benchmarks.gpu.bench import Bench
 from benchmarks.measure import describe_machine
-from dataset.batch import TrainBatch
+from dataset.batch import LoadedBatch, Samples, TrainBatch
+from dataset.train_set import NoiseSource
 from utils.memory import GIB
 from utils.precision import set_precision
 
@@ -121,11 +122,13 @@ def measure_transfer(bench: Bench) -> TransferFigures:
     """Needs CUDA."""
     size = 4 if bench.quick else 64
     batch = as_loaded(make_batch(bench.config, size)).pin_memory()
-    images = batch.image1.nbytes + batch.image2.nbytes
-    return TransferFigures(size, images / 2**20, bench.time_calls(lambda: batch.to(bench.device)).ms)
+    return TransferFigures(size, batch.views.nbytes / 2**20, bench.time_calls(lambda: batch.to(bench.device)).ms)
 
 
-def as_loaded(batch: TrainBatch) -> TrainBatch:
-    """A batch as loaders make it: images as uint8."""
-    images = [(40 * image + 128).clamp(0, 255).byte() for image in (batch.image1, batch.image2)]
-    return replace(batch, image1=images[0], image2=images[1])
+def as_loaded(batch: TrainBatch, noise: NoiseSource | None = None) -> LoadedBatch:
+    """A batch as loaders make it: one uint8 image for both views, and the noise of the first epoch."""
+    views = (40 * batch.image1[None] + 128).clamp(0, 255).byte()
+    mirrored = torch.tensor([[False, True]]).repeat(batch.size, 1)
+    kept = {part.name: getattr(batch, part.name) for part in fields(Samples)}
+    drawn = noise(0, batch.index.tolist()) if noise else None
+    return LoadedBatch(**{**kept, "noise": drawn}, views=views, mirrored=mirrored)

@@ -18,7 +18,7 @@ from benchmarks.gpu.machine import ROOT, as_loaded
 from benchmarks.gpu.timing import time_once
 from benchmarks.measure import MIB
 from benchmarks.published_step import PublishedStep
-from dataset.batch import TrainBatch
+from dataset.batch import LoadedBatch, TrainBatch
 from models.randomness import RandomDraws
 from models.training_step import QueueEntry
 from utils.device import Autocast
@@ -170,7 +170,8 @@ class TrainingFigures:
 def measure_training(bench: Bench, size: int, precision: str) -> TrainingFigures:
     """The steps of `Retrieval.py` without its loader."""
     size = bench.batch_size(size)
-    batches = [as_loaded(make_batch(bench.config, size, drawn_lengths, number)) for number in range(LENGTHS + 1)]
+    noise = bench.model.noise_source(SEED)
+    batches = [as_loaded(make_batch(bench.config, size, drawn_lengths, number), noise) for number in range(LENGTHS + 1)]
     batches = [batch.pin_memory() for batch in batches] if bench.on_cuda else batches
     take, log = training_step_of(bench, precision), EpochLog()
     first, *others = batches
@@ -189,19 +190,18 @@ def measure_training(bench: Bench, size: int, precision: str) -> TrainingFigures
     )
 
 
-def training_step_of(bench: Bench, precision: str) -> Callable[[TrainBatch, EpochLog], None]:
+def training_step_of(bench: Bench, precision: str) -> Callable[[LoadedBatch, EpochLog], None]:
     """What takes a step on a batch in main memory, in the order of `Retrieval.py:Trainer.train_step`."""
     (model, optimizer), config = bench.restart(), bench.config
     rules = StepRules(config.weights, set_precision(precision, bench.device), config.clip_grad_norm, SEED)
     stepper = Stepper(model, optimizer, LearningRate(optimizer, config.schedular), rules)
     step = Step(0, 0, 1000, 0)
 
-    def take(batch: TrainBatch, log: EpochLog) -> None:
+    def take(batch: LoadedBatch, log: EpochLog) -> None:
         nonlocal step
         stepper.schedule.move_to(step.epoch, step.iteration, step.iterations)
-        noise = model.draw_noise(SEED, step.epoch, batch.index.tolist())
-        draws = model.make_draws(noise, batch.caption).to(bench.device)
-        inputs = [(batch.to(bench.device), draws, ALPHA)]
+        given = batch.to(bench.device)
+        inputs = [(given, model.make_draws(batch.noise, given.caption).to(bench.device), ALPHA)]
         queued, taken = stepper.take_step(inputs, step, batch.size, lambda: "made-up samples", log)
         model.advance(queued, taken)
         step = step.next

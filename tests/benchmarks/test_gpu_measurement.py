@@ -16,7 +16,7 @@ from benchmarks.gpu import kernels, layers, machine, reranking, steps, tables
 from benchmarks.gpu.bench import Bench, words_of
 from benchmarks.gpu.items import items_of
 from benchmarks.gpu.record import Record
-from dataset.batch import TrainBatch
+from dataset.batch import LoadedBatch
 
 CPU = torch.device("cpu")
 # what an item's name begins with: its figures
@@ -188,11 +188,11 @@ def test_layers_are_compiled_for_one_item_alone(bench, monkeypatch):
 
 def test_a_batch_is_sent_as_loaders_make_it(bench, monkeypatch):
     sent = []
-    monkeypatch.setattr(TrainBatch, "pin_memory", lambda batch: batch)
-    monkeypatch.setattr(TrainBatch, "to", lambda batch, device: sent.append(batch))
+    monkeypatch.setattr(LoadedBatch, "pin_memory", lambda batch: batch)
+    monkeypatch.setattr(LoadedBatch, "to", lambda batch, device: sent.append(batch))
     found = machine.measure_transfer(bench)
-    assert found.mib == pytest.approx(2 * found.batch * 3 * 32 * 16 / 2**20) and found.ms >= 0
-    assert {batch.image1.dtype for batch in sent} == {torch.uint8}
+    assert found.mib == pytest.approx(found.batch * 3 * 32 * 16 / 2**20) and found.ms >= 0
+    assert {batch.views.dtype for batch in sent} == {torch.uint8}
 
 
 def test_waits_for_the_device_are_counted_by_line(monkeypatch):

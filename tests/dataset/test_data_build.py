@@ -265,6 +265,27 @@ def test_the_main_process_looks_for_all(data):
     assert len(main[3]) == 2 * (IMAGES - 1)
 
 
+def test_the_configured_image_cache_is_made_and_used_but_not_for_a_look_at_the_data(data, tmp_path):
+    folder = tmp_path / "cache"
+    for settings in ({}, {"image_cache": ""}, {"image_cache": str(folder)}):
+        found = open_training_set(data.config(**settings), TOKENIZER, 0, None)
+        assert found.cache is None
+    assert data.open(image_cache="").cache is None and not folder.exists()
+    plain, kept = data.open(), data.open(image_cache=str(folder))
+    assert len(list(folder.glob("*.images"))) == 1
+    for number in (0, 1, IMAGES - 1):
+        assert torch.equal(kept.cache.load(number), plain.files.load(number))
+
+
+def test_an_image_cache_holds_no_images_that_are_skipped(data, tmp_path):
+    bad = break_file(data, 3)
+    with pytest.raises(UserError, match=f"image .*{bad} is no image"):
+        data.open(image_cache=str(tmp_path / "cache"))
+    found = data.open(image_cache=str(tmp_path / "cache"), bad_images="skip")
+    assert found.skipped == (bad,) and found.cache.count == IMAGES - 1
+    assert read_through(found) == set(data.images()) - {bad}
+
+
 def test_only_the_two_settings_are_known(data):
     with pytest.raises(UserError, match="bad_images"):
         data.config(bad_images="ignore")
@@ -279,7 +300,7 @@ def test_attributes_are_found_by_the_configured_rule(tmp_path, rule, words):
     config = load_config(None, [f"{key}={json.dumps(value)}" for key, value in given.items()])
     for cache in (tmp_path, None):
         data = open_training_set(config, TOKENIZER, 0, cache)
-        assert list(map(len, data.spans[caption])) == [words] * (4 // words)
+        assert data.table.attributes(0).tolist() == [0, *(1 + place // words for place in range(4)), 0]
 
 
 @pytest.mark.parametrize(
@@ -289,7 +310,8 @@ def test_captions_are_cleaned_by_the_configured_rules(tmp_path, rules, read):
     config = data_in_words(tmp_path, "red coat;blue jeans", caption_rules=rules)
     tokenizer = open_tokenizer(config)
     data, split = open_training_set(config, tokenizer, 0, None), open_split(config, "test", tokenizer)
-    assert list(data.spans) == [read.strip()]
+    assert data.captions() == [read.strip()]
+    assert data.table.ids(0).tolist() == tokenizer.encode(read.strip(), None).ids
     assert split.captions.ids == [tokenizer.encode(read.strip(), None).ids]
     assert tokenizer.unknown not in split.captions.ids[0]
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -202,6 +203,17 @@ def test_rows_are_padded_to_the_longest():
     assert ids.tolist() == [[2, 5, 3], [2, 3, 0]]
     assert mask.tolist() == [[True, True, True], [True, True, False]]
     assert ids.dtype == torch.int64
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 7])
+def test_many_captions_are_cut_as_each_of_them(monkeypatch, count):
+    monkeypatch.setattr("dataset.tokens.AT_ONCE", 2)
+    tokenizer = CaptionTokenizer.train(CAPTIONS, 60, 1)
+    captions = [" ".join(caption.split()[: number + 1]) for number in range(count) for caption in CAPTIONS]
+    before = os.environ.get("TOKENIZERS_PARALLELISM"), threading.active_count()
+    for most in (None, 4):
+        assert list(tokenizer.encode_all(captions, most)) == [tokenizer.encode(caption, most) for caption in captions]
+    assert (os.environ.get("TOKENIZERS_PARALLELISM"), threading.active_count()) == before
 
 
 def test_rows_are_padded_to_a_length():

@@ -1,8 +1,12 @@
 """The order of training samples, and what a sample is made of."""
 
+import copy
 import os
+import pickle
 import random
 from collections.abc import Iterator
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +15,16 @@ import torch
 from PIL import Image
 
 from dataset.annotations import Entry
-from dataset.batch import TrainBatch
+from dataset.batch import TrainBatch, mirror
 from dataset.captions import clean_caption
+from dataset.image_cache import open_image_cache
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import BatchPlan, BatchRequest, Plan, TrainLoader, TrainSet, make_samples
+from models.randomness import StepNoise
 from utils.errors import UserError
 
+CPU = torch.device("cpu")
 SIZE = (4, 6)  # height, width
 # identities 30 and "x" have two images; every caption is told apart by its length
 ENTRIES = [
@@ -60,6 +67,11 @@ def make_set(
 def batches(root: Path, batch: int, rank: int, world: int, workers: int = 0, epoch: int = 1) -> list[TrainBatch]:
     data = make_set(root)
     return list(TrainLoader(data, BatchPlan(len(data), batch, rank, world, 3), workers, False).epoch(epoch))
+
+
+def read(data: TrainSet, request: BatchRequest) -> TrainBatch:
+    """A batch as a model takes it."""
+    return data[request].to(CPU)
 
 
 def words(text) -> list[list[int]]:
@@ -194,14 +206,14 @@ def test_a_sample_does_not_depend_on_the_number_of_processes(root):
 
 def test_a_sample_does_not_depend_on_the_batch_it_is_in(root):
     data = make_set(root)
-    whole = contents(data[BatchRequest(5, tuple(range(8)), slice(0, 8))])
+    whole = contents(read(data, BatchRequest(5, tuple(range(8)), slice(0, 8))))
     for index in range(8):
-        assert contents(data[BatchRequest(5, (index,), slice(0, 1))]) == {index: whole[index]}
+        assert contents(read(data, BatchRequest(5, (index,), slice(0, 1)))) == {index: whole[index]}
 
 
 def test_samples_change_with_the_epoch_and_with_the_seed(root):
     def drawn(data: TrainSet, epoch: int) -> dict:
-        return contents(data[BatchRequest(epoch, tuple(range(8)), slice(0, 8))])
+        return contents(read(data, BatchRequest(epoch, tuple(range(8)), slice(0, 8))))
 
     assert drawn(make_set(root), 0) == drawn(make_set(root), 0)
     assert drawn(make_set(root), 0) != drawn(make_set(root), 1)
@@ -229,7 +241,7 @@ def test_both_images_are_the_picture_or_its_mirror_image_half_of_the_time(root):
     data = make_set(root)
     flipped = []
     for epoch in range(100):
-        batch = data[BatchRequest(epoch, tuple(range(8)), slice(0, 8))]
+        batch = read(data, BatchRequest(epoch, tuple(range(8)), slice(0, 8)))
         assert batch.image1.dtype == torch.uint8 and batch.image1.shape == (8, 3, *SIZE)
         for index in range(8):
             shade = 10 * (index // 2)
@@ -256,6 +268,65 @@ def test_another_augmentation_makes_both_views(root, workers):
         assert torch.equal(first, darker(whole, rng)) and torch.equal(second, darker(whole, rng))
 
 
+def test_an_image_is_handed_over_once_and_mirrored_on_the_device(root):
+    data, request = make_set(root), BatchRequest(2, tuple(range(8)), slice(0, 8))
+    loaded = data[request]
+    assert loaded.views.shape == (1, 8, 3, *SIZE) and loaded.views.dtype == torch.uint8
+    for index, image in enumerate(loaded.views[0]):
+        assert torch.equal(image, load_image(root / data.samples[index].image, SIZE))
+    batch = loaded.to(CPU)
+    for row, (image, mirrored) in enumerate(zip(loaded.views[0], loaded.mirrored.tolist(), strict=True)):
+        for view, is_mirrored in zip((batch.image1, batch.image2), mirrored, strict=True):
+            assert torch.equal(view[row], image.flip(-1) if is_mirrored else image)
+    assert loaded.mirrored.any() and not loaded.mirrored.all()
+
+
+def test_a_gpu_is_asked_to_mirror_as_the_processor_does(root, monkeypatch):
+    loaded = make_set(root)[BatchRequest(2, tuple(range(8)), slice(0, 8))]
+    expected = loaded.to(CPU)
+    monkeypatch.setattr(torch, "stack", None)  # of images one by one
+    monkeypatch.setattr(torch.Tensor, "device", property(lambda tensor: torch.device("cuda")))
+    for view, found in enumerate((expected.image1, expected.image2)):
+        assert mirror(loaded.views[0], loaded.mirrored[:, view]).equal(found)
+
+
+def test_views_of_another_augmentation_are_handed_over_as_they_are(root):
+    loaded = make_set(root, augment=darker)[BatchRequest(2, tuple(range(8)), slice(0, 8))]
+    assert loaded.views.shape == (2, 8, 3, *SIZE) and not loaded.mirrored.any()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_an_image_cache_are_those_of_the_files(root, tmp_path, workers):
+    cache = open_image_cache(tmp_path / "cache", make_set(root).files)
+    loader = TrainLoader(make_set(root, cache=cache), BatchPlan(8, 3, 0, 1, 3), workers, False)
+    expected = batches(root, 3, 0, 1)
+    for entry in ENTRIES:
+        (root / entry.image).unlink()  # nobody opens them any more
+    for found, plain in zip(loader.epoch(1), expected, strict=True):
+        assert contents(found) == contents(plain)
+    loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_noise_of_a_step_comes_with_its_samples_whoever_shares_the_batch(root, workers):
+    source = partial(StepNoise.draw, 5, tokens=6, patches=4)
+    data = make_set(root, noise=source)
+    for rank in range(2):
+        loader = TrainLoader(data, BatchPlan(8, 4, rank, 2, 3), workers, False)
+        (batch,) = loader.epoch(2)
+        loader.close()
+        expected = source(2, batch.index.tolist())
+        for part in fields(StepNoise):
+            assert torch.equal(getattr(batch.noise, part.name), getattr(expected, part.name)), part.name
+
+
+def test_noise_stays_in_main_memory(root):
+    data = make_set(root, noise=partial(StepNoise.draw, 5, tokens=6, patches=4))
+    batch = data[BatchRequest(2, (1, 2), slice(0, 2))].to(torch.device("meta"))
+    assert batch.image1.is_meta and batch.caption.ids.is_meta
+    assert batch.noise.mlm.device == CPU and batch.to(torch.device("meta")).noise is batch.noise
+
+
 # ---- captions --------------------------------------------------------------------------
 
 
@@ -263,7 +334,7 @@ def caption_shares(root: Path, weak: float) -> tuple[float, float]:
     """(share of samples whose caption2 differs, share of set flags) over many epochs."""
     data, differing, flags = make_set(root, weak), [], []
     for epoch in range(100):
-        batch = data[BatchRequest(epoch, tuple(range(8)), slice(0, 8))]
+        batch = read(data, BatchRequest(epoch, tuple(range(8)), slice(0, 8)))
         differing += [a != b for a, b in zip(words(batch.caption), words(batch.caption2), strict=True)]
         flags += batch.replaced.tolist()
         assert differing == [bool(flag) for flag in flags]
@@ -281,7 +352,7 @@ def test_the_second_caption_is_one_of_the_same_identity(root):
     data = make_set(root, weak=1.0)
     seen = {}
     for epoch in range(60):
-        batch = data[BatchRequest(epoch, tuple(range(8)), slice(0, 8))]
+        batch = read(data, BatchRequest(epoch, tuple(range(8)), slice(0, 8)))
         for identity, ids in zip(batch.identity.tolist(), words(batch.caption2), strict=True):
             seen.setdefault(identity, set()).add(tuple(ids))
     for identity, own in ((0, (0, 1, 4, 5)), (1, (2, 3, 6, 7))):
@@ -291,7 +362,7 @@ def test_the_second_caption_is_one_of_the_same_identity(root):
 def test_a_replacement_of_the_same_text_does_not_count_as_replaced(root):
     same = [Entry("a.png", 1, ("A man.",)), Entry("b.png", 1, ("A MAN!",))]
     data = TrainSet(same, root, TOKENIZER, {}, SIZE, 30, 40, 1.0, 0)
-    assert data[BatchRequest(0, (0, 1), slice(0, 2))].replaced.tolist() == [0, 0]
+    assert read(data, BatchRequest(0, (0, 1), slice(0, 2))).replaced.tolist() == [0, 0]
 
 
 def test_first_captions_are_padded_to_the_longest_of_all_processes(root):
@@ -299,23 +370,50 @@ def test_first_captions_are_padded_to_the_longest_of_all_processes(root):
     lengths = [len(TOKENIZER.encode(caption, 40).ids) for caption in CAPTIONS]
     everyone = tuple(sorted(range(8), key=lengths.__getitem__))
     longest, shortest = lengths[everyone[-1]], lengths[everyone[0]]
-    batch = data[BatchRequest(0, everyone, slice(0, 1))]
+    batch = read(data, BatchRequest(0, everyone, slice(0, 1)))
     assert batch.caption.ids.shape == (1, longest)
     assert batch.caption.mask.tolist() == [[True] * shortest + [False] * (longest - shortest)]
     assert (batch.caption.ids[~batch.caption.mask] == TOKENIZER.special.pad).all()
 
 
-def test_a_caption_is_cut_into_word_pieces_once_per_batch(root, monkeypatch):
-    data, cut = make_set(root), []
-    encode = data.encode
-    monkeypatch.setattr(data, "encode", lambda caption: cut.append(caption) or encode(caption))
-    data[BatchRequest(0, (0, 1, 0, 5), slice(0, 2))]
-    assert {CAPTIONS[index] for index in (0, 1, 5)} <= set(cut)
-    assert len(cut) == len(set(cut))
+class CountingTokenizer(CaptionTokenizer):
+    """Counts the captions that it is given, one by one or many at a time."""
+
+    cut: list[str] = []
+
+    def encode_all(self, captions, max_tokens):
+        self.cut += captions
+        return super().encode_all(captions, max_tokens)
+
+    def encode(self, caption, max_tokens):
+        self.cut.append(caption)
+        return super().encode(caption, max_tokens)
+
+
+def test_a_caption_is_cut_into_word_pieces_once_and_not_for_batches(root):
+    entries = [*ENTRIES, Entry("a.png", 31, ENTRIES[0].captions)]
+    tokenizer = CountingTokenizer.from_json(TOKENIZER.to_json())
+    data = TrainSet(entries, root, tokenizer, {}, SIZE, 30, 40, 0.5, 3)
+    for epoch in range(3):
+        read(data, BatchRequest(epoch, (0, 1, 0, 5, 9), slice(0, 2)))
+    assert data.longest_caption() == max(len(TOKENIZER.encode(caption, 40).ids) for caption in CAPTIONS)
+    assert sorted(tokenizer.cut) == sorted(CAPTIONS)
+
+
+def test_a_loader_process_is_sent_few_bytes_and_makes_the_same_batches(root):
+    captions = tuple(f"A man with number {number} on a red coat." for number in range(5000))
+    attributes = {caption: [[(2, 5)], [(0, 1), (6, 10)]] for caption in captions}
+    entries = [Entry("a.png", 30, captions[:2500]), Entry("b.png", "x", captions[2500:])]
+    data = TrainSet(entries, root, TOKENIZER, attributes, SIZE, 30, 40, 0.5, 3)
+    assert len(pickle.dumps(data)) < 3 * data.table.lengths.sum() + 24 * len(captions)
+    there, request = copy.copy(data), BatchRequest(1, tuple(range(0, 5000, 700)), slice(1, 4))
+    assert not hasattr(there, "samples") and not hasattr(there, "tokenizer")
+    assert contents(read(there, request)) == contents(read(data, request))
+    assert torch.equal(read(there, request).attributes, read(data, request).attributes)
 
 
 def test_captions_keep_no_more_word_pieces_than_the_model_has_positions(root):
-    batch = make_set(root, tokens=6)[BatchRequest(0, tuple(range(8)), slice(0, 8))]
+    batch = read(make_set(root, tokens=6), BatchRequest(0, tuple(range(8)), slice(0, 8)))
     for text in (batch.caption, batch.caption2):
         assert text.ids.shape[1] == 6
         assert all(ids[0] == TOKENIZER.special.cls and ids[-1] == TOKENIZER.special.sep for ids in words(text))
@@ -338,7 +436,7 @@ def test_attributes_stand_on_the_word_pieces_of_the_second_caption(root):
     }
     data, replaced = make_set(root, weak=1.0, attributes=attributes), 0
     for epoch in range(20):
-        batch = data[BatchRequest(epoch, (0, 1, 4), slice(0, 3))]
+        batch = read(data, BatchRequest(epoch, (0, 1, 4), slice(0, 3)))
         assert batch.attributes.shape == batch.caption2.ids.shape
         found = 0
         for ids, numbers in zip(words(batch.caption2), batch.attributes.tolist(), strict=True):
@@ -357,7 +455,7 @@ def test_attributes_stand_on_the_word_pieces_of_the_second_caption(root):
 
 
 def test_a_set_without_attributes_marks_nothing(root):
-    batch = make_set(root)[BatchRequest(0, (0, 1), slice(0, 2))]
+    batch = read(make_set(root), BatchRequest(0, (0, 1), slice(0, 2)))
     assert batch.attribute_count == 0 and not batch.attributes.any()
 
 

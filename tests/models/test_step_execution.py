@@ -187,7 +187,7 @@ def half(value, rows: slice):
         return TextTokens(value.ids[rows], value.mask[rows])
     if isinstance(value, StepNoise):
         return StepNoise(*(getattr(value, f.name)[rows] for f in fields(value)))
-    return value[rows]
+    return None if value is None else value[rows]
 
 
 class Exchange:

@@ -2,8 +2,10 @@
 
 import errno
 import fcntl
+import logging
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -31,6 +33,24 @@ def test_an_error_within_the_block_opens_it(tmp_path):
         raise ValueError("within")
     with lock(tmp_path):
         pass
+
+
+def test_who_waits_for_it_says_for_whom_and_gets_it(tmp_path, caplog):
+    held, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock(tmp_path):
+            held.set()
+            end.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(30)
+    threading.Timer(0.2, end.set).start()
+    with caplog.at_level(logging.INFO), locked(tmp_path / "deep" / ".lock", "the folder", "", wait=True):
+        assert end.is_set()
+    assert f"the folder is in use by process {os.getpid()} on " in caplog.text
+    holder.join()
 
 
 def test_a_child_that_outlives_a_killed_holder_does_not_hold_it(tmp_path):

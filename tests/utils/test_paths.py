@@ -19,7 +19,7 @@ from utils.config import read_layers
 from utils.errors import CommandParser, UserError
 from utils.paths import expand_home, path_argument
 
-FILES = ("val_file", "test_file", "train_image_root", "val_image_root", "test_image_root", "checkpoint")
+FILES = ("val_file", "test_file", "train_image_root", "val_image_root", "test_image_root", "image_cache", "checkpoint")
 
 
 @pytest.fixture

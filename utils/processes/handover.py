@@ -42,7 +42,11 @@ class AsBytes(Generic[Item]):
 
     def restore(self) -> Item:
         """The item as it was made."""
-        return map_leaves(self.item, torch.from_numpy)
+        return map_leaves(self.item, torch.as_tensor)  # of tensors again once they are pinned
+
+    def pin_memory(self) -> "AsBytes[Item]":
+        """Called by a DataLoader that pins memory."""
+        return AsBytes(map_leaves(self.restore(), Tensor.pin_memory))
 
 
 def hand_over(item: Any) -> Any:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from benchmark_data import REPOSITORY, environment
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from utils.errors import UserError
 from utils.processes import handover
@@ -93,6 +95,27 @@ def test_no_short_folder_is_one_line(no_sockets_yet, monkeypatch):
     monkeypatch.setattr(handover, "SHORT_FOLDERS", ("/not/there",))
     with pytest.raises(UserError, match="is too long for sockets; set one of at most 70 bytes"):
         handover.prepare_sockets()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An item of two tensors, one of them in a part, and a number."""
+
+    image: torch.Tensor
+    rest: "Pair | None" = None
+    count: int = 0
+
+
+def test_what_came_as_bytes_is_pinned_as_what_came_in_shared_memory(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.tolist()) or tensor.clone())
+    sent = Pair(torch.tensor([1, 2]), Pair(torch.tensor([[True]]), count=3))
+    arrived = handover.AsBytes(handover.map_leaves(sent, torch.Tensor.numpy))
+    (item,) = loaded([pin_memory(arrived)])  # as a DataLoader does
+    assert pinned == [[1, 2], [[True]]]
+    assert item.image.tolist() == [1, 2] and item.rest.image.tolist() == [[True]] and item.rest.count == 3
+    (unpinned,) = loaded([arrived])
+    assert unpinned.rest.image.dtype == torch.bool
 
 
 class Unsent(Dataset):
