@@ -20,13 +20,13 @@ SYSTEM_FOLDERS = ("lost+found", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Vo
 """Bins and thumbnails that file systems and storage devices keep among the files of their users."""
 
 OTHER_IMAGES = (
-    "3fr arw bpg cr2 cr3 crw dcm dcr dds dib dng emf eps erf exr flif hdr icns ico iiq j2c j2k jls jp2 jpf jpm jps jpx"
-    " jxl jxr k25 kdc mef mrw nef nrw orf pbm pcx pef pgm pic pnm ppm psb psd qoi raf raw rw2 rwl sgi sr2 srf srw svg"
-    " svgz tga wbmp wdp wmf x3f xbm xcf xpm"
+    "3fr arw avci bpg cr2 cr3 crw cur dcm dcr dds dib djvu dng emf eps erf exr fit fits flif hdr icns ico iff iiq j2c"
+    " j2k jls jng jp2 jpc jpf jpm jps jpx jxl jxr k25 kdc mef mng mrw nef nrw orf pam pbm pcx pef pfm pgm pic pict pnm"
+    " ppm psb psd qoi raf ras raw rgb rle rw2 rwl sgi sr2 srf srw svg svgz targa tga wbmp wdp wmf x3f xbm xcf xpm"
 )
 VIDEOS = (
-    "3g2 3gp asf avi divx dv f4v flv h264 h265 hevc insv m2ts m2v m4v mjpeg mkv mov mp4 mpeg mpg mts mxf ogv vob webm"
-    " wmv"
+    "3g2 3gp amv asf avi divx dv f4v flv gifv h264 h265 hevc insv m1v m2ts m2v m4v mjpeg mkv mov mp4 mpe mpeg mpg mpv"
+    " mts mxf ogm ogv qt rm rmvb vob webm wmv y4m"
 )
 LOOK_LIKE_IMAGES = frozenset(f".{ending}" for ending in f"{OTHER_IMAGES} {VIDEOS}".split())
 

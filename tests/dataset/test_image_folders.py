@@ -28,6 +28,7 @@ def make(folder, *names):
 
 def test_all_that_is_decoded_is_found_and_what_looks_like_an_image_is_counted(tmp_path):
     readable = ["a.jpg", "b.JPEG", "c.jfif", "d.jpe", "e.png", "f.webp", "g.BMP", "h.gif", "i.tif", "j.Tiff", "x/k.MPO"]
+    readable += ["l.jif", "m.jfi", "n.pjpeg", "o.PJP"]
     make(tmp_path, *readable, "v.mp4", "v.MOV", "w.mov", "raw.CR2", "notes.txt", "no_ending", "m.csv", "x/p.psd")
     found = walk_images(tmp_path)
     assert found.images == sorted(readable)
