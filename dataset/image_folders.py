@@ -7,6 +7,7 @@ hidden files and folders (`.name`), folders of the system (`SYSTEM_FOLDERS`), an
 
 import contextlib
 import os
+import re
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -53,7 +54,10 @@ class FolderOfImages:
         if not self.left_out:
             return ""
         kinds = sorted(self.left_out.items(), key=lambda kind: (-kind[1], kind[0]))
-        total, listed = self.left_out.total(), ", ".join(f"{ending} {count}" for ending, count in kinds)
+        total, listed = (
+            self.left_out.total(),
+            ", ".join(f"{ending if ending.isprintable() else ascii(ending)} {count}" for ending, count in kinds),
+        )
         hint = "; HEIC can be read with the package pillow-heif" if "heic" in self.left_out else ""
         plural = "files of other kinds are" if total > 1 else "file of another kind is"
         return f"{before}{total} {plural} left out: {listed}{hint}"
@@ -107,7 +111,7 @@ class _Walk:
 
     def look_at(self, entry: os.DirEntry, path: str) -> str:
         """Note a file, or a link to a folder; the path of a folder that is to be entered next, else nothing."""
-        ending = os.path.splitext(entry.name)[1].lower()
+        ending = os.path.splitext(entry.name)[1].strip().lower()
         if entry.name in SYSTEM_FOLDERS:
             self.found.folders_left_out.append(path)
         if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
@@ -126,9 +130,16 @@ class _Walk:
             self.links.append(path)
         elif ending in self.endings:
             self.found.images.append(path)
-        elif ending in LOOK_LIKE_IMAGES or any(ending in endings for endings in ENDINGS.values()):
+        elif looks_like_image(ending):
             self.found.left_out[ending[1:]] += 1
         return ""
+
+
+def looks_like_image(ending: str) -> bool:
+    """Whether files that end so are pictures or videos; `.jpg_large`, `.png~` and `.webp?w=9` too."""
+    plain = re.match(r"(\.[a-z0-9]+)[^a-z0-9]|", ending)
+    names = {ending, plain[1] if plain else None}
+    return not names.isdisjoint(LOOK_LIKE_IMAGES) or any(not names.isdisjoint(known) for known in ENDINGS.values())
 
 
 def list_folder(folder: str | os.PathLike[str]) -> list[os.DirEntry]:

@@ -38,6 +38,15 @@ def test_all_that_is_decoded_is_found_and_what_looks_like_an_image_is_counted(tm
     assert walk_images(make(tmp_path / "two", "a.jpg")).describe_left_out() == ""
 
 
+def test_endings_that_downloads_and_programs_have_changed_are_told(tmp_path):
+    make(tmp_path, "a.jpg_large", "b.PNG~", "c.webp?w=200", "d.jpg ", "e.jpgs", "f.txt~", "g.jpg.json", "h_jpg")
+    found = walk_images(tmp_path)
+    assert found.images == ["d.jpg "]
+    assert found.left_out == Counter({"jpg_large": 1, "png~": 1, "webp?w=200": 1})
+    told = walk_images(make(tmp_path / "odd", "a.jpg\x1b[31m")).describe_left_out()
+    assert told == "1 file of another kind is left out: 'jpg\\x1b[31m' 1"
+
+
 def test_what_cannot_be_decoded_here_is_counted(tmp_path, monkeypatch):
     make(tmp_path, "a.heic", "b.HEIF", "c.avif", "d.jpg")
     monkeypatch.setattr(decoding, "known_formats", lambda: ("JPEG",))
