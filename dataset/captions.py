@@ -63,11 +63,12 @@ def _delete(text: str, origins: list[int], pattern: re.Pattern) -> tuple[str, li
 _APOSTROPHES = frozenset("`\u00b4\u02b9\u02bb\u02bc\u02bd\u02c8\u02ca\u02cb\u2018\u2019\u201a\u201b\u2032\u2035\uff07")
 _FULL_STOPS = frozenset("\u06d4\u0964\u0965\u3002\uff61")
 _DASHES = frozenset("\u2043\u2212\u2796")  # beside those that Unicode calls dashes
-_SPACES = frozenset("|\\_^=+[]{}\u200b\u2044")  # U+200B, a space of no width, stands between words
+_SPACES = frozenset("|\\_^=+[]{}\u200b\u2044\u2800")  # a space of no width (U+200B) stands between words
 _FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # letters and marks that nothing is drawn for
 _ABBREVIATION = re.compile(r"(?<![^\W_])(?:[^\W\d_]\.)+[^\W\d_](?![^\W_])\.?")
 _SIGNS = r"'*[,.!?\"()*#:;~][,.!?\"()*#:;~']*"  # an apostrophe alone is part of a word
-_GLUED = re.compile(rf"(?<=[^\W_]){_SIGNS}(?=[^\W\d_])|(?<=[^\W\d_]){_SIGNS}(?=[^\W_])|(?<=>){_SIGNS}(?=[^\W_])")
+_SYMBOL = re.compile(r"[^\x00-\x7f\w\s]")  # and other signs
+_GLUED = re.compile(rf"(?<=(\S)){_SIGNS}(?=(\S))")
 
 
 def plain_text(text: str) -> str:
@@ -76,12 +77,38 @@ def plain_text(text: str) -> str:
     Quotes, dashes and other punctuation of typography and of other scripts become those of ASCII; full width letters,
     ligatures and letters beside their accents become plain letters (NFKC); what cannot be seen is dropped.
     Punctuation between two letters, which cleaning would delete, gets a space ("coat,blue", "shirt.he"), numbers
-    ("1.75") and abbreviations ("e.g.") aside. A zero-width space becomes a space: it marks the end of a word. A
-    plain text stays as it is.
+    ("1.75") and abbreviations ("e.g.") aside; so do pictures and symbols, which would become part of a word.
+    A zero-width space becomes a space: it marks the end of a word. A plain text stays as it is.
     """
-    text = "".join(map(_plain_character, unicodedata.normalize("NFKC", "".join(map(_plain_character, text)))))
+    text = _SYMBOL.sub(_apart_if_long, "".join(map(_plain_character, text)))
+    text = "".join(map(_plain_character, unicodedata.normalize("NFKC", text)))
+    text = _SYMBOL.sub(_apart, text)
     text = _ABBREVIATION.sub(lambda match: match[0].replace(".", ""), text)
-    return _GLUED.sub(lambda match: match[0] + " ", text)
+    return _GLUED.sub(lambda match: match[0] + " " if _are_words(match[1], match[2]) else match[0], text)
+
+
+def _apart(match: re.Match) -> str:
+    """A symbol or picture with a space on each side where there is none; what else it is stays as it is."""
+    if not unicodedata.category(match[0]).startswith("S"):
+        return match[0]
+    before, after = match.string[max(0, match.start() - 1) : match.start()], match.string[match.end() : match.end() + 1]
+    return f"{' ' * bool(before.strip())}{match[0]}{' ' * bool(after.strip())}"
+
+
+def _apart_if_long(match: re.Match) -> str:
+    """The same for a sign that stands for several letters, such as the trade mark; not for a letter in a circle."""
+    return _apart(match) if len(unicodedata.normalize("NFKC", match[0])) > 1 else match[0]
+
+
+def _are_words(before: str, after: str) -> bool:
+    """Whether words, or one and a number, end and begin with these characters; `>` ends a <person>.
+
+    A mark belongs to the letter before it, such as a vowel of Hindi or Thai, or an accent.
+    """
+    kinds = unicodedata.category(before)[0], unicodedata.category(after)[0]
+    if before == ">":
+        return kinds[1] in "LMN"
+    return kinds != ("N", "N") and all(kind in "LMN" for kind in kinds)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -8,6 +8,7 @@ import contextlib
 import csv
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -136,9 +137,14 @@ def _explain(error: csv.Error) -> str:
 
 
 def _names(cells: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Names of columns; a known one in its known spelling."""
-    names = [cell.strip().strip('"').strip() for cell in cells]
+    """Names of columns, without what cannot be seen; a known one in its known spelling."""
+    names = [_visible(cell).strip().strip('"').strip() for cell in cells]
     return [name.lower() if name.lower() in known else name for name in names]
+
+
+def _visible(text: str) -> str:
+    """Text without marks that are not drawn, such as those of where to write from right to left."""
+    return "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
 
 
 def _check_header(where: str, names: Sequence[str], known: Sequence[str], required: Sequence[str]) -> None:

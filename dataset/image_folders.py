@@ -7,6 +7,7 @@ hidden files and folders (`.name`), folders of the system (`SYSTEM_FOLDERS`), an
 
 import contextlib
 import os
+import re
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,13 +21,13 @@ SYSTEM_FOLDERS = ("lost+found", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Vo
 """Bins and thumbnails that file systems and storage devices keep among the files of their users."""
 
 OTHER_IMAGES = (
-    "3fr arw bpg cr2 cr3 crw dcm dcr dds dib dng emf eps erf exr flif hdr icns ico iiq j2c j2k jls jp2 jpf jpm jps jpx"
-    " jxl jxr k25 kdc mef mrw nef nrw orf pbm pcx pef pgm pic pnm ppm psb psd qoi raf raw rw2 rwl sgi sr2 srf srw svg"
-    " svgz tga wbmp wdp wmf x3f xbm xcf xpm"
+    "3fr arw avci bpg cr2 cr3 crw cur dcm dcr dds dib djvu dng emf eps erf exr fit fits flif hdr icns ico iff iiq j2c"
+    " j2k jls jng jp2 jpc jpf jpm jps jpx jxl jxr k25 kdc mef mng mrw nef nrw orf pam pbm pcx pef pfm pgm pic pict pnm"
+    " ppm psb psd qoi raf ras raw rgb rle rw2 rwl sgi sr2 srf srw svg svgz targa tga wbmp wdp wmf x3f xbm xcf xpm"
 )
 VIDEOS = (
-    "3g2 3gp asf avi divx dv f4v flv h264 h265 hevc insv m2ts m2v m4v mjpeg mkv mov mp4 mpeg mpg mts mxf ogv vob webm"
-    " wmv"
+    "3g2 3gp amv asf avi divx dv f4v flv gifv h264 h265 hevc insv m1v m2ts m2v m4v mjpeg mkv mov mp4 mpe mpeg mpg mpv"
+    " mts mxf ogm ogv qt rm rmvb vob webm wmv y4m"
 )
 LOOK_LIKE_IMAGES = frozenset(f".{ending}" for ending in f"{OTHER_IMAGES} {VIDEOS}".split())
 
@@ -53,7 +54,10 @@ class FolderOfImages:
         if not self.left_out:
             return ""
         kinds = sorted(self.left_out.items(), key=lambda kind: (-kind[1], kind[0]))
-        total, listed = self.left_out.total(), ", ".join(f"{ending} {count}" for ending, count in kinds)
+        total, listed = (
+            self.left_out.total(),
+            ", ".join(f"{ending if ending.isprintable() else ascii(ending)} {count}" for ending, count in kinds),
+        )
         hint = "; HEIC can be read with the package pillow-heif" if "heic" in self.left_out else ""
         plural = "files of other kinds are" if total > 1 else "file of another kind is"
         return f"{before}{total} {plural} left out: {listed}{hint}"
@@ -107,7 +111,7 @@ class _Walk:
 
     def look_at(self, entry: os.DirEntry, path: str) -> str:
         """Note a file, or a link to a folder; the path of a folder that is to be entered next, else nothing."""
-        ending = os.path.splitext(entry.name)[1].lower()
+        ending = os.path.splitext(entry.name)[1].strip().lower()
         if entry.name in SYSTEM_FOLDERS:
             self.found.folders_left_out.append(path)
         if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
@@ -126,9 +130,16 @@ class _Walk:
             self.links.append(path)
         elif ending in self.endings:
             self.found.images.append(path)
-        elif ending in LOOK_LIKE_IMAGES or any(ending in endings for endings in ENDINGS.values()):
+        elif looks_like_image(ending):
             self.found.left_out[ending[1:]] += 1
         return ""
+
+
+def looks_like_image(ending: str) -> bool:
+    """Whether files that end so are pictures or videos; `.jpg_large`, `.png~` and `.webp?w=9` too."""
+    plain = re.match(r"(\.[a-z0-9]+)[^a-z0-9]|", ending)
+    names = {ending, plain[1] if plain else None}
+    return not names.isdisjoint(LOOK_LIKE_IMAGES) or any(not names.isdisjoint(known) for known in ENDINGS.values())
 
 
 def list_folder(folder: str | os.PathLike[str]) -> list[os.DirEntry]:

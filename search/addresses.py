@@ -2,12 +2,14 @@
 
 import errno
 import ipaddress
+import os
 import socket
 from contextlib import suppress
 from urllib.parse import urlsplit
 
 from utils.errors import UserError
 
+HIGHEST_PORT = 65_535
 NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # such as ::1 where IPv6 is switched off
 
 
@@ -16,6 +18,10 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
 
     Raises UserError when nothing can be served there.
     """
+    if not 0 <= port <= HIGHEST_PORT:
+        raise UserError(
+            f"cannot serve on port {port}: a port is a number from 0 to {HIGHEST_PORT}; choose one by --port"
+        )
     opened: list[socket.socket] = []
     try:
         failure: OSError | None = None
@@ -28,23 +34,41 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
                 failure = error
         if failure and not opened:
             raise failure
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         for one in opened:
             one.close()
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot serve on {host} port {port}: {reason}; choose others by --host and --port") from None
+        raise UserError(
+            f"cannot serve on {host!r} port {port}: {reason_of(error)}; choose others by --host and --port"
+        ) from None
     return opened
+
+
+def reason_of(error: OSError | UnicodeError) -> str:
+    """Why there is no socket, in the words of the system; a number below 0 is of a name that is not found."""
+    if isinstance(error, UnicodeError):
+        return "this is no name of a machine"
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple]]:
     """Family and address of everything that a name or address stands for. Raises OSError, UnicodeError."""
     found = socket.getaddrinfo(bare(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
+    if any(address[0] == "::" and takes_both(family, "::") for family, address in addresses):
+        return [(family, address) for family, address in addresses if address[0] != "0.0.0.0"]
+    return list(addresses)
+
+
+def takes_both(family: socket.AddressFamily, address: str) -> bool:
+    """Whether a socket on an address is one of IPv6 that takes IPv4 too: `::`, and IPv4 written as IPv6."""
+    if family != socket.AF_INET6 or not socket.has_dualstack_ipv6():
+        return False
+    return address == "::" or address.startswith("::ffff:")
 
 
 def listen(family: socket.AddressFamily, address: tuple, port: int) -> socket.socket:
     """A socket that listens on an address; on all of IPv6 (::) it listens on all of IPv4 too."""
-    both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+    both = takes_both(family, address[0])
     return socket.create_server((address[0], port, *address[2:]), family=family, dualstack_ipv6=both)
 
 

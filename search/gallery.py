@@ -27,6 +27,7 @@ from search.store import Store, is_server, synchronise
 from utils.errors import UserError
 from utils.files import named_path, read_json, require_folder, write_json
 from utils.locks import locked
+from utils.paths import is_text, printable
 
 FORMAT = 1
 ABOUT, RECORDS, INDEX, SYNCHRONISED, LOCK = "gallery.json", "records", "index.db", "synchronised.json", ".lock"
@@ -179,6 +180,8 @@ class Address:
         """
         if not is_server(name):
             folder = named_path(name, "--gallery")
+            if not is_text(name):
+                raise UserError(f"--gallery {printable(name)}: its name is not UTF-8; name another")
             return cls(name, str(folder / INDEX), COLLECTION, folder)
         parts = urlsplit(name)
         collection = parts.path.strip("/") or COLLECTION

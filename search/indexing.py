@@ -30,6 +30,7 @@ from search.metadata import Metadata, check_images
 from search.records import IndexedImage
 from search.selection import images_named
 from utils.errors import UserError
+from utils.paths import is_text, printable
 from utils.processes.parallel import available_cores
 
 BATCH = 64
@@ -183,16 +184,6 @@ def folders_of(path: str) -> list[str]:
         path = posixpath.dirname(path)
         folders.append(path)
     return folders
-
-
-def is_text(name: str) -> bool:
-    """Whether a file's name can be written down: on Linux it can hold any bytes."""
-    return printable(name) == name
-
-
-def printable(name: str) -> str:
-    """A file's name, with escapes for bytes that are not UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def add_images(

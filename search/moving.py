@@ -11,8 +11,8 @@ from dataset.decoding import Unusable, read_content
 from dataset.digests import blake2_of
 from dataset.image_folders import walk_images
 from search.gallery import Gallery, is_own_folder
-from search.indexing import is_text
 from utils.errors import UserError
+from utils.paths import is_text
 from utils.processes.parallel import available_cores
 
 

@@ -32,6 +32,8 @@ def select_images(gallery: Gallery, names: Sequence[str], conditions: Sequence[s
 
 def images_named(gallery: Gallery, name: str) -> list[str]:
     """The image of this name, or all below the folder of this name. Raises UserError when there are none."""
+    if not name.strip():  # as of a variable of the shell that is not set
+        raise UserError("the name of an image or folder is empty; . means all images")
     # the whole folder last: `.` in one of its subfolders means that subfolder
     for inside in sorted(possible_paths(gallery.images, name), key=lambda path: path == "."):
         everything = inside == "."  # the folder of images itself

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import gc
-import io
 import json
 import os
 import re
@@ -15,10 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.output import open_output, unwritten
 from utils.paths import expand_paths
 from utils.processes.interruption import BY_HAND, Stopped
 
-FAILED, BAD_INPUT = 1, 2  # exit codes
+FAILED, BAD_INPUT, NOT_READ = 1, 2, 141  # exit codes; the last as of programs that SIGPIPE ends
 GROUPS = "requirements.txt has what training, reports and studies need, requirements/search.txt what search needs"
 # environment variables: where a process that torch has launched leaves its error, and whether the launcher tells it
 ERROR_FILE, LAUNCHER_TELLS = "TORCHELASTIC_ERROR_FILE", "LAUNCHER_TELLS_ERRORS"
@@ -49,10 +49,11 @@ def run_command_line(main: Callable[[], int | None]) -> None:
     """Run `main` and exit: 0 or its return value; 2 with one line for bad input; 143 or 130 when stopped by a signal.
 
     Bad input is a `UserError`, and a file that the system does not let us use. 1: a process that others need is gone.
+    141, without a word: who has read its output (`| head`) is gone.
     """
-    write_all_letters()
+    open_output()
     try:
-        sys.exit(main() or 0)
+        sys.exit(end_of(main))
     except UserError as error:
         problem, code = str(error), BAD_INPUT
     except ModuleNotFoundError as error:
@@ -69,9 +70,14 @@ def run_command_line(main: Callable[[], int | None]) -> None:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILED)
     except OSError as error:
-        if error.filename is None or error.strerror is None:
+        if error.filename is not None and error.strerror is not None:
+            problem, code = f"cannot use {error.filename}: {error.strerror}", BAD_INPUT
+        elif not unwritten(error):
             raise
-        problem, code = f"cannot use {error.filename}: {error.strerror}", BAD_INPUT
+        elif isinstance(error, BrokenPipeError):
+            sys.exit(NOT_READ)
+        else:
+            problem, code = f"the output cannot be written: {error.strerror}", BAD_INPUT
     except UnicodeEncodeError as error:
         letters, advice = error.object[error.start : error.end], "set PYTHONUTF8=1, or rename what has them in its name"
         problem, code = f"{error.encoding} has no letters for {letters!a}; {advice}", BAD_INPUT
@@ -86,13 +92,6 @@ def run_command_line(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-def write_all_letters() -> None:
-    """Let the terminal show as escapes what its encoding has no letters for, such as those of a file's name."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def one_line(text: str) -> str:
     """Text as one line, with escapes for what a terminal would obey, such as control codes in a file's name."""
     return visible(" ".join(text.splitlines()))
@@ -104,6 +103,16 @@ def visible(text: str) -> str:
         sign.encode("unicode_escape").decode() if unicodedata.category(sign)[0] == "C" and sign not in "\n\t" else sign
         for sign in text
     )
+
+
+def end_of(main: Callable[[], int | None]) -> str | int | None:
+    """The exit code of `main`, whose output is all written. Raises whatever it does, and OSError when it is not."""
+    try:
+        code: str | int | None = main() or 0
+    except SystemExit as end:  # --help
+        code = end.code
+    sys.stdout.flush()
+    return code
 
 
 def record_error(error: BaseException) -> None:

@@ -215,8 +215,10 @@ def require_folder(folder: str | os.PathLike, what: str, advice: str = "") -> No
 def named_path(path: str, what: str) -> Path:
     """A path that a user has written, with its home folder expanded; `what` names its role in error messages.
 
-    Raises UserError when it names no known home folder.
+    Raises UserError when it is empty or names no known home folder.
     """
+    if not path.strip():
+        raise UserError(f"{what}: the path is empty")
     try:
         return Path(expand_home(path))
     except ValueError as error:

@@ -24,8 +24,9 @@ def set_up_logging(is_main: bool) -> None:
     handler = TqdmHandler()
     handler.setFormatter(logging.Formatter("%(message)s" if is_main else "[%(process)d] %(message)s"))
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, handlers=[handler], force=True)
-    for noisy in ("httpx", "urllib3", "matplotlib", "filelock", "PIL"):
+    for noisy in ("httpx", "urllib3", "filelock", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home folder it tells of its cache
     # a cosine over one epoch has no effect by epoch, of which timm warns; by step it has
     logging.getLogger("timm.scheduler").setLevel(logging.ERROR)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # without a network it tells of every attempt

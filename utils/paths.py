@@ -1,4 +1,4 @@
-"""Paths as users write them: `~` is a home folder wherever a path is given."""
+"""Paths as users write them: `~` is a home folder wherever a path is given; and whether a name can be written down."""
 
 import argparse
 import os
@@ -40,3 +40,13 @@ def path_argument(text: str) -> Path:
 def expand_paths(parser: argparse.ArgumentParser) -> None:
     """Let all arguments of type Path be read by `path_argument`."""
     parser.register("type", Path, path_argument)
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name can be written down: on Linux it can hold any bytes."""
+    return printable(name) == name
+
+
+def printable(name: str) -> str:
+    """A file's name, with escapes for bytes that are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -92,6 +92,23 @@ def test_cleaning_with_offsets_equals_plain_cleaning():
         ("1.75 m, 1,000 at 10:30", "175 m 1000 at 1030"),
         ("shoes, e.g. boots, at 9 a.m. in the U.S.", "shoes eg boots at 9 am in the us"),
         ("rock'n'roll, don't", "rocknroll dont"),
+        (
+            "coat\U0001f600blue \u2605red\u2192grey\u00a6old\u00d7new",
+            "coat \U0001f600 blue \u2605 red \u2192 grey \u00a6 old \u00d7 new",
+        ),
+        ("\U0001f44d\U0001f3fdcoat", "\U0001f44d \U0001f3fd coat"),  # a hand, and the colour of its skin
+        ("Nike\u2122shoes, Puma\u00ae,20\u20accap", "nike tm shoes puma \u00ae 20 \u20ac cap"),
+        ("175\u339d, 30\u2103", "175 cm 30 \u00b0 c"),
+        ("\u24e1\u24d4\u24d3 \U0001d42b\U0001d41e\U0001d41d coat\u2800old", "red red coat old"),
+        (
+            "\u0938\u093e\u0921\u093c\u0940,\u0915\u093e\u0932\u093e",
+            "\u0938\u093e\u0921\u093c\u0940 \u0915\u093e\u0932\u093e",
+        ),
+        (
+            "\u0e40\u0e2a\u0e37\u0e49\u0e2d\u0e2a\u0e35.\u0e41\u0e14\u0e07",
+            "\u0e40\u0e2a\u0e37\u0e49\u0e2d\u0e2a\u0e35 \u0e41\u0e14\u0e07",
+        ),
+        ("re\u0336d\u0336,old q\u0303.new", "re\u0336d\u0336 old q\u0303 new"),  # marks that no letter is made of
         ("...", ""),
     ],
 )

@@ -1,6 +1,7 @@
 """Annotations and metadata are read from the same tables, with the same words for the same faults."""
 
 import codecs
+import gzip
 
 import pytest
 
@@ -37,6 +38,8 @@ WRITTEN = {
     "spaces in quotes": text_of([[f" {cell} " for cell in row] for row in ROWS]),
     "a mark before quotes": "\ufeff" + PLAIN,
     "two marks": "\ufeff\ufeff" + PLAIN,
+    "a mark of no width": "\u200b" + "\n".join(";".join(row) for row in ROWS),
+    "marks of direction": PLAIN.replace('"image"', '"\u200eimage\u202c"', 1),
     "blank rows": "\n \n" + PLAIN.replace("\r\n", "\r\n,,\r\n\r\n"),
     "empty cells at the end": PLAIN.replace("\r\n", ",,\r\n"),
     "empty cells at the end of rows alone": PLAIN.replace("\r\n", ",,\r\n").replace(",,", "", 1),
@@ -82,6 +85,11 @@ WRONG = {
     "Latin-1 after sep=": (b"sep=;\nimage;identity;caption\na.jpg;1;caf\xe9\n", "is not UTF-8 (row 2); save it again"),
     "UTF-16 without a mark": (PLAIN.encode("utf-16-le"), "is not UTF-8 but UTF-16 or UTF-32 without a byte order mark"),
     "half of UTF-16": (PLAIN.encode("utf-16")[:-3], "is not UTF-16-LE (row 3); save it again as UTF-8"),
+    "zeros at the end": (PLAIN + "\0" * 9, "holds a zero byte (row 4): it is damaged"),
+    "a zero in a cell of UTF-16": ("image,identity,caption\na.jpg,1,x\0\n".encode("utf-16"), "a zero byte (row 2)"),
+    "a spreadsheet": (b"PK\x03\x04\x14\x00\x06\x00", "is a spreadsheet (xlsx, ods) or ZIP file, not text; save"),
+    "an old spreadsheet": (b"\xd0\xcf\x11\xe0\xa1\xb1", "is a spreadsheet (xls), not text"),
+    "a packed table": (gzip.compress(PLAIN.encode()), "is a gzip file, not text; save or unpack it"),
     "a wrong delimiter": ("sep=a\n" + PLAIN, "first line 'sep=a' names no delimiter"),
     "an absolute path": ("image,identity,caption\n/a.jpg,1,x\n", "row 2: the image path '/a.jpg' is absolute"),
     "a path of Windows": ("image,identity,caption\nx\\a.jpg,1,x\n", "has \\ between folders; write /"),

@@ -28,6 +28,7 @@ def make(folder, *names):
 
 def test_all_that_is_decoded_is_found_and_what_looks_like_an_image_is_counted(tmp_path):
     readable = ["a.jpg", "b.JPEG", "c.jfif", "d.jpe", "e.png", "f.webp", "g.BMP", "h.gif", "i.tif", "j.Tiff", "x/k.MPO"]
+    readable += ["l.jif", "m.jfi", "n.pjpeg", "o.PJP"]
     make(tmp_path, *readable, "v.mp4", "v.MOV", "w.mov", "raw.CR2", "notes.txt", "no_ending", "m.csv", "x/p.psd")
     found = walk_images(tmp_path)
     assert found.images == sorted(readable)
@@ -35,6 +36,15 @@ def test_all_that_is_decoded_is_found_and_what_looks_like_an_image_is_counted(tm
     assert found.describe_left_out() == "5 files of other kinds are left out: mov 2, cr2 1, mp4 1, psd 1"
     assert walk_images(make(tmp_path / "one", "a.jp2")).describe_left_out().startswith("1 file of another kind is left")
     assert walk_images(make(tmp_path / "two", "a.jpg")).describe_left_out() == ""
+
+
+def test_endings_that_downloads_and_programs_have_changed_are_told(tmp_path):
+    make(tmp_path, "a.jpg_large", "b.PNG~", "c.webp?w=200", "d.jpg ", "e.jpgs", "f.txt~", "g.jpg.json", "h_jpg")
+    found = walk_images(tmp_path)
+    assert found.images == ["d.jpg "]
+    assert found.left_out == Counter({"jpg_large": 1, "png~": 1, "webp?w=200": 1})
+    told = walk_images(make(tmp_path / "odd", "a.jpg\x1b[31m")).describe_left_out()
+    assert told == "1 file of another kind is left out: 'jpg\\x1b[31m' 1"
 
 
 def test_what_cannot_be_decoded_here_is_counted(tmp_path, monkeypatch):

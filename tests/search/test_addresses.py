@@ -8,6 +8,8 @@ from search import addresses
 from search.addresses import open_sockets, serves_this_machine_alone, url_of
 from utils.errors import UserError
 
+BOTH = [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0, 0, 0))]
+
 
 def has_ipv6() -> bool:
     try:
@@ -44,6 +46,7 @@ def reached(host: str, *names: str) -> list[str]:
         pytest.param("::1", ["::1"], marks=ipv6),
         pytest.param("[::1]", ["::1"], marks=ipv6),
         pytest.param("::", ["127.0.0.1", "::1"], marks=ipv6),
+        pytest.param("::ffff:127.0.0.1", ["127.0.0.1"], marks=ipv6),
     ],
 )
 def test_it_listens_where_it_is_told(host, expected):
@@ -62,7 +65,7 @@ def test_a_family_that_is_switched_off_is_left_out(monkeypatch):
     monkeypatch.setattr(addresses, "resolve", lambda host, port: [absent, (socket.AF_INET, ("127.0.0.1", 0))])
     assert reached("localhost", "127.0.0.1") == ["127.0.0.1"]
     monkeypatch.setattr(addresses, "resolve", lambda host, port: [absent])
-    with pytest.raises(UserError, match="cannot serve on localhost port 0: Cannot assign requested address"):
+    with pytest.raises(UserError, match="cannot serve on 'localhost' port 0: Cannot assign requested address"):
         open_sockets("localhost", 0)
 
 
@@ -70,14 +73,27 @@ def test_a_port_in_use_and_wrong_addresses_are_told():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for host, port in (
             ("127.0.0.1", taken.getsockname()[1]),
-            ("127.0.0.1", 70_000),
-            ("127.0.0.1", -1),
             ("no such host", 0),
+            ("", 0),
+            ("[::1]:8000", 0),
+            ("http://127.0.0.1", 0),
+            ("a..example", 0),
             ("::zz", 0),
             ("x" * 80 + ".example", 0),
         ):
-            with pytest.raises(UserError, match=r"^cannot serve on .*; choose others by --host and --port$"):
+            with pytest.raises(UserError, match=r"^cannot serve on '[^(]*; choose others by --host and --port$"):
                 open_sockets(host, port)
+    for port in (65_536, 99_999, -1):
+        with pytest.raises(UserError, match=f"cannot serve on port {port}: a port is a number from 0 to 65535"):
+            open_sockets("127.0.0.1", port)
+
+
+@ipv6
+def test_all_addresses_of_both_families_are_one_socket(monkeypatch):
+    """As some systems resolve `*`: the socket of IPv6 takes IPv4 too, and a second one would find the port in use."""
+    everything = [(family, 1, 6, "", address) for family, address in BOTH]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: everything)
+    assert [family for family, _ in addresses.resolve("*", 0)] == [socket.AF_INET6]
 
 
 def test_a_browser_is_told_an_address_with_brackets():

@@ -319,6 +319,14 @@ def test_servers_and_folders_are_told_apart(tmp_path):
         Address.parse("http://host:1/a/b")
 
 
+@pytest.mark.parametrize(("name", "words"), [("", "is empty"), (" ", "is empty"), ("caf\udce9", "is not UTF-8")])
+def test_a_name_that_no_gallery_can_have_is_refused(name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^--gallery.*{words}"):
+        Address.parse(name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_images_of_another_gallery_are_left_alone(encoder, photos, tmp_path):
     """A server may hold a collection of that name already."""
     place = tmp_path / "gallery"

@@ -104,10 +104,23 @@ def test_the_demo_installs_no_more_than_training_needs(checkout):
     assert checkout.call("bash shell/demo.sh")[1] == ["requirements.txt"]
 
 
-def test_scripts_work_where_cd_prints_folders(checkout):
-    done, installed = checkout.call("bash shell/lint.sh style", CDPATH=str(checkout.root))
-    assert done.returncode == 0 and installed == ["dev.txt"], done.stderr
-    assert "ran -m ruff check ." in checkout.log.read_text()
+@pytest.mark.parametrize("folders", [".", ".:..", "{root}:/tmp"])
+@pytest.mark.parametrize(
+    ("command", "ran"),
+    [
+        ("bash shell/lint.sh style", "-m ruff check ."),
+        ("bash shell/data_process.sh CSV mine", "-m dataset.prepare --directory"),
+        ("cd shell && bash data_process.sh CSV mine", "-m dataset.prepare --directory"),
+        ("bash shell/demo.sh", "-m dataset.synthetic"),
+    ],
+)
+def test_scripts_work_where_cd_prints_folders(checkout, folders, command, ran):
+    (checkout.root / "configs").mkdir()
+    for name in ("demo.yaml", "demo_pretrain.yaml"):
+        (checkout.root / "configs" / name).touch()
+    done, _ = checkout.call(command, CDPATH=folders.format(root=checkout.root))
+    assert done.returncode == 0, done.stderr
+    assert f"ran {ran}" in checkout.log.read_text()
 
 
 def test_an_environment_of_ones_own_is_used_as_it_is(checkout, tmp_path):

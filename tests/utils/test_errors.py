@@ -3,9 +3,12 @@
 import importlib
 import io
 import logging
+import os
+import subprocess
 import sys
 
 import pytest
+from benchmark_data import REPOSITORY
 
 from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.logs import TqdmHandler
@@ -62,6 +65,15 @@ def test_a_terminal_obeys_no_name_of_a_file(capsys, text, shown):
     assert capsys.readouterr().err == f"error: {shown}\n" and one_line(text) == shown
     TqdmHandler().emit(logging.LogRecord("", logging.WARNING, "", 0, text, (), None))
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_home_folder_that_cannot_be_written_is_not_spoken_of(tmp_path):
+    """As in a container that runs as another user."""
+    script = "from utils.logs import set_up_logging; set_up_logging(True); import matplotlib; matplotlib.get_cachedir()"
+    (tmp_path / "file").touch()
+    there = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "file" / "home"), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=there, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def parse(monkeypatch, *words: str) -> str:
