@@ -12,6 +12,7 @@ from torch import Tensor
 from models.image_encoder import CLS_IN_FRONT, PositionLayout
 from models.person_search import PersonSearchModel
 from models.positions import Grid, resize_positions
+from utils.checkpoints.run_folder import settings_of_run
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -304,9 +305,7 @@ def resume_model(model: PersonSearchModel, checkpoint: Mapping[str, Any], settin
         short = [key for key in other if not isinstance(before[key], dict)]
         values = {key: f" ({before[key]} there, {settings[key]} here)" for key in short}
         reason = ", ".join(f"another {key}{values.get(key, '')}" for key in other) or f"{wrong[0]} does not fit"
-        raise UserError(
-            f"checkpoint {where} was made with another configuration: {reason}; resume with the config.yaml of its run"
-        )
+        raise UserError(f"checkpoint {where} was made with another configuration: {reason}; {settings_of_run(where)}")
     model.load_state_dict(held)
 
 

@@ -130,16 +130,20 @@ run_name() {
 }
 
 # train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, VISION_CHECKPOINT, OUTPUT, CONFIG, RECIPE
+# A run that is resumed keeps its settings, which are in its folder, unless CONFIG names others.
 train() {
-    local name config recipe; name="$(run_name "$1")"; config="$2"; shift 2
+    local name config recipe output settings=(); name="$(run_name "$1")"; config="$2"; shift 2
     local checkpoint="${CHECKPOINT:-}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
     recipe="$(recipe_file)" || exit 2
     ensure_environment
     if [ -n "$checkpoint" ]; then set -- --checkpoint "$(absolute "$checkpoint")" "$@"; fi
     if [ -n "${VISION_CHECKPOINT:-}" ]; then set -- --vision_checkpoint "$(absolute "$VISION_CHECKPOINT")" "$@"; fi
-    run_retrieval --config "$(absolute "${CONFIG:-$repository/$config}")" ${recipe:+"$recipe"} \
-        --output_dir "$(absolute "${OUTPUT:-$repository/output/$name}")" "$@"
+    output="$(absolute "${OUTPUT:-$repository/output/$name}")"
+    if [[ " $* " != *" --resume "* ]] || [ -n "${CONFIG:-}" ] || [ ! -f "$output/config.yaml" ]; then
+        settings=(--config "$(absolute "${CONFIG:-$repository/$config}")" ${recipe:+"$recipe"})
+    fi
+    run_retrieval "${settings[@]}" --output_dir "$output" "$@"
 }
 
 # evaluate NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, OUTPUT, CONFIG, RECIPE

@@ -154,3 +154,18 @@ def test_the_search_script_sees_paths_from_where_it_is_called(tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "none.pth" in line and "photos" not in line
+
+
+def test_a_script_resumes_a_run_with_the_settings_in_its_folder(checkout):
+    def started(command: str, **variables: str) -> str:
+        assert checkout.call(f"bash shell/icfg_train.sh {command}", GPUS="1", **variables)[0].returncode == 0
+        return checkout.log.read_text().splitlines()[-1]
+
+    named = f"--config {checkout.root}/configs/PS_icfg_pedes.yaml"
+    assert named in started("--resume")
+    run = checkout.root / "output" / "icfg-pedes"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    assert started("--resume --set workers=1").endswith(f"ran Retrieval.py --output_dir {run} --resume --set workers=1")
+    assert named in started("")
+    assert f"--config {checkout.root}/mine.yaml --output_dir {run} --resume" in started("--resume", CONFIG="mine.yaml")
