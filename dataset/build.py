@@ -12,6 +12,7 @@ from dataset.annotations import Entry, check_disjoint, check_images, load_annota
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
 from dataset.captions import clean_caption
+from dataset.cut_captions import CutCaptions
 from dataset.digests import read_digests
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import BatchPlan, TrainLoader, TrainSet
@@ -107,6 +108,10 @@ def open_training_set(
         skipped=skipped or (),
     )
     warn_of_unknown_words(data)
+    cut = CutCaptions(tokenizer, config.max_words, config.bert_config.max_position_embeddings)
+    for caption in (caption for entry in entries for caption in entry.captions):
+        cut.add(caption)
+    cut.warn("training captions")
     return data
 
 

@@ -18,7 +18,7 @@ from search.metadata import read_metadata
 from search.moving import move_images
 from search.searcher import CANDIDATES, Answer, Searcher
 from search.selection import select_images
-from utils.errors import CommandParser, UserError, run_command_line
+from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.files import as_json
 from utils.logs import set_up_logging
 from utils.processes.interruption import Interruption
@@ -70,9 +70,8 @@ def run_query(options: argparse.Namespace) -> None:
         answer = Searcher(encoder, gallery).search(options.text, options.top, options.candidates, options.where)
         if options.sheet:
             write_sheet(answer, gallery, options.sheet)
-        if answer.query.unknown:
-            words = ", ".join(map(in_a_line, answer.query.unknown))
-            print(f"not known to the model, and not read: {words}", file=sys.stderr)
+        for line in answer.query.told:
+            print(one_line(line), file=sys.stderr)
         if options.json:
             print(answer_as_json(answer, gallery))
         else:
@@ -88,6 +87,8 @@ def answer_as_json(answer: Answer, gallery: Gallery) -> str:
         "query": answer.query.text,
         "read_as": answer.query.read_as,
         "unknown": answer.query.unknown,
+        "words": answer.query.words,
+        "words_read": answer.query.words_read,
         "hits": hits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,

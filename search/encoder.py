@@ -30,7 +30,8 @@ MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 class EncodedQuery:
     """A sentence, cleaned and in word pieces; tokens: ids and mask [1, T]; embedding [E] of length 1.
 
-    unknown_spans: characters of `cleaned` that the vocabulary does not have.
+    unknown_spans: characters of `cleaned` that the vocabulary does not have; words, words_read: of the whole sentence,
+    which is cut where it is longer than the model reads.
     """
 
     text: str
@@ -39,11 +40,22 @@ class EncodedQuery:
     unknown_spans: list[tuple[int, int]]
     tokens: TextTokens
     embedding: np.ndarray
+    words: int
+    words_read: int
 
     @property
     def unknown(self) -> list[str]:
         """The words, or parts of words, that the model cannot read."""
         return list(dict.fromkeys(self.cleaned[start:end] for start, end in self.unknown_spans))
+
+    @property
+    def told(self) -> list[str]:
+        """What a user is to know of how the sentence was read: unknown words, and a cut."""
+        told = [f"not known to the model, and not read: {', '.join(self.unknown)}"] if self.unknown else []
+        if self.words_read < self.words:
+            read = f"only the first {self.words_read} of its {self.words} words are read"
+            told.append(f"the sentence is longer than the model reads: {read}")
+        return told
 
     @property
     def read_as(self) -> str:
@@ -126,10 +138,11 @@ class Encoder:
         if len(text) > MOST_CHARACTERS:
             raise UserError(f"the sentence has {len(text)} characters; give one of at most {MOST_CHARACTERS}")
         text = text.encode("utf-8", "replace").decode()  # what is not text, such as half of a surrogate pair
-        cleaned = clean_caption(plain_text(text), self.config.max_words)
+        whole, most = clean_caption(plain_text(text), None), self.config.max_words
+        cleaned, words = clean_caption(whole, most), whole.count(" ") + 1
         if not any(character.isalnum() for character in cleaned):
             raise UserError("the sentence holds no word; describe a person, such as: a woman in a red coat")
-        encoded = self.trained.tokenizer.encode(cleaned, self.config.max_words)
+        encoded = self.trained.tokenizer.encode(cleaned, most)
         unknown = self.trained.tokenizer.unknown_spans(encoded)
         if not any(character.isalnum() for character in known_characters(cleaned, encoded, unknown)):
             raise UserError(
@@ -140,7 +153,16 @@ class Encoder:
         tokens = TextTokens(ids, torch.ones_like(ids, dtype=torch.bool))
         with self.setting.precision():
             embedding = self.model.encode_text(tokens).embedding.float()
-        return EncodedQuery(text, cleaned, encoded, unknown, tokens, embedding[0].cpu().numpy())
+        return EncodedQuery(
+            text=text,
+            cleaned=cleaned,
+            encoded=encoded,
+            unknown_spans=unknown,
+            tokens=tokens,
+            embedding=embedding[0].cpu().numpy(),
+            words=words,
+            words_read=self.trained.tokenizer.count_read(whole, most, most),
+        )
 
     @torch.inference_mode()
     def match(self, query: EncodedQuery, tokens: Tensor) -> np.ndarray:

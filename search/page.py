@@ -158,8 +158,7 @@ def summary(found: Answer) -> str:
     seconds = sum(found.milliseconds.values()) / 1000
     stages = ", ".join(f"{name} {value:.0f} ms" for name, value in found.milliseconds.items())
     missing = f" {len(found.missing)} images could not be read and are left out." if found.missing else ""
-    if found.query.unknown:
-        missing += f" Not known to the model, and not read: {escaped(', '.join(found.query.unknown))}."
+    missing += "".join(f" {escaped(line[0].upper() + line[1:])}." for line in found.query.told)
     if not found.hits:
         return f"Nothing found.{missing}"
     return f"{len(found.hits)} images in {seconds:.2f} s ({stages}).{missing}"

@@ -1,7 +1,8 @@
 """The HTTP API of a gallery; this text is at /docs, and for programs at /openapi.json.
 
     POST /api/search    {"text", "top", "candidates", "where"} -> hits, best first, and images whose files are missing;
-                        the words that were read and those unknown to the model; milliseconds by stage
+                        the words that were read and those unknown to the model; how many words there are, and how
+                        many of them the model reads; milliseconds by stage
     POST /api/explain   {"text", "id"} -> how well each attribute of the text fits the image, and heat maps
     GET  /api/images/ID the image file
     GET  /api/gallery   how many images, and what they can be filtered by
@@ -217,6 +218,8 @@ def answer_as_json(answer: Answer, searcher: Searcher) -> dict[str, Any]:
         "text": answer.query.text,
         "read_as": answer.query.read_as,
         "unknown": answer.query.unknown,
+        "words": answer.query.words,
+        "words_read": answer.query.words_read,
         "hits": hits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,

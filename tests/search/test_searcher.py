@@ -121,6 +121,25 @@ def test_unknown_words_are_named_and_not_shown_as_read(encoder):
     assert long.read_as == " ".join(["a man"] * 200)[: len(long.read_as)] and len(long.read_as) < len(long.cleaned) + 1
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a man " * 30, 60), ("in a red coat. " * 21, 84), ("grey-blue/" * 30, 60), ("\u7ea2 coat " * 30, 60)],
+)
+def test_a_sentence_that_is_cut_is_told(encoder, text, words):
+    query = encoder.query(text)
+    assert query.words == words > query.words_read > 10
+    assert f"only the first {query.words_read} of its {words} words are read" in query.told[-1]
+    pieces = encoder.trained.tokenizer.encode(query.cleaned, None).offsets[: encoder.config.max_words - 1]
+    assert len(query.cleaned[: pieces[-1][1]].split()) - query.words_read in (0, 1)  # a word may be read in part
+
+
+def test_a_sentence_that_just_fits_is_not_told_as_cut(encoder):
+    most = encoder.config.max_words
+    fitting = "a " * (most - 2)  # with [CLS] and [SEP]
+    assert encoder.query(fitting).told == []
+    assert f"the first {most - 2} of its {most - 1} words" in encoder.query(fitting + "a").told[0]
+
+
 @pytest.mark.parametrize("candidates", [0, 1, 128])
 def test_a_lost_file_is_left_out_and_said(searcher, candidates):
     """Also while its tokens are in the cache, and when it is not re-ranked."""
@@ -202,6 +221,7 @@ def test_the_command_line(trained, photos, tmp_path):
     done = search("query", SENTENCE + " \u7ea2\u8272", "--gallery", place, "--top", 3, "--json")
     again = json.loads(done.stdout)
     assert gone not in [hit["path"] for hit in again["hits"]]
+    assert again["words"] == again["words_read"] > 5
     assert again["unknown"] == ["\u7ea2\u8272"] and "\u7ea2" not in again["read_as"]
     assert "not known to the model, and not read: \u7ea2\u8272" in done.stderr
     for arguments, words in (

@@ -53,6 +53,15 @@ def test_search_explain_and_images(client, searcher):
     assert "/api/search" in client.get("/openapi.json").json()["paths"]
 
 
+def test_a_sentence_that_is_cut_is_told(client, searcher):
+    found = client.post("/api/search", json={"text": "a man " * 40, "top": 1}).json()
+    assert found["words"] == 80 > found["words_read"] > 30
+    said = (
+        f"The sentence is longer than the model reads: only the first {found['words_read']} of its 80 words are read."
+    )
+    assert said in summary(searcher.search("a man " * 40))
+
+
 def test_unknown_words_are_told(client, searcher):
     text = "a red \u5916\u5957 coat, grey \u88e4 jeans"
     found = client.post("/api/search", json={"text": text, "top": 1}).json()
