@@ -16,7 +16,7 @@ from utils.checkpoints.exported import read_trained
 from utils.checkpoints.run_folder import RunFolder, config_beside, is_restart
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
-from utils.files import require_folder
+from utils.files import require_file, require_folder
 from utils.processes.distributed import world_size
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ def check_folder(options: Options, folder: RunFolder) -> None:
         require_folder(options.output_dir, "--output_dir")
         results = () if options.evaluate else RESULTS
         folder.refuse_to_overwrite(options.checkpoint, options.resume, results, options.evaluate)
+        for name in RESULTS:
+            require_file(options.output_dir / name, "result")
     if options.evaluate and options.checkpoint is None:
         raise UserError("--evaluate needs --checkpoint: which weights shall be evaluated?")
     if options.resume and options.checkpoint is None and not folder.holds_checkpoint():

@@ -26,7 +26,7 @@ from dataset.crops import check_frames, cut_persons
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
 from utils.errors import CommandParser, UserError, one_line, run_command_line
-from utils.files import as_json, atomic_write, require_folder
+from utils.files import as_json, atomic_write, require_file, require_folder
 
 WARNINGS_PER_CATEGORY, OF_CAPTIONS = 20, 5  # that are shown; captions are many, and odd ones alike
 RESULTS = "processed_data"  # the folder of the results within that of the data set
@@ -291,24 +291,21 @@ def _check_output_folder(folder: Path) -> None:
         raise UserError(f"{folder} is not a folder; move it away")
     require_folder(folder, "the folder of the results", " by --output")
     for name in (*(f"{split}.json" for split in SPLITS), DIGESTS):
-        if (folder / name).is_dir():
-            raise UserError(f"{folder / name} is a folder; move it away")
+        require_file(folder / name, "result")
 
 
 def _check_report_path(report: Path) -> None:
     """Raise UserError unless `report` is free or an earlier report, which may be replaced."""
+    require_file(report, "--report")
     if not report.exists():
-        ancestor = next(parent for parent in report.parents if parent.exists())
-        if not ancestor.is_dir():
-            raise UserError(f"report {report} cannot be written: {ancestor} is not a folder")
         return
     try:
         with open(report, "rb") as file:
             is_report = file.read(len(REPORT_TITLE)) == REPORT_TITLE.encode()
     except OSError as error:
-        raise UserError(f"report {report} cannot be written: {error.strerror}") from None
+        raise UserError(f"--report {report} cannot be read: {error.strerror}; name another file") from None
     if not is_report:
-        raise UserError(f"{report} exists and is not a report of this command; name another file")
+        raise UserError(f"--report {report} exists and is not a report of this command; name another file")
 
 
 def _write_report(report: Path, source: Path, found: Inspection) -> None:

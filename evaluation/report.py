@@ -18,7 +18,7 @@ from evaluation.results import RankingFile, read_log, read_metrics, read_ranking
 from evaluation.studies.curves import draw_curves, has_curves
 from evaluation.tables import metrics_table
 from utils.errors import CommandParser, UserError
-from utils.files import atomic_write, require_folder
+from utils.files import atomic_write, require_file, require_folder
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ def write_report(
     title = output_dir.resolve().name or "run"
     folder = Path(folder or output_dir / "report")
     require_folder(folder, "the folder of the report", " by --output")
+    for name in ("index.html", "curves.png", "rankings.png"):
+        require_file(folder / name, "result")
     curves = folder / "curves.png" if any(map(has_curves, log)) else None
     if curves:
         draw_curves(log, curves, title)

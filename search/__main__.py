@@ -19,7 +19,7 @@ from search.moving import move_images
 from search.searcher import CANDIDATES, Answer, Searcher
 from search.selection import select_images
 from utils.errors import CommandParser, UserError, one_line, run_command_line
-from utils.files import as_json
+from utils.files import as_json, require_file
 from utils.logs import set_up_logging
 from utils.processes.interruption import Interruption
 
@@ -65,17 +65,28 @@ def require_images(folder: Path) -> None:
 
 def run_query(options: argparse.Namespace) -> None:
     """Rank a gallery for a sentence."""
+    if options.sheet:
+        require_sheet(options.sheet)
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder) as gallery:
+        if options.sheet and options.sheet.resolve() in {gallery.images / path for path in gallery.records.by_path}:
+            raise UserError(f"--sheet {options.sheet} is an image of the gallery; name another file")
         answer = Searcher(encoder, gallery).search(options.text, options.top, options.candidates, options.where)
-        if options.sheet:
-            write_sheet(answer, gallery, options.sheet)
         for line in answer.query.told:
             print(one_line(line), file=sys.stderr)
         if options.json:
             print(answer_as_json(answer, gallery))
         else:
             print_answer(answer, gallery)
+        if options.sheet:  # last: a disk that is full by now does not lose the answer
+            write_sheet(answer, gallery, options.sheet)
+
+
+def require_sheet(path: Path) -> None:
+    """Raises UserError, before the search, when a picture cannot be written there."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--sheet {path}: the picture is a PNG file; let its name end in .png")
+    require_file(path, "--sheet")
 
 
 def answer_as_json(answer: Answer, gallery: Gallery) -> str:
@@ -115,10 +126,8 @@ def in_a_line(name: str) -> str:
 
 def write_sheet(answer: Answer, gallery: Gallery, path: Path) -> None:
     """A picture of the hits."""
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--sheet {path}: the picture is a PNG file; let its name end in .png")
     if not answer.hits:
-        raise UserError("nothing was found, so there is nothing to draw")
+        raise UserError(f"nothing was found, so there is nothing to draw: --sheet {path} is not written")
     scores = [hit.similarity if hit.match is None else hit.match for hit in answer.hits]
     row = SheetRow(answer.query.text, "", [gallery.images / hit.path for hit in answer.hits], None, scores)
     ranking_sheet([row], path, len(answer.hits))

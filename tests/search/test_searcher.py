@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from benchmark_data import REPOSITORY, environment
+from in_process import call
 from PIL import Image
 
 from evaluation.ranking import rank_split
+from search.__main__ import main
+from search.encoder import Encoder
 from search.explain import explain, overlay
 from search.gallery import open_gallery
 from search.indexing import index
@@ -232,6 +235,37 @@ def test_the_command_line(trained, photos, tmp_path):
     ):
         done = search(*arguments)
         assert done.returncode == 2 and words in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_a_sheet_that_cannot_be_written_is_told_before_the_search(searcher, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr(Encoder, "open", lambda *given, **named: pytest.fail("a model was opened"))
+    for sheet, part in (
+        (tmp_path / "hits.jpg", "let its name end in .png"),
+        (tmp_path / "file" / "hits.png", f"cannot be written: {tmp_path / 'file'} is not a folder"),
+        (tmp_path / "folder.png", "is a folder; name a file"),
+    ):
+        ending = call(main, "query", "a man", "--gallery", tmp_path / "gallery", "--sheet", sheet)
+        assert ending.code == 2 and f"--sheet {sheet}" in ending.errors and part in ending.errors
+
+
+def test_the_answer_is_printed_whatever_becomes_of_its_sheet(encoder, photos, tmp_path, monkeypatch):
+    Image.new("RGB", (48, 96)).save(photos / "one.png")
+    with open_gallery(str(tmp_path / "gallery"), encoder, photos) as gallery:
+        index(gallery, encoder)
+    monkeypatch.setattr(Encoder, "open", lambda *given, **named: encoder)
+
+    def full(*given, **named):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("search.__main__.ranking_sheet", full)
+    query = ("query", "a man", "--gallery", tmp_path / "gallery", "--sheet")
+    ending = call(main, *query, tmp_path / "hits.png")
+    assert ending.code == 2 and "the disk is full" in ending.errors
+    assert ending.output.count("similarity") > 1
+    ending = call(main, *query, photos / "one.png")
+    assert ending.code == 2 and "is an image of the gallery" in ending.errors and not ending.output
 
 
 def test_arrays_stay_small(searcher):
