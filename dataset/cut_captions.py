@@ -4,7 +4,7 @@ import logging
 
 from dataset.captions import clean_caption
 from dataset.tokens import CaptionTokenizer
-from utils.counting import agreeing, counted
+from utils.text import agreeing, counted
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +31,13 @@ class CutCaptions:
         """Log a warning when some are cut; whose: the captions, for the message."""
         if self.cut:
             logger.warning(
-                "%s: %d of %s %s longer than the model reads (max_words %d), and the rest is cut off; the longest"
-                " has %s",
+                "%s: %d of %s %s longer than the model reads (max_words %d%s), and the rest is cut off; the"
+                " longest has %s",
                 whose,
                 self.cut,
                 counted(self.captions, "caption"),
                 agreeing(self.cut, "is", "are"),
                 self.max_words,
+                ", also of word pieces" if self.max_tokens == self.max_words else "",
                 counted(self.longest, "word"),
             )

@@ -22,6 +22,7 @@ from evaluation.trained import TrainedModel
 from models.released import needed_to_search
 from utils.device import prepare_device
 from utils.errors import UserError
+from utils.text import counted, shorten
 
 MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 
@@ -136,7 +137,9 @@ class Encoder:
         Raises UserError for a sentence without a word, or without one that the model knows, or an absurdly long one.
         """
         if len(text) > MOST_CHARACTERS:
-            raise UserError(f"the sentence has {len(text)} characters; give one of at most {MOST_CHARACTERS}")
+            raise UserError(
+                f"the sentence has {counted(len(text), 'character')}; give one of at most {MOST_CHARACTERS}"
+            )
         text = text.encode("utf-8", "replace").decode()  # what is not text, such as half of a surrogate pair
         whole, most = clean_caption(plain_text(text), None), self.config.max_words
         cleaned, words = clean_caption(whole, most), whole.count(" ") + 1
@@ -146,7 +149,7 @@ class Encoder:
         unknown = self.trained.tokenizer.unknown_spans(encoded)
         if not any(character.isalnum() for character in known_characters(cleaned, encoded, unknown)):
             raise UserError(
-                f"the model knows no word of {shorten(cleaned)!r}; describe a person in the language and"
+                f"the model knows no word of {shorten(cleaned, 60)!r}; describe a person in the language and"
                 " the words of the captions that it was trained on"
             )
         ids = torch.tensor([encoded.ids], device=self.setting.device)
@@ -176,7 +179,3 @@ def known_characters(cleaned: str, encoded: Encoded, unknown: Sequence[tuple[int
     for start, end in unknown:
         characters[start:end] = " " * (end - start)
     return "".join(characters)
-
-
-def shorten(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."

@@ -48,4 +48,6 @@ def test_captions_that_fit_are_not_warned_of(caplog):
 def test_evaluation_warns_too(caplog):
     encode_captions(["a man in a red coat", "a man"], TOKENIZER, 6, "test split")
     (message,) = caplog.messages
-    assert message.startswith("test split: 1 of 2 captions is longer than the model reads (max_words 6)")
+    assert message.startswith(
+        "test split: 1 of 2 captions is longer than the model reads (max_words 6, also of word pieces)"
+    )
