@@ -22,6 +22,7 @@ from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.files import as_json, require_file
 from utils.logs import set_up_logging
 from utils.processes.interruption import Interruption
+from utils.text import agreeing, counted
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -44,6 +45,8 @@ def run_index(options: argparse.Namespace) -> None:
     if not options.folder.is_dir():
         raise UserError(f"{options.folder} is not a folder of images")
     if not Address.parse(options.gallery).exists():
+        if options.checkpoint is None:
+            raise UserError(f"--checkpoint is missing: which model shall make the gallery {options.gallery}?")
         require_images(options.folder)  # before a model is opened
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder, options.folder) as gallery:
@@ -52,7 +55,7 @@ def run_index(options: argparse.Namespace) -> None:
             print(f"unreadable: {in_a_line(path)} {fault}")
         if report.found.left_out:
             print(report.found.describe_left_out())
-        print(f"{report}; the gallery holds {len(gallery.records)} images")
+        print(f"{report}; the gallery holds {counted(len(gallery.records), 'image')}")
 
 
 def require_images(folder: Path) -> None:
@@ -141,7 +144,9 @@ def run_forget(options: argparse.Namespace) -> None:
         if not paths:
             raise UserError("no image of the gallery has all of these metadata; nothing was forgotten")
         gallery.forget(paths)
-        print(f"{len(paths)} images forgotten; their files in {gallery.images} are left alone")
+        files = agreeing(len(paths), "its file", "their files")
+        are = agreeing(len(paths), "is", "are")
+        print(f"{counted(len(paths), 'image')} forgotten; {files} in {gallery.images} {are} left alone")
 
 
 def run_serve(options: argparse.Namespace) -> None:
@@ -186,7 +191,7 @@ def run_rebuild(options: argparse.Namespace) -> None:
     """Build the index again from the records."""
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder, anew=True) as gallery:
-        print(f"the index of {len(gallery.records)} images is built again")
+        print(f"the index of {counted(len(gallery.records), 'image')} is built again")
 
 
 def run_export(options: argparse.Namespace) -> None:
@@ -228,8 +233,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metadata", type=Path, metavar="CSV", help="`image`, and columns to filter by (camera, ...)")
     gone = "folders of it whose images are gone for good, all of them (. = any folder)"
     parser.add_argument("--gone", nargs="+", action="extend", default=[], metavar="FOLDER", help=gone)
-    add_gallery(parser)
-    add_model(parser, needed=True)
+    add_gallery_and_model(parser)
 
 
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:
