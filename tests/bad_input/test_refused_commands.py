@@ -134,7 +134,7 @@ def test_a_tokenizer_that_cannot_be_reached_is_refused(benchmark, tmp_path):
         ("cuhk_train.sh", (), {"GPUS": "0"}, "GPUS=0: give the number of processes"),
         ("cuhk_train.sh", ("--set", "foo=1"), {"GPUS": "2"}, "unknown key `foo`"),
         ("cuhk_train.sh", ("--confgi", "x"), {"GPUS": "1"}, "unrecognized arguments: --confgi x (did you mean"),
-        ("rstp-eval.sh", (), {"MARS_ENV": "/nowhere"}, "MARS_ENV=/nowhere is not a virtual environment"),
+        ("rstp-eval.sh", (), {"MARS_ENV": "/nowhere"}, "MARS_ENV=/nowhere does not exist"),
         ("icfg-eval.sh", ("nothing.pth",), {"GPUS": "1", "CONFIG": "/nowhere.yaml"}, "config /nowhere.yaml does not"),
         ("data_process.sh", ("CUHK", "/nowhere"), {}, "did you mean 'CUHK-PEDES'?"),
     ],
