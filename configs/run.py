@@ -18,6 +18,7 @@ from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
 from utils.files import require_file, require_folder
 from utils.processes.distributed import world_size
+from utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -41,20 +42,21 @@ def open_run(options: Options, device: torch.device) -> Run:
     """Configuration and checkpoint, checked for what was asked."""
     folder = RunFolder(options.output_dir)
     options = resume_after_restart(options, folder)
-    if options.is_new:
-        config = read_config(options)
+    own = options.config is None and not options.is_new  # the settings of the checkpoint's run
+    config = None if own else read_config(options)
+    if options.is_new and config is not None:
         options = replace(options, checkpoint=Path(config.checkpoint) if config.checkpoint else None)
     check_folder(options, folder)
     checkpoint = open_checkpoint(options, folder)
-    if not options.is_new:
-        config = read_config(options, checkpoint)
+    config = config or read_config(options, checkpoint)
     if options.resume and checkpoint is not None:
         config = keep_samples_per_step(options, config, checkpoint)
     require_data(options, config, checkpoint)
     if config.compile and not options.evaluate:
         require_compiler()
     if options.is_new and config.eval_epoch >= config.epochs:
-        logger.warning("eval_epoch %d: of %d epochs, only the last is evaluated", config.eval_epoch, config.epochs)
+        epochs = counted(config.epochs, "epoch")
+        logger.warning("eval_epoch %d: of %s, only the last is evaluated", config.eval_epoch, epochs)
     if config.schedular.lr not in (None, config.optimizer.lr):
         unused, used = config.schedular.lr, config.optimizer.lr
         logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", unused, used)
@@ -125,12 +127,13 @@ def keep_samples_per_step(options: Options, config: Config, checkpoint: Mapping[
     if config.batch_size_train not in (saved.get("batch_size_train"), checkpoint.get("negatives_pool")):
         return config  # neither the last nor the first one, so changed on purpose; whether it fits is seen later
     batch, left = divmod(of_run, config.accumulate_steps * world_size())
+    processes = counted(world_size(), "process", "processes")
     if left or batch == 0:
         raise UserError(
-            f"checkpoint {checkpoint['path']} is of a run with {of_run} samples per step, which {world_size()}"
-            f" processes with accumulate_steps {config.accumulate_steps} cannot share; start another number of them"
+            f"checkpoint {checkpoint['path']} is of a run with {counted(of_run, 'sample')} per step, which"
+            f" {processes} with accumulate_steps {config.accumulate_steps} cannot share; start another number of them"
         )
-    logger.info("batch_size_train is now %d: %d processes share the %d samples of a step", batch, world_size(), of_run)
+    logger.info("batch_size_train is now %d: %s, %s of a step", batch, processes, counted(of_run, "sample"))
     return read_config(options, checkpoint, f"batch_size_train={batch}")
 
 

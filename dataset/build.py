@@ -19,6 +19,7 @@ from dataset.train_set import BatchPlan, TrainLoader, TrainSet
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.distributed import on_main, rank, world_size
+from utils.text import counted
 
 FROM_CAPTIONS = "from_captions"
 ENOUGH_CAPTIONS = 2000  # to know the share of unknown words within a per cent, in a tenth of a second
@@ -134,8 +135,8 @@ def open_loader(
     plan = BatchPlan(samples=len(data), batch=batch, rank=rank(), world=world_size(), seed=seed)
     if len(plan) < config.accumulate_steps:
         raise UserError(
-            f"an epoch has {len(plan)} batches, fewer than accumulate_steps {config.accumulate_steps}; lower"
-            " accumulate_steps or batch_size_train"
+            f"an epoch has {counted(len(plan), 'batch', 'batches')}, fewer than accumulate_steps"
+            f" {config.accumulate_steps}; lower accumulate_steps or batch_size_train"
         )
     return TrainLoader(data, plan, config.workers, pin_memory=device.type == "cuda")
 
@@ -188,8 +189,8 @@ def warn_of_merged_identities(names: Sequence[str], files: Sequence[Sequence[Ent
         merged = [identity for identity in identities if identity in known]
         if merged:
             logger.warning(
-                "train_file: %d identities of %s are in %s too, such as %r: they count as the same people",
-                len(merged),
+                "train_file: %s of %s in %s too, such as %r: equal identities count as one person",
+                counted(len(merged), "identity", "identities"),
                 name,
                 known[merged[0]],
                 merged[0],

@@ -24,6 +24,7 @@ from dataset.tokens import CaptionTokenizer, pad_batch
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.loader_processes import loaded, loader_settings
+from utils.text import counted
 
 
 def blocks_of(count: int, size: int) -> list[range]:
@@ -71,7 +72,7 @@ class EvaluationSplit:
     @property
     def sizes(self) -> str:
         """How many captions and images there are, for messages."""
-        return f"{len(self.texts)} captions, {len(self.images)} images"
+        return f"{counted(len(self.texts), 'caption')}, {counted(len(self.images), 'image')}"
 
     def with_texts(self, texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> "EvaluationSplit":
         """The same queries in other words: one text for each caption."""

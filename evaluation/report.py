@@ -19,6 +19,7 @@ from evaluation.studies.curves import draw_curves, has_curves
 from evaluation.tables import metrics_table
 from utils.errors import CommandParser, UserError
 from utils.files import atomic_write, require_file, require_folder
+from utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ def _warn_of_missing_images(rankings: RankingFile) -> None:
 def _training_line(log: list[dict]) -> str:
     """How long was trained, in words."""
     minutes = round(sum(epoch.get("seconds") or 0 for epoch in log) / 60)
-    epochs = "1 epoch" if len(log) == 1 else f"{len(log)} epochs"
+    epochs = counted(len(log), "epoch")
     return f"{epochs}, {minutes // 60} h {minutes % 60:02d} min" if minutes else epochs
 
 
