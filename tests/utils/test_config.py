@@ -4,6 +4,7 @@ import pytest
 
 from utils.config import Section, apply_overrides, parse_yaml, read_mapping, save_yaml, validate
 from utils.errors import UserError
+from utils.optimization import Optimizer
 
 
 class Engine(Section):
@@ -123,3 +124,18 @@ def test_a_missing_file_names_a_similar_one(tmp_path):
         read_mapping(tmp_path / "confg.yaml", "config")
     with pytest.raises(UserError, match=r"does not exist$"):
         read_mapping(tmp_path / "nowhere" / "config.yaml", "config")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.9, "`betas` must be a list, such as [1, 2], not 0.9"),
+        ([0.9], "`betas` must be a list of at least 2 values, not [0.9]"),
+        ([0.9, 0.99, 0.1], "`betas` must be a list of at most 2 values, not [0.9, 0.99, 0.1]"),
+        ([0.9, "a"], "`betas.1` must be a valid number, not 'a'"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_told_plainly(value, words):
+    with pytest.raises(UserError) as told:
+        validate(Optimizer, {"betas": value}, "here")
+    assert str(told.value) == f"here: {words}"
