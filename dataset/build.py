@@ -19,7 +19,7 @@ from dataset.train_set import BatchPlan, TrainLoader, TrainSet
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.distributed import on_main, rank, world_size
-from utils.text import counted
+from utils.text import agreeing, counted
 
 FROM_CAPTIONS = "from_captions"
 ENOUGH_CAPTIONS = 2000  # to know the share of unknown words within a per cent, in a tenth of a second
@@ -189,9 +189,10 @@ def warn_of_merged_identities(names: Sequence[str], files: Sequence[Sequence[Ent
         merged = [identity for identity in identities if identity in known]
         if merged:
             logger.warning(
-                "train_file: %s of %s in %s too, such as %r: equal identities count as one person",
+                "train_file: %s of %s %s in %s too, such as %r: equal ones count as the same people",
                 counted(len(merged), "identity", "identities"),
                 name,
+                agreeing(len(merged), "is", "are"),
                 known[merged[0]],
                 merged[0],
             )

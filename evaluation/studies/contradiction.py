@@ -155,7 +155,7 @@ def edit_split(
     edits = {name: edit_captions(name, captions, choices, readers) for name in options.edits}
     for name, edited in edits.items():
         if edited.too_long:
-            logger.info("%s: %s without room for it left out", name, counted(edited.too_long, "caption"))
+            logger.info("%s: left out for want of room: %s", name, counted(edited.too_long, "caption"))
         if not edited.indices:
             logger.warning("%s: no caption allows this edit, or has room for it; it is left out", name)
     edits = {name: edited for name, edited in edits.items() if edited.indices}
