@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs.command_line import Options, parse_arguments
-from configs.run import Run, open_run, samples_per_step, warn_of_other_negatives
+from configs.run import Run, open_run, samples_per_step, warn_of_other_negatives, warn_of_other_settings
 from dataset.batch import TrainBatch
 from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_loader, open_tokenizer, warn_of_shared_identities
 from dataset.evaluation_split import EvaluationSplit
@@ -33,7 +33,7 @@ from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws
 from models.released import resume_model
 from models.start import start_model
-from utils.checkpoints.run_folder import RunFolder
+from utils.checkpoints.run_folder import CONFIG, RunFolder
 from utils.config import save_yaml
 from utils.device import joined
 from utils.epoch_log import Step
@@ -56,7 +56,7 @@ class Trainer:
 
     def __init__(self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit):
         self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
-        config, self.seed, self.folder = run.config, run.options.seed, RunFolder(run.options.output_dir)
+        config, self.seed, self.folder = run.config, run.seed, RunFolder(run.options.output_dir)
         skipped = run.checkpoint.get("skipped_images") if run.checkpoint and run.options.resume else None
         noise = model.noise_source(self.seed)
         self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped, noise)
@@ -199,6 +199,7 @@ class Trainer:
                 self.folder.refuse_finished(checkpoint["path"])
             self.state.forget_best()
         require_same_data(checkpoint, self.data)
+        warn_of_other_settings(self.run.config, checkpoint)
         warn_of_other_negatives(self.run.config, checkpoint)
 
     def checkpoint_is_due(self, step: Step) -> bool:
@@ -225,7 +226,7 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
     with folder.claimed() if is_main() else nullcontext():
         if is_main():
             warn_of_shared_identities(run.config)
-            save_yaml(output / "config.yaml", run.config)
+            save_yaml(output / CONFIG, run.config)
             if run.config.text_encoder == FROM_CAPTIONS:
                 tokenizer.save(output / "tokenizer")
         try:
@@ -267,7 +268,7 @@ def run_retrieval(options: Options, device: torch.device) -> None:
     tokenizer = on_main(open_tokenizer)(run.config, run.checkpoint, not options.evaluate)
     run = replace(run, config=fit_vocabulary(run.config, tokenizer))
     splits = open_splits(run.config, options.evaluate, tokenizer)
-    torch.manual_seed(options.seed)
+    torch.manual_seed(run.seed)
     model = build_model(run.config, tokenizer.special).to(device)
     if options.evaluate and run.checkpoint:
         load_trained(model, run.checkpoint, run.config)
@@ -277,7 +278,7 @@ def run_retrieval(options: Options, device: torch.device) -> None:
         bert = None if run.config.text_encoder == FROM_CAPTIONS else run.config.text_encoder
         start_model(model, run.checkpoint, run.config.vision_checkpoint, bert)
     if options.dry_run:
-        loader = None if options.evaluate else open_loader(run.config, tokenizer, options.seed, device)
+        loader = None if options.evaluate else open_loader(run.config, tokenizer, run.seed, device)
         dry_run(run, model, loader, splits)
     elif options.evaluate:
         finish(run, model, splits["test"])

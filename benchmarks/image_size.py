@@ -16,7 +16,7 @@ from benchmarks.measure import describe_machine, make_parser, peak_memory_of, se
 from configs.schema import load_config
 from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
 from models.build import build_image_encoder
-from utils.files import write_json
+from utils.files import require_file, write_json
 from utils.memory import keep_freed_memory
 from utils.precision import set_precision
 
@@ -89,6 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=("tiny", "small", "base"), default=None, help="default: base; quick: small")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves; FILE.json has the figures")
     options = parser.parse_args(arguments)
+    if options.plot:
+        for file in (options.plot, options.plot.with_suffix(".json")):
+            require_file(file, "--plot")
     size = options.size or ("small" if options.quick else "base")
     repeats = 1 if options.quick else max(1, options.repeats)
     print(describe_machine())

@@ -8,18 +8,21 @@ from typing import Any
 
 import torch
 
-from configs.command_line import Options, read_config
+from configs.command_line import SEED, SEEDS, Options, read_config
 from configs.schema import Config, require_files
 from models.build import require_compiler
+from models.released import saved_config
 from utils.checkpoints.exported import read_trained
-from utils.checkpoints.run_folder import RunFolder, is_restart
+from utils.checkpoints.run_folder import RunFolder, config_beside, is_restart
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
-from utils.files import require_folder
+from utils.files import require_file, require_folder
 from utils.processes.distributed import world_size
+from utils.text import counted
 
 logger = logging.getLogger(__name__)
 
+OF_THE_START = ("checkpoint", "vision_checkpoint")  # settings that a resumed run does not read
 RESULTS = ("metrics.json", "rankings.npz")  # what an evaluation leaves
 
 
@@ -32,48 +35,73 @@ class Run:
     device: torch.device
     precision: Autocast
     checkpoint: dict[str, Any] | None
+    seed: int
 
 
 def open_run(options: Options, device: torch.device) -> Run:
     """Configuration and checkpoint, checked for what was asked."""
     folder = RunFolder(options.output_dir)
     options = resume_after_restart(options, folder)
-    config = read_config(options)
-    options = complete(options, config, folder)
-    checkpoint = None
-    if options.resume:
-        checkpoint = folder.newest(options.checkpoint)
+    own = options.config is None and not options.is_new  # the settings of the checkpoint's run
+    config = None if own else read_config(options)
+    if options.is_new and config is not None:
+        options = replace(options, checkpoint=Path(config.checkpoint) if config.checkpoint else None)
+    check_folder(options, folder)
+    checkpoint = open_checkpoint(options, folder)
+    config = config or read_config(options, checkpoint)
+    if options.resume and checkpoint is not None:
         config = keep_samples_per_step(options, config, checkpoint)
-    elif options.checkpoint is not None:
-        checkpoint = read_trained(options.checkpoint)
-    require_files(config, needed_files(options, config))
+    require_data(options, config, checkpoint)
     if config.compile and not options.evaluate:
         require_compiler()
     if options.is_new and config.eval_epoch >= config.epochs:
-        logger.warning("eval_epoch %d: of %d epochs, only the last is evaluated", config.eval_epoch, config.epochs)
+        epochs = counted(config.epochs, "epoch")
+        logger.warning("eval_epoch %d: of %s, only the last is evaluated", config.eval_epoch, epochs)
     if config.schedular.lr not in (None, config.optimizer.lr):
         unused, used = config.schedular.lr, config.optimizer.lr
         logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", unused, used)
     precision = prepare_precision(config.precision, device, config.deterministic)
-    return Run(options, config, device, precision, checkpoint)
+    return Run(options, config, device, precision, checkpoint, seed_of(options, checkpoint))
 
 
-def complete(options: Options, config: Config, folder: RunFolder) -> Options:
-    """The options with the checkpoint that configuration and folder imply.
-
-    Raises UserError when files of another run would be replaced, or the checkpoint that is needed is not named.
-    """
-    if options.is_new and config.checkpoint:
-        options = replace(options, checkpoint=Path(config.checkpoint))
+def check_folder(options: Options, folder: RunFolder) -> None:
+    """Raises UserError when files of another run would be replaced, or the checkpoint that is needed is not named."""
     if not options.dry_run:
         require_folder(options.output_dir, "--output_dir")
         results = () if options.evaluate else RESULTS
         folder.refuse_to_overwrite(options.checkpoint, options.resume, results, options.evaluate)
+        for name in RESULTS:
+            require_file(options.output_dir / name, "result")
     if options.evaluate and options.checkpoint is None:
         raise UserError("--evaluate needs --checkpoint: which weights shall be evaluated?")
     if options.resume and options.checkpoint is None and not folder.holds_checkpoint():
         raise UserError(f"--resume: {folder.last} does not exist; leave out --resume to begin a run there")
-    return options
+
+
+def open_checkpoint(options: Options, folder: RunFolder) -> dict[str, Any] | None:
+    """What a run is resumed from, starts from or evaluates, with its "path"; None for one that starts from nothing."""
+    if options.resume:
+        return folder.newest(options.checkpoint)
+    return None if options.checkpoint is None else read_trained(options.checkpoint)
+
+
+def seed_of(options: Options, checkpoint: Mapping[str, Any] | None) -> int:
+    """That of the command line, else that of the run to be resumed."""
+    if options.seed is not None:
+        return options.seed
+    recorded = checkpoint.get("seed") if options.resume and checkpoint is not None else None
+    return recorded if isinstance(recorded, int) and 0 <= recorded < SEEDS else SEED
+
+
+def require_data(options: Options, config: Config, checkpoint: Mapping[str, Any] | None) -> None:
+    """Raises UserError when data are not there; where --config is not that of the checkpoint's run, names that."""
+    try:
+        require_files(config, needed_files(options, config))
+    except UserError as error:
+        own = None if options.is_new or checkpoint is None else config_beside(checkpoint["path"])
+        if options.config is None or own is None or own.resolve() in [path.resolve() for path in options.config]:
+            raise
+        raise UserError(f"{error}; without --config, the run's own settings are taken, from {own}") from None
 
 
 def resume_after_restart(options: Options, folder: RunFolder) -> Options:
@@ -93,19 +121,20 @@ def keep_samples_per_step(options: Options, config: Config, checkpoint: Mapping[
 
     Raises UserError when that is not possible with so many processes.
     """
-    of_run, saved = checkpoint.get("samples_per_step"), checkpoint.get("config")
-    if not isinstance(of_run, int) or not isinstance(saved, dict) or samples_per_step(config) == of_run:
+    of_run, saved = checkpoint.get("samples_per_step"), saved_config(checkpoint)
+    if not isinstance(of_run, int) or not saved or samples_per_step(config) == of_run:
         return config
     if config.batch_size_train not in (saved.get("batch_size_train"), checkpoint.get("negatives_pool")):
         return config  # neither the last nor the first one, so changed on purpose; whether it fits is seen later
     batch, left = divmod(of_run, config.accumulate_steps * world_size())
+    processes = counted(world_size(), "process", "processes")
     if left or batch == 0:
         raise UserError(
-            f"checkpoint {checkpoint['path']} is of a run with {of_run} samples per step, which {world_size()}"
-            f" processes with accumulate_steps {config.accumulate_steps} cannot share; start another number of them"
+            f"checkpoint {checkpoint['path']} is of a run with {counted(of_run, 'sample')} per step, which"
+            f" {processes} with accumulate_steps {config.accumulate_steps} cannot share; start another number of them"
         )
-    logger.info("batch_size_train is now %d: %d processes share the %d samples of a step", batch, world_size(), of_run)
-    return read_config(options, f"batch_size_train={batch}")
+    logger.info("batch_size_train is now %d: %s, %s of a step", batch, processes, counted(of_run, "sample"))
+    return read_config(options, checkpoint, f"batch_size_train={batch}")
 
 
 def warn_of_other_negatives(config: Config, checkpoint: Mapping[str, Any]) -> None:
@@ -113,6 +142,22 @@ def warn_of_other_negatives(config: Config, checkpoint: Mapping[str, Any]) -> No
     pool, batch = checkpoint.get("negatives_pool"), config.batch_size_train
     if isinstance(pool, int) and pool > 0 and batch % pool and config.hard_negatives_within is None:
         logger.warning("hard negatives are now drawn among %d samples, no longer among %d", batch, pool)
+
+
+def warn_of_other_settings(config: Config, checkpoint: Mapping[str, Any]) -> None:
+    """Say which settings are no longer those that a run was saved with."""
+    saved, here = flat(saved_config(checkpoint)), flat(config.model_dump(mode="json"))
+    changed = [key for key, value in saved.items() if key in here and here[key] != value and key not in OF_THE_START]
+    if changed:
+        logger.warning("settings are changed: %s", ", ".join(f"{key} {saved[key]} -> {here[key]}" for key in changed))
+
+
+def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings in sections as one mapping of key.path -> value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
 
 
 def needed_files(options: Options, config: Config) -> tuple[str, ...]:

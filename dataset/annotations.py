@@ -20,6 +20,7 @@ from dataset.annotation_formats import READERS
 from dataset.captions import CaptionReading, plain_text
 from dataset.image_files import image_sizes, missing_images, normal_path
 from utils.errors import UserError, nearest
+from utils.text import agreeing, counted
 
 logger = logging.getLogger(__name__)
 
@@ -151,8 +152,8 @@ def check_images(entries: Sequence[Entry], image_root: str | os.PathLike) -> Non
     if missing:
         some = ", ".join(f"{image} ({reason})" for image, reason in list(missing.items())[:3])
         raise UserError(
-            f"{len(missing)} of {len(entries)} images are missing in {image_root}: "
-            f"{some}{', ...' if len(missing) > 3 else ''}"
+            f"{len(missing)} of {counted(len(entries), 'image')} {agreeing(len(missing), 'is', 'are')} missing in"
+            f" {image_root}: {some}{', ...' if len(missing) > 3 else ''}"
         )
 
 

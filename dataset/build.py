@@ -12,6 +12,7 @@ from dataset.annotations import Entry, check_disjoint, check_images, load_annota
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
 from dataset.captions import clean_caption
+from dataset.cut_captions import CutCaptions
 from dataset.digests import read_digests
 from dataset.image_cache import ImageCache, Source, images_of, open_image_cache
 from dataset.tokens import CaptionTokenizer
@@ -19,6 +20,7 @@ from dataset.train_set import BatchPlan, NoiseSource, TrainLoader, TrainSet
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.distributed import on_main, rank, world_size
+from utils.text import agreeing, counted
 
 FROM_CAPTIONS = "from_captions"
 ENOUGH_CAPTIONS = 2000  # to know the share of unknown words within a per cent, in a tenth of a second
@@ -112,6 +114,10 @@ def open_training_set(
         cache=find_image_cache(config, entries, root, digests) if cache_folder is not None else None,
     )
     warn_of_unknown_words(data)
+    cut = CutCaptions(tokenizer, config.max_words, config.bert_config.max_position_embeddings)
+    for caption in (caption for entry in entries for caption in entry.captions):
+        cut.add(caption)
+    cut.warn("training captions")
     return data
 
 
@@ -138,8 +144,8 @@ def open_loader(
     plan = BatchPlan(samples=len(data), batch=batch, rank=rank(), world=world_size(), seed=seed)
     if len(plan) < config.accumulate_steps:
         raise UserError(
-            f"an epoch has {len(plan)} batches, fewer than accumulate_steps {config.accumulate_steps}; lower"
-            " accumulate_steps or batch_size_train"
+            f"an epoch has {counted(len(plan), 'batch', 'batches')}, fewer than accumulate_steps"
+            f" {config.accumulate_steps}; lower accumulate_steps or batch_size_train"
         )
     return TrainLoader(data, plan, config.workers, pin_memory=device.type == "cuda", device=device)
 
@@ -203,9 +209,10 @@ def warn_of_merged_identities(names: Sequence[str], files: Sequence[Sequence[Ent
         merged = [identity for identity in identities if identity in known]
         if merged:
             logger.warning(
-                "train_file: %d identities of %s are in %s too, such as %r: they count as the same people",
-                len(merged),
+                "train_file: %s of %s %s in %s too, such as %r: equal ones count as the same people",
+                counted(len(merged), "identity", "identities"),
                 name,
+                agreeing(len(merged), "is", "are"),
                 known[merged[0]],
                 merged[0],
             )

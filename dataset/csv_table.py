@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from dataset.text_files import read_text
 from utils.errors import UserError, nearest
+from utils.text import counted
 
 DELIMITERS = (",", ";", "\t", "|")
 DECLARED = re.compile(r'"?sep=(.)"?\1*', re.IGNORECASE)  # the first line, as Excel reads it; not shown as a row
@@ -47,7 +48,7 @@ class Table:
         if cells == columns:
             return None
         hint = "; put cells that hold the delimiter in double quotes" if cells > columns else ""
-        return f"has {cells} cells, the header has {columns}{hint}"
+        return f"has {counted(cells, 'cell')}, the header has {columns}{hint}"
 
 
 def read_table(path: str | os.PathLike, source: str, known: Sequence[str], required: Sequence[str]) -> Table:

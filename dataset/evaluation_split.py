@@ -17,12 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 from dataset.annotations import Entry
 from dataset.batch import TextTokens
 from dataset.captions import clean_caption
+from dataset.cut_captions import CutCaptions
 from dataset.image_files import normal_path
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer, pad_batch
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.loader_processes import loaded, loader_settings
+from utils.text import counted
 
 
 def blocks_of(count: int, size: int) -> list[range]:
@@ -70,7 +72,7 @@ class EvaluationSplit:
     @property
     def sizes(self) -> str:
         """How many captions and images there are, for messages."""
-        return f"{len(self.texts)} captions, {len(self.images)} images"
+        return f"{counted(len(self.texts), 'caption')}, {counted(len(self.images), 'image')}"
 
     def with_texts(self, texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> "EvaluationSplit":
         """The same queries in other words: one text for each caption."""
@@ -91,14 +93,16 @@ class EvaluationSplit:
 def encode_captions(
     texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int, whose: str = "captions"
 ) -> Captions:
-    """Captions as written, cleaned and cut into at most `max_words` word pieces; warns of many unknown words."""
-    unknown, ids = UnknownWords(tokenizer), []
+    """Captions as written, cleaned and cut into at most `max_words` word pieces; warns of unknown words and cuts."""
+    unknown, cut, ids = UnknownWords(tokenizer), CutCaptions(tokenizer, max_words, max_words), []
     for text in texts:
         cleaned = clean_caption(text, max_words)
         encoded = tokenizer.encode(cleaned, max_words)
         unknown.add(cleaned, encoded)
+        cut.add(text)
         ids.append(encoded.ids)
     unknown.warn(whose)
+    cut.warn(whose)
     return Captions(ids, tokenizer.special.pad)
 
 

@@ -26,7 +26,9 @@ from dataset.crops import check_frames, cut_persons
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
 from utils.errors import CommandParser, UserError, one_line, run_command_line
-from utils.files import as_json, atomic_write, require_folder
+from utils.files import as_json, atomic_write, require_file, require_folder
+from utils.paths import tidy
+from utils.text import counted
 
 WARNINGS_PER_CATEGORY, OF_CAPTIONS = 20, 5  # that are shown; captions are many, and odd ones alike
 RESULTS = "processed_data"  # the folder of the results within that of the data set
@@ -38,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Check and convert one data set; 0 on success. Raises UserError, after listing the problems."""
     options = _parse_arguments(arguments)
     data_format = find_format(options.name)
-    root = Path(options.directory, options.root)
+    root = tidy(Path(options.directory, options.root))
     source = _find_source(root, data_format)
-    output = Path(options.directory, options.output) if options.output else root / RESULTS
-    report = Path(options.directory, options.report) if options.report else None
+    output = tidy(Path(options.directory, options.output)) if options.output else root / RESULTS
+    report = tidy(Path(options.directory, options.report)) if options.report else None
     _check_output_folder(output)
     images = root / data_format.images
     crops = (output if options.output else root) / CROPS if data_format.framed else None
@@ -56,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if report:
         _write_report(report, source, found)
     if found.problems:
-        plural = "s" if len(found.problems) > 1 else ""
-        raise UserError(f"{len(found.problems)} problem{plural} in {source} (listed above), nothing was written")
+        raise UserError(f"{counted(len(found.problems), 'problem')} in {source} (listed above), nothing was written")
 
     splits = divide(found.entries)
     if options.val_identities is not None:
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_splits(splits, output, digests)
     print(summary_table(splits))
     if crops:
-        print(f"persons: {crops}, the image root of all splits ({len(found.uncut)} were cut out now)")
+        print(f"persons: {crops}, the image root of all splits ({len(found.uncut)} cut out now)")
     print(f"written: {output}{os.sep}{{{','.join(SPLITS)}}}.json")
     return 0
 
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = ", ".join(data_format.name for data_format in FORMATS)
     parser = CommandParser(
-        prog="data_process",
+        prog="bash shell/data_process.sh",
         description="Check a data set and write {train,val,test}.json.",
     )
     parser.add_argument("name", metavar="NAME", help=f"{names} (CSV: your own ROOT/annotations.csv)")
@@ -202,7 +203,8 @@ def hold_out_identities(splits: dict[str, list[RawEntry]], count: int, seed: int
         raise UserError("the data set has a validation split; leave --val_identities out")
     identities = sorted({entry.identity for entry in splits["train"]}, key=lambda i: (str(type(i)), i))
     if count >= len(identities):
-        raise UserError(f"--val_identities {count} leaves nothing of {len(identities)} training identities")
+        people = counted(len(identities), "training identity", "training identities")
+        raise UserError(f"--val_identities {count} leaves nothing of {people}")
     held_out = set(random.Random(seed).sample(identities, count))
     return {
         **splits,
@@ -212,9 +214,10 @@ def hold_out_identities(splits: dict[str, list[RawEntry]], count: int, seed: int
 
 
 def _warn_empty_splits(splits: dict[str, list[RawEntry]]) -> None:
+    """Say which splits have no entries; one to evaluate on alone needs no other."""
     for name, entries in splits.items():
         if not entries:
-            hint = f"; {WITHOUT_SPLIT[name]}" if name in WITHOUT_SPLIT else ""
+            hint = f"; {WITHOUT_SPLIT[name]}" if name in WITHOUT_SPLIT and splits["train"] else ""
             print(f"warning: the data set has no {name} split, {name}.json is an empty list{hint}", file=sys.stderr)
 
 
@@ -291,30 +294,27 @@ def _check_output_folder(folder: Path) -> None:
         raise UserError(f"{folder} is not a folder; move it away")
     require_folder(folder, "the folder of the results", " by --output")
     for name in (*(f"{split}.json" for split in SPLITS), DIGESTS):
-        if (folder / name).is_dir():
-            raise UserError(f"{folder / name} is a folder; move it away")
+        require_file(folder / name, "result")
 
 
 def _check_report_path(report: Path) -> None:
     """Raise UserError unless `report` is free or an earlier report, which may be replaced."""
+    require_file(report, "--report")
     if not report.exists():
-        ancestor = next(parent for parent in report.parents if parent.exists())
-        if not ancestor.is_dir():
-            raise UserError(f"report {report} cannot be written: {ancestor} is not a folder")
         return
     try:
         with open(report, "rb") as file:
             is_report = file.read(len(REPORT_TITLE)) == REPORT_TITLE.encode()
     except OSError as error:
-        raise UserError(f"report {report} cannot be written: {error.strerror}") from None
+        raise UserError(f"--report {report} cannot be read: {error.strerror}; name another file") from None
     if not is_report:
-        raise UserError(f"{report} exists and is not a report of this command; name another file")
+        raise UserError(f"--report {report} exists and is not a report of this command; name another file")
 
 
 def _write_report(report: Path, source: Path, found: Inspection) -> None:
     lines = [
         f"{REPORT_TITLE}{source}",
-        f"{len(found.problems)} problems, {len(found.warnings)} warnings",
+        f"{counted(len(found.problems), 'problem')}, {counted(len(found.warnings), 'warning')}",
         *_grouped("problem", found.problems, None),
         *_grouped("warning", found.warnings, None),
     ]

@@ -26,6 +26,7 @@ from utils.processes.parallel import available_cores
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 Ids = Sequence[int] | np.ndarray
 AT_ONCE = 250  # captions that are encoded together: what the library makes of one takes some kilobytes
+MOST_PIECES = 3  # of a character: some have several once they are normalised
 _NO_CHARACTERS = (0, 0)
 
 
@@ -154,6 +155,18 @@ class CaptionTokenizer:
             ids=[self.special.cls, *words.ids[:kept], self.special.sep],
             offsets=[_NO_CHARACTERS, *words.offsets[:kept], _NO_CHARACTERS],
         )
+
+    def count_read(self, caption: str, max_words: int, max_tokens: int) -> int:
+        """How many words of a cleaned caption of any length are read whole, where it is cut to these numbers."""
+        words = caption.split(" ")[:max_words]
+        kept = " ".join(words)
+        if MOST_PIECES * len(kept) <= max_tokens - 2:
+            return len(words)
+        offsets = self._tokenizer.encode(kept, add_special_tokens=False).offsets
+        if len(offsets) <= max_tokens - 2:
+            return len(words)
+        start = offsets[max_tokens - 2][0]  # of the first word piece that is not read
+        return kept[:start].count(" ")
 
     def unknown_spans(self, encoded: Encoded) -> list[tuple[int, int]]:
         """The (start, end) characters that were read as [UNK]; what lies side by side is one."""

@@ -29,6 +29,7 @@ from dataset.tokens import CaptionTokenizer, Encoded, pad_batch
 from utils.copy_ahead import copied_ahead, copies_to
 from utils.errors import UserError
 from utils.processes.loader_processes import loaded, loader_settings
+from utils.text import counted
 
 CPU = torch.device("cpu")
 NoiseSource = Callable[[int, Sequence[int]], Any]  # (epoch, indices of samples) -> dataclass of tensors; can be pickled
@@ -75,8 +76,8 @@ class BatchPlan:
         self.rows = slice(rank * batch, (rank + 1) * batch)
         if samples < self.together:
             raise UserError(
-                f"the training set has {samples} captions, fewer than one batch of {self.together}"
-                f" ({batch} on each of {world} processes); lower batch_size_train"
+                f"the training set has {counted(samples, 'caption')}, fewer than one batch of {self.together}"
+                f" ({batch} on each of {counted(world, 'process', 'processes')}); lower batch_size_train"
             )
 
     def __len__(self) -> int:

@@ -18,7 +18,8 @@ from evaluation.results import RankingFile, read_log, read_metrics, read_ranking
 from evaluation.studies.curves import draw_curves, has_curves
 from evaluation.tables import metrics_table
 from utils.errors import CommandParser, UserError
-from utils.files import atomic_write, require_folder
+from utils.files import atomic_write, require_file, require_folder
+from utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ def write_report(
     title = output_dir.resolve().name or "run"
     folder = Path(folder or output_dir / "report")
     require_folder(folder, "the folder of the report", " by --output")
+    for name in ("index.html", "curves.png", "rankings.png"):
+        require_file(folder / name, "result")
     curves = folder / "curves.png" if any(map(has_curves, log)) else None
     if curves:
         draw_curves(log, curves, title)
@@ -159,7 +162,7 @@ def _warn_of_missing_images(rankings: RankingFile) -> None:
 def _training_line(log: list[dict]) -> str:
     """How long was trained, in words."""
     minutes = round(sum(epoch.get("seconds") or 0 for epoch in log) / 60)
-    epochs = "1 epoch" if len(log) == 1 else f"{len(log)} epochs"
+    epochs = counted(len(log), "epoch")
     return f"{epochs}, {minutes // 60} h {minutes % 60:02d} min" if minutes else epochs
 
 

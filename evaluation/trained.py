@@ -20,6 +20,7 @@ from models.person_search import PersonSearchModel
 from models.positions import grid_of
 from models.released import load_weights, require_trained, saved_config
 from utils.checkpoints.exported import read_trained
+from utils.checkpoints.run_folder import config_beside
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
 from utils.memory import GIB
@@ -70,9 +71,8 @@ class TrainedModel:
 def settings_of(content: Mapping[str, Any], config: Path | None, overrides: Sequence[str]) -> Config:
     """The configuration of a trained model, as `TrainedModel.open` says. Raises UserError."""
     path = Path(content["path"])
-    beside = path.parent / "config.yaml"
-    if config is not None or beside.is_file():
-        return load_config(config or beside, list(overrides))
+    if (file := config or config_beside(path)) is not None:
+        return load_config(file, list(overrides))
     saved = saved_config(content)
     if not saved:
         raise UserError(f"checkpoint {path} does not say how it was trained; give --config")

@@ -16,6 +16,7 @@ from dataset.bad_images import leave_out
 from evaluation.evaluate import Metrics, evaluate
 from evaluation.trained import TrainedModel
 from utils.checkpoints.files import read_checkpoint
+from utils.checkpoints.run_folder import settings_of_run
 from utils.errors import UserError
 from utils.processes.distributed import on_main
 
@@ -92,7 +93,7 @@ def require_same_data(checkpoint: Mapping[str, Any], data: Mapping[str, str | No
     if not isinstance(recorded, dict) or recorded.get("train") != data["train"]:
         raise UserError(
             f"checkpoint {checkpoint['path']} was trained on other data than train_file and train_image_root now hold;"
-            " restore them, or leave out --resume to start from its weights"
+            f" {settings_of_run(checkpoint['path'])}; to start from its weights, leave out --resume"
         )
 
 

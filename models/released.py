@@ -12,7 +12,9 @@ from torch import Tensor
 from models.image_encoder import CLS_IN_FRONT, PositionLayout
 from models.person_search import PersonSearchModel
 from models.positions import Grid, resize_positions
+from utils.checkpoints.run_folder import settings_of_run
 from utils.errors import UserError
+from utils.text import agreeing, counted
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class LoadReport:
         fresh = [name for name in self.fresh if name not in COUNTERS]
         unused = [f"{name} ({why})" for name, why in self.unused.items() if name not in COUNTERS]
         lines = [
-            f"{len(self.loaded)} tensors loaded, {len(self.resized)} of them resized,"
+            f"{counted(len(self.loaded), 'tensor')} loaded, {len(self.resized)} of them resized,"
             f" {len(fresh)} fresh, {len(unused)} unused"
         ]
         lines += [f"  resized: {name}" for name in self.resized]
@@ -252,8 +254,9 @@ def require_whole(own: Mapping[str, Tensor], fit: Fit, where: str) -> None:
     wrong += [f"lacks {name}" for name in own if name not in fit.fitting and name not in fit.unused]
     if wrong:
         raise UserError(
-            f"vision_checkpoint {where} is not the configured image encoder ({len(wrong)} tensors do not fit): it"
-            f" {wrong[0]}; check image_encoder, vision_size and patch_size"
+            f"vision_checkpoint {where} is not the configured image encoder"
+            f" ({counted(len(wrong), 'tensor')} {agreeing(len(wrong), 'does', 'do')} not fit): it {wrong[0]}; check"
+            " image_encoder, vision_size and patch_size"
         )
 
 
@@ -304,9 +307,7 @@ def resume_model(model: PersonSearchModel, checkpoint: Mapping[str, Any], settin
         short = [key for key in other if not isinstance(before[key], dict)]
         values = {key: f" ({before[key]} there, {settings[key]} here)" for key in short}
         reason = ", ".join(f"another {key}{values.get(key, '')}" for key in other) or f"{wrong[0]} does not fit"
-        raise UserError(
-            f"checkpoint {where} was made with another configuration: {reason}; resume with the config.yaml of its run"
-        )
+        raise UserError(f"checkpoint {where} was made with another configuration: {reason}; {settings_of_run(where)}")
     model.load_state_dict(held)
 
 
@@ -328,12 +329,13 @@ def require_trained(report: LoadReport, where: str) -> None:
         )
     if unused:
         raise UserError(
-            f"checkpoint {where} holds {len(unused)} tensors that the configured model does not have, such as"
-            f" {unused[0]}; evaluate it with the configuration it was trained with (full_ca, image_encoder, sizes)"
+            f"checkpoint {where} holds {counted(len(unused), 'tensor')} that the configured model does not have,"
+            f" such as {unused[0]}; evaluate it with the configuration it was trained with (full_ca, image_encoder,"
+            " sizes)"
         )
     if missing:
         raise UserError(
-            f"checkpoint {where} lacks {len(missing)} tensors that search needs, such as {missing[0]};"
+            f"checkpoint {where} lacks {counted(len(missing), 'tensor')} that search needs, such as {missing[0]};"
             " check that the configuration is the one it was trained with (full_ca, image_encoder, sizes)"
         )
 

@@ -18,10 +18,11 @@ from search.metadata import read_metadata
 from search.moving import move_images
 from search.searcher import CANDIDATES, Answer, Searcher
 from search.selection import select_images
-from utils.errors import CommandParser, UserError, run_command_line
-from utils.files import as_json
+from utils.errors import CommandParser, UserError, one_line, run_command_line
+from utils.files import as_json, require_file
 from utils.logs import set_up_logging
 from utils.processes.interruption import Interruption
+from utils.text import agreeing, counted
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -44,6 +45,8 @@ def run_index(options: argparse.Namespace) -> None:
     if not options.folder.is_dir():
         raise UserError(f"{options.folder} is not a folder of images")
     if not Address.parse(options.gallery).exists():
+        if options.checkpoint is None:
+            raise UserError(f"--checkpoint is missing: which model shall make the gallery {options.gallery}?")
         require_images(options.folder)  # before a model is opened
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder, options.folder) as gallery:
@@ -52,7 +55,7 @@ def run_index(options: argparse.Namespace) -> None:
             print(f"unreadable: {in_a_line(path)} {fault}")
         if report.found.left_out:
             print(report.found.describe_left_out())
-        print(f"{report}; the gallery holds {len(gallery.records)} images")
+        print(f"{report}; the gallery holds {counted(len(gallery.records), 'image')}")
 
 
 def require_images(folder: Path) -> None:
@@ -65,18 +68,28 @@ def require_images(folder: Path) -> None:
 
 def run_query(options: argparse.Namespace) -> None:
     """Rank a gallery for a sentence."""
+    if options.sheet:
+        require_sheet(options.sheet)
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder) as gallery:
+        if options.sheet and options.sheet.resolve() in {gallery.images / path for path in gallery.records.by_path}:
+            raise UserError(f"--sheet {options.sheet} is an image of the gallery; name another file")
         answer = Searcher(encoder, gallery).search(options.text, options.top, options.candidates, options.where)
-        if options.sheet:
-            write_sheet(answer, gallery, options.sheet)
-        if answer.query.unknown:
-            words = ", ".join(map(in_a_line, answer.query.unknown))
-            print(f"not known to the model, and not read: {words}", file=sys.stderr)
+        for line in answer.query.told:
+            print(one_line(line), file=sys.stderr)
         if options.json:
             print(answer_as_json(answer, gallery))
         else:
             print_answer(answer, gallery)
+        if options.sheet:  # last: a disk that is full by now does not lose the answer
+            write_sheet(answer, gallery, options.sheet)
+
+
+def require_sheet(path: Path) -> None:
+    """Raises UserError, before the search, when a picture cannot be written there."""
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--sheet {path}: the picture is a PNG file; let its name end in .png")
+    require_file(path, "--sheet")
 
 
 def answer_as_json(answer: Answer, gallery: Gallery) -> str:
@@ -88,6 +101,8 @@ def answer_as_json(answer: Answer, gallery: Gallery) -> str:
         "query": answer.query.text,
         "read_as": answer.query.read_as,
         "unknown": answer.query.unknown,
+        "words": answer.query.words,
+        "words_read": answer.query.words_read,
         "hits": hits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,
@@ -114,10 +129,8 @@ def in_a_line(name: str) -> str:
 
 def write_sheet(answer: Answer, gallery: Gallery, path: Path) -> None:
     """A picture of the hits."""
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--sheet {path}: the picture is a PNG file; let its name end in .png")
     if not answer.hits:
-        raise UserError("nothing was found, so there is nothing to draw")
+        raise UserError(f"nothing was found, so there is nothing to draw: --sheet {path} is not written")
     scores = [hit.similarity if hit.match is None else hit.match for hit in answer.hits]
     row = SheetRow(answer.query.text, "", [gallery.images / hit.path for hit in answer.hits], None, scores)
     ranking_sheet([row], path, len(answer.hits))
@@ -131,7 +144,9 @@ def run_forget(options: argparse.Namespace) -> None:
         if not paths:
             raise UserError("no image of the gallery has all of these metadata; nothing was forgotten")
         gallery.forget(paths)
-        print(f"{len(paths)} images forgotten; their files in {gallery.images} are left alone")
+        files = agreeing(len(paths), "its file", "their files")
+        are = agreeing(len(paths), "is", "are")
+        print(f"{counted(len(paths), 'image')} forgotten; {files} in {gallery.images} {are} left alone")
 
 
 def run_serve(options: argparse.Namespace) -> None:
@@ -176,7 +191,7 @@ def run_rebuild(options: argparse.Namespace) -> None:
     """Build the index again from the records."""
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder, anew=True) as gallery:
-        print(f"the index of {len(gallery.records)} images is built again")
+        print(f"the index of {counted(len(gallery.records), 'image')} is built again")
 
 
 def run_export(options: argparse.Namespace) -> None:
@@ -218,8 +233,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metadata", type=Path, metavar="CSV", help="`image`, and columns to filter by (camera, ...)")
     gone = "folders of it whose images are gone for good, all of them (. = any folder)"
     parser.add_argument("--gone", nargs="+", action="extend", default=[], metavar="FOLDER", help=gone)
-    add_gallery(parser)
-    add_model(parser, needed=True)
+    add_gallery_and_model(parser)
 
 
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:

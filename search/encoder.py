@@ -22,6 +22,7 @@ from evaluation.trained import TrainedModel
 from models.released import needed_to_search
 from utils.device import prepare_device
 from utils.errors import UserError
+from utils.text import counted, shorten
 
 MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 
@@ -30,7 +31,8 @@ MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 class EncodedQuery:
     """A sentence, cleaned and in word pieces; tokens: ids and mask [1, T]; embedding [E] of length 1.
 
-    unknown_spans: characters of `cleaned` that the vocabulary does not have.
+    unknown_spans: characters of `cleaned` that the vocabulary does not have; words, words_read: of the whole sentence,
+    which is cut where it is longer than the model reads.
     """
 
     text: str
@@ -39,11 +41,22 @@ class EncodedQuery:
     unknown_spans: list[tuple[int, int]]
     tokens: TextTokens
     embedding: np.ndarray
+    words: int
+    words_read: int
 
     @property
     def unknown(self) -> list[str]:
         """The words, or parts of words, that the model cannot read."""
         return list(dict.fromkeys(self.cleaned[start:end] for start, end in self.unknown_spans))
+
+    @property
+    def told(self) -> list[str]:
+        """What a user is to know of how the sentence was read: unknown words, and a cut."""
+        told = [f"not known to the model, and not read: {', '.join(self.unknown)}"] if self.unknown else []
+        if self.words_read < self.words:
+            read = f"only the first {self.words_read} of its {self.words} words are read"
+            told.append(f"the sentence is longer than the model reads: {read}")
+        return told
 
     @property
     def read_as(self) -> str:
@@ -124,23 +137,35 @@ class Encoder:
         Raises UserError for a sentence without a word, or without one that the model knows, or an absurdly long one.
         """
         if len(text) > MOST_CHARACTERS:
-            raise UserError(f"the sentence has {len(text)} characters; give one of at most {MOST_CHARACTERS}")
+            raise UserError(
+                f"the sentence has {counted(len(text), 'character')}; give one of at most {MOST_CHARACTERS}"
+            )
         text = text.encode("utf-8", "replace").decode()  # what is not text, such as half of a surrogate pair
-        cleaned = clean_caption(plain_text(text), self.config.max_words)
+        whole, most = clean_caption(plain_text(text), None), self.config.max_words
+        cleaned, words = clean_caption(whole, most), whole.count(" ") + 1
         if not any(character.isalnum() for character in cleaned):
             raise UserError("the sentence holds no word; describe a person, such as: a woman in a red coat")
-        encoded = self.trained.tokenizer.encode(cleaned, self.config.max_words)
+        encoded = self.trained.tokenizer.encode(cleaned, most)
         unknown = self.trained.tokenizer.unknown_spans(encoded)
         if not any(character.isalnum() for character in known_characters(cleaned, encoded, unknown)):
             raise UserError(
-                f"the model knows no word of {shorten(cleaned)!r}; describe a person in the language and"
+                f"the model knows no word of {shorten(cleaned, 60)!r}; describe a person in the language and"
                 " the words of the captions that it was trained on"
             )
         ids = torch.tensor([encoded.ids], device=self.setting.device)
         tokens = TextTokens(ids, torch.ones_like(ids, dtype=torch.bool))
         with self.setting.precision():
             embedding = self.model.encode_text(tokens).embedding.float()
-        return EncodedQuery(text, cleaned, encoded, unknown, tokens, embedding[0].cpu().numpy())
+        return EncodedQuery(
+            text=text,
+            cleaned=cleaned,
+            encoded=encoded,
+            unknown_spans=unknown,
+            tokens=tokens,
+            embedding=embedding[0].cpu().numpy(),
+            words=words,
+            words_read=self.trained.tokenizer.count_read(whole, most, most),
+        )
 
     @torch.inference_mode()
     def match(self, query: EncodedQuery, tokens: Tensor) -> np.ndarray:
@@ -154,7 +179,3 @@ def known_characters(cleaned: str, encoded: Encoded, unknown: Sequence[tuple[int
     for start, end in unknown:
         characters[start:end] = " " * (end - start)
     return "".join(characters)
-
-
-def shorten(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."

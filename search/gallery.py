@@ -28,6 +28,7 @@ from utils.errors import UserError
 from utils.files import named_path, read_json, require_folder, write_json
 from utils.locks import locked
 from utils.paths import is_text, printable
+from utils.text import counted
 
 FORMAT = 1
 ABOUT, RECORDS, INDEX, SYNCHRONISED, LOCK = "gallery.json", "records", "index.db", "synchronised.json", ".lock"
@@ -87,8 +88,8 @@ class Gallery:
         path, there = self.folder / SYNCHRONISED, self.store.count()
         if not self.records.files() and there:
             raise UserError(
-                f"{self.store.uri} holds {there} images of another gallery in {self.store.collection}; name another,"
-                f" such as {self.store.uri}/mine"
+                f"{self.store.uri} holds {counted(there, 'image')} of another gallery in {self.store.collection};"
+                f" name another, such as {self.store.uri}/mine"
             )
         if there == len(self.records) and path.exists() and read_json(path, "state of the index") == self.state():
             return

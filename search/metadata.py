@@ -2,14 +2,16 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dataset.csv_table import Row, Table, read_table
 from dataset.image_files import normal_path, path_fault
 from search.store import OWN_FIELDS
-from utils.errors import UserError
+from utils.errors import UserError, nearest
+from utils.text import agreeing, counted
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +33,10 @@ def read_metadata(path: Path | None) -> dict[str, dict[str, Any]]:
     check_rows(table)
     if not table.rows:
         raise UserError(f"{table.source} has a header and no rows; leave out --metadata to keep what is known")
-    cells = {index: [row.cells[index] for row in table.rows] for index in range(len(table.names))}
-    check_columns([name for index, name in enumerate(table.names) if name or any(cells[index])], table.source)
-    columns = {name: typed(cells[index]) for index, name in enumerate(table.names) if name not in ("", "image")}
+    names = [unicodedata.normalize("NFC", name) for name in table.names]  # as filters have them
+    cells = {index: [row.cells[index] for row in table.rows] for index in range(len(names))}
+    check_columns([name for index, name in enumerate(names) if name or any(cells[index])], table.source)
+    columns = {name: typed(cells[index]) for index, name in enumerate(names) if name not in ("", "image")}
     images = map(normal_path, cells[table.names.index("image")])
     return {
         image: {name: values[index] for name, values in columns.items() if values[index] is not None}
@@ -49,11 +52,20 @@ def check_columns(names: Sequence[str], source: str) -> None:
         if name in names[:index]:
             raise UserError(f"{source}: two columns are called {name!r}")
         own = name in (*OWN_FIELDS, "digest") or name.lower() in WORDS
-        if own or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        if own:
+            taken = "the gallery itself has such a name" if name.lower() not in WORDS else "it is a word of filters"
+            raise UserError(f"{source}: column {name!r} must be renamed: {taken}")
+        if not name.isidentifier():
             raise UserError(
-                f"{source}: no filter can name column {name!r}; use a to z, digits and _, not id, path or a word of"
-                " filters such as in"
+                f"{source}: no filter can name column {name!r}; rename it: letters (of any script), digits and _ alone,"
+                f" no digit first, such as {as_name(name)}"
             )
+
+
+def as_name(text: str) -> str:
+    """A name of metadata that resembles a text."""
+    name = "_".join("".join(one if f"x{one}".isidentifier() else " " for one in text).split())
+    return name if name.isidentifier() and name.lower() not in WORDS else f"column_{name}".rstrip("_")
 
 
 def check_rows(table: Table) -> None:
@@ -96,11 +108,12 @@ def check_images(metadata: Metadata | None, paths: Sequence[str]) -> None:
         example = f", such as {unknown[0]} (an image is called {paths[0]})" if unknown and paths else ""
         raise UserError(f"the metadata are of no image below the folder{example}; nothing was changed")
     if unknown:
-        logger.warning("%d rows of the metadata are of images that are not there, such as %s", len(unknown), unknown[0])
+        rows, none = counted(len(unknown), "row"), agreeing(len(unknown), "is of no image", "are of no image")
+        logger.warning("%s of the metadata %s that is there, such as %s", rows, none, unknown[0])
 
 
-def unknown_column(name: str, columns: Iterable[str]) -> str:
+def unknown_column(name: str, columns: Collection[str]) -> str:
     """The message that no image has metadata of this name, with the names that there are."""
     there = ", ".join(columns)
-    text = f" (text is written '{name}')" if there else ""
+    text = f"{nearest(name, columns)} (text is written '{name}')" if there else ""
     return f"no metadata are called {name}{text}; there are {there or 'none: give some to index by --metadata'}"

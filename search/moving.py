@@ -14,6 +14,7 @@ from search.gallery import Gallery, is_own_folder
 from utils.errors import UserError
 from utils.paths import is_text
 from utils.processes.parallel import available_cores
+from utils.text import agreeing, counted
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,11 @@ class Move:
     def __str__(self) -> str:
         elsewhere = f", {len(self.paths)} under another path" if self.paths else ""
         unreadable = f", {len(self.unreadable)} cannot be read" if self.unreadable else ""
+        there, changed, missing = len(self.in_place) + len(self.paths), len(self.changed), len(self.missing)
         return (
-            f"{len(self.in_place) + len(self.paths)} images are there{elsewhere}; {len(self.changed)} have another"
-            f" content{unreadable}, {len(self.missing)} are not found"
+            f"{counted(there, 'image')} {agreeing(there, 'is', 'are')} there{elsewhere}; {changed}"
+            f" {agreeing(changed, 'has', 'have')} another content{unreadable}, {missing}"
+            f" {agreeing(missing, 'is', 'are')} not found"
         )
 
 

@@ -15,6 +15,7 @@ from search.gallery import Gallery
 from search.searcher import CANDIDATES, Answer, Hit, Searcher
 from search.upload import add_image
 from utils.errors import UserError
+from utils.text import agreeing, counted
 
 TITLE = "Person search by text"
 EXAMPLES = (
@@ -36,7 +37,9 @@ def build_page(searcher: Searcher, allow_upload: bool = False) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         shown = gr.State([])  # paths of the hits, in their order
         sentence = gr.State("")
-        gr.Markdown(f"# {TITLE}\n{len(searcher.gallery.records)} images. {NOTICE} For programs: [HTTP API](/docs).")
+        gr.Markdown(
+            f"# {TITLE}\n{counted(len(searcher.gallery.records), 'image')}. {NOTICE} For programs: [HTTP API](/docs)."
+        )
         with gr.Row():
             text = gr.Textbox(label="Who?", placeholder=EXAMPLES[0], max_lines=8, scale=5, elem_id="text")
             button = gr.Button("Search", variant="primary", scale=1, elem_id="search")
@@ -135,7 +138,7 @@ class Callbacks:
             image = add_image(self.searcher, content)
         except UserError as error:
             return problem(error)
-        return f"Added as {image.path}; the gallery holds {len(self.searcher.gallery.records)} images."
+        return f"Added as {image.path}; the gallery holds {counted(len(self.searcher.gallery.records), 'image')}."
 
 
 def picture_of(gallery: Gallery, path: str) -> Image.Image:
@@ -157,12 +160,13 @@ def summary(found: Answer) -> str:
     """How many and how long, as text that cannot be Markdown."""
     seconds = sum(found.milliseconds.values()) / 1000
     stages = ", ".join(f"{name} {value:.0f} ms" for name, value in found.milliseconds.items())
-    missing = f" {len(found.missing)} images could not be read and are left out." if found.missing else ""
-    if found.query.unknown:
-        missing += f" Not known to the model, and not read: {escaped(', '.join(found.query.unknown))}."
+    lost = len(found.missing)
+    left_out = f" {counted(lost, 'image')} could not be read and {agreeing(lost, 'is', 'are')} left out."
+    missing = left_out if lost else ""
+    missing += "".join(f" {escaped(line[0].upper() + line[1:])}." for line in found.query.told)
     if not found.hits:
         return f"Nothing found.{missing}"
-    return f"{len(found.hits)} images in {seconds:.2f} s ({stages}).{missing}"
+    return f"{counted(len(found.hits), 'image')} in {seconds:.2f} s ({stages}).{missing}"
 
 
 def problem(error: UserError) -> str:

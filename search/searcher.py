@@ -95,7 +95,7 @@ class Searcher:
             clock = Clock()
             query = self.encoder.query(text)
             clock.lap("reading")
-            check_filter(where, self.gallery.columns() if where else {})
+            where = check_filter(where, self.gallery.columns() if where else {})
             near = self.gallery.store.search(query.embedding, max(top, candidates), where)
             clock.lap("embedding search")
             tokens, missing = self.image_tokens([path for _, path, _ in near[:candidates]])

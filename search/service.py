@@ -1,26 +1,28 @@
 """The HTTP API of a gallery; this text is at /docs, and for programs at /openapi.json.
 
     POST /api/search    {"text", "top", "candidates", "where"} -> hits, best first, and images whose files are missing;
-                        the words that were read and those unknown to the model; milliseconds by stage
+                        the words that were read and those unknown to the model; how many words there are, and how
+                        many of them the model reads; milliseconds by stage
     POST /api/explain   {"text", "id"} -> how well each attribute of the text fits the image, and heat maps
     GET  /api/images/ID the image file
     GET  /api/gallery   how many images, and what they can be filtered by
     POST /api/images    an image file as the body, only where uploads are allowed -> its id
 
-Status 400 answers wrong input, 404 what is not there, 403 what is not allowed, each with {"error": one line}. Pages of
-other sites that a user has open cannot use the API: requests that a browser sends on their behalf are answered by
-status 403.
+Status 400 answers wrong input, 404 what is not there, 403 what is not allowed, each with {"error": one line}, at all
+addresses but those that the page itself calls (/gradio_api). Pages of other sites that a user has open cannot use the
+API: requests that a browser sends on their behalf are answered by status 403.
 """
 
 import html
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
@@ -30,29 +32,46 @@ from search.addresses import bare, host_in, is_this_machine, serves_this_machine
 from search.explain import Explanation, explain
 from search.searcher import CANDIDATES, MOST_CANDIDATES, Answer, Searcher
 from search.upload import LARGEST_UPLOAD, add_image
-from utils.errors import NotThere, UserError
+from utils.errors import NotThere, UserError, nearest
+from utils.files import as_json
+from utils.text import shorten
 
+MOST_OF_FILTER = 2000  # characters
+OF_THE_PAGE = "/gradio_api"  # what the page's own code calls, which reads errors in a form of its own
 NO_UPLOADS = "uploads are not allowed here; start with --allow_upload"
+
+
+def as_whole(value: object) -> object:
+    """Numbers such as 10.0, which some programs write for 10."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(as_whole)]
 
 
 class SearchRequest(BaseModel):
     """A sentence, and how many images to find and re-rank."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    text: str
-    top: int = Field(10, ge=1, le=MOST_CANDIDATES)
-    candidates: int = Field(CANDIDATES, ge=0, le=MOST_CANDIDATES)
-    where: str = Field("", max_length=2000)
+    text: str = Field(description="a sentence")
+    top: Whole = Field(10, ge=1, le=MOST_CANDIDATES, description=f"a whole number from 1 to {MOST_CANDIDATES}")
+    candidates: Whole = Field(
+        CANDIDATES, ge=0, le=MOST_CANDIDATES, description=f"a whole number from 0 to {MOST_CANDIDATES}"
+    )
+    where: str = Field("", max_length=MOST_OF_FILTER, description=f"a filter of at most {MOST_OF_FILTER} characters")
 
 
 class ExplainRequest(BaseModel):
     """A sentence, and the image to explain as a hit for it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    text: str
-    id: str
+    text: str = Field(description="a sentence")
+    id: str = Field(description="the id of an image, in quotes")
+
+
+REQUESTS: Mapping[str, type[BaseModel]] = {"/api/search": SearchRequest, "/api/explain": ExplainRequest}
 
 
 def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") -> FastAPI:
@@ -78,7 +97,7 @@ def add_documentation(app: FastAPI) -> None:
 
 
 def add_search(app: FastAPI, searcher: Searcher) -> None:
-    @app.post("/api/search")
+    @app.post("/api/search")  # see REQUESTS
     def search(request: SearchRequest) -> dict[str, Any]:
         """The images of the gallery that fit a sentence."""
         answer = searcher.search(request.text, request.top, request.candidates, request.where)
@@ -122,8 +141,7 @@ def add_unknown(app: FastAPI) -> None:
 
     async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        answer = {"error": f"there is no {request.method} {request.url.path}; see /docs"}
-        await JSONResponse(answer, status_code=404)(scope, receive, send)
+        await JSONResponse({"error": nothing_there(request)}, status_code=404)(scope, receive, send)
 
     app.mount("/api", unknown)  # takes all methods, such as OPTIONS, also for addresses that answer others
 
@@ -162,11 +180,25 @@ def refuse_strangers(app: FastAPI, allow_upload: bool, host: str) -> None:
         asked, origin = request.headers.get("host", ""), request.headers.get("origin")
         if origin and origin.partition("//")[2] != asked and request.url.path.startswith("/api/"):
             return JSONResponse({"error": "requests of other sites are refused"}, status_code=403)
-        if not allow_upload and request.url.path.startswith("/gradio_api/upload"):
+        if not allow_upload and request.url.path.startswith(f"{OF_THE_PAGE}/upload"):
             return JSONResponse({"error": NO_UPLOADS}, status_code=403)
         if alone and not (is_this_machine(host_in(asked)) or host_in(asked) == bare(host).lower()):
             return JSONResponse({"error": f"this is served on {host} alone, not on {asked}"}, status_code=403)
-        return await call_next(request)
+        answer = await call_next(request)
+        return answer if request.url.path.startswith(("/api/", OF_THE_PAGE)) else in_one_form(request, answer)
+
+
+def in_one_form(request: Request, answer: Response) -> Response:
+    """The answer of the page, or {"error": one line} in place of an error of it."""
+    if answer.status_code < 400:
+        return answer
+    if answer.status_code in (404, 405):
+        return JSONResponse({"error": nothing_there(request)}, status_code=404)
+    return JSONResponse({"error": HTTPStatus(answer.status_code).phrase}, status_code=answer.status_code)
+
+
+def nothing_there(request: Request) -> str:
+    return f"there is no {request.method} {request.url.path}; see /docs"
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -178,14 +210,20 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def wrong_request(request: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"error": f"the request is not understood: {misunderstanding(error)}"}, status_code=400)
+        return JSONResponse(
+            {"error": f"the request is not understood: {misunderstanding(request, error)}"}, status_code=400
+        )
+
+    @app.exception_handler(Exception)
+    def failure(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "the server failed; its terminal says why"}, status_code=500)
 
     @app.exception_handler(HTTPException)
     def wrong_address(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
 
 
-def misunderstanding(error: RequestValidationError) -> str:
+def misunderstanding(request: Request, error: RequestValidationError) -> str:
     """What is wrong with the body of a request."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
@@ -193,7 +231,13 @@ def misunderstanding(error: RequestValidationError) -> str:
         return f"its body is not JSON ({first['ctx']['error']} at character {where})"
     if not where:
         return 'its body is not a JSON object like {"text": "a man in a red coat"}, of Content-Type: application/json'
-    return f"{where} {first['msg']}"
+    fields = REQUESTS[request.url.path].model_fields
+    if where not in fields:
+        return f"there is no {where!r}{nearest(where, fields)}; known are {', '.join(fields)}"
+    wanted = fields[where].description
+    if first["type"] == "missing":
+        return f"{where}, {wanted}, is missing"
+    return f"{where} must be {wanted}, not {shorten(as_json(first['input']))}"
 
 
 # ---- answers ---------------------------------------------------------------------------
@@ -217,6 +261,8 @@ def answer_as_json(answer: Answer, searcher: Searcher) -> dict[str, Any]:
         "text": answer.query.text,
         "read_as": answer.query.read_as,
         "unknown": answer.query.unknown,
+        "words": answer.query.words,
+        "words_read": answer.query.words_read,
         "hits": hits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,

@@ -6,6 +6,7 @@ An index holds nothing that a gallery's records do not hold: it can always be bu
 import contextlib
 import functools
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -45,7 +46,8 @@ def milvus_errors(what: str) -> Iterator[None]:
         raise
     except Exception as error:  # pymilvus, grpc and Milvus Lite raise nearly any type
         said = getattr(error, "message", None) or str(error)
-        raise UserError(f"{what}: {' '.join(str(said).split())[:300]}") from None
+        said = re.split(r" at column [0-9]+", " ".join(str(said).split()))[0]  # then the place, drawn below the filter
+        raise UserError(f"{what}: {said[:300]}") from None
 
 
 def in_one_line(method: Callable[Concatenate["Store", P], R]) -> Callable[Concatenate["Store", P], R]:
@@ -132,10 +134,10 @@ class Store:
     def search(self, vector: np.ndarray, count: int, where: str = "") -> list[tuple[str, str, float]]:
         """The `count` nearest images: (id, path, cosine similarity), best first; where: a filter on metadata.
 
-        Raises UserError for a filter that Milvus does not understand.
+        Raises UserError for a filter that Milvus does not understand (`search.filters` refuses what is none).
         """
         least, per_hit = CANDIDATES_IN_GRAPH
-        with milvus_errors(f"the filter {where!r} is not understood" if where else "the search failed"):
+        with milvus_errors(f"the search with the filter {where!r} failed" if where else "the search failed"):
             found = self.client.search(
                 self.collection,
                 data=[vector.astype(np.float32)],

@@ -34,6 +34,13 @@ find_base_python() {
 # Groups of packages, each with those before it: training, evaluation and the demo; search; tests and checks.
 groups=(base search dev)
 requirements() { if [ "$1" = base ]; then echo requirements.txt; else echo "requirements/$1.txt"; fi; }
+size_of() {
+    case "$1" in
+        base) echo "PyTorch and what training needs, several gigabytes" ;;
+        search) echo "what training and search need, several gigabytes where PyTorch is not there yet" ;;
+        dev) echo "all packages and those of tests, several gigabytes where PyTorch is not there yet" ;;
+    esac
+}
 needed_modules() {
     case "$1" in
         base) echo torch timm transformers pydantic ;;
@@ -49,7 +56,7 @@ ensure_environment() {
     folder="$(absolute "${MARS_ENV:-$repository/.venv}")"
     PYTHON="$folder/bin/python"
     if [ -n "${MARS_ENV:-}" ]; then
-        [ -x "$PYTHON" ] || fail "MARS_ENV=$MARS_ENV is not a virtual environment (no bin/python in it)"
+        require_environment "$folder"
         require_modules "$group"
         return
     fi
@@ -64,14 +71,31 @@ ensure_environment() {
     for each in "${!included[@]}"; do echo "${stamps[each]}" > "$folder/.installed-${included[each]}"; done
 }
 
+# require_environment FOLDER: ends with one line when the folder that MARS_ENV names is no virtual environment to run.
+require_environment() {
+    local each="$1" problem=""
+    while [ ! -e "$each" ] && [ ! -L "$each" ] && [ "$each" != / ]; do each="$(dirname "$each")"; done
+    if [ "$each" != "$1" ] && [ -d "$each" ] && [ -x "$each" ]; then problem="does not exist"
+    elif [ ! -d "$each" ]; then problem="cannot be: $each is not a folder"
+    elif [ ! -x "$each" ]; then problem="cannot be opened: no permission for $each"
+    elif [ -x "$PYTHON" ] && [ ! -d "$PYTHON" ]; then return
+    elif [ -e "$1/bin" ] && [ ! -x "$1/bin" ]; then problem="cannot be opened: no permission for $1/bin"
+    elif [ -f "$PYTHON" ]; then problem="cannot be used: no permission to run $PYTHON"
+    elif [ -L "$PYTHON" ]; then problem="is broken: $PYTHON leads to $(readlink "$PYTHON"), which is gone or out of reach"
+    else problem="is not a virtual environment (no bin/python in it)"
+    fi
+    fail "MARS_ENV=$MARS_ENV $problem"
+}
+
 # install_group GROUP FOLDER: makes the virtual environment where there is none, and installs what the group pins.
 install_group() {
     local file base; file="$(requirements "$1")"
     base="$(find_base_python)" || fail "Python 3.10 or newer is needed; set PYTHON to one"
-    echo "installing $file into $2 (once, several gigabytes) ..."
+    echo "installing $file into $2, once: $(size_of "$1"); this takes minutes. Packages are listed as they come ..." >&2
     "$base" -m venv "$2" || fail "cannot make a virtual environment in $2 (Debian: apt install python3-venv)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$repository/$file" \
+    "$PYTHON" -m pip install --progress-bar off --disable-pip-version-check -r "$repository/$file" >&2 \
         || fail "installing $file failed; see the messages above"
+    echo "installed $file into $2" >&2
 }
 
 # require_modules GROUP: ends with one line when the environment lacks what the group's scripts import.
@@ -130,16 +154,20 @@ run_name() {
 }
 
 # train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, VISION_CHECKPOINT, OUTPUT, CONFIG, RECIPE
+# A run that is resumed keeps its settings, which are in its folder, unless CONFIG names others.
 train() {
-    local name config recipe; name="$(run_name "$1")"; config="$2"; shift 2
+    local name config recipe output settings=(); name="$(run_name "$1")"; config="$2"; shift 2
     local checkpoint="${CHECKPOINT:-}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
     recipe="$(recipe_file)" || exit 2
     ensure_environment
     if [ -n "$checkpoint" ]; then set -- --checkpoint "$(absolute "$checkpoint")" "$@"; fi
     if [ -n "${VISION_CHECKPOINT:-}" ]; then set -- --vision_checkpoint "$(absolute "$VISION_CHECKPOINT")" "$@"; fi
-    run_retrieval --config "$(absolute "${CONFIG:-$repository/$config}")" ${recipe:+"$recipe"} \
-        --output_dir "$(absolute "${OUTPUT:-$repository/output/$name}")" "$@"
+    output="$(absolute "${OUTPUT:-$repository/output/$name}")"
+    if [[ " $* " != *" --resume "* ]] || [ -n "${CONFIG:-}" ] || [ ! -f "$output/config.yaml" ]; then
+        settings=(--config "$(absolute "${CONFIG:-$repository/$config}")" ${recipe:+"$recipe"})
+    fi
+    run_retrieval "${settings[@]}" --output_dir "$output" "$@"
 }
 
 # evaluate NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, OUTPUT, CONFIG, RECIPE

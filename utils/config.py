@@ -13,6 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from utils.errors import UserError, nearest
 from utils.files import atomic_write, named_path, similar_file
+from utils.text import counted, shorten
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -136,7 +137,7 @@ def validate(schema: type[Schema], values: Mapping[str, Any], where: str) -> Sch
         return schema.model_validate(values)
     except ValidationError as error:
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        more = f" (and {counted(len(problems) - 1, 'more problem')})" if len(problems) > 1 else ""
         raise UserError(f"{where}: {explain(schema, problems[0])}{more}") from None
 
 
@@ -154,14 +155,16 @@ def explain(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"unknown key `{location}`{nearest(name, parent.model_fields) if parent else ''}"
     if problem["type"] == "missing":
         return f"key `{location}` is missing"
+    if problem["type"] in ("too_short", "too_long"):
+        least, most = (problem["ctx"].get(name) for name in ("min_length", "max_length"))
+        limit = f"at least {counted(least, 'value')}" if most is None else f"at most {counted(most, 'value')}"
+        return f"`{location}` must be a list of {limit}, not {given}"
+    if problem["type"] == "list_type":
+        return f"`{location}` must be a list, such as [1, 2], not {given}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if problem["type"] == "value_error":
         return f"`{location}`: {message}" if location else message
     return f"`{location}` must be {message}, not {given}"
-
-
-def shorten(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 UNION_TAGS = ("int", "str", "float", "list[int]", "list[float]", "list[str]")

@@ -41,8 +41,9 @@ class LostPeer(Exception):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest known name, or an empty string."""
-    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f" (did you mean '{matches[0]}'?)" if matches else ""
+    by_letters = {each.casefold(): each for each in known}  # whatever their case
+    matches = difflib.get_close_matches(str(name).casefold(), list(by_letters), n=1, cutoff=0.5)
+    return f" (did you mean '{by_letters[matches[0]]}'?)" if matches else ""
 
 
 def run_command_line(main: Callable[[], int | None]) -> None:

@@ -18,6 +18,7 @@ from utils.paths import expand_home
 TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-([1-9][0-9]{0,9})\.tmp")  # .NAME.MACHINE-PROCESS.tmp
 ABANDONED = 24 * 3600  # seconds without a change after which a temporary file of another machine is a leftover
 NO_HARD_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
+NO_FOLDER = "is not a folder"
 NO_FLUSHING = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 ADVICE = {
     errno.ENOSPC: "free space there",
@@ -200,16 +201,37 @@ def require_folder(folder: str | os.PathLike, what: str, advice: str = "") -> No
 
     Raises UserError, so that hours of work do not end in results that cannot be kept.
     """
+    existing, fault = folder_fault(folder)
+    if fault == NO_FOLDER:
+        raise UserError(f"{what} {folder}: {existing} {fault}; name another{advice}")
+    if fault:
+        advice = advice and f"; name another{advice}"
+        raise UserError(f"{what} {folder} cannot be written: {fault}{advice}")
+
+
+def folder_fault(folder: str | os.PathLike) -> tuple[str, str]:
+    """What there is of a folder, and why nothing can be written there; an empty text where it can."""
     existing = os.path.abspath(folder)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
     if not os.path.isdir(existing):
-        raise UserError(f"{what} {folder}: {existing} is not a folder; name another{advice}")
+        return existing, NO_FOLDER
     if not os.access(existing, os.W_OK | os.X_OK):
-        advice = advice and f"; name another{advice}"
-        raise UserError(
-            f"{what} {folder} cannot be written: no permission in {existing}, or its disk is read-only{advice}"
-        )
+        return existing, f"no permission in {existing}, or its disk is read-only"
+    return existing, ""
+
+
+def require_file(path: str | os.PathLike, what: str) -> None:
+    """Check that a file can be written, in place of one that is there; missing folders above it are made then.
+
+    Raises UserError, so that hours of work do not end in a result that cannot be kept.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"{what} {path} is a folder; name a file, or move it away")
+    existing, fault = folder_fault(os.path.dirname(os.path.abspath(path)))
+    if fault:
+        fault = f"{existing} {fault}" if fault == NO_FOLDER else fault
+        raise UserError(f"{what} {path} cannot be written: {fault}; name another place")
 
 
 def named_path(path: str, what: str) -> Path:

@@ -22,6 +22,12 @@ def expand_home(path: str) -> str:
     return home
 
 
+def tidy(path: Path) -> Path:
+    """A path without `FOLDER/..`, where that leads to the same place, as it does not behind a link to a folder."""
+    plain = Path(os.path.normpath(path))
+    return plain if ".." in path.parts and os.path.realpath(plain) == os.path.realpath(path) else path
+
+
 PathText = Annotated[str, AfterValidator(expand_home)]
 """A path in a configuration."""
 
@@ -31,7 +37,7 @@ def path_argument(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     try:
-        path = Path(expand_home(text))
+        path = tidy(Path(expand_home(text)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return path.absolute() if str(path).startswith("~") else path  # `./~`: what reads it again must not expand it

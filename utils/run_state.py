@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from utils.checkpoints.fields import CheckpointFields, read_fields
+from utils.checkpoints.run_folder import settings_of_run
 from utils.epoch_log import EpochLog, Step
 from utils.errors import UserError
 from utils.optimization import load_moments
@@ -118,10 +119,10 @@ class RunState:
         if (iteration and of_run != iterations) or not 0 <= iteration <= iterations:
             raise UserError(
                 f"checkpoint {where} stopped after step {iteration} of {of_run} in an epoch, which here has"
-                f" {iterations}; resume with batch_size_train, accumulate_steps and processes of its run"
+                f" {iterations} (see batch_size_train, accumulate_steps, number of processes); {settings_of_run(where)}"
             )
         if found.seed != seed:
-            raise UserError(f"checkpoint {where} is of a run with --seed {found.seed}; resume with that")
+            raise UserError(f"checkpoint {where} is of a run with --seed {found.seed}; leave out --seed to resume it")
         self.step, self.evaluated, self.metrics = (
             Step(epoch, iteration, iterations, found.step),
             found.evaluated,

@@ -11,6 +11,7 @@ from dataset.synthetic.options import FORMATS, PRESETS, Options, options_from, p
 from dataset.synthetic.preview import write_preview
 from utils.errors import CommandParser, UserError, run_command_line
 from utils.processes.parallel import available_cores
+from utils.text import agreeing, counted
 
 FEWEST_IMAGES = 32
 
@@ -79,8 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("no folder is named; run `python -m dataset.synthetic ROOT` or add --preview FILE.png")
     if options.images < FEWEST_IMAGES:
         raise UserError(
-            f"{options.images} images are too few to train and evaluate on; ask for {FEWEST_IMAGES} or more, with"
-            " more identities or --images_per_identity"
+            f"{counted(options.images, 'image')} {agreeing(options.images, 'is', 'are')} too few to train and evaluate"
+            f" on; ask for {FEWEST_IMAGES} or more, with more identities or --images_per_identity"
         )
     root, start = given["root"], time.perf_counter()
     try:
@@ -91,7 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{root} is finished already, with the same options; nothing to do")
         return
     seconds = time.perf_counter() - start
-    print(f"wrote {options.images} images of {options.identities} identities to {root} in {seconds:.0f} s")
+    images, people = counted(options.images, "image"), counted(options.identities, "identity", "identities")
+    print(f"wrote {images} of {people} to {root} in {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from evaluation.studies.study import ModelStudy, model_study
 from evaluation.tables import Row, markdown_table
 from evaluation.trained import TrainedModel
 from utils.errors import CommandParser, UserError
+from utils.text import counted
 
 MOST_EXAMPLES = 100
 
@@ -154,7 +155,7 @@ def edit_split(
     edits = {name: edit_captions(name, captions, choices, readers) for name in options.edits}
     for name, edited in edits.items():
         if edited.too_long:
-            logger.info("%s: %d captions have no room for it and are left out", name, edited.too_long)
+            logger.info("%s: left out for want of room: %s", name, counted(edited.too_long, "caption"))
         if not edited.indices:
             logger.warning("%s: no caption allows this edit, or has room for it; it is left out", name)
     edits = {name: edited for name, edited in edits.items() if edited.indices}

@@ -16,6 +16,7 @@ from dataset.images import image_from
 from evaluation.studies.comparison import image_indices
 from evaluation.trained import TrainedModel
 from utils.errors import UserError
+from utils.text import counted
 
 FEWEST_ATTRIBUTES = 2  # of a caption that is drawn by seed: one attribute alone has no other to compare with
 PARSED_AT_ONCE = 64
@@ -87,7 +88,7 @@ def draw_captions(
             " --captions NUMBER"
         )
     if len(found) < options.queries:
-        logger.warning("only %d captions have %d attributes or more", len(found), FEWEST_ATTRIBUTES)
+        logger.warning("only %s with %d attributes or more", counted(len(found), "caption"), FEWEST_ATTRIBUTES)
     return [found[number] for number in sorted(list(found)[: options.queries])]
 
 

@@ -31,8 +31,9 @@ from evaluation.tables import Row
 from evaluation.trained import TrainedModel
 from utils.device import prepare_device
 from utils.errors import CommandParser, UserError
-from utils.files import atomic_write, require_folder, write_json
+from utils.files import atomic_write, require_file, require_folder, write_json
 
+ENDINGS = (".png", ".csv", ".json", ".md")  # of the files that a study may leave
 AddOptions = Callable[[CommandParser], None]
 Command = Callable[[Sequence[str] | None], None]  # takes the arguments of a command line, None = those of the process
 
@@ -50,6 +51,8 @@ class Study:
         """Results go to --output_dir, else to `default`. Raises UserError when it cannot be written."""
         self.folder: Path = self.options.output_dir or default
         require_folder(self.folder, "--output_dir")
+        for ending in ENDINGS:
+            require_file(self.folder / f"{self.name}{ending}", "result")
 
     @property
     def picture(self) -> Path:

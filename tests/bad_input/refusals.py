@@ -12,13 +12,14 @@ import Retrieval
 
 # settings that train without spaCy, 4 batches an epoch
 SMALL = [*TINY, "weights.attribute=0", "hard_negatives_within=", "max_steps=2"]
+CUT = "longer than the model reads"  # said of all captions of the tiny benchmark, whose word pieces are letters
 DEMO = REPOSITORY / "configs" / "demo.yaml"
 
 
 def check_refusal(ending: Ending, *parts: str, alone: bool = True) -> None:
-    """Exit code 2 and one error line, the last, with all `parts`; `alone` = nothing else was printed."""
+    """Exit code 2 and one error line, the last, with all `parts`; `alone` = nothing else was printed, but of `CUT`."""
     assert ending.code == 2, ending.errors
-    lines = [line for line in ending.errors.splitlines() if line.strip()]
+    lines = [line for line in ending.errors.splitlines() if line.strip() and CUT not in line]
     assert "Traceback" not in ending.errors
     assert [line.startswith("error: ") for line in lines].count(True) == 1, ending.errors
     assert lines[-1].startswith("error: ")

@@ -160,7 +160,7 @@ def test_resuming_needs_the_state_of_the_optimizer(ground, finished):
 
 def test_resuming_with_another_model_is_refused(ground, run_folder):
     ground.refuses(
-        "was made with another configuration: another embed_dim (16 there, 8 here); resume with",
+        "was made with another configuration: another embed_dim (16 there, 8 here); the settings of its run, from",
         arguments=("--resume",),
         settings=("embed_dim=8",),
     )
@@ -210,7 +210,8 @@ def test_resuming_within_an_epoch_needs_steps_of_the_same_size(ground, run_folde
         {"best": None},
         {"next_epoch": None},
         {"epoch_log": {}},
-        {"seed": 3},
+        {"seed": "x"},
+        {"seed": -1},
         {"data": None},
         {"evaluated": []},
     ],

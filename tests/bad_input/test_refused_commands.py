@@ -134,7 +134,7 @@ def test_a_tokenizer_that_cannot_be_reached_is_refused(benchmark, tmp_path):
         ("cuhk_train.sh", (), {"GPUS": "0"}, "GPUS=0: give the number of processes"),
         ("cuhk_train.sh", ("--set", "foo=1"), {"GPUS": "2"}, "unknown key `foo`"),
         ("cuhk_train.sh", ("--confgi", "x"), {"GPUS": "1"}, "unrecognized arguments: --confgi x (did you mean"),
-        ("rstp-eval.sh", (), {"MARS_ENV": "/nowhere"}, "MARS_ENV=/nowhere is not a virtual environment"),
+        ("rstp-eval.sh", (), {"MARS_ENV": "/nowhere"}, "MARS_ENV=/nowhere does not exist"),
         ("icfg-eval.sh", ("nothing.pth",), {"GPUS": "1", "CONFIG": "/nowhere.yaml"}, "config /nowhere.yaml does not"),
         ("data_process.sh", ("CUHK", "/nowhere"), {}, "did you mean 'CUHK-PEDES'?"),
     ],
@@ -153,5 +153,5 @@ def test_the_first_use_of_a_script_makes_the_environment(tmp_path):
     python.write_text('#!/bin/sh\necho "$@" >> "$0.calls"\n[ "$1" = -c ]\n')
     python.chmod(0o755)
     done = run("bash", tmp_path / "shell" / "cuhk_train.sh", check=False, PYTHON=str(python), MARS_ENV="")
-    check_refusal(Ending(done.returncode, done.stderr), "cannot make a virtual environment")
+    check_refusal(Ending(done.returncode, done.stderr), "cannot make a virtual environment", alone=False)
     assert f"-m venv {tmp_path / '.venv'}" in (tmp_path / "python.calls").read_text()

@@ -30,7 +30,7 @@ ANNOTATIONS = {
     "one identity written two ways": ([ENTRY, {**ENTRY, "file_path": "b.jpg", "id": "1"}], "write it one way"),
     "one image of two people": ([ENTRY, {**ENTRY, "id": 2}], "identity 2, but 1 in entry 1"),
     "image outside its folder": ([{**ENTRY, "file_path": "../a.jpg"}], "leaves the image folder"),
-    "missing image": ([ENTRY], "1 of 1 images are missing", "a.jpg (no such file)"),
+    "missing image": ([ENTRY], "1 of 1 image is missing", "a.jpg (no such file)"),
 }
 
 
@@ -58,7 +58,7 @@ def test_a_wrong_test_file_is_refused_before_evaluation(ground, case, finished):
 
 def test_a_dry_run_finds_missing_test_images(ground):
     ground.refuses(
-        "1 of 1 images are missing",
+        "1 of 1 image is missing",
         arguments=("--dry_run",),
         settings=(f"test_file={ground.write('wrong.json', [ENTRY])}",),
     )
@@ -153,4 +153,4 @@ def test_a_folder_in_place_of_an_image_is_refused(own_ground):
     path = own_ground.data / "imgs" / entries_of(own_ground)[3]["file_path"]
     path.unlink()
     path.mkdir()
-    own_ground.refuses("1 of 16 images are missing", path.name)
+    own_ground.refuses("1 of 16 images is missing", path.name)

@@ -135,7 +135,7 @@ def test_a_bad_image_stops_training_by_its_name(data, fault, workers):
 
 def test_a_missing_image_stops_opening(data):
     bad = remove_file(data, 400)
-    with pytest.raises(UserError, match=rf"1 of {IMAGES} images are missing in .*: {bad} \(no such file\)"):
+    with pytest.raises(UserError, match=rf"1 of {IMAGES} images is missing in .*: {bad} \(no such file\)"):
         data.open()
 
 

@@ -157,7 +157,7 @@ def test_prw_has_a_crop_for_each_box_and_its_splits(prw):
         ("test/c2s1_000003_03.png", -2, 0),
         ("test/c2s1_000004_01.png", 3, 0),
     ]
-    assert f"persons: {prw.root}/crops, the image root of all splits (7 were cut out now)" in ending.output
+    assert f"persons: {prw.root}/crops, the image root of all splits (7 cut out now)" in ending.output
     with Image.open(prw.root / "frames/c2s1_000003.jpg") as frame:
         expected = frame.crop((4, 4, 14, 24))
     with Image.open(prw.root / "crops/test/c2s1_000003_01.png") as crop:
@@ -183,19 +183,19 @@ def test_a_second_call_cuts_nothing_and_a_resumed_one_what_is_missing_or_changed
     prw.run()
     crops = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in prw.root.glob("crops/*/*.png")}
     before = (prw.root / "processed_data/image_digests.json").read_text()
-    assert "(0 were cut out now)" in prw.run().output
+    assert "(0 cut out now)" in prw.run().output
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in crops} == crops
     missing, cut_off, other, *_ = sorted(crops)
     missing.unlink()
     cut_off.write_bytes(crops[cut_off][0][:-20])
     Image.new("RGB", (3, 3)).save(other)
-    assert "(3 were cut out now)" in prw.run().output
+    assert "(3 cut out now)" in prw.run().output
     assert {path: path.read_bytes() for path in crops} == {path: content for path, (content, _) in crops.items()}
     assert json.loads(before) == json.loads((prw.root / "processed_data/image_digests.json").read_text())
     prw.put_boxes("c2s1_000004", [[3, 9, 8, 10, 20]])
-    assert "(1 were cut out now)" in prw.run().output
+    assert "(1 cut out now)" in prw.run().output
     draw_frame(prw.root / "frames" / "c1s1_000001.jpg", 99)
-    assert "(2 were cut out now)" in prw.run().output
+    assert "(2 cut out now)" in prw.run().output
 
 
 def test_results_and_crops_go_to_another_folder(prw, tmp_path_factory):

@@ -396,3 +396,17 @@ def test_relative_root_starts_from_the_given_directory(cuhk, monkeypatch):
     monkeypatch.chdir("/")
     assert main(["CUHK-PEDES", cuhk.root.name, "--directory", str(cuhk.root.parent)]) == 0
     assert len(cuhk.result("test")) == 4
+
+
+@pytest.mark.parametrize("kept", ["train", "test"])
+def test_a_data_set_of_one_split_is_advised_what_it_can_do(cuhk, capsys, kept):
+    cuhk.entries[:] = [entry for entry in cuhk.entries if entry["split"] == kept]
+    cuhk.run("--skip_images")
+    shown = capsys.readouterr().err
+    assert "the data set has no val split" in shown
+    assert ("--val_identities" in shown) == (kept == "train")
+
+
+def test_a_wrong_option_names_the_script(cuhk):
+    with pytest.raises(UserError, match=r"see bash shell/data_process\.sh --help"):
+        cuhk.run("--nothing")

@@ -38,8 +38,8 @@ def test_from_two_processes_to_one_to_four(two_processes, benchmark, tmp_path, t
         resume = ["--resume"] if steps > 3 else []
         command = driver(elastic, benchmark, *resume, processes=processes, settings=[*SETTINGS, f"max_steps={steps}"])
         said += finish(command, tmp_path / str(processes)).said()
-    assert "batch_size_train is now 8: 1 processes share the 8 samples of a step" in said
-    assert "batch_size_train is now 2: 4 processes share the 8 samples of a step" in said
+    assert "batch_size_train is now 8: 1 process, 8 samples of a step" in said
+    assert "batch_size_train is now 2: 4 processes, 8 samples of a step" in said
     undisturbed, found = model_of(two_processes), model_of(elastic)
     squares = [
         (((found[name] - value) ** 2).sum(), (value**2).sum())

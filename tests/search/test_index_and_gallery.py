@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from benchmark_data import REPOSITORY, environment
 from harness import FULL
+from in_process import call
 from PIL import Image
 
 from search import indexing
+from search.__main__ import main
 from search.gallery import Address, open_gallery
 from search.indexing import index
 from search.metadata import read_metadata
@@ -81,7 +83,7 @@ def test_metadata_are_filters(encoder, photos, tmp_path):
         report = index(gallery, encoder, {names[0]: {"camera": "c9"}})
         assert report.updated == len(names)
         assert [path for _, path, _ in gallery.store.search(vector, 9, "camera == 'c9'")] == [names[0]]
-        with pytest.raises(UserError, match="the filter 'camera = c1' is not understood"):
+        with pytest.raises(UserError, match="the search with the filter 'camera = c1' failed"):
             gallery.store.search(vector, 9, "camera = c1")
 
 
@@ -89,7 +91,7 @@ def test_metadata_are_filters(encoder, photos, tmp_path):
     ("text", "words"),
     [
         ("file,camera\na,b\n", "row 1: the header has no column 'image'"),
-        ("image,camera\na\n", "row 2: has 1 cells, the header has 2"),
+        ("image,camera\na\n", "row 2: has 1 cell, the header has 2"),
         ("image,id\na,b\n", "column 'id'"),
         ("image,In\na,b\n", "column 'In'"),
         ("image,the camera\na,b\n", "column 'the camera'"),
@@ -110,6 +112,16 @@ def test_wrong_metadata_are_told(tmp_path, text, words):
     assert words in str(told.value) and "meta.csv" in str(told.value)
 
 
+def test_a_gallery_is_indexed_again_with_the_model_that_made_it(encoder, trained, photos, tmp_path):
+    indexed(tmp_path / "gallery", encoder, photos)
+    next(photos.rglob("*.jpg")).unlink()
+    ending = call(main, "index", photos, "--gallery", tmp_path / "gallery", "--device", "cpu")
+    assert ending.code == 0 and "the gallery holds 7 images" in ending.output, ending.errors
+    ending = call(main, "index", photos, "--gallery", tmp_path / "new")
+    assert ending.code == 2 and "--checkpoint is missing: which model shall make the gallery" in ending.errors
+    assert not (tmp_path / "new").exists()
+
+
 def test_metadata_of_other_images_change_nothing(encoder, photos, tmp_path, caplog):
     with open_gallery(str(tmp_path / "gallery"), encoder, photos) as gallery:
         one = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))[0]
@@ -118,7 +130,7 @@ def test_metadata_of_other_images_change_nothing(encoder, photos, tmp_path, capl
             index(gallery, encoder, {"photos/a.jpg": {"camera": "c2"}})
         assert gallery.records.by_path[one].metadata == {"camera": "c1"}
         index(gallery, encoder, {one: {"camera": "c3"}, "gone.jpg": {"camera": "c2"}})
-        assert "1 rows of the metadata are of images that are not there, such as gone.jpg" in caplog.text
+        assert "1 row of the metadata is of no image that is there, such as gone.jpg" in caplog.text
         assert gallery.columns() == {"camera": ["c3"]}
 
 

@@ -1,5 +1,7 @@
 """What is a number in a column of metadata, and what is text."""
 
+import unicodedata
+
 import pytest
 
 from search.metadata import read_metadata, typed
@@ -88,3 +90,27 @@ def test_a_table_without_rows_is_refused(tmp_path):
     table.write_text("image,zone\n")
     with pytest.raises(UserError, match="a header and no rows"):
         read_metadata(table)
+
+
+@pytest.mark.parametrize("name", ["K\u00e4fig", "Ka\u0308fig", "\u30ab\u30e1\u30e9", "_c1"])
+def test_columns_may_be_named_in_any_script(tmp_path, name):
+    (tmp_path / "m.csv").write_text(f"image,{name}\na.jpg,c1\n", encoding="utf-8")
+    assert read_metadata(tmp_path / "m.csv") == {"a.jpg": {unicodedata.normalize("NFC", name): "c1"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("the camera", "no filter can name column 'the camera'; rename it: .* such as the_camera"),
+        ("camera-id", "such as camera_id"),
+        ("K\u00e4fig (m\u00b2)", "such as K\u00e4fig_m"),
+        ("1st", "no digit first, such as column_1st"),
+        ("%", "such as column"),
+        ("id", "must be renamed: the gallery itself has such a name"),
+        ("Between", "must be renamed: it is a word of filters"),
+    ],
+)
+def test_columns_that_no_filter_can_name_are_told(tmp_path, name, words):
+    (tmp_path / "m.csv").write_text(f"image,{name}\na.jpg,c1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=words):
+        read_metadata(tmp_path / "m.csv")

@@ -53,7 +53,7 @@ def test_images_are_found_by_path_and_by_content(encoder, place, tmp_path):
     with open_gallery(str(place), encoder) as gallery:
         found = move_images(gallery, tmp_path / "new" / "deep")
         assert (found.in_place, found.changed, found.missing) == ([], ["4.png"], ["b/3.png"])
-        assert str(found) == ("3 images are there, 3 under another path; 1 have another content, 1 are not found")
+        assert str(found) == ("3 images are there, 3 under another path; 1 has another content, 1 is not found")
         moved = {"c/1.png": "a/1.png", "c/2.png": "a/2.png", "c/copy.png": "a/copy.png"}
         assert known(gallery) == {**moved, "b/3.png": "b/3.png", "4.png": "4.png"}
     with open_gallery(str(place), encoder) as gallery:

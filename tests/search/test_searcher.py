@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from benchmark_data import REPOSITORY, environment
+from in_process import call
 from PIL import Image
 
 from evaluation.ranking import rank_split
+from search.__main__ import main
+from search.encoder import Encoder
 from search.explain import explain, overlay
 from search.gallery import open_gallery
 from search.indexing import index
@@ -121,6 +124,25 @@ def test_unknown_words_are_named_and_not_shown_as_read(encoder):
     assert long.read_as == " ".join(["a man"] * 200)[: len(long.read_as)] and len(long.read_as) < len(long.cleaned) + 1
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a man " * 30, 60), ("in a red coat. " * 21, 84), ("grey-blue/" * 30, 60), ("\u7ea2 coat " * 30, 60)],
+)
+def test_a_sentence_that_is_cut_is_told(encoder, text, words):
+    query = encoder.query(text)
+    assert query.words == words > query.words_read > 10
+    assert f"only the first {query.words_read} of its {words} words are read" in query.told[-1]
+    pieces = encoder.trained.tokenizer.encode(query.cleaned, None).offsets[: encoder.config.max_words - 1]
+    assert len(query.cleaned[: pieces[-1][1]].split()) - query.words_read in (0, 1)  # a word may be read in part
+
+
+def test_a_sentence_that_just_fits_is_not_told_as_cut(encoder):
+    most = encoder.config.max_words
+    fitting = "a " * (most - 2)  # with [CLS] and [SEP]
+    assert encoder.query(fitting).told == []
+    assert f"the first {most - 2} of its {most - 1} words" in encoder.query(fitting + "a").told[0]
+
+
 @pytest.mark.parametrize("candidates", [0, 1, 128])
 def test_a_lost_file_is_left_out_and_said(searcher, candidates):
     """Also while its tokens are in the cache, and when it is not re-ranked."""
@@ -202,6 +224,7 @@ def test_the_command_line(trained, photos, tmp_path):
     done = search("query", SENTENCE + " \u7ea2\u8272", "--gallery", place, "--top", 3, "--json")
     again = json.loads(done.stdout)
     assert gone not in [hit["path"] for hit in again["hits"]]
+    assert again["words"] == again["words_read"] > 5
     assert again["unknown"] == ["\u7ea2\u8272"] and "\u7ea2" not in again["read_as"]
     assert "not known to the model, and not read: \u7ea2\u8272" in done.stderr
     for arguments, words in (
@@ -212,6 +235,37 @@ def test_the_command_line(trained, photos, tmp_path):
     ):
         done = search(*arguments)
         assert done.returncode == 2 and words in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_a_sheet_that_cannot_be_written_is_told_before_the_search(searcher, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr(Encoder, "open", lambda *given, **named: pytest.fail("a model was opened"))
+    for sheet, part in (
+        (tmp_path / "hits.jpg", "let its name end in .png"),
+        (tmp_path / "file" / "hits.png", f"cannot be written: {tmp_path / 'file'} is not a folder"),
+        (tmp_path / "folder.png", "is a folder; name a file"),
+    ):
+        ending = call(main, "query", "a man", "--gallery", tmp_path / "gallery", "--sheet", sheet)
+        assert ending.code == 2 and f"--sheet {sheet}" in ending.errors and part in ending.errors
+
+
+def test_the_answer_is_printed_whatever_becomes_of_its_sheet(encoder, photos, tmp_path, monkeypatch):
+    Image.new("RGB", (48, 96)).save(photos / "one.png")
+    with open_gallery(str(tmp_path / "gallery"), encoder, photos) as gallery:
+        index(gallery, encoder)
+    monkeypatch.setattr(Encoder, "open", lambda *given, **named: encoder)
+
+    def full(*given, **named):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("search.__main__.ranking_sheet", full)
+    query = ("query", "a man", "--gallery", tmp_path / "gallery", "--sheet")
+    ending = call(main, *query, tmp_path / "hits.png")
+    assert ending.code == 2 and "the disk is full" in ending.errors
+    assert ending.output.count("similarity") > 1
+    ending = call(main, *query, photos / "one.png")
+    assert ending.code == 2 and "is an image of the gallery" in ending.errors and not ending.output
 
 
 def test_arrays_stay_small(searcher):

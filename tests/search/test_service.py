@@ -53,6 +53,15 @@ def test_search_explain_and_images(client, searcher):
     assert "/api/search" in client.get("/openapi.json").json()["paths"]
 
 
+def test_a_sentence_that_is_cut_is_told(client, searcher):
+    found = client.post("/api/search", json={"text": "a man " * 40, "top": 1}).json()
+    assert found["words"] == 80 > found["words_read"] > 30
+    said = (
+        f"The sentence is longer than the model reads: only the first {found['words_read']} of its 80 words are read."
+    )
+    assert said in summary(searcher.search("a man " * 40))
+
+
 def test_unknown_words_are_told(client, searcher):
     text = "a red \u5916\u5957 coat, grey \u88e4 jeans"
     found = client.post("/api/search", json={"text": text, "top": 1}).json()
@@ -70,10 +79,19 @@ def test_unknown_words_are_told(client, searcher):
     [
         ({"text": " ?! "}, 400, "the sentence holds no word"),
         ({"text": "a man", "where": "camera ="}, 400, "is not understood"),
-        ({"text": "a man", "where": "x" * 3000}, 400, "where String should have at most 2000"),
-        ({"text": "a man", "top": 10**9}, 400, "1000"),
-        ({"text": 7}, 400, "text Input should be a valid string"),
-        ({"text": "a man", "tops": 7}, 400, "tops"),
+        ({"text": "a man", "where": "x" * 3000}, 400, "where must be a filter of at most 2000 characters, not"),
+        ({"text": "a man", "top": 10**9}, 400, "top must be a whole number from 1 to 1000, not 1000000000"),
+        ({"text": "a man", "top": 0}, 400, "top must be a whole number from 1 to 1000, not 0"),
+        ({"text": "a man", "top": True}, 400, "top must be a whole number from 1 to 1000, not true"),
+        ({"text": "a man", "top": "3"}, 400, 'top must be a whole number from 1 to 1000, not "3"'),
+        ({"text": "a man", "top": 2.5}, 400, "top must be a whole number from 1 to 1000, not 2.5"),
+        ({"text": "a man", "candidates": None}, 400, "candidates must be a whole number from 0 to 1000, not null"),
+        ({"text": "a man", "where": None}, 400, "where must be a filter of at most 2000 characters, not null"),
+        ({"text": "a man", "where": ["a"]}, 400, 'where must be a filter of at most 2000 characters, not ["a"]'),
+        ({"text": 7}, 400, "text must be a sentence, not 7"),
+        ({"text": None}, 400, "text must be a sentence, not null"),
+        ({}, 400, "text, a sentence, is missing"),
+        ({"text": "a man", "tops": 7}, 400, "there is no 'tops' (did you mean 'top'?); known are text, top"),
         ([], 400, ""),
         ({"text": "a man", "where": "bogus == 1"}, 400, "no metadata are called bogus"),
         ({"text": "a man", "where": "camera == 1"}, 400, "camera holds text, such as 'c0'"),
@@ -82,6 +100,48 @@ def test_unknown_words_are_told(client, searcher):
 def test_wrong_questions_are_told(client, question, status, words):
     answer = client.post("/api/search", json=question)
     assert answer.status_code == status and words in answer.json()["error"] and set(answer.json()) == {"error"}
+
+
+def test_a_whole_number_may_be_written_as_any_number(client):
+    assert len(client.post("/api/search", json={"text": "a man", "top": 2.0}).json()["hits"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ({"text": "a man", "id": 7}, "id must be the id of an image, in quotes, not"),
+        ({"text": "a man"}, "is missing"),
+    ],
+)
+def test_wrong_requests_for_reasons_are_told(client, question, words):
+    answer = client.post("/api/explain", json=question)
+    assert answer.status_code == 400 and words in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "address"),
+    [
+        ("GET", "/nothing"),
+        ("GET", "/api"),
+        ("POST", "/"),
+        ("GET", "/docs/x"),
+        ("POST", "/docs"),
+        ("PUT", "/openapi.json"),
+    ],
+)
+def test_errors_outside_the_api_have_its_form(client, method, address):
+    answer = client.request(method, address)
+    assert (answer.status_code, set(answer.json())) == (404, {"error"}), answer.text
+    assert answer.json()["error"].startswith(f"there is no {method} /")
+
+
+def test_a_failure_of_the_server_has_the_form_of_errors(searcher, monkeypatch):
+    def fail(*given):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(searcher, "search", fail)
+    answer = TestClient(build_app(searcher), raise_server_exceptions=False).post("/api/search", json={"text": "a man"})
+    assert answer.status_code == 500 and answer.json() == {"error": "the server failed; its terminal says why"}
 
 
 def test_what_is_no_json_or_text_is_answered_too(client):

@@ -1,5 +1,6 @@
 """Which packages the scripts install, and when: with a Python that only notes what it is asked for."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -167,3 +168,55 @@ def test_the_search_script_sees_paths_from_where_it_is_called(tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "none.pth" in line and "photos" not in line
+
+
+def test_a_script_resumes_a_run_with_the_settings_in_its_folder(checkout):
+    def started(command: str, **variables: str) -> str:
+        assert checkout.call(f"bash shell/icfg_train.sh {command}", GPUS="1", **variables)[0].returncode == 0
+        return checkout.log.read_text().splitlines()[-1]
+
+    named = f"--config {checkout.root}/configs/PS_icfg_pedes.yaml"
+    assert named in started("--resume")
+    run = checkout.root / "output" / "icfg-pedes"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    assert started("--resume --set workers=1").endswith(f"ran Retrieval.py --output_dir {run} --resume --set workers=1")
+    assert named in started("")
+    assert f"--config {checkout.root}/mine.yaml --output_dir {run} --resume" in started("--resume", CONFIG="mine.yaml")
+
+
+def test_what_mars_env_names_is_told_as_it_is(checkout, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name in ("dangling", "plain"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+    (tmp_path / "dangling" / "bin" / "python").symlink_to(tmp_path / "gone")
+    (tmp_path / "plain" / "bin" / "python").touch()
+    for name, words in (
+        ("nowhere", "does not exist"),
+        ("nowhere/at/all", "does not exist"),
+        ("file", f"cannot be: {tmp_path / 'file'} is not a folder"),
+        ("file/below", "is not a folder"),
+        ("empty", "is not a virtual environment (no bin/python in it)"),
+        ("dangling", f"leads to {tmp_path / 'gone'}, which is gone"),
+        ("plain", f"no permission to run {tmp_path / 'plain' / 'bin' / 'python'}"),
+    ):
+        done, installed = checkout.call("bash shell/lint.sh", MARS_ENV=str(tmp_path / name))
+        assert (done.returncode, installed) == (2, []), name
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"error: MARS_ENV={tmp_path / name} ") and words in line, line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user without all permissions")
+def test_an_environment_without_permission_is_told(checkout, tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0)
+    done, _ = checkout.call("bash shell/lint.sh", MARS_ENV=str(folder))
+    folder.chmod(0o700)
+    assert f"cannot be opened: no permission for {folder}" in done.stderr
+
+
+def test_the_first_installation_says_what_it_does(checkout):
+    done, _ = checkout.call(ensure("base"))
+    assert "installing requirements.txt into" in done.stderr and "several gigabytes; this takes minutes" in done.stderr
+    assert not done.stdout and checkout.call(ensure("base"))[0].stderr == ""

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from utils.errors import UserError
-from utils.files import as_json, atomic_write, read_json, require_folder, write_json
+from utils.files import as_json, atomic_write, read_json, require_file, require_folder, write_json
 
 
 def test_a_new_file_and_its_folders_appear(tmp_path):
@@ -139,3 +139,21 @@ def test_json_keeps_the_letters_that_there_are():
 def test_a_name_that_is_not_utf8_is_read_as_it_was_written(tmp_path):
     write_json(tmp_path / "a.json", "caf\udce9")
     assert read_json(tmp_path / "a.json", "file") == "caf\udce9"
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "folder").mkdir()
+    for path, why in (
+        (tmp_path / "folder", "is a folder; name a file"),
+        (tmp_path / "a" / "b.png", f"cannot be written: {tmp_path / 'a'} is not a folder"),
+        (tmp_path / "a" / "b" / "c.png", f"cannot be written: {tmp_path / 'a'} is not a folder"),
+    ):
+        with pytest.raises(UserError, match=f"^--sheet {path} {why}"):
+            require_file(path, "--sheet")
+    require_file(tmp_path / "a", "--sheet")  # replaced as a whole
+    require_file(tmp_path / "new" / "b.png", "--sheet")
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=f"b.png cannot be written: no permission in {tmp_path}, or its disk"):
+        require_file(tmp_path / "b.png", "--sheet")

@@ -4,6 +4,7 @@ import pytest
 
 from utils.config import Section, apply_overrides, parse_yaml, read_mapping, save_yaml, validate
 from utils.errors import UserError
+from utils.optimization import Optimizer
 
 
 class Engine(Section):
@@ -85,7 +86,7 @@ def test_an_override_does_not_reach_below_a_plain_value():
         ({3: 4}, "^here: key 3 must be a name$"),
         ({"wheels": "x", "sizes": 3, "weels": 3}, r"^here: unknown key `weels` .*\(and 2 more problems\)$"),
         ({"wheels": "x", "sizes": 3}, r"^here: `wheels` .*\(and 1 more problems?\)$"),
-        ({"wheels": "x" * 900}, r"^here: `wheels` must be a valid integer, not 'x{79}\.\.\.$"),
+        ({"wheels": "x" * 900}, r"^here: `wheels` must be a valid integer, not 'x{76}\.\.\.$"),
     ],
 )
 def test_a_problem_is_told_in_one_line(values, message):
@@ -123,3 +124,18 @@ def test_a_missing_file_names_a_similar_one(tmp_path):
         read_mapping(tmp_path / "confg.yaml", "config")
     with pytest.raises(UserError, match=r"does not exist$"):
         read_mapping(tmp_path / "nowhere" / "config.yaml", "config")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.9, "`betas` must be a list, such as [1, 2], not 0.9"),
+        ([0.9], "`betas` must be a list of at least 2 values, not [0.9]"),
+        ([0.9, 0.99, 0.1], "`betas` must be a list of at most 2 values, not [0.9, 0.99, 0.1]"),
+        ([0.9, "a"], "`betas.1` must be a valid number, not 'a'"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_told_plainly(value, words):
+    with pytest.raises(UserError) as told:
+        validate(Optimizer, {"betas": value}, "here")
+    assert str(told.value) == f"here: {words}"

@@ -124,3 +124,13 @@ def test_no_command_takes_a_path_as_plain_text():
         for action in parser._actions:
             if action.dest in words and not action.const:
                 assert action.type is Path, (parser.prog, action.dest)
+
+
+def test_a_path_back_and_forth_is_told_plainly(tmp_path):
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    assert path_argument(f"{tmp_path}/repository/../mine") == tmp_path / "mine"
+    assert path_argument("a/../../b") == Path("../b")
+    assert path_argument(f"{tmp_path}/link/../mine") == tmp_path / "link" / ".." / "mine"  # that is far/mine
+    assert path_argument("../mine") == Path("../mine")

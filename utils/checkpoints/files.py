@@ -21,6 +21,7 @@ from utils.checkpoints.values import Unsuitable, first_non_finite, require_plain
 from utils.checkpoints.weights import Ambiguous, find_weights
 from utils.errors import UserError
 from utils.files import atomic_write, similar_file
+from utils.text import counted
 
 __all__ = ["read_checkpoint", "read_newest", "save_checkpoint", "sha256_of"]
 
@@ -105,7 +106,7 @@ def read_checkpoint(path: str | os.PathLike, role: str = "checkpoint") -> dict[s
     if not weights:
         raise UserError(f"{role} {path} holds no named tensors under `model`, `state_dict` or the like")
     if key != "model":  # of another program, whose other values mean other things
-        logger.info("%s %s: %d tensors%s", role, path, len(weights), f" under `{key}`" if key else "")
+        logger.info("%s %s: %s%s", role, path, counted(len(weights), "tensor"), f" under `{key}`" if key else "")
     return {**(content if key == "model" else {}), "model": weights}
 
 

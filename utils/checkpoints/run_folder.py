@@ -3,6 +3,7 @@
 checkpoint_last.pth       where the run stands: what it is resumed from
 checkpoint_previous.pth   the one before, for when the last is damaged
 checkpoint_best.pth       the best model so far
+config.yaml               all its settings
 """
 
 import os
@@ -17,6 +18,7 @@ from utils.files import remove_leftovers
 from utils.locks import locked
 
 LAST, PREVIOUS, BEST = "checkpoint_last.pth", "checkpoint_previous.pth", "checkpoint_best.pth"
+CONFIG = "config.yaml"
 LOCK = ".lock"
 
 
@@ -89,6 +91,18 @@ class RunFolder:
 
     def save_best(self, content: dict[str, Any]) -> None:
         save_checkpoint(self.path / BEST, content)
+
+
+def config_beside(checkpoint: str | Path) -> Path | None:
+    """The configuration of the run of a checkpoint, where it is in its folder."""
+    path = Path(checkpoint).with_name(CONFIG)
+    return path if path.is_file() else None
+
+
+def settings_of_run(checkpoint: str | Path) -> str:
+    """For messages: where the settings of a checkpoint's run are, and how they are taken."""
+    own = config_beside(checkpoint) or "the checkpoint itself"
+    return f"the settings of its run, from {own}, are those of --resume without --config, --set and --seed"
 
 
 def is_restart(environment: dict[str, str] | None = None) -> bool:

@@ -48,6 +48,14 @@ def test_models_are_named_by_what_tells_them_apart(paths, names):
     assert labels(*paths) == names
 
 
+@pytest.mark.parametrize("ending", [".png", ".csv", ".json"])
+def test_what_stands_in_the_way_of_results_is_told_before_a_model_is_opened(best, tmp_path, ending, monkeypatch):
+    (tmp_path / f"cost{ending}").mkdir()
+    monkeypatch.setattr("evaluation.studies.study.open_models", lambda options: pytest.fail("a model was opened"))
+    with pytest.raises(UserError, match=f"cost{ending} is a folder; name a file, or move it away"):
+        cost.main(["--checkpoint", best, "--output_dir", str(tmp_path)])
+
+
 def test_names_of_models_are_checked():
     assert labels("a.pth", "b.pth", given=["one", "two"]) == ["one", "two"]
     for paths, given, words in (
