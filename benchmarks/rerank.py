@@ -28,7 +28,8 @@ from benchmarks.full_size import LONGEST, SHORTEST, SPECIAL, Lengths, even_lengt
 from benchmarks.measure import add_device, describe_machine, make_parser, ratio_of, seconds_of, show
 from benchmarks.published_step import dense
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of
-from evaluation.ranking import KeptTokens, Setting, kept_dtype, score_candidates
+from evaluation.encoding import KeptTokens, Setting, kept_dtype
+from evaluation.reranking import score_candidates
 from models.decoder import DecoderSize
 from models.fusion import Attention, Layer, PostNorm, TextEncoder
 from models.fusion_size import FusionSize
@@ -151,7 +152,7 @@ def product_scores(model: PersonSearchModel, captions: Captions, tokens: Tensor,
     """ITM scores [C, G] of all pairs by the function that re-ranks in an evaluation; tokens [G, N, D]."""
     device = tokens.device
     setting = Setting(device, partial(autocast, precision, device.type), (384, 384), 16, len(tokens))
-    kept = KeptTokens(setting.memory)
+    kept = KeptTokens(setting.room())
     for block in blocks_of(len(tokens), setting.batch_size):
         kept.offer(block, tokens[block.start : block.stop].to(kept_dtype(setting)))
     candidates = torch.arange(len(tokens)).expand(len(captions), -1)

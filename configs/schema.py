@@ -77,7 +77,7 @@ class Config(ModelSettings):
     # evaluation
     batch_size_test: Count = 64
     k_test: Whole = 128
-    evaluation_memory: NotNegative = 4
+    evaluation_memory: NotNegative | None = None
     eval_epoch: Whole = 0
     model_selection: Literal["val", "test"] = "val"
 

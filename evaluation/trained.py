@@ -14,7 +14,7 @@ from dataset.build import fit_vocabulary, open_tokenizer
 from dataset.digests import read_digests
 from dataset.evaluation_split import EvaluationSplit, make_split
 from dataset.tokens import CaptionTokenizer
-from evaluation.ranking import Setting
+from evaluation.encoding import Setting
 from models.build import build_model
 from models.person_search import PersonSearchModel
 from models.positions import grid_of
@@ -121,5 +121,5 @@ def evaluation_setting(config: Config, device: torch.device, precision: Autocast
         batch_size=config.batch_size_test,
         candidates=config.k_test,
         workers=config.workers,
-        memory=int(config.evaluation_memory * GIB),
+        memory=None if config.evaluation_memory is None else int(config.evaluation_memory * GIB),
     )

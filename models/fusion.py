@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.fusion_size import FusionSize
-from models.kernels import GELU, Dropout, Linear, attend, attend_indexed, cast_once
+from models.kernels import GELU, Dropout, Linear, Segments, attend, attend_indexed, attend_segments, cast_once
+from models.packing import Attends, Packing
 
 
 @dataclass(frozen=True)
@@ -46,42 +47,10 @@ class Pairing:
 
 
 @dataclass(frozen=True)
-class Packing:
-    """R texts that attend to one image, word after word in a single row [1, S, D] without padding.
-
-    Self-attention alone must unpack them. mask [R, T] True = word; indices [R, T]: of each word in the
-    row (padding: of the last word); words [S]: which of R * T are not padding.
-    """
-
-    mask: Tensor
-    indices: Tensor
-    words: Tensor
-
-    @classmethod
-    def from_lengths(cls, lengths: Tensor) -> "Packing":
-        """Texts of these lengths [R], one after the other."""
-        position = torch.arange(int(lengths.max()), device=lengths.device)
-        mask, starts = position < lengths[:, None], lengths.cumsum(0) - lengths
-        indices = starts[:, None] + position.minimum(lengths[:, None] - 1)
-        return cls(mask, indices, mask.flatten().nonzero().squeeze(1))
-
-    def to(self, device: torch.device) -> "Packing":
-        return Packing(*(part.to(device, non_blocking=True) for part in (self.mask, self.indices, self.words)))
-
-    def unpack(self, row: Tensor) -> Tensor:
-        """[1, S, D] -> [R, T, D]."""
-        return row[0].index_select(0, self.indices.flatten()).unflatten(0, self.indices.shape)
-
-    def pack(self, texts: Tensor) -> Tensor:
-        """[R, T, D] -> [1, S, D]."""
-        return texts.flatten(0, 1).index_select(0, self.words)[None]
-
-
-@dataclass(frozen=True)
 class LayerContext:
     """What a layer reads beside its own states."""
 
-    mask: Tensor  # [R, 1, 1, T] True = word
+    mask: Tensor | None  # [R, 1, 1, T] True = word; None where texts are packed
     images: ImageKeysValues | None = None
     pairing: Pairing | None = None  # None = each text with its own image
     cls_only: bool = False
@@ -93,10 +62,16 @@ class LayerContext:
         return self if self.images is None else replace(self, images=None, keys_values=self.images.layers[number])
 
     def queries(self, states: Tensor) -> Tensor:
-        """The states that a layer updates: all, or CLS of each text ([R, 1, D]; packed [1, R, D])."""
+        """The states that a layer updates: all, or CLS of each text ([R, 1, D]; packed [R, D])."""
         if not self.cls_only:
             return states
-        return states[:, :1] if self.packing is None else states[:, self.packing.indices[:, 0]]
+        return states[:, :1] if self.packing is None else states.index_select(0, self.packing.first)
+
+    def packed(self) -> Attends | None:
+        """What packed queries attend to; None where texts are padded."""
+        if self.packing is None:
+            return None
+        return self.packing.cls if self.cls_only else self.packing.words
 
 
 def attend_to_images(query: Tensor, keys: Tensor, values: Tensor, pairing: Pairing, dropout: float) -> Tensor:
@@ -166,19 +141,22 @@ class Attention(nn.Module):
         """Self-attention of the queries that the context asks for among `source` [R, T, D] to all of it: [R, T', D]."""
         states, source = context.queries(source), cast_once(source)
         query, keys, values = self.self.query(context.queries(source)), self.self.key(source), self.self.value(source)
-        packing, dropout = context.packing, self.dropout * self.training
-        if packing is None:
-            query, keys, values = (self.split(part) for part in (query, keys, values))
-            return self.merge(attend(query, keys, values, context.mask, dropout), states)
-        query = query.transpose(0, 1) if context.cls_only else packing.unpack(query)
-        query, keys, values = (self.split(part) for part in (query, packing.unpack(keys), packing.unpack(values)))
-        attended = attend(query, keys, values, context.mask, dropout).transpose(1, 2).flatten(2)  # [R, T', D]
-        return self.output(attended.transpose(0, 1) if context.cls_only else packing.pack(attended), states)
+        if attends := context.packed():
+            query, keys, values = (part.unflatten(-1, (self.heads, -1)) for part in (query, keys, values))
+            return self.output(attend_segments(query, keys, values, attends.text).flatten(1), states)
+        query, keys, values = (self.split(part) for part in (query, keys, values))
+        return self.merge(attend(query, keys, values, context.mask, self.dropout * self.training), states)
 
     def to_images(self, states: Tensor, keys: Tensor, values: Tensor, pairing: Pairing) -> Tensor:
         """Cross-attention of states [R, T, D] to projected images: [R, T, D]."""
         query, dropout = self.split(self.self.query(states)), self.dropout * self.training
         return self.merge(attend_to_images(query, keys, values, pairing, dropout), states)
+
+    def to_packed_images(self, states: Tensor, keys: Tensor, values: Tensor, images: Segments) -> Tensor:
+        """Cross-attention of packed states [S, D] to projected images [B, A, N, D / A]: [S, D]."""
+        query = self.self.query(states).unflatten(-1, (self.heads, -1))
+        keys, values = (part.transpose(1, 2).flatten(0, 1) for part in (keys, values))  # [B * N, A, D / A]
+        return self.output(attend_segments(query, keys, values, images).flatten(1), states)
 
 
 class Intermediate(nn.Module):
@@ -215,7 +193,9 @@ class Layer(nn.Module):
 
     def after_self_attention(self, states: Tensor, context: LayerContext) -> Tensor:
         """What follows self-attention."""
-        if context.keys_values is not None:
+        if context.keys_values is not None and (attends := context.packed()):
+            states = self.crossattention.to_packed_images(states, *context.keys_values, attends.image)
+        elif context.keys_values is not None:
             states = self.crossattention.to_images(states, *context.keys_values, context.pairing or Pairing())
         return self.feed_forward(states)
 
@@ -375,10 +355,9 @@ class TextEncoder(nn.Module):
         """
         return self.run_fusion(text_prefix, LayerContext(mask[:, None, None], images, pairing), cls_only)
 
-    def fuse_packed(self, text_prefix: Tensor, packing: Packing, image: ImageKeysValues) -> Tensor:
-        """Multi-modal CLS states [R, D] of texts, packed as text_prefix [S, D], and one image."""
-        context = LayerContext(packing.mask[:, None, None], image, packing=packing)
-        return self.run_fusion(text_prefix[None], context, cls_only=True)[0]
+    def fuse_packed(self, text_prefix: Tensor, packing: Packing, images: ImageKeysValues) -> Tensor:
+        """Multi-modal CLS states [R, D] of texts, packed as text_prefix [S, D], and their images."""
+        return self.run_fusion(text_prefix, LayerContext(None, images, packing=packing), cls_only=True)
 
     def run_fusion(self, text_prefix: Tensor, context: LayerContext, cls_only: bool) -> Tensor:
         """All layers from where `encode_prefix` stopped; the last one updates CLS alone with `cls_only`."""

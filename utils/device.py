@@ -5,10 +5,12 @@ follows when the configuration is known, which may stand in a checkpoint.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from utils.logs import set_up_logging
 from utils.memory import keep_freed_memory
@@ -34,10 +36,22 @@ def prepare_precision(precision: str, device: torch.device, deterministic: bool 
     """Choose the precision (fp32, tf32 or bf16) and the kernels of this process; returns what makes autocast contexts.
 
     deterministic: kernels that give the same bits every time, which cost nothing on a CPU and are always chosen there.
+    Attention is not left to cuDNN, which makes a plan for every new shape, for up to a second: here captions change
+    their length all the time.
     """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic or device.type == "cpu":
         be_deterministic()
     return set_precision(precision, device)
+
+
+def upload(arrays: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, ...]:
+    """Arrays of one type and dimension as tensors on `device`, in one copy that nothing waits for."""
+    together = torch.from_numpy(np.concatenate(arrays))
+    if device.type == "cuda":
+        together = together.pin_memory().to(device, non_blocking=True)
+    return together.split([len(array) for array in arrays])
 
 
 @contextmanager

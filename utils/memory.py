@@ -3,8 +3,21 @@
 import ctypes
 import platform
 
+import torch
+
 GIB = 2**30  # bytes
 LARGEST = 2**31 - 1  # what `mallopt` takes
+
+SHARE = 0.5  # of what is free on a GPU
+
+
+def spare_memory(device: torch.device) -> int:
+    """Bytes that may be filled with what could be computed again: 4 GiB on a CPU, half of what is free on a GPU."""
+    if device.type != "cuda":
+        return 4 * GIB
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by tensors of this process
+    return int(SHARE * (free + unused))
 
 
 def keep_freed_memory() -> bool:

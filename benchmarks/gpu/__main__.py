@@ -50,12 +50,13 @@ def measure(options: argparse.Namespace) -> None:
     from benchmarks.gpu.bench import Bench
     from benchmarks.gpu.items import items_of
     from benchmarks.gpu.machine import describe
-    from utils.device import prepare_device
+    from utils.device import prepare_device, prepare_precision
 
     require_new(options.out)
     device = prepare_device(options.device)
     if device.type == "cpu" and not options.quick:
         raise UserError("--device cpu has nothing to tell of a GPU: add --quick, which tries the command at tiny size")
+    prepare_precision("fp32", device)  # the kernels that every command takes; items set precisions of their own
     about = {**describe(device), "budget": options.budget, "quick": options.quick}
     about["commit"] = options.commit or about["commit"]
     items = choose(items_of(Bench(device, options.quick)), options.only)

@@ -25,7 +25,6 @@ def items_of(bench: Bench) -> list[Item]:
         *(step(bench, size, "bf16") for size in (13, 32, 64, 128)),
         Item("gallery/bf16", 6, partial(measure_gallery, bench, "bf16")),
         rerank(bench, "bf16", same=False),
-        rerank(bench, "bf16", same=False, cudnn=False),
         rerank(bench, "bf16", same=True),
         Item("rerank/published", 12, partial(measure_published_rerank, bench)),
         *(Item(f"attention/{name}", 5, partial(measure_attention, bench, name)) for name in SHAPES),
@@ -65,11 +64,9 @@ def kernels(bench: Bench, size: int) -> Item:
     return Item(f"kernels/bf16/{size}", 12, partial(count_kernels, bench, size, "bf16"))
 
 
-def rerank(bench: Bench, precision: str, same: bool, cudnn: bool = True) -> Item:
-    """Where cuDNN plans each new number of words, a minute passes."""
-    name = f"rerank/{precision}/{'same' if same else 'own'}" + ("" if cudnn else "/no_cudnn")
-    seconds = 45 if precision == "bf16" and cudnn and not same else 12
-    return Item(name, seconds, partial(measure_rerank, bench, precision, same, cudnn))
+def rerank(bench: Bench, precision: str, same: bool) -> Item:
+    name = f"rerank/{precision}/{'same' if same else 'own'}"
+    return Item(name, 12 if precision == "bf16" else 25, partial(measure_rerank, bench, precision, same))
 
 
 def graph(bench: Bench, size: int) -> Item:

@@ -1,7 +1,8 @@
 """Layers alone: attention by each of torch's kernels, lengths that are new to it, and the scan of Vision Mamba."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +14,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import one_line
-from benchmarks.gpu.reranking import cudnn_attention
 from benchmarks.gpu.timing import time_once
 from benchmarks.scan import Size, make_inputs
 from models.kernels.attention import attend_plainly
@@ -152,6 +152,17 @@ def measure_lengths(bench: Bench) -> LengthFigures:
             times = [time_new_length(bench, length) for length in lengths]
         found += [list(lengths), *map(list, zip(*times, strict=True))]
     return LengthFigures(*found)
+
+
+@contextmanager
+def cudnn_attention(allowed: bool) -> Iterator[None]:
+    """Within, attention may use cuDNN's kernels, or not."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(allowed)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def time_new_length(bench: Bench, length: int) -> tuple[float, float]:

@@ -1,7 +1,6 @@
 """Evaluation: images encoded, and captions re-ranked, in the product's way and the published one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,11 +9,13 @@ from torch import Tensor
 
 from benchmarks.full_size import drawn_lengths
 from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.steps import count_syncs
 from benchmarks.gpu.timing import time_once
 from benchmarks.rerank import MAX_WORDS, PATCHES, WIDTH, build, plain_scores, random_captions
 from dataset.evaluation_split import Captions
-from evaluation.ranking import Setting, TextPrefixes, encode_images, kept_dtype, pairs_by_image, score_image
-from models.kernels import prepare_weights
+from evaluation.encoding import Setting, encode_images, kept_dtype
+from evaluation.reranking import AT_ONCE, AtOnce, Group, SortedPairs, TextPrefixes, lengths_of, score_group
+from models.fusion_packed import prepare_fusion
 from models.person_search import PersonSearchModel
 from utils.precision import set_precision
 
@@ -61,7 +62,7 @@ class Problem:
 
 def make_problem(bench: Bench, same: bool) -> Problem:
     """same: all images are candidates of all captions; else each is one of other captions, about as many."""
-    images, asking, layers, patches = (4, 4, 2, 15) if bench.quick else (24, PER_IMAGE, 12, PATCHES)
+    images, asking, layers, patches = (4, 4, 2, 15) if bench.quick else (96, PER_IMAGE, 12, PATCHES)
     generator = torch.Generator().manual_seed(0)
     count = asking if same else 2 * asking
     captions = random_captions(count, generator, drawn_lengths)
@@ -74,55 +75,67 @@ def make_problem(bench: Bench, same: bool) -> Problem:
 
 @dataclass(frozen=True)
 class RerankFigures:
-    """Re-ranking, image by image as an evaluation does it.
+    """Re-ranking, one group of images after the other, by the function of an evaluation.
 
     first_us, again_us: microseconds per pair of caption and image when its numbers of captions and words are met for
-    the first time, as in an evaluation, and when they were met before. cuhk_s: seconds for the test split of
+    the first time, as in an evaluation, and when they were met before. host_us: of the first time, until the device
+    has been given all. groups: images scored together, how often. cuhk_s: seconds for the test split of
     CUHK-PEDES, 128 candidates of each of 6,156 captions among 3,074 images, computed from the first time, that of the
-    captions' prefixes and that of encoding the gallery; None where the last was not measured. difference: of scores
+    captions' prefixes and that of encoding the gallery; None where the last was not measured. syncs: where the
+    processor waits for the device; None where it is not known. difference: of scores
     from the published way in float32, the greatest; deviation: standard deviation of scores over images, beside it.
     """
 
     images: int
+    groups: int
     pairs: int
     first_us: float
+    host_us: float
     again_us: float
     prefix_us: float
     cuhk_s: float | None
+    syncs: dict[str, int] | None
     difference: float
     deviation: float
 
 
 @torch.inference_mode()
-def measure_rerank(bench: Bench, precision: str, same: bool, cudnn: bool = True) -> RerankFigures:
-    """cudnn: whether attention may use cuDNN's kernels."""
+def measure_rerank(bench: Bench, precision: str, same: bool) -> RerankFigures:
+    """Sorting the pairs is not in it."""
     problem, setting = make_problem(bench, same), setting_of(bench, precision)
     tokens, model = problem.tokens.to(kept_dtype(setting)), problem.model
-    scores = torch.zeros(problem.candidates.shape, device=bench.device).flatten()
-    pairs = pairs_by_image(problem.candidates, len(tokens))
+    pairs = SortedPairs(problem.candidates, lengths_of(problem.captions))
+    groups = pairs.groups([range(len(tokens))], AT_ONCE[bench.device.type])
+    scores = torch.zeros(len(pairs.order), device=bench.device)
     made: list[TextPrefixes] = []
-    with cudnn_attention(cudnn), prepare_weights(model.text_encoder.bert, setting.precision):
+    with prepare_fusion(model.text_encoder, setting.precision) as fusion:
         read = partial(TextPrefixes, model, problem.captions, setting)
         read()
         prefixes = time_once(lambda: made.append(read()))
 
-        def rank_all() -> None:
-            for image, here in zip(tokens, pairs, strict=True):
-                captions = here // problem.candidates.shape[1]
-                scores[here.to(bench.device)] = score_image(model, made[0], image, captions)
+        def rank_all(groups: Sequence[Group] = groups) -> None:
+            for group in groups:
+                here = torch.stack([tokens[image] for image in group.images])
+                score_group(model, fusion, made[0], pairs, group, here, scores)
 
-        score_image(model, made[0], tokens[0], torch.arange(len(problem.captions)))  # to warm up, in other numbers
+        rank_all(pairs.groups([range(1)], AtOnce(100, 1)))  # to warm up, in other numbers
         first, again = time_once(rank_all), time_once(rank_all)
-    prefix_us, first_us = 1e3 * prefixes.ms / len(problem.captions), 1e3 * first.ms / scores.numel()
-    expected = published_scores(problem)
+        syncs = count_syncs(rank_all) if bench.on_cuda else None
+    count, expected = len(scores), published_scores(problem)
+    by_caption = torch.empty_like(scores)
+    by_caption[torch.from_numpy(pairs.order).to(bench.device)] = scores
+    prefix_us, first_us = 1e3 * prefixes.ms / len(problem.captions), 1e3 * first.ms / count
     return RerankFigures(
         images=len(tokens),
-        pairs=scores.numel(),
+        groups=len(groups),
+        pairs=count,
         first_us=first_us,
-        again_us=1e3 * again.ms / scores.numel(),
+        host_us=1e3 * first.host_ms / count,
+        again_us=1e3 * again.ms / count,
         prefix_us=prefix_us,
         cuhk_s=cuhk_seconds(first_us, prefix_us, bench.gallery_rate.get(precision)),
-        difference=(scores.view_as(problem.candidates)[:COMPARED] - expected).abs().max().item(),
+        syncs=syncs,
+        difference=(by_caption.view_as(problem.candidates)[:COMPARED] - expected).abs().max().item(),
         deviation=expected.std(1).mean().item(),
     )
 
@@ -140,17 +153,6 @@ def published_scores(problem: Problem, fused: bool = False) -> Tensor:
     set_precision("fp32", problem.tokens.device)
     rows = zip(problem.captions.ids[:COMPARED], problem.candidates, strict=False)
     return torch.stack([plain_scores(problem.model, ids, problem.tokens[row], MAX_WORDS, fused) for ids, row in rows])
-
-
-@contextmanager
-def cudnn_attention(allowed: bool) -> Iterator[None]:
-    """Within, attention may use cuDNN's kernels, or not."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(allowed)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 @dataclass(frozen=True)

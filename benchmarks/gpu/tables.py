@@ -58,6 +58,7 @@ TABLES = (
             "images": "images",
             "pairs": "pairs",
             "us per pair, new": "first_us",
+            "until issued": "host_us",
             "us per pair, again": "again_us",
             "us per prefix": "prefix_us",
             "CUHK-PEDES, s": "cuhk_s",

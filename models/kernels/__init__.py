@@ -6,6 +6,7 @@ Blocks read as they would with torch's own. What a processor, a precision or a m
     LayerNorm, GELU, elementwise         outputs that the Linear layer that reads them computes again, not keeps
     checkpointed                         inner results computed again in the backward pass, where they are big
     attend, attend_indexed               scaled dot-product attention
+    attend_segments, Segments            the same for rows of many lengths without padding
     Dropout                              a mask that costs little on a CPU
 """
 
@@ -13,14 +14,17 @@ from models.kernels.attention import attend, attend_indexed
 from models.kernels.dropout import Dropout
 from models.kernels.linear import Linear, cast_once, convert_weights, prepare_weights
 from models.kernels.recompute import GELU, LayerNorm, bytes_of, checkpointed, elementwise
+from models.kernels.segments import Segments, attend_segments
 
 __all__ = [
     "GELU",
     "Dropout",
     "LayerNorm",
     "Linear",
+    "Segments",
     "attend",
     "attend_indexed",
+    "attend_segments",
     "bytes_of",
     "cast_once",
     "checkpointed",

@@ -12,20 +12,9 @@ from dataset.annotations import Entry
 from dataset.evaluation_split import blocks_of, make_split
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
-from evaluation.ranking import (
-    KeptTokens,
-    Setting,
-    TextPrefixes,
-    best,
-    embed_images,
-    portions,
-    rank_split,
-    right_images,
-    room_for_images,
-    score_candidates,
-    search,
-    summarise_stages,
-)
+from evaluation.encoding import KeptTokens, Setting, embed_images
+from evaluation.ranking import best, rank_split, right_images, search, summarise_stages
+from evaluation.reranking import TextPrefixes, portions, room_for_images, score_candidates
 from models.build import build_model
 from models.fusion import Pairing
 from models.person_search import PersonSearchModel
@@ -220,7 +209,7 @@ def test_no_more_is_kept_than_memory_allows(split):
         texts = TextPrefixes(model, split.captions, limited)
         images = sum(tokens.nbytes for tokens in kept.blocks.values())
         assert texts.states.nbytes + images <= memory
-        assert texts.states.nbytes == min(memory, text_bytes(split)) or texts.kept < len(split.captions)
+        assert texts.states.nbytes == min(memory, text_bytes(split)) or not texts.is_kept.all()
 
 
 def test_tokens_are_let_go_as_soon_as_they_are_used(split):

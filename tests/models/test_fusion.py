@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny_model import FUSION, SPECIAL, captions, tiny_model
@@ -9,10 +10,12 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
 from dataset.batch import TextTokens
-from models.fusion import Packing, Pairing, TextEncoder
+from models.fusion import Pairing, TextEncoder
 from models.fusion_batch import FusionRows
+from models.fusion_packed import PackedFusion
 from models.fusion_size import FusionSize
 from models.kernels import attend
+from models.packing import Packing
 
 IMAGES, TOKENS, WIDTH = 3, 5, FUSION.encoder_width
 LENGTHS = [7, 4, 5]
@@ -189,23 +192,31 @@ def test_full_fusion_begins_with_the_self_attention_of_the_first_layer():
 
 
 @STYLES
-@pytest.mark.parametrize("lengths", [LENGTHS, [4, 4], [6]])
+@pytest.mark.parametrize("wide", [True, False], ids=["wide", "narrow"])
+@pytest.mark.parametrize("texts", [[3], [1, 2], [2, 1]])
+@pytest.mark.parametrize("lengths", [LENGTHS, [4, 4, 4], [6, 6, 2]])
 @torch.no_grad()
-def test_packed_texts_of_one_image_are_each_text_with_it_alone(full_ca, lengths):
-    network, text, image = encoder(full_ca), captions(lengths), image_tokens()[0]
-    text_prefix, memory = network.encode_prefix(text.ids, text.mask)[text.mask], network.project_images(image[None])
-    states = network.fuse_packed(text_prefix, Packing.from_lengths(torch.tensor(lengths)), memory)
-    plain = PlainBert(network)
-    expected = [plain.with_image(words_of(text, row), image)[0] for row in range(len(lengths))]
+def test_packed_texts_are_each_text_with_its_image_alone(full_ca, texts, lengths, wide):
+    network, text, images = encoder(full_ca), captions(lengths), image_tokens()[: len(texts)]
+    text_prefix, plain = network.encode_prefix(text.ids, text.mask)[text.mask], PlainBert(network)
+    packing = Packing.from_lengths(np.array(lengths), np.array(texts), TOKENS, torch.device("cpu"))
+    fusion = PackedFusion(network, torch.float32, wide)
+    states = fusion.fuse(text_prefix, packing, fusion.project_images(images))
+    partners = [image for image, count in zip(images, texts, strict=True) for _ in range(count)]
+    expected = [plain.with_image(words_of(text, row), image)[0] for row, image in enumerate(partners)]
     torch.testing.assert_close(states, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
-def test_packing_takes_texts_apart_and_puts_them_together():
-    packing, row = Packing.from_lengths(torch.tensor([2, 3, 1])), torch.arange(6.0)[None, :, None]
-    apart = packing.unpack(row)
-    assert apart[packing.mask].flatten().tolist() == [0, 1, 2, 3, 4, 5]
-    assert apart[:, 0, 0].tolist() == [0, 2, 5]
-    assert torch.equal(packing.pack(apart), row)
+@STYLES
+@torch.no_grad()
+def test_one_product_for_all_layers_projects_images_as_each_layer_does(full_ca):
+    network, images = encoder(full_ca), image_tokens()
+    expected = network.project_images(images).layers
+    found = PackedFusion(network, torch.float32, wide=True).project_images(images).layers
+    assert found.keys() == expected.keys()
+    for number, pair in expected.items():
+        for one, other in zip(found[number], pair, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
 def test_cross_attention_exists_where_the_configuration_says():

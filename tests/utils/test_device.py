@@ -1,10 +1,11 @@
 """Every command prepares its process in the same way."""
 
+import numpy as np
 import pytest
 import torch
 
 from utils import device
-from utils.device import prepare_device, prepare_precision
+from utils.device import prepare_device, prepare_precision, upload
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -13,9 +14,10 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def kernels():
     """Leaves the process's choice of kernels as it was."""
-    before = torch.are_deterministic_algorithms_enabled()
+    before, cudnn = torch.are_deterministic_algorithms_enabled(), torch.backends.cuda.cudnn_sdp_enabled()
     torch.use_deterministic_algorithms(False)
     yield
+    torch.backends.cuda.enable_cudnn_sdp(cudnn)
     torch.use_deterministic_algorithms(before, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
@@ -51,3 +53,21 @@ def test_tf32_is_chosen_for_the_process(kernels):
     assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
     prepare_precision("fp32", CPU)
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(("name", "expected"), [("cuda", [False]), ("cpu", [])])
+def test_attention_on_a_gpu_is_not_left_to_cudnn(kernels, monkeypatch, name, expected):
+    allowed = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", allowed.append)
+    prepare_precision("bf16", torch.device(name))
+    assert allowed == expected
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_arrays_go_to_a_device_together_and_nothing_waits(monkeypatch, dtype):
+    arrays, moves = [np.array([1, 2], dtype), np.array([], dtype), np.array([3], dtype)], []
+    assert [part.tolist() for part in upload(arrays, CPU)] == [[1, 2], [], [3]]
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: moves.append("pinned") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *to, non_blocking: moves.append((*to, non_blocking)) or self)
+    assert [part.tolist() for part in upload(arrays, torch.device("cuda"))] == [[1, 2], [], [3]]
+    assert moves == ["pinned", (torch.device("cuda"), True)]

@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from utils.memory import GIB, spare_memory
 
 SCRIPT = """
 import resource, torch
@@ -37,3 +40,12 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert memory.keep_freed_memory() is False
+
+
+def test_half_of_what_is_free_on_a_gpu_may_be_filled(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 30 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 24 * GIB)
+    # 10 that nobody has, and 6 that this process has and does not use
+    assert spare_memory(torch.device("cuda")) == 8 * GIB
+    assert spare_memory(torch.device("cpu")) == 4 * GIB

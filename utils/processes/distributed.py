@@ -7,7 +7,7 @@ import platform
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -207,6 +207,17 @@ def sum_over_processes(value: Tensor) -> Tensor:
 def mean_over_processes(value: Tensor) -> Tensor:
     """Mean over processes, in place when there are several."""
     return sum_over_processes(value).div_(world_size()) if world_size() > 1 else value
+
+
+def exchange(sent: Iterable[tuple[int, Tensor]], received: Iterable[tuple[int, Tensor]]) -> None:
+    """Send tensors to other processes, and fill others with what they send; each with the rank of the other process.
+
+    What one process sends to another is in the same order in both their lists.
+    """
+    operations = [dist.P2POp(dist.isend, tensor.contiguous(), other) for other, tensor in sent]
+    operations += [dist.P2POp(dist.irecv, tensor, other) for other, tensor in received]
+    for work in dist.batch_isend_irecv(operations) if operations else []:
+        work.wait()
 
 
 def from_main(value: Value) -> Value:

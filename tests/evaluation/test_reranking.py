@@ -1,0 +1,354 @@
+"""Stage 2 of the search: groups of images, what a GPU is asked, and how work is shared by processes.
+
+That scores are those of one pair at a time, test_ranking.py says.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.rerank import PATCHES, SPECIAL, WIDTH, build, pretend_split, random_captions
+from dataset.evaluation_split import Captions, blocks_of
+from evaluation import reranking
+from evaluation.dealing import deal
+from evaluation.encoding import KeptTokens, Setting
+from evaluation.reranking import AtOnce, SortedPairs, TextPrefixes, portions, score_candidates
+from models.decoder import DecoderSize
+from models.fusion import TextEncoder
+from models.fusion_size import FusionSize
+from models.image_encoder import VisionSize
+from models.kernels import segments
+from models.objectives import Objective, only
+from models.person_search import PersonSearchModel
+from models.vision_transformer import VisionTransformer
+from utils.precision import autocast
+from utils.processes import distributed
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+MEMORY = {"kept": None, "encoded": 0}  # bytes
+
+
+# ---- groups of images ------------------------------------------------------------------
+
+
+def random_problem(captions: int = 40, images: int = 30, candidates: int = 6) -> tuple[Captions, Tensor]:
+    """Captions, and candidates [C, K]; image 3 is nobody's, image 4 everyone's."""
+    generator = torch.Generator().manual_seed(0)
+    likes = torch.rand(captions, images, generator=generator)
+    likes[:, 3], likes[:, 4] = -1, 2
+    return random_captions(captions, generator), likes.argsort(1, descending=True)[:, :candidates]
+
+
+@pytest.mark.parametrize("at_once", [AtOnce(1, 1), AtOnce(100, 3), AtOnce(10**6, 4), AtOnce(10**6, 100)])
+def test_groups_hold_every_pair_once_and_images_of_one_block(at_once):
+    captions, candidates = random_problem()
+    lengths = reranking.lengths_of(captions)
+    pairs = SortedPairs(candidates, lengths)
+    groups = pairs.groups(blocks_of(30, 8), at_once)
+    images = [image for group in groups for image in group.images]
+    assert images == sorted(set(candidates.flatten().tolist())) and 3 not in images
+    found = []
+    for group in groups:
+        assert group.source.start <= group.images[0] and group.images[-1] < group.source.stop
+        assert len(group.images) <= at_once.images
+        words = int(lengths[pairs.captions[group.pairs]].sum())
+        assert words <= at_once.words or len(group.images) == 1
+        assert group.work == words + reranking.WORDS_PER_IMAGE * len(group.images)
+        attended = np.repeat(group.images, group.texts).tolist()
+        found += zip(pairs.order[group.pairs].tolist(), attended, strict=True)
+    assert [index for index, _ in found] == pairs.order.tolist()
+    assert all(candidates.flatten()[index] == image for index, image in found)
+    # of each image the short captions first, so that those of equal length are side by side
+    for image in set(images):
+        own = lengths[pairs.captions[pairs.images == image]]
+        assert (np.diff(own) >= 0).all()
+
+
+def test_portions_hold_no_more_than_they_may():
+    found = [(p.start, p.stop) for p in portions([2, 3, 4, 5, 5, 20], 12, longest=2)]
+    assert found == [(0, 2), (2, 4), (4, 5), (5, 6)]
+
+
+# ---- what a GPU is given, by tensors without content -----------------------------------
+
+
+class Launches(TorchDispatchMode):
+    """Counts what a GPU is given to do, and notes what would make the processor wait for it."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, function.overloadpacket.__name__
+        result = function(*args, **kwargs)
+        given = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
+        made = [part for part in (result if isinstance(result, tuple | list) else [result]) if isinstance(part, Tensor)]
+        if function.namespace != "aten" or not any(part.is_cuda for part in (*given, *made)):
+            return result
+        back = any(part.is_cuda for part in given) and any(not part.is_cuda for part in made)
+        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
+        chosen = any(isinstance(part, Tensor) and part.dtype == torch.bool for part in indices)
+        if name in self.WAITING or back or chosen:
+            self.waits.append(name)
+        alias = function._schema.returns and function._schema.returns[0].alias_info
+        is_view = alias and not alias.is_write
+        converted = name == "to" and (made[0].dtype, made[0].device) != (given[0].dtype, given[0].device)
+        nothing = is_view or name in ("empty", "empty_like", "dropout")  # of which nobody drops anything here
+        if converted or not nothing:
+            self.names.append(name)
+        return result
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """CUDA tensors without content: kernels are named and not run."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+
+
+def put_on_gpu(model: torch.nn.Module) -> None:
+    """Give a module tensors of a GPU, within FakeTensorMode."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = torch.nn.Parameter(torch.empty(parameter.shape, device=CUDA))
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=CUDA)
+
+
+def launches_for(precision: str, images: Sequence[int]) -> list[Launches]:
+    """What a GPU is given for a group of so many images, each with 20 captions of real lengths, by 4 wide layers."""
+    captions = random_captions(40, torch.Generator().manual_seed(0))
+    setting, found = Setting(CUDA, partial(autocast, precision, "cuda"), (384, 384), 64, 16, memory=2**40), []
+    pairs = SortedPairs(
+        torch.stack([torch.arange(16) + 16 * (caption % 2) for caption in range(40)]), reranking.lengths_of(captions)
+    )
+    with torch.device("meta"):
+        model = build(4)
+    with FakeTensorMode(), torch.inference_mode():
+        put_on_gpu(model)
+        with reranking.prepare_fusion(model.text_encoder, setting.precision) as fusion:
+            texts = TextPrefixes(model, captions, setting)
+            for count in images:
+                group = pairs.groups([range(32)], AtOnce(2**15, count))[0]
+                assert len(group.images) == count
+                tokens = torch.empty(count, PATCHES + 1, WIDTH, device=CUDA, dtype=reranking.kept_dtype(setting))
+                scores = torch.empty(len(pairs.order), device=CUDA)
+                with Launches() as launches:
+                    reranking.score_group(model, fusion, texts, pairs, group, tokens, scores)
+                found.append(launches)
+    return found
+
+
+@pytest.mark.parametrize(("precision", "kernel"), [("bf16", "_flash"), ("fp32", "_efficient")])
+def test_a_gpu_is_given_a_group_of_images_and_asked_nothing(pretended_gpu, precision, kernel):
+    one, many = launches_for(precision, [1, 16])
+    assert not one.waits and not many.waits
+    attention = [name for name in many.names if "attention" in name]
+    assert attention == [f"{kernel}_attention_forward"] * 7  # that of captions in the first of 4 layers was kept
+    # what is given does not grow with the images of a group: an image alone takes as many launches as sixteen
+    assert len(one.names) == len(many.names) <= 25 * 4
+
+
+def test_what_waits_is_noticed(pretended_gpu):
+    launches = Launches()
+    with FakeTensorMode(), torch.inference_mode(), launches:
+        numbers = torch.empty(3, device=CUDA)
+        numbers[1:].view(1, 2).to(torch.bfloat16)
+        numbers[torch.empty(3, dtype=torch.long, device=CUDA)]
+        assert (launches.names, launches.waits) == (["to", "index"], [])
+        numbers.cpu()
+    assert launches.waits == ["to"]
+
+
+# ---- kernels of attention --------------------------------------------------------------
+
+
+def test_attention_takes_a_kernel_that_can_serve(monkeypatch):
+    capability = [(9, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    kernel_for = segments.kernel_for
+    assert kernel_for(torch.empty(2, 2, 8, dtype=torch.bfloat16)) == "runs"
+    with FakeTensorMode():
+        rows = torch.empty(2, 2, 64, dtype=torch.bfloat16, device=CUDA)
+        for capability[0], kernel in (((7, 5), "runs"), ((8, 0), "flash"), ((9, 0), "flash")):
+            assert kernel_for(rows) == kernel
+        assert kernel_for(torch.empty(2, 2, 512, dtype=torch.bfloat16, device=CUDA)) == "runs"
+        assert kernel_for(torch.empty(2, 2, 64, device=CUDA)) == "efficient"
+        assert kernel_for(torch.empty(2, 2, 12, device=CUDA)) == "runs"
+        monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
+        assert kernel_for(rows) == "runs"
+
+
+def test_segments_of_equal_length_side_by_side_are_one_run():
+    starts = torch.zeros(1, dtype=torch.int32)
+    queries, keys = np.array([2, 2, 2, 3, 3, 2]), np.array([4, 4, 5, 5, 5, 4])
+    found = segments.Segments(queries, keys, starts, starts).runs
+    assert found == [(2, 2, 4), (1, 2, 5), (2, 3, 5), (1, 2, 4)]
+
+
+# ---- several processes -----------------------------------------------------------------
+
+
+def work_of_a_gallery(images: int, seed: int = 0) -> list[int]:
+    """Words that attend to each image, some images far more than others."""
+    return (7000 * np.random.default_rng(seed).lognormal(0, 0.8, images)).astype(int).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_sixty_four_processes_have_about_the_same_work(size, seed):
+    work = work_of_a_gallery(3074 // size, seed)
+    owners = [piece * size // 64 % 64 for piece in range(len(work))]  # blocks of 64 images: 15 processes have none
+    takers = deal(work, owners, 64)
+    loads = np.bincount(takers, weights=work, minlength=64)
+    assert np.bincount(owners, minlength=64).min() == 0
+    assert loads.max() <= {1: 1.03, 4: 1.1}[size] * loads.mean()
+    assert loads.sum() == sum(work)
+
+
+def test_work_that_is_even_stays_with_its_owners():
+    assert deal([5, 5, 5, 5], [0, 1, 0, 1], 2) == [0, 1, 0, 1]
+    assert deal([5, 4, 5, 4], [0, 1, 0, 1], 2) == [0, 1, 0, 1]
+    assert deal([], [], 3) == []
+    assert deal([7], [0], 3) == [0]
+
+
+def test_pieces_go_where_there_is_least_to_do():
+    # 0 has 6 + 3 + 3, and 1 has 2: a gap of 10, which moving 6 would close to 2 and moving 3 to 4
+    assert deal([6, 3, 3, 2], [0, 0, 0, 1], 2) == [1, 0, 0, 1]
+    assert deal([1, 1, 1], [0, 0, 0], 3) == [1, 2, 0]
+
+
+def test_a_process_begins_the_captions_that_it_needs_alone(monkeypatch):
+    model = tiny_model(True)
+    captions = Captions([[101, *range(104, 104 + n), 102] for n in (3, 5, 2, 9, 4, 1, 6)], 0)
+    setting = setting_of(images=3, batch_size=2)
+    everything = TextPrefixes(model, captions, setting)
+    encoded: list[list[int]] = []
+    encode = TextPrefixes.encode
+    monkeypatch.setattr(
+        TextPrefixes, "encode", lambda self, *given: encoded.append(list(given[0])) or encode(self, *given)
+    )
+    some = TextPrefixes(model, captions, setting, np.array([1, 4, 5]))
+    assert encoded == [[0, 1], [4, 5]]  # whole blocks, and none that nobody needs
+    assert len(some.states) == 7 + 6 + 3
+    for index in (1, 4, 5):
+        assert torch.equal(some.text_prefix(np.array([index])), everything.text_prefix(np.array([index])))
+
+
+def setting_of(images: int, batch_size: int, memory: int | None = None) -> Setting:
+    return Setting(CPU, partial(autocast, "fp32", "cpu"), (32, 16), batch_size, images, memory=memory)
+
+
+def tiny_model(full_ca: bool) -> PersonSearchModel:
+    """As in tests/benchmarks/test_rerank.py, with images of 9 tokens."""
+    torch.manual_seed(0)
+    fusion = FusionSize(
+        vocab_size=200,
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=60,
+        fusion_layer=2,
+        encoder_width=16,
+        full_ca=full_ca,
+    )
+    vision = VisionSize(image_size=(32, 16), patch_size=8, width=16, depth=1, heads=2)
+    objective = Objective(weights=only("pitm"), queue_size=1)
+    encoders = VisionTransformer(vision), TextEncoder(fusion)
+    model = PersonSearchModel(*encoders, DecoderSize(1, 2), objective, SPECIAL, 8).eval()
+    for parameter in model.parameters():  # far from the start, so that scores differ
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+def shared_problem(rank: int, processes: int, memory: int | None = None) -> tuple[Tensor, int, int]:
+    """Scores of 23 captions with 5 of 30 images; how many blocks this process encoded again, and groups it sent."""
+    model, generator = tiny_model(True), torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, 20, (23,), generator=generator).tolist()
+    captions = Captions([[101, *range(104, 104 + length), 102] for length in lengths], 0)
+    likes = torch.rand(23, 30, generator=generator)
+    likes[:, :8] += 0.5  # images of the first block have most of the work
+    candidates, setting = likes.argsort(1, descending=True)[:, :5], setting_of(30, 4, memory)
+    tokens = torch.randn(30, 9, 16, generator=generator)
+    kept, encoded, moved, exchange = KeptTokens(setting.room()), [], [], distributed.exchange
+    for number, block in enumerate(blocks_of(30, 4)):
+        if number % processes == rank:
+            kept.offer(block, tokens[block.start : block.stop])
+
+    def load(split, blocks, *_):
+        for block in blocks:
+            encoded.append(block)
+            yield tokens[block.start : block.stop]
+
+    reranking.load_blocks = load
+    reranking.encode_images = lambda model, images, setting: (images, images)
+    reranking.exchange = lambda sent, received: moved.extend(sent) or exchange(sent, received)
+    scores = score_candidates(model, pretend_split(30, captions), setting, candidates, kept)
+    assert not kept.blocks
+    return scores, len(encoded), len(moved)
+
+
+def run_process(rank: int, processes: int, store: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
+    with torch.inference_mode():
+        for name, memory in MEMORY.items():
+            scores, *counts = shared_problem(rank, processes, memory)
+            Path(folder, f"{name}{rank}.json").write_text(json.dumps([scores.tolist(), *counts]))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def put_back(monkeypatch):
+    """Undoes what `shared_problem` replaces."""
+    for name in ("load_blocks", "encode_images", "exchange"):
+        monkeypatch.setattr(reranking, name, getattr(reranking, name))
+
+
+@pytest.mark.parametrize("at_once", [AtOnce(10**6, 16), AtOnce(150, 3), AtOnce(1, 1)])
+@torch.inference_mode()
+def test_images_scored_together_have_the_scores_of_each_alone(put_back, monkeypatch, at_once):
+    expected, *_ = shared_problem(0, 1)
+    monkeypatch.setitem(reranking.AT_ONCE, "cpu", at_once)
+    found, *_ = shared_problem(0, 1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert torch.equal(found.argsort(1), expected.argsort(1))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_give_the_scores_of_one_to_the_last_bit(put_back, processes, tmp_path):
+    with torch.inference_mode():
+        expected = {name: shared_problem(0, 1, memory)[0] for name, memory in MEMORY.items()}
+    assert expected["kept"].std() > 0.01
+    torch.testing.assert_close(expected["kept"], expected["encoded"], atol=1e-5, rtol=0)
+    arguments = (processes, str(tmp_path / "store"), str(tmp_path))
+    # forked, as importing torch takes longer than all the rest; they use one thread each, so that none is missed
+    torch.multiprocessing.start_processes(run_process, arguments, processes, start_method="fork")
+    again, sent = dict.fromkeys(MEMORY, 0), dict.fromkeys(MEMORY, 0)
+    for rank in range(processes):
+        for name in MEMORY:
+            scores, encoded, moved = json.loads((tmp_path / f"{name}{rank}.json").read_text())
+            assert scores == expected[name].tolist(), (name, rank)
+            again[name] += encoded
+            sent[name] += moved
+    # tokens were sent where all were kept, and else made again
+    assert sent["kept"] > 0 == again["kept"] and again["encoded"] > 0 == sent["encoded"]
