@@ -45,7 +45,7 @@ def test_a_step_has_the_losses_gradients_and_queues_of_the_cpu(encoder):
 
 
 def results(device, reverse, dtype=torch.float32):
-    """y of a scan and the gradients of all inputs, in float64 on the CPU. dtype: of what a model has in its precision."""
+    """y of a scan and all gradients, in float64 on the CPU. dtype: of what a model has in its precision."""
     inputs = [part.detach() for part in make_inputs(Size(2, 70, 24, 4))]
     inputs = [part.to(device, dtype if part.dim() == 3 else torch.float32).requires_grad_() for part in inputs]
     y = selective_scan(*inputs, reverse)
