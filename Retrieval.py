@@ -40,6 +40,7 @@ from utils.logs import RunLog
 from utils.optimization import LearningRate, make_optimizer
 from utils.processes.distributed import barrier, is_main, on_main, world_size
 from utils.processes.interruption import Interruption, Stopped
+from utils.processes.sharing import shared_from_main
 from utils.run_state import RunState
 from utils.stepper import Stepper, StepRules, agree, wrap
 
@@ -244,7 +245,7 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
             trainer.train()
         finally:
             trainer.loader.close()
-        best = folder.best()
+        best = shared_from_main(folder.best)()
         model.load_state_dict(best["model"])
         name, split = list(splits.items())[-1]
         logger.info("best epoch %d, on the %s split:", best["epoch"], name)

@@ -16,7 +16,8 @@ from utils.checkpoints.run_folder import RunFolder, is_restart
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
 from utils.files import require_folder
-from utils.processes.distributed import world_size
+from utils.processes.distributed import on_main, world_size
+from utils.processes.sharing import shared_from_main
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +36,17 @@ class Run:
 
 
 def open_run(options: Options, device: torch.device) -> Run:
-    """Configuration and checkpoint, checked for what was asked."""
+    """Configuration and checkpoint, checked for what was asked. One process reads the checkpoint for all."""
     folder = RunFolder(options.output_dir)
     options = resume_after_restart(options, folder)
     config = read_config(options)
     options = complete(options, config, folder)
     checkpoint = None
     if options.resume:
-        checkpoint = folder.newest(options.checkpoint)
+        checkpoint = shared_from_main(folder.newest)(options.checkpoint)
         config = keep_samples_per_step(options, config, checkpoint)
     elif options.checkpoint is not None:
-        checkpoint = read_trained(options.checkpoint)
+        checkpoint = shared_from_main(read_trained)(options.checkpoint)
     require_files(config, needed_files(options, config))
     if config.compile and not options.evaluate:
         require_compiler()
@@ -71,14 +72,14 @@ def complete(options: Options, config: Config, folder: RunFolder) -> Options:
         folder.refuse_to_overwrite(options.checkpoint, options.resume, results, options.evaluate)
     if options.evaluate and options.checkpoint is None:
         raise UserError("--evaluate needs --checkpoint: which weights shall be evaluated?")
-    if options.resume and options.checkpoint is None and not folder.holds_checkpoint():
+    if options.resume and options.checkpoint is None and not on_main(folder.holds_checkpoint)():
         raise UserError(f"--resume: {folder.last} does not exist; leave out --resume to begin a run there")
     return options
 
 
 def resume_after_restart(options: Options, folder: RunFolder) -> Options:
     """A run that torchrun or SLURM has started again resumes by itself."""
-    if is_restart() and not options.evaluate and folder.holds_checkpoint():
+    if is_restart() and not options.evaluate and on_main(folder.holds_checkpoint)():
         return replace(options, resume=True, checkpoint=None)
     return options
 

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
-from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, UntypedStorage
 
-from utils.checkpoints.values import MAPPINGS, TENSORS, Unsuitable, require_plain
+from utils.checkpoints.values import Unsuitable, map_tensors, require_plain
 from utils.errors import UserError
 
 SLAB = 2**28  # bytes of host memory that are asked for at a time; pinned memory comes in powers of two
@@ -37,22 +36,11 @@ class HostMemory:
         Raises UserError where there is not enough memory.
         """
         self.slab, self.used = 0, 0
-        return self.copied(content, {})
+        copies: Copies = {}
+        return map_tensors(content, lambda tensor: self.copied(tensor, copies))
 
-    def copied(self, value: Any, copies: Copies) -> Any:
-        """A value of the content; copies: storages that were copied for others."""
-        if type(value) in TENSORS:
-            return self.copied_tensor(value.detach(), copies)
-        if type(value) in MAPPINGS:
-            twin = copy(value)  # with the attributes that state_dict has
-            for key, item in value.items():
-                twin[key] = self.copied(item, copies)
-            return twin
-        if type(value) in (list, tuple):
-            return type(value)(self.copied(item, copies) for item in value)
-        return copy(value)
-
-    def copied_tensor(self, tensor: Tensor, copies: Copies) -> Tensor:
+    def copied(self, tensor: Tensor, copies: Copies) -> Tensor:
+        """copies: of storages that were met before."""
         tensor = tensor.resolve_conj().resolve_neg()
         source = tensor.untyped_storage()
         if not source.nbytes():
