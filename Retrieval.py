@@ -42,6 +42,7 @@ from utils.logs import RunLog
 from utils.optimization import LearningRate, make_optimizer
 from utils.processes.distributed import barrier, is_main, on_main, world_size
 from utils.processes.interruption import Interruption, Stopped
+from utils.processes.sharing import shared_from_main
 from utils.run_state import RunState
 from utils.stepper import Stepper, StepRules, agree, wrap
 
@@ -91,13 +92,17 @@ class Trainer:
                 if not self.finished and not self.state.epoch_done:
                     self.train_epoch()
                 self.close_epoch(log)
+            self.settle()
         except Stopped as stopped:  # by a signal that met no step
             raise Stopped(stopped.number, stopped.kept or self.kept()) from None
         if log:
             log.close()
 
     def train_epoch(self) -> None:
-        """The steps that are left of the epoch, and a checkpoint; a signal waits for the step under way."""
+        """The steps that are left of the epoch, and a checkpoint, which is written while evaluation goes on.
+
+        A signal waits for the step under way.
+        """
         state, step, config = self.state, self.state.step, self.run.config
         batches = self.loader.epoch(step.epoch, skip=step.iteration * config.accumulate_steps)
         bar = tqdm(desc=f"epoch {step.epoch}", total=step.iterations, initial=step.iteration, disable=not is_main())
@@ -105,6 +110,7 @@ class Trainer:
         with interruption.deferred():
             with state.log.running(), bar:
                 while not self.finished and not state.epoch_done:
+                    self.folder.check()
                     self.train_step([next(batches) for _ in range(config.accumulate_steps)])
                     bar.update()
                     if state.step.iteration % SHOW_EVERY == 0 or state.epoch_done:
@@ -128,6 +134,7 @@ class Trainer:
         if save or signal:
             self.save()
         if signal:
+            self.settle()
             raise Stopped(signal, self.kept())
 
     def prepare(self, batch: TrainBatch, step: Step) -> tuple[TrainBatch, RandomDraws, float | Tensor, int | None]:
@@ -141,7 +148,10 @@ class Trainer:
         return batch, draws, alpha, config.negatives_within(step.epoch, self.state.negatives_pool)
 
     def close_epoch(self, log: RunLog | None) -> None:
-        """Evaluate what was trained, log it, and stand at the beginning of the next epoch."""
+        """Evaluate what was trained, log it, and stand at the beginning of the next epoch.
+
+        A run that is killed before its next checkpoint evaluates again, to the same end; the last epoch is kept.
+        """
         state = self.state
         record = state.log.record(state.step, self.stepper.lr)
         state.metrics = self.select() if state.step.epoch >= self.run.config.eval_epoch or self.finished else None
@@ -151,7 +161,8 @@ class Trainer:
             state.evaluated = True
             if state.epoch_done:
                 state.next_epoch()
-            self.save()
+            if self.finished:
+                self.save()
 
     def select(self) -> dict[str, Metrics]:
         """Evaluate on the selection split; keep the model when its R@1 is the best so far."""
@@ -163,16 +174,19 @@ class Trainer:
             self.state.best, self.state.best_epoch = score, self.state.step.epoch
             if is_main():
                 self.folder.save_best({**self.content(), "metrics": found})
-            barrier()
         return found
 
     def save(self) -> None:
-        """Write all that the run is resumed from."""
+        """Begin to write all that the run is resumed from."""
         self.stepper.settle(self.state.log)
         state = self.state.content(self.stepper, self.seed)  # of all processes
         if is_main():
             self.folder.save_last({**self.content(), **state})
         self.saved_at = time.monotonic()
+
+    def settle(self) -> None:
+        """Wait, on all processes, until what was saved is on the disk."""
+        self.folder.finish()
         barrier()
 
     # ---- what these rest on ------------------------------------------------------------
@@ -233,7 +247,7 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
             trainer.train()
         finally:
             trainer.loader.close()
-        best = folder.best()
+        best = shared_from_main(folder.best)()
         model.load_state_dict(best["model"])
         name, split = list(splits.items())[-1]
         logger.info("best epoch %d, on the %s split:", best["epoch"], name)

@@ -6,17 +6,30 @@ over the steps and autograd remembers all of it. Full size is that of a Vision M
 384x384 with a batch of 8. Each way runs in fresh processes, which tell their peak memory; what such a
 process holds before it begins (its libraries) is told beside it. The product's process keeps freed
 memory, as the driver's does (`utils.memory`); `plain, freed memory kept` is the loop in such a process.
+Where there is a GPU its kernels are measured too, against the product's loop over steps on it.
 """
 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import describe_machine, parse_arguments, peak_memory_of, seconds_of, show
-from models.kernels.scan import selective_scan
+from benchmarks.measure import (
+    MIB,
+    describe_machine,
+    in_turn,
+    parse_arguments,
+    peak_memory_of,
+    ratio_of,
+    seconds_of,
+    show,
+)
+from models.kernels import scan_loop
+from models.kernels.scan import selective_scan, way_for
 from utils.memory import keep_freed_memory
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -102,6 +115,44 @@ def differences(size: Size) -> dict[str, float]:
     }
 
 
+def pass_of(way: ModuleType, inputs: list[Tensor], gradient: Tensor | None) -> list[Tensor]:
+    """y, and with the gradient of y those of all inputs, by a way to compute the scan (`models.kernels`)."""
+    y, entries = way.scan(*inputs, reverse=False, keep=gradient is not None)
+    return [y] if gradient is None else [y, *way.gradients(gradient, *inputs, entries, reverse=False)]
+
+
+def passes(device: str, size: Size) -> dict[str, dict[str, Callable[[], list[Tensor]]]]:
+    """By pass, the product's loop over steps and what it takes on this device."""
+    inputs = [part.detach().to(device) for part in make_inputs(size)]
+    weight = torch.randn(size.batch, size.steps, size.channels, generator=torch.Generator().manual_seed(1)).to(device)
+    ways = {"loop": scan_loop, "product": way_for(inputs[0])}
+    return {
+        name: {way: partial(pass_of, module, inputs, gradient) for way, module in ways.items()}
+        for name, gradient in (("forward", None), ("forward and backward", weight))
+    }
+
+
+def compare_on(device: str, size: Size, repeats: int) -> None:
+    """Print times and memory of both on a GPU, their ratios, and how far their results differ."""
+    print(f"on the {describe_machine(device)}")
+    for name, functions in passes(device, size).items():
+        peaks, found = {}, {}
+        for way, function in functions.items():  # the first calls, in which kernels are made
+            function()
+            torch.cuda.reset_peak_memory_stats()
+            found[way] = function()
+            peaks[way] = torch.cuda.max_memory_allocated() / MIB
+        times = in_turn(functions, repeats)
+        show({f"GPU, {name}, {way}": seconds for way, seconds in times.items()}, "scan")
+        print(f"peak memory on the GPU: loop {peaks['loop']:.0f} MiB, product {peaks['product']:.0f} MiB")
+        print(f"ratio on the GPU, {name}: {ratio_of(times['loop'], times['product']):.1f}")
+        worst = max(
+            ((one - other).norm() / other.norm()).item()
+            for one, other in zip(found["product"], found["loop"], strict=True)
+        )
+        print(f"greatest difference on the GPU, relative: {worst:.1e}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     options = parse_arguments(__doc__, arguments)
@@ -127,6 +178,8 @@ def main(arguments: list[str] | None = None) -> None:
     small = Size(2, 150, 64, size.states)
     worst = max(differences(small).items(), key=lambda item: item[1])
     print(f"greatest difference of result and gradients, relative: {worst[1]:.1e} ({worst[0]})")
+    if torch.cuda.is_available():
+        compare_on("cuda", size, options.repeats)
 
 
 if __name__ == "__main__":

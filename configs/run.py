@@ -17,7 +17,8 @@ from utils.checkpoints.run_folder import RunFolder, config_beside, is_restart
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
 from utils.files import require_file, require_folder
-from utils.processes.distributed import world_size
+from utils.processes.distributed import on_main, world_size
+from utils.processes.sharing import shared_from_main
 from utils.text import counted
 
 logger = logging.getLogger(__name__)
@@ -74,15 +75,18 @@ def check_folder(options: Options, folder: RunFolder) -> None:
             require_file(options.output_dir / name, "result")
     if options.evaluate and options.checkpoint is None:
         raise UserError("--evaluate needs --checkpoint: which weights shall be evaluated?")
-    if options.resume and options.checkpoint is None and not folder.holds_checkpoint():
+    if options.resume and options.checkpoint is None and not on_main(folder.holds_checkpoint)():
         raise UserError(f"--resume: {folder.last} does not exist; leave out --resume to begin a run there")
 
 
 def open_checkpoint(options: Options, folder: RunFolder) -> dict[str, Any] | None:
-    """What a run is resumed from, starts from or evaluates, with its "path"; None for one that starts from nothing."""
+    """What a run is resumed from, starts from or evaluates, with its "path"; None for one that starts from nothing.
+
+    One process reads it for all.
+    """
     if options.resume:
-        return folder.newest(options.checkpoint)
-    return None if options.checkpoint is None else read_trained(options.checkpoint)
+        return shared_from_main(folder.newest)(options.checkpoint)
+    return None if options.checkpoint is None else shared_from_main(read_trained)(options.checkpoint)
 
 
 def seed_of(options: Options, checkpoint: Mapping[str, Any] | None) -> int:
@@ -106,7 +110,7 @@ def require_data(options: Options, config: Config, checkpoint: Mapping[str, Any]
 
 def resume_after_restart(options: Options, folder: RunFolder) -> Options:
     """A run that torchrun or SLURM has started again resumes by itself."""
-    if is_restart() and not options.evaluate and folder.holds_checkpoint():
+    if is_restart() and not options.evaluate and on_main(folder.holds_checkpoint)():
         return replace(options, resume=True, checkpoint=None)
     return options
 

@@ -38,7 +38,7 @@ ROOMS = {
     "benchmarks/": [CORE, STUDIES],
     "search/": [CORE, STUDIES, SEARCH],
 }
-NOT_OURS_TO_INSTALL = {"mamba_ssm"}  # used where somebody has it
+NOT_OURS_TO_INSTALL = {"triton"}  # comes with torch, where that is built for CUDA
 BROUGHT_ALONG = {"pydantic-core": "pydantic"}  # at one exact version, by a package whose manual imports from it
 NEEDED_BY_OTHERS = {
     "torchvision": "timm imports it",

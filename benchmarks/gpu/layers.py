@@ -15,9 +15,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import one_line
 from benchmarks.gpu.timing import time_once
-from benchmarks.scan import Size, make_inputs
+from benchmarks.scan import Size, make_inputs, passes
 from models.kernels.attention import attend_plainly
-from models.kernels.scan import scan_by_doubling, selective_scan
+from models.kernels.scan import scan_by_doubling
 from utils.precision import set_precision
 
 KERNELS = {
@@ -179,13 +179,19 @@ def time_new_length(bench: Bench, length: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ScanFigures:
-    """Vision Mamba's scan of base size in float32: the product's forward, and with its backward pass; the same forward
-    in few operations on more memory (doubling), and how far its result differs, relative to its norm."""
+    """Vision Mamba's scan of base size in float32, forward and with its backward pass: as the product has it on this
+    device, and in a loop over its steps, each with how often the product is as fast; forward in few operations on more
+    memory (doubling). difference: the greatest of result and gradients from those of the loop, relative to their norm.
+    """
 
     batch: int
     steps: int
     forward_ms: float
     both_ms: float
+    loop_forward_ms: float
+    loop_both_ms: float
+    forward_ratio: float
+    both_ratio: float
     doubling_ms: float
     difference: float
 
@@ -194,19 +200,28 @@ def measure_scan(bench: Bench) -> ScanFigures:
     """In the direction from the first to the last step."""
     set_precision("fp32", bench.device)
     size = Size(2, 70, 24, 4) if bench.quick else Size()
-    inputs = [part.detach().to(bench.device).requires_grad_() for part in make_inputs(size)]
-    u, delta, A, B, C, D, bias = inputs
-
-    def double() -> Tensor:
-        return scan_by_doubling(u, delta, A, B, C, D, bias, reverse=False)
-
-    def both() -> None:
-        torch.autograd.grad(selective_scan(*inputs).sum(), inputs)
-
-    with torch.no_grad():
-        forward = bench.time_calls(lambda: selective_scan(*inputs), 2, 1)
-        doubling = bench.time_calls(double, 2, 1)
-        one, other = selective_scan(*inputs), double()
-        difference = ((one - other).norm() / one.norm()).item()
-    times = bench.time_calls(both, 2, 1)
-    return ScanFigures(size.batch, size.steps, forward.ms, times.ms, doubling.ms, difference)
+    both_ways = passes(str(bench.device), size)
+    found = {way: function() for way, function in both_ways["forward and backward"].items()}
+    difference = max(
+        ((one - other).norm() / other.norm()).item() for one, other in zip(found["product"], found["loop"], strict=True)
+    )
+    u, delta, A, B, C, D, bias = (part.detach().to(bench.device) for part in make_inputs(size))
+    ms = {
+        (name, way): bench.time_calls(function, 2, 1).ms
+        for name, functions in both_ways.items()
+        for way, function in functions.items()
+    }
+    forward, both = ms["forward", "product"], ms["forward and backward", "product"]
+    loop_forward, loop_both = ms["forward", "loop"], ms["forward and backward", "loop"]
+    return ScanFigures(
+        batch=size.batch,
+        steps=size.steps,
+        forward_ms=forward,
+        both_ms=both,
+        loop_forward_ms=loop_forward,
+        loop_both_ms=loop_both,
+        forward_ratio=loop_forward / forward,
+        both_ratio=loop_both / both,
+        doubling_ms=bench.time_calls(lambda: scan_by_doubling(u, delta, A, B, C, D, bias, reverse=False), 2, 1).ms,
+        difference=difference,
+    )

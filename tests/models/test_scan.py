@@ -4,8 +4,11 @@ import pytest
 import torch
 from plain_mamba import scan
 
-from models.kernels import scan as module
-from models.kernels.scan import SelectiveScan, chunks_of, scan_by_doubling, selective_scan, softplus
+from models.kernels import scan as operators
+from models.kernels import scan_loop as module
+from models.kernels.scan import scan_by_doubling, selective_scan
+from models.kernels.scan_loop import chunks_of, softplus
+from models.vision_mamba import Mixer
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "bias")
 
@@ -117,7 +120,7 @@ def test_what_is_kept_for_the_backward_pass_is_little():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        SelectiveScan.apply(*given, False)
+        selective_scan(*given, False)
     size = sum(value.untyped_storage().nbytes() for value in given)
     assert sum(kept.values()) < 1.5 * size
 
@@ -132,3 +135,39 @@ def test_nothing_is_kept_and_no_gradient_wanted_in_evaluation():
     with torch.inference_mode():
         given = inputs()
         torch.testing.assert_close(selective_scan(*given), scan(*given))
+
+
+def test_it_is_a_sound_operator_for_autograd_and_compilers():
+    for reverse in (False, True):
+        given = [value.requires_grad_() for value in inputs(2, 30, 3, 4, torch.float32)]
+        torch.library.opcheck(operators.scan_operator, (*given, reverse, True))
+
+
+def test_a_compiled_mixer_is_one_graph_with_the_same_gradients():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    mixer, tokens = Mixer(16, states=4), torch.randn(2, 9, 16)
+    found = []
+    for way in (mixer, torch.compile(mixer, backend="aot_eager", fullgraph=True)):
+        mixer.zero_grad()
+        y = way(tokens)
+        y.square().sum().backward()
+        found.append([y.detach(), *(parameter.grad.clone() for parameter in mixer.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loop_serves_where_triton_fails_and_says_why_once(monkeypatch, caplog):
+    def fail(device):
+        raise RuntimeError("Failed to find C compiler.\nInstall one")
+
+    monkeypatch.setattr(operators, "try_triton", fail)
+    operators.triton_works.cache_clear()
+    device = torch.device("cuda", 7)
+    with caplog.at_level("WARNING"):
+        assert not operators.triton_works(device) and not operators.triton_works(device)
+    operators.triton_works.cache_clear()
+    assert [record.message for record in caplog.records] == [
+        "Vision Mamba's scan takes many times as long, for want of its Triton kernel: Failed to find C compiler."
+        " Install one"
+    ]

@@ -9,9 +9,11 @@ config.yaml               all its settings
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.checkpoints.background import BackgroundWriter
 from utils.checkpoints.files import read_checkpoint, read_newest, save_checkpoint
 from utils.errors import UserError
 from utils.files import remove_leftovers
@@ -23,10 +25,10 @@ LOCK = ".lock"
 
 
 class RunFolder:
-    """The output folder of one run."""
+    """The output folder of one run. Checkpoints are written in the background, one after the other."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.writer = path, BackgroundWriter()
 
     def holds_checkpoint(self) -> bool:
         """Whether there is something to resume from."""
@@ -70,11 +72,15 @@ class RunFolder:
     def claimed(self) -> Iterator[None]:
         """Keep other runs out of the folder, and remove what a killed one left half written.
 
-        Raises UserError when another process writes there.
+        However the block ends, that waits until the checkpoint under way is on the disk.
+        Raises UserError when another process writes there, or that checkpoint cannot be written.
         """
         with locked(self.path / LOCK, f"--output_dir {self.path}", "wait for its end, or name another folder"):
             remove_leftovers(self.path)
-            yield
+            try:
+                yield
+            finally:
+                self.finish()
 
     def newest(self, path: Path | None = None) -> dict[str, Any]:
         """What to resume from: `path`, by default the last checkpoint, or the previous one where that is damaged."""
@@ -84,13 +90,27 @@ class RunFolder:
         return {**read_checkpoint(path), "path": str(path)}
 
     def best(self) -> dict[str, Any]:
+        self.finish()
         return read_checkpoint(self.path / BEST)
 
     def save_last(self, content: dict[str, Any]) -> None:
-        save_checkpoint(self.last, content, previous=self.path / PREVIOUS)
+        """Write it while the caller goes on; waits for the checkpoint before. `check` and `finish` tell of failures.
+
+        Raises UserError when that one could not be written.
+        """
+        self.writer.start(partial(save_checkpoint, self.last, previous=self.path / PREVIOUS), content)
 
     def save_best(self, content: dict[str, Any]) -> None:
-        save_checkpoint(self.path / BEST, content)
+        """As `save_last`."""
+        self.writer.start(partial(save_checkpoint, self.path / BEST), content)
+
+    def check(self) -> None:
+        """Raises UserError when a checkpoint that was under way could not be written."""
+        self.writer.check()
+
+    def finish(self) -> None:
+        """Wait until all checkpoints are on the disk. Raises UserError when one could not be written."""
+        self.writer.wait()
 
 
 def config_beside(checkpoint: str | Path) -> Path | None:

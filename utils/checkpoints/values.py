@@ -4,7 +4,8 @@ import cmath
 import hashlib
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any
 
 import torch
@@ -54,6 +55,20 @@ def items_of(value: Any) -> list[tuple[Any, Any]] | None:
     if type(value) in MAPPINGS:
         return [*value.items(), *getattr(value, "__dict__", {}).items()]
     return list(enumerate(value)) if type(value) in SEQUENCES else None
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Nested content with `function(tensor)` for every tensor, in one order; nothing in it is shared with `value`."""
+    if type(value) in TENSORS:
+        return function(value.detach())
+    if type(value) in MAPPINGS:
+        twin = copy(value)  # with the attributes that a state_dict has
+        for key, item in value.items():
+            twin[key] = map_tensors(item, function)
+        return twin
+    if type(value) in (list, tuple):
+        return type(value)(map_tensors(item, function) for item in value)
+    return copy(value)
 
 
 def name_of(path: KeyPath) -> str:

@@ -55,6 +55,7 @@ def test_the_last_checkpoint_is_resumed_from(tmp_path):
     assert not folder.holds_checkpoint()
     for step in (1, 2):
         folder.save_last(content(step))
+    folder.finish()
     assert folder.newest()["step"] == 2
     assert folder.newest(tmp_path / PREVIOUS)["step"] == 1
 
@@ -65,6 +66,7 @@ def test_the_one_before_is_resumed_from_when_the_last_is_damaged(tmp_path, caplo
     folder = RunFolder(tmp_path)
     for step in (1, 2):
         folder.save_last(content(step))
+    folder.finish()
     path = tmp_path / LAST
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 4
