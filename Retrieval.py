@@ -6,7 +6,6 @@ torchrun --nproc_per_node 4 Retrieval.py ...
 """
 
 import logging
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs.command_line import Options, parse_arguments
-from configs.run import Run, open_run, samples_per_step, warn_of_other_negatives, warn_of_other_settings
+from configs.run import Run, open_run, samples_per_step, warn_of_changes
 from dataset.batch import TrainBatch
 from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_loader, open_tokenizer, warn_of_shared_identities
 from dataset.evaluation_split import EvaluationSplit
@@ -27,7 +26,7 @@ from evaluation.evaluate import Metrics, evaluate
 from evaluation.trained import evaluation_setting, load_trained, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
 from models.build import build_model, compile_model
-from models.inspection import describe_batch, describe_parameters, estimate_memory
+from models.inspection import describe_batch, describe_parameters, describe_step
 from models.objectives import published_names
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws
@@ -36,15 +35,15 @@ from models.start import start_model
 from utils.checkpoints.run_folder import CONFIG, RunFolder
 from utils.config import save_yaml
 from utils.device import joined
-from utils.epoch_log import Step
 from utils.errors import run_command_line
 from utils.logs import RunLog
-from utils.optimization import LearningRate, make_optimizer
 from utils.processes.distributed import barrier, is_main, on_main, world_size
 from utils.processes.interruption import Interruption, Stopped
 from utils.processes.sharing import shared_from_main
-from utils.run_state import RunState
-from utils.stepper import Stepper, StepRules, agree, wrap
+from utils.training.epoch_log import Step
+from utils.training.optimization import LearningRate, make_optimizer
+from utils.training.run_state import CheckpointClock, RunState
+from utils.training.stepper import Stepper, StepRules, agree, wrap
 
 logger = logging.getLogger("Retrieval")
 interruption = Interruption()
@@ -71,7 +70,7 @@ class Trainer:
             StepRules(config.weights, run.precision, config.clip_grad_norm, self.seed),
         )
         self.state = RunState.at_start(len(self.loader) // config.accumulate_steps, config.batch_size_train)
-        self.saved_at = time.monotonic()
+        self.clock = CheckpointClock(config.checkpoint_minutes, config.checkpoint_steps)
         if run.options.resume and run.checkpoint:
             self.resume(run.checkpoint)
         else:
@@ -94,7 +93,7 @@ class Trainer:
                 self.close_epoch(log)
             self.settle()
         except Stopped as stopped:  # by a signal that met no step
-            raise Stopped(stopped.number, stopped.kept or self.kept()) from None
+            raise Stopped(stopped.number, stopped.kept or self.state.kept) from None
         if log:
             log.close()
 
@@ -123,19 +122,19 @@ class Trainer:
 
         Raises Stopped when a process has received a signal: what was trained so far is kept.
         """
-        step, state, samples = self.state.step, self.state, sum(batch.size for batch in batches)
+        step, state, size = self.state.step, self.state, sum(batch.size for batch in batches)
         self.stepper.schedule.move_to(step.epoch, step.iteration, step.iterations)
         inputs = [self.prepare(batch, step) for batch in batches]
         names = partial(self.loader.data.describe, batches)
-        queued, taken = self.stepper.take_step(inputs, step, samples, names, state.log)
+        queued, taken = self.stepper.take_step(inputs, step, size, names, state.log)
         self.model.advance(queued, taken)
-        signal, save = agree(interruption.received, self.checkpoint_is_due(step))
+        signal, save = agree(interruption.received, self.clock.is_due(step))
         state.step, state.evaluated = step.next, False
         if save or signal:
             self.save()
         if signal:
             self.settle()
-            raise Stopped(signal, self.kept())
+            raise Stopped(signal, self.state.kept)
 
     def prepare(self, batch: TrainBatch, step: Step) -> tuple[TrainBatch, RandomDraws, float | Tensor, int | None]:
         """What the model's `forward` takes: a batch, its random draws, alpha, groups of negatives."""
@@ -182,7 +181,7 @@ class Trainer:
         state = self.state.content(self.stepper, self.seed)  # of all processes
         if is_main():
             self.folder.save_last({**self.content(), **state})
-        self.saved_at = time.monotonic()
+        self.clock.start()
 
     def settle(self) -> None:
         """Wait, on all processes, until what was saved is on the disk."""
@@ -213,19 +212,7 @@ class Trainer:
                 self.folder.refuse_finished(checkpoint["path"])
             self.state.forget_best()
         require_same_data(checkpoint, self.data)
-        warn_of_other_settings(self.run.config, checkpoint)
-        warn_of_other_negatives(self.run.config, checkpoint)
-
-    def checkpoint_is_due(self, step: Step) -> bool:
-        """Whether `checkpoint_minutes` have passed, or `checkpoint_steps` with this step."""
-        minutes, steps = self.run.config.checkpoint_minutes, self.run.config.checkpoint_steps
-        overdue = minutes is not None and is_main() and time.monotonic() - self.saved_at >= 60 * minutes
-        return overdue or (steps is not None and (step.number + 1) % steps == 0)
-
-    def kept(self) -> str:
-        """What a run that ends now has in its last checkpoint, for messages; nothing before its first step."""
-        number = self.state.step.number
-        return f" after step {number}; continue with --resume" if number else ""
+        warn_of_changes(self.run.config, checkpoint)
 
 
 def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, splits: dict[str, EvaluationSplit]) -> None:
@@ -263,13 +250,10 @@ def finish(run: Run, model: PersonSearchModel, split: EvaluationSplit) -> None:
 
 def dry_run(run: Run, model: PersonSearchModel, loader: TrainLoader | None, splits: dict[str, EvaluationSplit]) -> None:
     """Print what a run would be, once."""
-    config, lines = run.config, [describe_parameters(model)]
-    lines += [f"{name} split: {split.sizes}" for name, split in splits.items()]
+    lines = [describe_parameters(model), *(f"{name} split: {split.sizes}" for name, split in splits.items())]
     if loader is not None and is_main():
-        tokens = loader.data.longest_caption()
-        memory = estimate_memory(model, config.batch_size_train, tokens, config.image_size, config.precision == "bf16")
-        lines += [describe_batch(next(loader.epoch(0)))]
-        lines += [f"a training step with captions of {tokens} tokens, the longest there are, takes about {memory}"]
+        step = describe_step(model, run.config, loader.data.longest_caption())
+        lines += [describe_batch(next(loader.epoch(0))), step]
     if is_main():
         print("\n".join(lines))
 

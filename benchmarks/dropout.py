@@ -22,8 +22,8 @@ from benchmarks.measure import describe_machine, in_turn, parse_arguments
 from configs.schema import Config
 from models.kernels.dropout import LEVELS, draw_mask, dropout
 from utils.memory import keep_freed_memory
-from utils.optimization import clip_gradients, make_optimizer
 from utils.precision import set_precision
+from utils.training.optimization import clip_gradients, make_optimizer
 
 P = 0.1
 STATES, QUICK_STATES = (32, 48, 192), (8, 48, 192)  # texts, tokens, width

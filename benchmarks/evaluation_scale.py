@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from benchmarks.measure import MIB, describe_machine, in_turn, matmul_peak, parse_arguments, peak_memory_of, show
 from dataset.evaluation_split import Captions, EvaluationSplit
 from evaluation.metrics import summarise
-from evaluation.ranking import StageResult, right_images, search
+from evaluation.stages.ranking import StageResult, right_images, search
 
 EMBEDDING = 256
 CANDIDATES = 128

@@ -28,8 +28,8 @@ from benchmarks.full_size import LONGEST, SHORTEST, SPECIAL, Lengths, even_lengt
 from benchmarks.measure import add_device, describe_machine, make_parser, ratio_of, seconds_of, show
 from benchmarks.published_step import dense
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of
-from evaluation.encoding import KeptTokens, Setting, kept_dtype
-from evaluation.reranking import score_candidates
+from evaluation.stages.encoding import KeptTokens, Setting, kept_dtype
+from evaluation.stages.reranking import score_candidates
 from models.decoder import DecoderSize
 from models.fusion import Attention, Layer, PostNorm, TextEncoder
 from models.fusion_size import FusionSize

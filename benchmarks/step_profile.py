@@ -27,8 +27,8 @@ from dataset.tokens import CaptionTokenizer
 from dataset.train_set import BatchRequest, TrainSet
 from models.objectives import LOSSES
 from models.person_search import PersonSearchModel
-from utils.optimization import clip_gradients, make_optimizer
 from utils.precision import autocast
+from utils.training.optimization import clip_gradients, make_optimizer
 
 STAGES = (
     "encode_image",

@@ -32,8 +32,8 @@ from benchmarks.measure import (
 )
 from benchmarks.published_step import PublishedStep
 from utils.memory import keep_freed_memory
-from utils.optimization import clip_gradients, make_optimizer
 from utils.precision import set_precision
+from utils.training.optimization import clip_gradients, make_optimizer
 
 ALPHA = 0.4
 PORTION = 4  # samples that the plain step takes at once where memory is short

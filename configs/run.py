@@ -141,15 +141,14 @@ def keep_samples_per_step(options: Options, config: Config, checkpoint: Mapping[
     return read_config(options, checkpoint, f"batch_size_train={batch}")
 
 
-def warn_of_other_negatives(config: Config, checkpoint: Mapping[str, Any]) -> None:
-    """Hard negatives are drawn within a process's batch, unless configured: of another size, they are others."""
+def warn_of_changes(config: Config, checkpoint: Mapping[str, Any]) -> None:
+    """Say which settings are no longer those that a run was saved with, and when hard negatives are others by it.
+
+    They are drawn within a process's batch, unless configured.
+    """
     pool, batch = checkpoint.get("negatives_pool"), config.batch_size_train
     if isinstance(pool, int) and pool > 0 and batch % pool and config.hard_negatives_within is None:
         logger.warning("hard negatives are now drawn among %d samples, no longer among %d", batch, pool)
-
-
-def warn_of_other_settings(config: Config, checkpoint: Mapping[str, Any]) -> None:
-    """Say which settings are no longer those that a run was saved with."""
     saved, here = flat(saved_config(checkpoint)), flat(config.model_dump(mode="json"))
     changed = [key for key, value in saved.items() if key in here and here[key] != value and key not in OF_THE_START]
     if changed:

@@ -2,7 +2,7 @@
 
 The defaults are MARS on CUHK-PEDES; a YAML file holds what differs. Published names are kept, `schedular` included.
 Keys of the networks and of what they learn are declared in `models/settings.py` and `models/objectives.py`, those of
-optimizer and learning rate in `utils/optimization.py`; all lie side by side in a file.
+optimizer and learning rate in `utils/training/optimization.py`; all lie side by side in a file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,8 +29,8 @@ from utils.config import (
 )
 from utils.errors import UserError
 from utils.files import named_path, similar_file
-from utils.optimization import Optimizer, Schedule
 from utils.paths import PathText
+from utils.training.optimization import Optimizer, Schedule
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

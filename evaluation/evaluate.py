@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.evaluation_split import EvaluationSplit
-from evaluation.encoding import Setting
-from evaluation.ranking import StageResult, rank_split, summarise_stages
+from evaluation.stages.encoding import Setting
+from evaluation.stages.ranking import StageResult, rank_split, summarise_stages
 from evaluation.tables import metrics_table
 from models.person_search import PersonSearchModel
 from utils.files import atomic_write, write_json

@@ -14,7 +14,7 @@ from dataset.build import fit_vocabulary, open_tokenizer
 from dataset.digests import read_digests
 from dataset.evaluation_split import EvaluationSplit, make_split
 from dataset.tokens import CaptionTokenizer
-from evaluation.encoding import Setting
+from evaluation.stages.encoding import Setting
 from models.build import build_model
 from models.person_search import PersonSearchModel
 from models.positions import grid_of

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,26 @@ def describe_batch(batch: TrainBatch) -> str:
     shapes = {name: getattr(batch, name).shape for name in ("image1", "image2", "attributes", "identity", "replaced")}
     shapes |= {name: getattr(batch, name).ids.shape for name in ("caption", "caption2")}
     return "\n".join(f"{name:28} {list(shape)}" for name, shape in shapes.items())
+
+
+class StepSettings(Protocol):
+    """What of a configuration decides how much memory a training step takes."""
+
+    @property
+    def batch_size_train(self) -> int: ...
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+
+    @property
+    def precision(self) -> str: ...
+
+
+def describe_step(model: PersonSearchModel, settings: StepSettings, tokens: int) -> str:
+    """A line on the memory of a training step with captions as long as they get."""
+    bf16 = settings.precision == "bf16"
+    memory = estimate_memory(model, settings.batch_size_train, tokens, settings.image_size, bf16)
+    return f"a training step with captions of {tokens} tokens, the longest there are, takes about {memory}"
 
 
 def meta_batch(batch: int, tokens: int, attributes: int, image_size: tuple[int, int]) -> TrainBatch:

@@ -17,8 +17,8 @@ from dataset.batch import TextTokens
 from dataset.captions import clean_caption, plain_text
 from dataset.images import image_from
 from dataset.tokens import Encoded
-from evaluation.encoding import encode_images
-from evaluation.reranking import match_one
+from evaluation.stages.encoding import encode_images
+from evaluation.stages.reranking import match_one
 from evaluation.trained import TrainedModel
 from models.released import needed_to_search
 from utils.device import prepare_device

@@ -176,7 +176,7 @@ def test_evaluation(path):
 @torch.no_grad()
 def test_candidates_are_the_recorded_ones(path):
     """The product's own two stages score the same pairs with the same numbers."""
-    from evaluation.ranking import best
+    from evaluation.stages.ranking import best
 
     recorded = read(path)["evaluation"]
     _, indices = best(recorded["similarity"], recorded["k"])

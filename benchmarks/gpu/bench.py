@@ -17,7 +17,7 @@ from dataset.batch import Samples, TrainBatch
 from models.kernels import recompute
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws
-from utils.optimization import make_optimizer
+from utils.training.optimization import make_optimizer
 
 ALPHA = 0.4  # as published
 SMALL_BATCH = 4  # at most, of a quick measurement

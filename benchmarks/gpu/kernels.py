@@ -16,7 +16,7 @@ from benchmarks.gpu.steps import StepTaker
 from benchmarks.measure import finish_queued
 from models.build import compile_layers
 from models.person_search import PersonSearchModel
-from utils.optimization import clip_gradients
+from utils.training.optimization import clip_gradients
 
 BUSIEST = 40  # kernels that are listed
 

@@ -13,8 +13,8 @@ from benchmarks.gpu.steps import count_syncs
 from benchmarks.gpu.timing import time_once
 from benchmarks.rerank import MAX_WORDS, PATCHES, WIDTH, build, plain_scores, random_captions
 from dataset.evaluation_split import Captions
-from evaluation.encoding import Setting, encode_images, kept_dtype
-from evaluation.reranking import AT_ONCE, AtOnce, Group, SortedPairs, TextPrefixes, lengths_of, score_group
+from evaluation.stages.encoding import Setting, encode_images, kept_dtype
+from evaluation.stages.reranking import AT_ONCE, AtOnce, Group, SortedPairs, TextPrefixes, lengths_of, score_group
 from models.fusion_packed import prepare_fusion
 from models.person_search import PersonSearchModel
 from utils.precision import set_precision

@@ -22,10 +22,10 @@ from dataset.batch import LoadedBatch, TrainBatch
 from models.randomness import RandomDraws
 from models.training_step import QueueEntry
 from utils.device import Autocast
-from utils.epoch_log import EpochLog, Step
-from utils.optimization import LearningRate, clip_gradients
 from utils.precision import set_precision
-from utils.stepper import Stepper, StepRules
+from utils.training.epoch_log import EpochLog, Step
+from utils.training.optimization import LearningRate, clip_gradients
+from utils.training.stepper import Stepper, StepRules
 
 LENGTHS = 4  # batches of other longest captions that a step is taken on
 SEED = 42

@@ -15,7 +15,7 @@ from dataset.batch import TextTokens
 from dataset.captions import clean_caption
 from dataset.evaluation_split import EvaluationSplit, blocks_of, load_blocks
 from dataset.tokens import Encoded, pad_batch
-from evaluation.encoding import progress
+from evaluation.stages.encoding import progress
 from evaluation.studies.comparison import image_indices
 from evaluation.trained import TrainedModel
 from models.gradcam import TARGETS, attribute_maps, require_maps, usual_layer, word_maps

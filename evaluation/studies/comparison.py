@@ -13,7 +13,7 @@ from torch import Tensor
 from dataset.attributes import CaptionAttributes, cached_attributes
 from dataset.evaluation_split import EvaluationSplit
 from evaluation.metrics import METRIC_NAMES, of_captions
-from evaluation.ranking import rank_split
+from evaluation.stages.ranking import rank_split
 from evaluation.statistics import Estimate, estimate, paired_p_value
 from evaluation.tables import Row
 from evaluation.trained import TrainedModel

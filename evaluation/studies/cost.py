@@ -19,10 +19,10 @@ from torch import Tensor
 
 from dataset.evaluation_split import EvaluationSplit
 from evaluation.drawing.figures import COLORS, draw_estimates, legend_below, new_figure, save_figure, tidy
-from evaluation.encoding import KeptTokens, embed_captions, embed_images, progress
 from evaluation.metrics import METRIC_NAMES
-from evaluation.ranking import best, rerank, right_images, search
-from evaluation.reranking import match_one, room_for_images
+from evaluation.stages.encoding import KeptTokens, embed_captions, embed_images, progress
+from evaluation.stages.ranking import best, rerank, right_images, search
+from evaluation.stages.reranking import match_one, room_for_images
 from evaluation.statistics import Estimate
 from evaluation.studies.comparison import as_columns, estimates_of, people_of
 from evaluation.studies.study import ModelStudy, model_study

@@ -23,8 +23,8 @@ from dataset.evaluation_split import EvaluationSplit
 from dataset.images import load_image
 from evaluation.drawing.figures import draw_estimates, legend_of_models, new_figure, save_figure, tidy
 from evaluation.drawing.pictures import PAPER
-from evaluation.encoding import progress
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES
+from evaluation.stages.encoding import progress
 from evaluation.studies.comparison import (
     INTERVAL,
     as_columns,

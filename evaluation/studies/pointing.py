@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from evaluation.encoding import progress
+from evaluation.stages.encoding import progress
 from evaluation.studies.caption_maps import CaptionMaps, upsample
 from evaluation.studies.mentions import Mentions, read_mask
 

@@ -11,7 +11,7 @@ import numpy as np
 from dataset.evaluation_split import EvaluationSplit
 from evaluation.drawing.sheet import MAX_ROWS, SheetRow, ranking_sheet
 from evaluation.metrics import STAGE_NAMES, average_precision
-from evaluation.ranking import StageResult, rank_split
+from evaluation.stages.ranking import StageResult, rank_split
 from evaluation.studies.study import ModelStudy, model_study
 from evaluation.tables import Row, markdown_table
 from utils.errors import CommandParser, UserError

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dataset.evaluation_split import EvaluationSplit, blocks_of, load_blocks
 from evaluation.drawing.pictures import save_picture
-from evaluation.encoding import progress
+from evaluation.stages.encoding import progress
 from evaluation.statistics import Estimate, estimate, paired_p_value
 from evaluation.studies.comparison import image_indices
 from evaluation.studies.reconstruction_sheet import Drawn, Task, as_picture, draw_sheet, fill

@@ -17,7 +17,7 @@ def with_ties(size: int) -> Problem:
 @pytest.mark.parametrize("candidates", [1, 7, 200])
 @pytest.mark.parametrize("at_once", [1, 500, 2**25])
 def test_blocks_with_ties_agree_with_a_full_sort(monkeypatch, candidates, at_once):
-    monkeypatch.setattr("evaluation.ranking.SIMILARITIES_AT_ONCE", at_once)
+    monkeypatch.setattr("evaluation.stages.ranking.SIMILARITIES_AT_ONCE", at_once)
     problem = with_ties(100)
     found, plain = rank(problem, candidates), plain_rank(problem, candidates)
     assert torch.equal(found.ranks, plain.ranks)

@@ -26,11 +26,11 @@ from dataset.batch import TextTokens, TrainBatch
 from models import objectives, person_search
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, StepNoise
-from utils.epoch_log import EpochLog, Step
-from utils.optimization import LearningRate, Optimizer, Schedule, make_optimizer
 from utils.precision import autocast
 from utils.processes import distributed
-from utils.stepper import LateFlag, Stepper, StepRules, agree
+from utils.training.epoch_log import EpochLog, Step
+from utils.training.optimization import LearningRate, Optimizer, Schedule, make_optimizer
+from utils.training.stepper import LateFlag, Stepper, StepRules, agree
 
 
 def test_the_two_logits_of_matching_stay_opposite_in_training():

@@ -14,7 +14,7 @@ from models.image_encoder import PatchSubset, VisionSize, split_rows
 from models.inspection import estimate_memory
 from models.objectives import LOSSES
 from models.vision_mamba import VisionMamba, convolve
-from utils.optimization import Optimizer, make_optimizer
+from utils.training.optimization import Optimizer, make_optimizer
 
 SIZES = [(32, 16), (24, 40), (8, 24), (8, 8), (40, 24)]  # 8, 15, 3, 1, 15 patches of 8 x 8
 LAYOUT = golden_folder() / "vim_base_layout.json"

@@ -11,7 +11,7 @@ from benchmark_data import REPOSITORY, environment
 from in_process import call
 from PIL import Image
 
-from evaluation.ranking import rank_split
+from evaluation.stages.ranking import rank_split
 from search.__main__ import main
 from search.encoder import Encoder
 from search.explain import explain, overlay

@@ -4,7 +4,7 @@ import pytest
 
 from utils.config import Section, apply_overrides, parse_yaml, read_mapping, save_yaml, validate
 from utils.errors import UserError
-from utils.optimization import Optimizer
+from utils.training.optimization import Optimizer
 
 
 class Engine(Section):

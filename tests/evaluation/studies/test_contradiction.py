@@ -10,7 +10,7 @@ from PIL import Image
 from dataset.attributes import parse_attributes
 from dataset.captions import clean_caption
 from dataset.tokens import CaptionTokenizer
-from evaluation.ranking import rank_split, summarise_stages
+from evaluation.stages.ranking import rank_split, summarise_stages
 from evaluation.studies.caption_edits import EDITS, Choice, Palette, choose
 from evaluation.studies.comparison import first_right
 from evaluation.studies.contradiction import compare, main

@@ -12,9 +12,9 @@ from dataset.annotations import Entry
 from dataset.evaluation_split import blocks_of, make_split
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
-from evaluation.encoding import KeptTokens, Setting, embed_images
-from evaluation.ranking import best, rank_split, right_images, search, summarise_stages
-from evaluation.reranking import TextPrefixes, portions, room_for_images, score_candidates
+from evaluation.stages.encoding import KeptTokens, Setting, embed_images
+from evaluation.stages.ranking import best, rank_split, right_images, search, summarise_stages
+from evaluation.stages.reranking import TextPrefixes, portions, room_for_images, score_candidates
 from models.build import build_model
 from models.fusion import Pairing
 from models.person_search import PersonSearchModel
@@ -172,7 +172,7 @@ def test_images_encoded_again_give_the_same_scores_to_the_last_bit(split, monkey
     model = tiny_model(tokenizer, True)
     found = []
     for room in (2**30, 0):
-        monkeypatch.setattr("evaluation.ranking.room_for_images", lambda *_, room=room: room)
+        monkeypatch.setattr("evaluation.stages.ranking.room_for_images", lambda *_, room=room: room)
         found.append(rank_split(model, split, setting(5))["reranked"])
     assert torch.equal(found[0].scores, found[1].scores)
 

@@ -5,6 +5,7 @@ needed to resume it: the parameters, the optimizer and where the run stands are 
 resumed ends with the same bits as one that was not.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -13,10 +14,11 @@ from pydantic import Field
 
 from utils.checkpoints.fields import CheckpointFields, read_fields
 from utils.checkpoints.run_folder import settings_of_run
-from utils.epoch_log import EpochLog, Step
 from utils.errors import UserError
-from utils.optimization import load_moments
-from utils.stepper import Stepper
+from utils.processes.distributed import is_main
+from utils.training.epoch_log import EpochLog, Step
+from utils.training.optimization import load_moments
+from utils.training.stepper import Stepper
 
 
 class RunFields(CheckpointFields):
@@ -35,6 +37,23 @@ class RunFields(CheckpointFields):
     metrics: dict[str, Any] | None
     seed: int
     negatives_pool: Annotated[int, Field(gt=0)] | None = None
+
+
+class CheckpointClock:
+    """When a checkpoint within an epoch is due: so many minutes after the last one, or with every so many steps."""
+
+    def __init__(self, minutes: float | None, steps: int | None):
+        self.minutes, self.steps = minutes, steps
+        self.start()
+
+    def start(self) -> None:
+        """From now on minutes count, as a checkpoint was just written."""
+        self.started = time.monotonic()
+
+    def is_due(self, step: Step) -> bool:
+        """Whether one is, with this step; time is that of the main process."""
+        overdue = self.minutes is not None and is_main() and time.monotonic() - self.started >= 60 * self.minutes
+        return overdue or (self.steps is not None and (step.number + 1) % self.steps == 0)
 
 
 @dataclass
@@ -58,6 +77,11 @@ class RunState:
     def at_start(cls, iterations: int, batch: int) -> "RunState":
         """A new run, of so many steps an epoch and samples in the batch of a process."""
         return cls(Step(0, 0, iterations, 0), batch)
+
+    @property
+    def kept(self) -> str:
+        """What a run that ends now has in its last checkpoint, for messages; nothing before its first step."""
+        return f" after step {self.step.number}; continue with --resume" if self.step.number else ""
 
     @property
     def epoch_done(self) -> bool:

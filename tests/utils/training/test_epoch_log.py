@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.epoch_log import EpochLog, Step
+from utils.training.epoch_log import EpochLog, Step
 
 
 def scalars(number: float) -> dict[str, torch.Tensor]:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from utils.epoch_log import EpochLog, Step
 from utils.errors import UserError
-from utils.optimization import LearningRate, Schedule
-from utils.stepper import LateFlag, Stepper, StepRules, agree
+from utils.training.epoch_log import EpochLog, Step
+from utils.training.optimization import LearningRate, Schedule
+from utils.training.stepper import LateFlag, Stepper, StepRules, agree
 
 NAN = float("nan")
 

@@ -3,7 +3,7 @@
 Letters: C captions, G gallery images, K candidates of a caption, P right images of the caption
 that has most, E embedding. Rows are captions.
 
-Stage 1 ranks the gallery by cosine similarity. Stage 2 (`evaluation/reranking.py`) scores the K best of each caption.
+Stage 1 ranks the gallery by cosine similarity. Stage 2 (`reranking.py`) scores the K best of each caption.
 Both are split over processes by blocks that do not depend on their number, and neither ever
 holds a captions x images matrix. Image tokens and prefixes of captions are kept as far as memory
 is granted; what does not fit is computed again when it is needed.
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from dataset.evaluation_split import EvaluationSplit, blocks_of
-from evaluation.encoding import KeptTokens, Setting, assemble, embed_captions, embed_images, own_blocks, progress
 from evaluation.metrics import count_ahead, rerank_ranks, summarise
-from evaluation.reranking import room_for_images, score_candidates
+from evaluation.stages.encoding import KeptTokens, Setting, assemble, embed_captions, embed_images, own_blocks, progress
+from evaluation.stages.reranking import room_for_images, score_candidates
 from models.person_search import PersonSearchModel
 
 SIMILARITIES_AT_ONCE = 2**25  # caption rows are taken few enough to keep a block of them below this

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from utils.epoch_log import EpochLog, Step, Sums
 from utils.errors import UserError
-from utils.optimization import LearningRate, clip_gradients
 from utils.processes.distributed import gather_objects, is_main, max_over_processes, min_over_processes, rank
+from utils.training.epoch_log import EpochLog, Step, Sums
+from utils.training.optimization import LearningRate, clip_gradients
 
 logger = logging.getLogger(__name__)
 

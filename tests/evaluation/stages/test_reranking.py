@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.rerank import PATCHES, SPECIAL, WIDTH, build, pretend_split, random_captions
 from dataset.evaluation_split import Captions, blocks_of
-from evaluation import reranking
-from evaluation.dealing import deal
-from evaluation.encoding import KeptTokens, Setting
-from evaluation.reranking import AtOnce, SortedPairs, TextPrefixes, portions, score_candidates
+from evaluation.stages import reranking
+from evaluation.stages.dealing import deal
+from evaluation.stages.encoding import KeptTokens, Setting
+from evaluation.stages.reranking import AtOnce, SortedPairs, TextPrefixes, portions, score_candidates
 from models.decoder import DecoderSize
 from models.fusion import TextEncoder
 from models.fusion_size import FusionSize

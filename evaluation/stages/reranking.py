@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dataset.batch import TextTokens
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of, load_blocks
-from evaluation.dealing import deal
-from evaluation.encoding import KeptTokens, Setting, encode_images, kept_dtype, progress
+from evaluation.stages.dealing import deal
+from evaluation.stages.encoding import KeptTokens, Setting, encode_images, kept_dtype, progress
 from models.fusion import Pairing
 from models.fusion_packed import PackedFusion, prepare_fusion
 from models.packing import Packing, starts_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.optimization import LearningRate, Optimizer, Schedule, clip_gradients, load_moments, make_optimizer
+from utils.training.optimization import LearningRate, Optimizer, Schedule, clip_gradients, load_moments, make_optimizer
 
 EPOCHS, LOW, WARM = 30, 1e-6, 1e-7
 
