@@ -12,6 +12,8 @@ from torch import Tensor
 
 from models.kernels.attention import attend
 
+PADDED = 1.2  # times as many products as without padding are less work than many small ones
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -27,12 +29,73 @@ class Segments:
     key_starts: Tensor
 
     @cached_property
-    def runs(self) -> list[tuple[int, int, int]]:
-        """Segments side by side with equal lengths: how many, and their lengths."""
-        lengths = np.stack([self.query_lengths, self.key_lengths], axis=1)
-        starts = np.flatnonzero(np.concatenate([[True], (lengths[1:] != lengths[:-1]).any(1)]))
-        counts = np.diff(starts, append=len(lengths))
-        return [(count, *pair) for count, pair in zip(counts.tolist(), lengths[starts].tolist(), strict=True)]
+    def runs(self) -> list["Run"]:
+        """Segments side by side of about equal lengths, so many that padding them to equal ones costs little."""
+        found, first = [], 0
+        ends = np.cumsum([self.query_lengths, self.key_lengths], axis=1)
+        for last in range(1, len(self.query_lengths) + 1):
+            if last == len(self.query_lengths) or not self.go_together(first, last + 1):
+                lengths = self.query_lengths[first:last], self.key_lengths[first:last]
+                queries, keys = (
+                    slice(end - rows.sum(), end) for end, rows in zip(ends[:, last - 1], lengths, strict=True)
+                )
+                found.append(Run(queries, keys, *lengths, self.query_starts.device))
+                first = last
+        return found
+
+    def go_together(self, first: int, last: int) -> bool:
+        """Whether segments from `first` to before `last`, padded, have at most PADDED times their rows."""
+        parts = [lengths[first:last] for lengths in (self.query_lengths, self.key_lengths)]
+        rows, padded = (np.multiply(*parts)).sum(), len(parts[0]) * parts[0].max() * parts[1].max()
+        return bool(padded <= PADDED * rows)
+
+
+class Run:
+    """Segments that are computed together: their rows of queries and keys, and how these are padded, if they are."""
+
+    def __init__(
+        self, queries: slice, keys: slice, query_lengths: np.ndarray, key_lengths: np.ndarray, device: torch.device
+    ):
+        self.queries, self.keys, self.count = queries, keys, len(query_lengths)
+        self.of_queries, self.of_keys = (padding_of(lengths, device) for lengths in (query_lengths, key_lengths))
+        # True = attend: [segments, 1, 1, keys]
+        self.mask = None if self.of_keys is None else self.of_keys.mask[:, None, None]
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """As `attend_segments`, of this run's rows alone."""
+        query = self.by_heads(query[self.queries], self.of_queries)
+        keys, values = (self.by_heads(part[self.keys], self.of_keys) for part in (keys, values))
+        attended = attend(query, keys, values, self.mask).transpose(1, 2).flatten(0, 1)
+        return attended if self.of_queries is None else attended.index_select(0, self.of_queries.rows)
+
+    def by_heads(self, rows: Tensor, padding: "Padding | None") -> Tensor:
+        """Rows [R, A, d] as [segments, A, T, d]."""
+        rows = rows if padding is None else rows.index_select(0, padding.indices)
+        return rows.unflatten(0, (self.count, -1)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Segments of other lengths as equally long ones [P, T].
+
+    mask [P, T]: True = a row of the segment. indices [P * T]: that row, or the segment's last. rows: of P * T, which
+    are none of padding.
+    """
+
+    mask: Tensor
+    indices: Tensor
+    rows: Tensor
+
+
+def padding_of(lengths: np.ndarray, device: torch.device) -> Padding | None:
+    """How segments of these lengths [P] are padded; None if they are equally long."""
+    if (lengths == lengths[0]).all():
+        return None
+    position, starts = np.arange(lengths.max()), lengths.cumsum() - lengths
+    mask = position < lengths[:, None]
+    indices = starts[:, None] + np.minimum(position, lengths[:, None] - 1)
+    parts = (mask, indices.flatten(), np.flatnonzero(mask))
+    return Padding(*(torch.from_numpy(part).to(device) for part in parts))
 
 
 def attend_segments(query: Tensor, keys: Tensor, values: Tensor, segments: Segments) -> Tensor:
@@ -40,11 +103,12 @@ def attend_segments(query: Tensor, keys: Tensor, values: Tensor, segments: Segme
 
     On CUDA one kernel serves all segments, whatever their lengths. torch's own choice for such attention
     (`torch.nn.attention.varlen`) is not asked, as it may take cuDNN's, which plans anew for new lengths. Where there is
-    no such kernel, segments of equal length go together.
+    no such kernel, segments of about equal length go together.
     """
     kernel = kernel_for(query)
     if kernel == "runs":
-        return attend_by_runs(query, keys, values, segments)
+        parts = [run.attend(query, keys, values) for run in segments.runs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
     starts, longest = (segments.query_starts, segments.key_starts), longest_of(segments)
     if kernel == "flash":
         return torch.ops.aten._flash_attention_forward(query, keys, values, *starts, *longest, 0.0, False, False)[0]
@@ -65,23 +129,3 @@ def kernel_for(query: Tensor) -> str:
         return "efficient"
     flash = query.shape[-1] <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
     return "flash" if flash and torch.backends.cuda.is_flash_attention_available() else "runs"
-
-
-def attend_by_runs(query: Tensor, keys: Tensor, values: Tensor, segments: Segments) -> Tensor:
-    """`attend_segments` by `attend`, for all segments of a run together."""
-    attended, query_end, key_end = [], 0, 0
-    for count, queries, rows in segments.runs:
-        query_start, query_end = query_end, query_end + count * queries
-        key_start, key_end = key_end, key_end + count * rows
-        here = attend(
-            by_heads(query[query_start:query_end], count),
-            by_heads(keys[key_start:key_end], count),
-            by_heads(values[key_start:key_end], count),
-        )
-        attended.append(here.transpose(1, 2).flatten(0, 1))
-    return attended[0] if len(attended) == 1 else torch.cat(attended)
-
-
-def by_heads(rows: Tensor, segments: int) -> Tensor:
-    """Rows [segments * T, A, d] as [segments, A, T, d]."""
-    return rows.unflatten(0, (segments, -1)).transpose(1, 2)

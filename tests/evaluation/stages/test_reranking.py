@@ -25,7 +25,7 @@ from models.decoder import DecoderSize
 from models.fusion import TextEncoder
 from models.fusion_size import FusionSize
 from models.image_encoder import VisionSize
-from models.kernels import segments
+from models.kernels import attend, segments
 from models.objectives import Objective, only
 from models.person_search import PersonSearchModel
 from models.vision_transformer import VisionTransformer
@@ -196,11 +196,33 @@ def test_attention_takes_a_kernel_that_can_serve(monkeypatch):
         assert kernel_for(rows) == "runs"
 
 
-def test_segments_of_equal_length_side_by_side_are_one_run():
-    starts = torch.zeros(1, dtype=torch.int32)
-    queries, keys = np.array([2, 2, 2, 3, 3, 2]), np.array([4, 4, 5, 5, 5, 4])
-    found = segments.Segments(queries, keys, starts, starts).runs
-    assert found == [(2, 2, 4), (1, 2, 5), (2, 3, 5), (1, 2, 4)]
+def segments_of(queries: list[int], keys: list[int]) -> segments.Segments:
+    starts = [torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32) for lengths in (queries, keys)]
+    return segments.Segments(np.array(queries), np.array(keys), *starts)
+
+
+def test_segments_of_about_equal_length_side_by_side_are_one_run():
+    found = segments_of([2, 2, 2, 3, 3, 2], [40, 40, 41, 40, 40, 90]).runs
+    assert [run.count for run in found] == [3, 2, 1]
+    assert [(run.queries, run.keys) for run in found] == [
+        (slice(0, 6), slice(0, 121)),
+        (slice(6, 12), slice(121, 201)),
+        (slice(12, 14), slice(201, 291)),
+    ]
+    assert [run.mask is None for run in found] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys"),
+    [([5, 5, 6, 6, 9], [5, 5, 6, 6, 9]), ([1, 1, 1, 1], [18, 19, 20, 40]), ([7], [3]), ([4, 5], [9, 9])],
+)
+def test_segments_attend_to_their_own_keys_alone(queries, keys):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(sum(rows), 2, 8, generator=generator) for rows in (queries, keys, keys))
+    found = segments.attend_segments(query, key, value, segments_of(queries, keys))
+    parts = zip(query.split(queries), key.split(keys), value.split(keys), strict=True)
+    expected = [attend(*(part.transpose(0, 1)[None] for part in three))[0].transpose(0, 1) for three in parts]
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-6, rtol=1e-5)
 
 
 # ---- several processes -----------------------------------------------------------------
