@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.fusion_size import FusionSize
-from models.kernels import GELU, Dropout, Linear, Segments, attend, attend_indexed, attend_segments, cast_once
+from models.kernels import GELU, Dropout, Linear, Segments, attend, attend_indexed, attend_segments, cast_once, in_order
 from models.packing import Attends, Packing
 
 
@@ -343,8 +343,7 @@ class TextEncoder(nn.Module):
         """Project image tokens [B, N, W] to the keys and values of every layer."""
         numbers = range(self.size.first_cross_layer, self.size.num_hidden_layers)
         projected = {n: self.layers[n].crossattention.project_source(image_tokens) for n in numbers}
-        # heads lie between tokens: every product with them would copy them into order first
-        return ImageKeysValues({n: (keys.contiguous(), values.contiguous()) for n, (keys, values) in projected.items()})
+        return ImageKeysValues({n: (in_order(keys), in_order(values)) for n, (keys, values) in projected.items()})
 
     def fuse(
         self, text_prefix: Tensor, mask: Tensor, images: ImageKeysValues, pairing: Pairing, cls_only: bool = False

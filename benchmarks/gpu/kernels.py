@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.bench import Bench, keeping_all, words_of
+from benchmarks.full_size import SPECIAL
+from benchmarks.gpu.bench import Bench, words_of
 from benchmarks.gpu.steps import StepTaker
 from benchmarks.measure import finish_queued
-from models.build import compile_layers
+from models.build import compile_model
 from models.person_search import PersonSearchModel
 from utils.training.optimization import clip_gradients
 
@@ -78,11 +79,10 @@ class GraphFigures:
 
 
 def measure_graph(bench: Bench, size: int, precision: str) -> GraphFigures:
-    """Needs CUDA. Nothing is computed again: to keep the state of random numbers for it is not possible in a graph."""
+    """Needs CUDA."""
     size = bench.batch_size(size)
     taker = StepTaker(bench, bench.inputs(size), precision)
-    with keeping_all():
-        graph, total = capture(taker)
+    graph, total = capture(taker)
     graph.replay()
     first = total.item()
     replay = bench.time_calls(graph.replay)
@@ -141,24 +141,26 @@ class CompiledFigures:
     total: float
 
 
-def measure_compiled(bench: Bench, size: int, precision: str) -> CompiledFigures:
-    """Needs CUDA, for which torch writes other kernels than for a CPU."""
-    size = bench.batch_size(size)
-    with compiled(bench.model):
-        taker = StepTaker(bench, bench.inputs(size), precision)
+def measure_compiled(bench: Bench, how: str, size: int, precision: str) -> CompiledFigures:
+    """Needs CUDA, for which torch writes other kernels than for a CPU. how: "layers" or the whole "step"."""
+    batch, draws = bench.inputs(bench.batch_size(size))
+    if how == "step":
+        batch = batch.with_few_shapes(SPECIAL.pad, bench.config.bert_config.max_position_embeddings)
+    with compiled(bench.model, how):
+        taker = StepTaker(bench, (batch, draws), precision)
         began = time.perf_counter()
         totals = [taker.step()]
         finish_queued()
         first = time.perf_counter() - began
         times = bench.time_calls(lambda: totals.append(taker.step()))
-    samples = 1e3 * size / times.ms
-    return CompiledFigures(size, words_of(taker.batch), first, times.ms, times.host_ms, samples, totals[2].item())
+    samples = 1e3 * batch.size / times.ms
+    return CompiledFigures(batch.size, words_of(taker.batch), first, times.ms, times.host_ms, samples, totals[2].item())
 
 
 @contextmanager
-def compiled(model: PersonSearchModel) -> Iterator[None]:
-    """Within, the layers of a model are compiled as in training with `compile`."""
-    compile_layers(model)
+def compiled(model: PersonSearchModel, how: str) -> Iterator[None]:
+    """Within, a model is compiled as in training with `compile`."""
+    compile_model(model, how)
     try:
         yield
     finally:

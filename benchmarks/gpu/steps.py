@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.full_size import drawn_lengths, make_batch
-from benchmarks.gpu.bench import ALPHA, Bench, keeping_all, words_of
+from benchmarks.gpu.bench import ALPHA, Bench, words_of
 from benchmarks.gpu.machine import ROOT, as_loaded
 from benchmarks.gpu.timing import time_once
 from benchmarks.measure import MIB
@@ -118,21 +118,17 @@ class PublishedStepTaker(StepTaker):
         self.optimizer.step()
 
 
-def measure_step(
-    bench: Bench, size: int, precision: str, published: bool = False, keeps_all: bool = False
-) -> StepFigures:
-    """keeps_all: nothing is computed again in the backward pass."""
+def measure_step(bench: Bench, size: int, precision: str, published: bool = False) -> StepFigures:
     size = bench.batch_size(size)
     inputs = bench.inputs(size)
     taker = (PublishedStepTaker if published else StepTaker)(bench, inputs, precision)
     totals: list[Tensor] = []
-    with keeping_all(keeps_all):
-        losses, norm = taker.compared()
-        if published:  # whose forward pass moves queues and momentum model
-            bench.restart()
-        if bench.on_cuda:
-            torch.cuda.reset_peak_memory_stats()
-        times = bench.time_calls(lambda: totals.append(taker.step()))
+    losses, norm = taker.compared()
+    if published:  # whose forward pass moves queues and momentum model
+        bench.restart()
+    if bench.on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    times = bench.time_calls(lambda: totals.append(taker.step()))
     tflop = None if published else bench.tera_flop(size)
     peak = bench.peaks.get(precision)
     return StepFigures(

@@ -49,7 +49,7 @@ TABLES = (
     ),
     Table("Kernels of a step", "kernels/", {"kernels": "kernels", "busy ms": "busy_ms", "ms": "ms"}),
     Table("Forward and backward as one CUDA graph", "graph/", {**STEP, "replay ms": "replay_ms", "total": "total"}),
-    Table("Compiled layers", "compiled/", {**STEP, "first step, s": "first_s", "total": "total"}),
+    Table("Compiled layers, or the whole step", "compiled/", {**STEP, "first step, s": "first_s", "total": "total"}),
     Table("Images encoded", "gallery/", {"batch": "batch", "images/s": "images_per_second"}),
     Table(
         "Re-ranking",

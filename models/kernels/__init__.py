@@ -5,12 +5,12 @@ Blocks read as they would with torch's own. What a processor, a precision or a m
     Linear, cast_once, prepare_weights, convert_weights     products by oneDNN on a CPU; conversions made once
     LayerNorm, GELU, elementwise         outputs that the Linear layer that reads them computes again, not keeps
     checkpointed                         inner results computed again in the backward pass, where they are big
-    attend, attend_indexed               scaled dot-product attention
+    attend, attend_indexed, in_order     scaled dot-product attention
     attend_segments, Segments            the same for rows of many lengths without padding
     Dropout                              a mask that costs little on a CPU
 """
 
-from models.kernels.attention import attend, attend_indexed
+from models.kernels.attention import attend, attend_indexed, in_order
 from models.kernels.dropout import Dropout
 from models.kernels.linear import Linear, cast_once, convert_weights, prepare_weights
 from models.kernels.recompute import GELU, LayerNorm, bytes_of, checkpointed, elementwise
@@ -30,5 +30,6 @@ __all__ = [
     "checkpointed",
     "convert_weights",
     "elementwise",
+    "in_order",
     "prepare_weights",
 ]

@@ -28,6 +28,11 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = No
     return checkpointed(product, query, keys, values, kept=kept, random=dropout > 0)
 
 
+def in_order(heads: Tensor) -> Tensor:
+    """Keys or values [B, A, N, d] for many products: on a CPU each would copy them into this order first."""
+    return heads.contiguous() if heads.device.type == "cpu" else heads
+
+
 def attend_plainly(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """`attend` by plain products."""
     with full_precision(query):  # autocast would copy the scores to float32 and back; softmax sums in float32 anyway

@@ -175,15 +175,32 @@ def test_a_graph_is_captured_and_replayed(bench, monkeypatch):
 def test_layers_are_compiled_for_one_item_alone(bench, monkeypatch):
     calls = []
 
-    def compile_layers(model):
+    def compile_model(model, how):
+        assert how == "layers"
         for number, block in enumerate(model.visual_encoder.blocks):
             block._compiled_call_impl = lambda *given, n=number, b=block: calls.append(n) or b._call_impl(*given)
 
-    monkeypatch.setattr(kernels, "compile_layers", compile_layers)
-    found = kernels.measure_compiled(bench, 8, "fp32")
+    monkeypatch.setattr(kernels, "compile_model", compile_model)
+    found = kernels.measure_compiled(bench, "layers", 8, "fp32")
     assert set(calls) == {0, 1}
     assert all(part._compiled_call_impl is None for part in bench.model.modules())
     assert found.first_s > 0 and found.total == pytest.approx(steps.measure_step(bench, 8, "fp32").total)
+
+
+def test_a_whole_step_is_compiled_for_a_batch_of_few_shapes(bench, monkeypatch):
+    lengths = []
+
+    def compile_model(model, how):
+        def compiled(batch, *others):
+            lengths.append(batch.caption.ids.shape[1])
+            return model._call_impl(batch, *others)
+
+        model._compiled_call_impl = compiled
+
+    monkeypatch.setattr(kernels, "compile_model", compile_model)
+    found = kernels.measure_compiled(bench, "step", 8, "fp32")
+    assert set(lengths) == {found.words} and found.words % 8 == 0
+    assert bench.model._compiled_call_impl is None
 
 
 def test_a_batch_is_sent_as_loaders_make_it(bench, monkeypatch):

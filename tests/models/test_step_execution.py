@@ -142,7 +142,7 @@ def test_weights_converted_together_give_the_bits_of_autocast(checkpointing, mon
         torch.testing.assert_close(value, found[1][name], rtol=0, atol=1e-7 if "word_embeddings" in name else 0)
 
 
-@pytest.mark.parametrize(("precision", "most"), [("fp32", 750), ("bf16", 850)])
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 735), ("bf16", 835)])
 def test_a_gpu_is_asked_for_few_kernels(precision, most):
     """Forward, on a GPU that is not there; in bfloat16 they were 1,096 when each weight was converted by itself."""
     model = lived_in(tiny_model())
