@@ -76,4 +76,4 @@ def compiled(bench: Bench, how: str, size: int) -> Item:
     """Most of its time goes into writing kernels."""
     seconds = 70 if how == "layers" else 180
     measure = partial(measure_compiled, bench, how, size, "bf16")
-    return Item(f"compiled/{how}/bf16/{size}", seconds, measure, needs_cuda=True)
+    return Item(f"compiled/bf16/{size}/{how}", seconds, measure, needs_cuda=True)

@@ -41,7 +41,11 @@ CHOSEN = (
     *("gallery/bf16", "rerank/bf16/own", "rerank/published", "attention/", "new_lengths", "transfer", "scan"),
     *("graph/", "compiled/"),
 )
-NEED_CUDA = {"transfer", *(f"graph/bf16/{size}" for size in (8, 13, 52)), "compiled/bf16/8", "compiled/bf16/52"}
+NEED_CUDA = {
+    "transfer",
+    *(f"graph/bf16/{size}" for size in (8, 13, 52)),
+    *(f"compiled/bf16/{size}/{how}" for how in ("layers", "step") for size in (8, 52)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,7 @@ def test_the_order_is_that_of_value_and_names_are_unique():
     names = [item.name for item in items_of(Bench(CPU, quick=True))]
     assert len(set(names)) == len(names)
     order = ("step/bf16/8", "step/bf16/52", "published/fp32/8", "training/bf16/52", "kernels/bf16/52")
-    order += ("rerank/bf16/own", "attention/image", "graph/bf16/8", "compiled/bf16/8", "step/fp32/128")
+    order += ("rerank/bf16/own", "attention/image", "graph/bf16/8", "compiled/bf16/8/layers", "step/fp32/128")
     places = [names.index(name) for name in order]
     assert places == sorted(places)
     bf16 = {int(name.split("/")[2]) for name in names if name.startswith("step/bf16/")}

@@ -42,7 +42,7 @@ def test_memory_open_files_and_processes_stay_as_they_are(benchmark, tmp_path, t
         per_step = np.median(np.diff(resident[late]) / np.diff(steps[late]))
     trial.measure("growth", per_step / 1000, "MB per 1,000 steps")
     assert 1000 * per_step < MOST, resident.tolist()
-    assert len(set(files[late])) == 1, files
+    assert files[late].max() <= files[late].min() + 1, files  # at times a checkpoint is being written
     assert not left_of(record)
     trial.survive()
 
