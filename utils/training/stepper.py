@@ -177,10 +177,17 @@ class Stepper:
     def report(self, last: UnderWay) -> None:
         """Say of a step that was not taken what was not finite on which process, in which samples.
 
-        Raises UserError after PATIENCE such steps in a row.
+        Raises UserError after PATIENCE such steps in a row, or when a parameter is not finite: no step mends that, and
+        what follows a parameter by 0 times a distance does not stay as it was.
         """
         broken = [name for name, value in last.values.items() if not value.isfinite() and name not in SUMMARIES]
         samples, step = last.samples(), last.step
+        parameters = [f"parameter {name}" for name in self.broken_parameters()]
+        if guilty := blame(parameters, samples):
+            raise UserError(
+                f"training cannot go on after step {step.number} (epoch {step.epoch}): {' | '.join(guilty)};"
+                " continue with --resume from what was saved before"
+            )
         guilty = blame(broken, samples)
         if not guilty:  # the averaged gradient is the same on all processes: look at each one's own
             with self.gradients_aside():
@@ -195,6 +202,11 @@ class Stepper:
             )
         if is_main():
             logger.warning("skipped %s", problem)
+
+    def broken_parameters(self) -> list[str]:
+        """Names of parameters that are learned and not finite; no step that was taken makes one."""
+        learned = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        return [name.removeprefix("module.") for name, parameter in learned if not parameter.isfinite().all()]
 
     @contextlib.contextmanager
     def gradients_aside(self) -> Iterator[None]:

@@ -194,6 +194,15 @@ def test_the_third_failure_in_a_row_stops_the_run_and_names_what_and_where():
         train([1.0, NAN, NAN, NAN, 1.0])
 
 
+def test_a_parameter_that_is_not_finite_ends_the_run_at_once():
+    model = Line()
+    with torch.no_grad():
+        model.weight[0] = NAN
+    said = r"cannot go on after step 0 \(epoch 0\): process 0: parameter weight not finite for sample 1.0; .*--resume"
+    with pytest.raises(UserError, match=said):
+        train([1.0, 1.0], model=model)
+
+
 def test_two_failures_and_then_a_good_step_begin_anew():
     trained = train([NAN, NAN, 1.0, NAN, NAN, 1.0])
     assert (trained.step.number, trained.kept, trained.record["skipped_steps"]) == (6, [1.0, 1.0], 4)
