@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import wraps
+from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -120,7 +120,7 @@ def process_group(
         # torchrun keeps one store through its restarts: the addresses of processes that are gone stand in it
         store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",  # processors talk beside their devices
+            "nccl" if device.type == "cuda" else "gloo",
             store=store,
             rank=launch.rank,
             world_size=launch.world,
@@ -139,8 +139,19 @@ def process_group(
             raise
         raise LostPeer(f"process {launch.rank} lost a process it works with; the run can go on with --resume") from None
     finally:
+        processors.cache_clear()
         gc.collect()  # models in reference cycles hold the group
         dist.destroy_process_group()
+
+
+@cache
+def processors() -> dist.ProcessGroup | None:
+    """The group in which processors talk to each other while their devices compute; None = the usual one.
+
+    All processes ask for it for the first time together.
+    """
+    group = dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else None
+    return group if isinstance(group, dist.ProcessGroup) else None
 
 
 def is_lost_peer(error: RuntimeError) -> bool:
@@ -265,7 +276,7 @@ def max_over_processes(values: Sequence[float]) -> list[float]:
     if world_size() == 1:
         return list(values)
     together = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(together, dist.ReduceOp.MAX)
+    dist.all_reduce(together, dist.ReduceOp.MAX, group=processors())
     return together.tolist()
 
 
