@@ -136,7 +136,7 @@ class ImageCache:
         """Bytes of the whole file."""
         return self.first + self.count * self.step
 
-    def place(self, number: int) -> int:
+    def offset(self, number: int) -> int:
         """Where an image begins, which numpy's short integers have no room for."""
         return self.first + int(number) * self.step
 
@@ -153,7 +153,7 @@ class ImageCache:
         file, checksums = self.opened
         content = bytearray(self.step)
         try:
-            read = os.preadv(file, [content], self.place(number))
+            read = os.preadv(file, [content], self.offset(number))
         except OSError as error:
             raise UserError(f"image cache {self.path} cannot be read: {error.strerror or error}") from None
         pixels = np.frombuffer(content, np.uint8)
@@ -179,7 +179,7 @@ class ImageCache:
         """Decode an image into an open file. Returns its checksum."""
         pixels = np.zeros(self.step, np.uint8)
         pixels[: self.bytes] = source.load(number).numpy().reshape(-1)
-        write_all(file, pixels.tobytes(), self.place(number))
+        write_all(file, pixels.tobytes(), self.offset(number))
         return checksum(pixels)
 
 

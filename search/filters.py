@@ -155,7 +155,7 @@ class FilterCheck:
     """Reads a filter from left to right, and compares the types on both sides of each comparison."""
 
     def __init__(self, tokens: Sequence[Token], columns: Columns):
-        self.tokens, self.columns, self.place = tokens, columns, 0
+        self.tokens, self.columns, self.position = tokens, columns, 0
 
     def check(self) -> None:
         """Raises UserError for what is no filter, and a comparison that finds nothing whatever the values are."""
@@ -167,14 +167,14 @@ class FilterCheck:
 
     @property
     def next(self) -> Token:
-        return self.tokens[self.place]
+        return self.tokens[self.position]
 
     def take(self, words: Iterable[str]) -> str:
         """The next token where it is one of these words, and nothing otherwise."""
         if self.next.kind == "text" or self.next.word not in words:
             return ""
-        self.place += 1
-        return self.tokens[self.place - 1].text
+        self.position += 1
+        return self.tokens[self.position - 1].text
 
     def disjunction(self) -> Operand:
         return self.several(self.conjunction, OR)
@@ -204,18 +204,20 @@ class FilterCheck:
 
     def comparison(self) -> Operand:
         """A value, or two that are compared."""
-        start = self.place
+        start = self.position
         left = self.sum()
         if sign := self.take(COMPARISONS):
-            middle = self.place
+            middle = self.position
             self.refuse_null(left, sign)
             right = self.sum()
-            end = self.place
+            end = self.position
             self.compare(left, sign, right)
             if again := self.take(COMPARISONS):
                 self.sum()
                 parts = [self.written(start, end), "and", self.written(middle, end), again]
-                raise UserError(f"compare two at a time: write {' '.join(parts)} {self.written(end + 1, self.place)}")
+                raise UserError(
+                    f"compare two at a time: write {' '.join(parts)} {self.written(end + 1, self.position)}"
+                )
         elif self.take({"like"}):
             if self.sum().type == NUMBER or (left.column and left.type == NUMBER):
                 raise UserError(f"{self.holds(left.column)}, and like compares text" if left.column else LIKE)
@@ -240,10 +242,10 @@ class FilterCheck:
 
     def negated_in(self) -> str:
         """`in` or `not in`, where that is next."""
-        start = self.place
+        start = self.position
         words = [self.take({"not"}), self.take({"in"})]
         if not words[1]:
-            self.place = start
+            self.position = start
             return ""
         return " ".join(filter(None, words)).lower()
 
@@ -286,7 +288,7 @@ class FilterCheck:
         token = self.next
         if token.kind == "end":
             raise UserError("something is missing at its end")
-        self.place += 1
+        self.position += 1
         if token.kind in ("text", "number"):
             return Operand(TEXT if token.kind == "text" else NUMBER, None, token.text)
         if token.kind == "name" and token.word in ("true", "false"):
@@ -303,7 +305,7 @@ class FilterCheck:
     def dynamic_field(self) -> Operand:
         """$meta["time"], the long form of time."""
         inside, name = self.take({"["}), self.next
-        self.place += 1
+        self.position += 1
         if not inside or name.kind != "text" or not self.take({"]"}):
             raise UserError('write $meta["time"], or time alone')
         if name.content not in self.columns:

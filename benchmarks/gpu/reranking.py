@@ -62,12 +62,12 @@ class Problem:
 
 def make_problem(bench: Bench, same: bool) -> Problem:
     """same: all images are candidates of all captions; else each is one of other captions, about as many."""
-    images, asking, layers, patches = (4, 4, 2, 15) if bench.quick else (96, PER_IMAGE, 12, PATCHES)
+    images, queries, layers, patches = (4, 4, 2, 15) if bench.quick else (96, PER_IMAGE, 12, PATCHES)
     generator = torch.Generator().manual_seed(0)
-    count = asking if same else 2 * asking
+    count = queries if same else 2 * queries
     captions = random_captions(count, generator, drawn_lengths)
     tokens = torch.randn(images, patches + 1, WIDTH, generator=generator)
-    candidates = torch.rand(count, images, generator=generator).argsort(1)[:, : images * asking // count]
+    candidates = torch.rand(count, images, generator=generator).argsort(1)[:, : images * queries // count]
     with bench.device:
         model = build(layers)
     return Problem(model, captions, tokens.to(bench.device), candidates.to(bench.device))

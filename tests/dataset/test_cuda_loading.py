@@ -59,7 +59,8 @@ def test_taking_a_batch_does_not_wait_for_the_device(data):
     next(batches)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        next(batches)
+        batch = next(batches)  # raises where it waits
     finally:
         torch.cuda.set_sync_debug_mode("default")
     loader.close()
+    assert batch.image1.is_cuda
