@@ -2,47 +2,18 @@
 
 import pytest
 import torch
+from tiny_matcher import tiny_matcher
 
 from benchmarks.rerank import SPECIAL, plain_scores, product_scores, random_captions, rank_correlation
 from dataset.evaluation_split import Captions
-from models.decoder import DecoderSize
-from models.fusion import TextEncoder
-from models.fusion_size import FusionSize
-from models.image_encoder import VisionSize
-from models.objectives import Objective, only
-from models.person_search import PersonSearchModel
-from models.vision_transformer import VisionTransformer
 
 MAX_WORDS = 20
-
-
-def tiny_model(full_ca: bool) -> PersonSearchModel:
-    torch.manual_seed(0)
-    fusion = FusionSize(
-        vocab_size=200,
-        hidden_size=24,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=MAX_WORDS,
-        fusion_layer=2,
-        encoder_width=16,
-        full_ca=full_ca,
-    )
-    vision = VisionSize(image_size=(32, 16), patch_size=8, width=16, depth=1, heads=2)
-    objective = Objective(weights=only("pitm"), queue_size=1)
-    model = PersonSearchModel(
-        VisionTransformer(vision), TextEncoder(fusion), DecoderSize(1, 2), objective, SPECIAL, 8
-    ).eval()
-    for parameter in model.parameters():  # biases too, and far from the start, so that scores differ
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    return model
 
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("full_ca", [True, False])
 def test_scores_are_those_of_one_padded_caption_at_a_time(full_ca, fused):
-    model, generator = tiny_model(full_ca), torch.Generator().manual_seed(1)
+    model, generator = tiny_matcher(full_ca, MAX_WORDS), torch.Generator().manual_seed(1)
     lengths = [7, 3, 20, 7, 12]
     ids = [torch.randint(104, 200, (length,), generator=generator).tolist() for length in lengths]
     tokens = torch.randn(6, 9, 16, generator=generator)

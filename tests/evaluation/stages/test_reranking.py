@@ -11,24 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_matcher import tiny_matcher
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.rerank import PATCHES, SPECIAL, WIDTH, build, pretend_split, random_captions
+from benchmarks.rerank import PATCHES, WIDTH, build, pretend_split, random_captions
 from dataset.evaluation_split import Captions, blocks_of
 from evaluation.stages import reranking
 from evaluation.stages.dealing import deal
 from evaluation.stages.encoding import KeptTokens, Setting
 from evaluation.stages.reranking import AtOnce, SortedPairs, TextPrefixes, portions, score_candidates
-from models.decoder import DecoderSize
-from models.fusion import TextEncoder
-from models.fusion_size import FusionSize
-from models.image_encoder import VisionSize
 from models.kernels import attend, segments
-from models.objectives import Objective, only
-from models.person_search import PersonSearchModel
-from models.vision_transformer import VisionTransformer
 from utils.precision import autocast
 from utils.processes import distributed
 
@@ -259,7 +253,7 @@ def test_pieces_go_where_there_is_least_to_do():
 
 
 def test_a_process_begins_the_captions_that_it_needs_alone(monkeypatch):
-    model = tiny_model(True)
+    model = tiny_matcher(True, 60)
     captions = Captions([[101, *range(104, 104 + n), 102] for n in (3, 5, 2, 9, 4, 1, 6)], 0)
     setting = setting_of(images=3, batch_size=2)
     everything = TextPrefixes(model, captions, setting)
@@ -279,32 +273,9 @@ def setting_of(images: int, batch_size: int, memory: int | None = None) -> Setti
     return Setting(CPU, partial(autocast, "fp32", "cpu"), (32, 16), batch_size, images, memory=memory)
 
 
-def tiny_model(full_ca: bool) -> PersonSearchModel:
-    """As in tests/benchmarks/test_rerank.py, with images of 9 tokens."""
-    torch.manual_seed(0)
-    fusion = FusionSize(
-        vocab_size=200,
-        hidden_size=24,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=60,
-        fusion_layer=2,
-        encoder_width=16,
-        full_ca=full_ca,
-    )
-    vision = VisionSize(image_size=(32, 16), patch_size=8, width=16, depth=1, heads=2)
-    objective = Objective(weights=only("pitm"), queue_size=1)
-    encoders = VisionTransformer(vision), TextEncoder(fusion)
-    model = PersonSearchModel(*encoders, DecoderSize(1, 2), objective, SPECIAL, 8).eval()
-    for parameter in model.parameters():  # far from the start, so that scores differ
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    return model
-
-
 def shared_problem(rank: int, processes: int, memory: int | None = None) -> tuple[Tensor, int, int]:
     """Scores of 23 captions with 5 of 30 images; how many blocks this process encoded again, and groups it sent."""
-    model, generator = tiny_model(True), torch.Generator().manual_seed(1)
+    model, generator = tiny_matcher(True, 60), torch.Generator().manual_seed(1)
     lengths = torch.randint(1, 20, (23,), generator=generator).tolist()
     captions = Captions([[101, *range(104, 104 + length), 102] for length in lengths], 0)
     likes = torch.rand(23, 30, generator=generator)
