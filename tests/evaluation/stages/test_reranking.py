@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pretended_gpu import GPU, Launches, on_gpu, pretended_gpu
 from tiny_matcher import tiny_matcher
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.rerank import PATCHES, WIDTH, build, pretend_split, random_captions
 from dataset.evaluation_split import Captions, blocks_of
@@ -26,7 +26,7 @@ from models.kernels import attend, segments
 from utils.precision import autocast
 from utils.processes import distributed
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 MEMORY = {"kept": None, "encoded": 0}  # bytes
 
 
@@ -74,75 +74,24 @@ def test_portions_hold_no_more_than_they_may():
 # ---- what a GPU is given, by tensors without content -----------------------------------
 
 
-class Launches(TorchDispatchMode):
-    """Counts what a GPU is given to do, and notes what would make the processor wait for it."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.waits: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, function.overloadpacket.__name__
-        result = function(*args, **kwargs)
-        given = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
-        made = [part for part in (result if isinstance(result, tuple | list) else [result]) if isinstance(part, Tensor)]
-        if function.namespace != "aten" or not any(part.is_cuda for part in (*given, *made)):
-            return result
-        back = any(part.is_cuda for part in given) and any(not part.is_cuda for part in made)
-        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
-        chosen = any(isinstance(part, Tensor) and part.dtype == torch.bool for part in indices)
-        if name in self.WAITING or back or chosen:
-            self.waits.append(name)
-        alias = function._schema.returns and function._schema.returns[0].alias_info
-        is_view = alias and not alias.is_write
-        converted = name == "to" and (made[0].dtype, made[0].device) != (given[0].dtype, given[0].device)
-        nothing = is_view or name in ("empty", "empty_like", "dropout")  # of which nobody drops anything here
-        if converted or not nothing:
-            self.names.append(name)
-        return result
-
-
-@pytest.fixture
-def pretended_gpu(monkeypatch):
-    """CUDA tensors without content: kernels are named and not run."""
-    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
-    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
-
-
-def put_on_gpu(model: torch.nn.Module) -> None:
-    """Give a module tensors of a GPU, within FakeTensorMode."""
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                module._parameters[name] = torch.nn.Parameter(torch.empty(parameter.shape, device=CUDA))
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=CUDA)
-
-
 def launches_for(precision: str, images: Sequence[int]) -> list[Launches]:
     """What a GPU is given for a group of so many images, each with 20 captions of real lengths, by 4 wide layers."""
     captions = random_captions(40, torch.Generator().manual_seed(0))
-    setting, found = Setting(CUDA, partial(autocast, precision, "cuda"), (384, 384), 64, 16, memory=2**40), []
+    setting, found = Setting(GPU, partial(autocast, precision, "cuda"), (384, 384), 64, 16, memory=2**40), []
     pairs = SortedPairs(
         torch.stack([torch.arange(16) + 16 * (caption % 2) for caption in range(40)]), reranking.lengths_of(captions)
     )
     with torch.device("meta"):
         model = build(4)
-    with FakeTensorMode(), torch.inference_mode():
-        put_on_gpu(model)
+    with pretended_gpu(), torch.inference_mode():
+        on_gpu(model)
         with reranking.prepare_fusion(model.text_encoder, setting.precision) as fusion:
             texts = TextPrefixes(model, captions, setting)
             for count in images:
                 group = pairs.groups([range(32)], AtOnce(2**15, count))[0]
                 assert len(group.images) == count
-                tokens = torch.empty(count, PATCHES + 1, WIDTH, device=CUDA, dtype=reranking.kept_dtype(setting))
-                scores = torch.empty(len(pairs.order), device=CUDA)
+                tokens = torch.empty(count, PATCHES + 1, WIDTH, device=GPU, dtype=reranking.kept_dtype(setting))
+                scores = torch.empty(len(pairs.order), device=GPU)
                 with Launches() as launches:
                     reranking.score_group(model, fusion, texts, pairs, group, tokens, scores)
                 found.append(launches)
@@ -150,7 +99,7 @@ def launches_for(precision: str, images: Sequence[int]) -> list[Launches]:
 
 
 @pytest.mark.parametrize(("precision", "kernel"), [("bf16", "_flash"), ("fp32", "_efficient")])
-def test_a_gpu_is_given_a_group_of_images_and_asked_nothing(pretended_gpu, precision, kernel):
+def test_a_gpu_is_given_a_group_of_images_and_asked_nothing(precision, kernel):
     one, many = launches_for(precision, [1, 16])
     assert not one.waits and not many.waits
     attention = [name for name in many.names if "attention" in name]
@@ -159,12 +108,12 @@ def test_a_gpu_is_given_a_group_of_images_and_asked_nothing(pretended_gpu, preci
     assert len(one.names) == len(many.names) <= 25 * 4
 
 
-def test_what_waits_is_noticed(pretended_gpu):
+def test_what_waits_is_noticed():
     launches = Launches()
-    with FakeTensorMode(), torch.inference_mode(), launches:
-        numbers = torch.empty(3, device=CUDA)
+    with pretended_gpu(), torch.inference_mode(), launches:
+        numbers = torch.empty(3, device=GPU)
         numbers[1:].view(1, 2).to(torch.bfloat16)
-        numbers[torch.empty(3, dtype=torch.long, device=CUDA)]
+        numbers[torch.empty(3, dtype=torch.long, device=GPU)]
         assert (launches.names, launches.waits) == (["to", "index"], [])
         numbers.cpu()
     assert launches.waits == ["to"]
@@ -180,12 +129,12 @@ def test_attention_takes_a_kernel_that_can_serve(monkeypatch):
     kernel_for = segments.kernel_for
     assert kernel_for(torch.empty(2, 2, 8, dtype=torch.bfloat16)) == "runs"
     with FakeTensorMode():
-        rows = torch.empty(2, 2, 64, dtype=torch.bfloat16, device=CUDA)
+        rows = torch.empty(2, 2, 64, dtype=torch.bfloat16, device=GPU)
         for capability[0], kernel in (((7, 5), "runs"), ((8, 0), "flash"), ((9, 0), "flash")):
             assert kernel_for(rows) == kernel
-        assert kernel_for(torch.empty(2, 2, 512, dtype=torch.bfloat16, device=CUDA)) == "runs"
-        assert kernel_for(torch.empty(2, 2, 64, device=CUDA)) == "efficient"
-        assert kernel_for(torch.empty(2, 2, 12, device=CUDA)) == "runs"
+        assert kernel_for(torch.empty(2, 2, 512, dtype=torch.bfloat16, device=GPU)) == "runs"
+        assert kernel_for(torch.empty(2, 2, 64, device=GPU)) == "efficient"
+        assert kernel_for(torch.empty(2, 2, 12, device=GPU)) == "runs"
         monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
         assert kernel_for(rows) == "runs"
 
