@@ -37,8 +37,7 @@ class TextTokens:
     longest: Tensor | None = None
 
     def to(self, device: torch.device) -> "TextTokens":
-        longest = None if self.longest is None else self.longest.to(device, non_blocking=True)
-        return TextTokens(self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True), longest)
+        return map_leaves(self, lambda part: part.to(device, non_blocking=True))
 
     def padded_to(self, length: int, pad: int) -> "TextTokens":
         """The same captions with more padding; `pad` is its token."""
