@@ -287,7 +287,10 @@ def test_bombs_need_little_memory(tmp_path):
     cases = {f"{name.replace(' ', '-')}.jpg": content for name, (content, _) in bombs().items()}
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
-    needed = {name: peak_of_loading(tmp_path / name) for name in [*cases, "huge.jpg", "device.jpg"]}
+    # the lesser of two: what the kernel counts now and then is not what the file asked for
+    needed = {
+        name: min(peak_of_loading(tmp_path / name) for _ in range(2)) for name in [*cases, "huge.jpg", "device.jpg"]
+    }
     assert max(needed.values()) < 40 * MIB, needed
 
 
