@@ -23,6 +23,7 @@ from dataset.evaluation_split import EvaluationSplit
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import TrainLoader
 from evaluation.evaluate import Metrics, evaluate
+from evaluation.stages.look_alikes import refresh_look_alikes
 from evaluation.trained import evaluation_setting, load_trained, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
 from models.build import build_model, compile_model
@@ -103,6 +104,7 @@ class Trainer:
         A signal waits for the step under way.
         """
         state, step, config = self.state, self.state.step, self.run.config
+        refresh_look_alikes(self.model, self.loader, step, self.run.precision)
         batches = self.loader.epoch(step.epoch, skip=step.iteration * config.accumulate_steps)
         bar = tqdm(desc=f"epoch {step.epoch}", total=step.iterations, initial=step.iteration, disable=not is_main())
         self.model.train()
@@ -157,9 +159,7 @@ class Trainer:
         with interruption.deferred():
             if log:
                 log.add({**record, **(state.metrics or {})})
-            state.evaluated = True
-            if state.epoch_done:
-                state.next_epoch()
+            state.close_epoch()
             if self.finished:
                 self.save()
 
@@ -180,7 +180,7 @@ class Trainer:
         self.stepper.settle(self.state.log)
         state = self.state.content(self.stepper, self.seed)  # of all processes
         if is_main():
-            self.folder.save_last({**self.content(), **state})
+            self.folder.save_last({**self.content(), **state, **self.loader.plan.state()})
         self.clock.start()
 
     def settle(self) -> None:
@@ -207,6 +207,7 @@ class Trainer:
     def resume(self, checkpoint: dict[str, Any]) -> None:
         """Stand where a checkpoint stopped. Raises UserError when it is of another run, or of other data."""
         self.state.restore(checkpoint, self.stepper, self.seed)
+        self.loader.plan.restore(checkpoint)
         if not on_main(self.folder.holds_best)():
             if self.finished and self.state.evaluated:
                 self.folder.refuse_finished(checkpoint["path"])
@@ -234,9 +235,8 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
             trainer.train()
         finally:
             trainer.loader.close()
-        best = shared_from_main(folder.best)()
+        best, (name, split) = shared_from_main(folder.best)(), list(splits.items())[-1]
         model.load_state_dict(best["model"])
-        name, split = list(splits.items())[-1]
         logger.info("best epoch %d, on the %s split:", best["epoch"], name)
         finish(run, model, split)
 
@@ -252,8 +252,8 @@ def dry_run(run: Run, model: PersonSearchModel, loader: TrainLoader | None, spli
     """Print what a run would be, once."""
     lines = [describe_parameters(model), *(f"{name} split: {split.sizes}" for name, split in splits.items())]
     if loader is not None and is_main():
-        step = describe_step(model, run.config, loader.data.longest_caption())
-        lines += [describe_batch(next(loader.epoch(0))), step]
+        lines += [describe_batch(next(loader.epoch(0)))]
+        lines += [describe_step(model, run.config, loader.data.longest_caption())]
     if is_main():
         print("\n".join(lines))
 

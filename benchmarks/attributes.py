@@ -20,11 +20,12 @@ from benchmarks.measure import describe_machine, in_turn, parse_arguments, ratio
 from dataset.annotations import Entry
 from dataset.attribute_words import COLOURS
 from dataset.attributes import Attribute, CaptionAttributes, cached_attributes, load_spacy
+from dataset.batch_plan import BatchPlan
 from dataset.captions import clean_caption, clean_caption_with_offsets
 from dataset.synthetic.generate import person_of, picture_of
 from dataset.synthetic.options import Options
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchPlan, TrainLoader, TrainSet
+from dataset.train_set import TrainLoader, TrainSet
 
 if TYPE_CHECKING:
     from spacy.language import Language

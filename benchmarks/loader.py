@@ -26,13 +26,14 @@ from benchmarks.loading_ways import EVERYONE, compare, run_through, show_ways, w
 from benchmarks.measure import describe_machine, in_turn, parse_arguments
 from dataset.annotations import Entry
 from dataset.batch import TrainBatch
+from dataset.batch_plan import BatchPlan
 from dataset.captions import clean_caption
 from dataset.decoding import as_rgb
 from dataset.images import load_image
 from dataset.synthetic.generate import person_of, picture_of
 from dataset.synthetic.options import Options
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchPlan, TrainLoader, TrainSet
+from dataset.train_set import TrainLoader, TrainSet
 
 SIZE = (384, 384)
 BATCH = 8

@@ -17,9 +17,10 @@ from benchmarks.measure import in_turn, ratio_of
 from dataset.attributes import attribute_ids
 from dataset.augmentation import draw_mirrored
 from dataset.batch import LoadedBatch, TextTokens
+from dataset.batch_plan import BatchRequest, Plan
 from dataset.image_cache import open_image_cache
 from dataset.tokens import pad_batch
-from dataset.train_set import BatchRequest, TrainLoader, TrainSet
+from dataset.train_set import TrainLoader, TrainSet
 from models.randomness import StepNoise
 
 BATCH = 32
@@ -73,7 +74,7 @@ class FirstWay(TrainSet):
 
 
 @dataclass(frozen=True)
-class RandomPlan:
+class RandomPlan(Plan):
     """Batches of so many samples, of `everyone` on all processes, drawn from `samples` with replacement."""
 
     samples: int

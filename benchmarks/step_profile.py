@@ -23,8 +23,9 @@ from benchmarks.full_size import configuration, make_batch, make_draws, make_mod
 from benchmarks.measure import describe_machine, make_parser, seconds_of
 from configs.schema import Config
 from dataset.annotations import Entry
+from dataset.batch_plan import BatchRequest
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchRequest, TrainSet
+from dataset.train_set import TrainSet
 from models.objectives import LOSSES
 from models.person_search import PersonSearchModel
 from utils.precision import autocast

@@ -34,7 +34,7 @@ from utils.training.optimization import Optimizer, Schedule
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-Group = Annotated[int, Field(ge=2)] | None  # None = the whole batch of a process
+Group = Annotated[int, Field(ge=2)] | None  # samples; None = the whole batch of a process
 
 
 class Config(ModelSettings):
@@ -63,6 +63,7 @@ class Config(ModelSettings):
     alpha: Fraction = 0.4
     warm_up: bool = True
     hard_negatives_within: Group | Annotated[list[Group], Field(min_length=1)] = None
+    look_alikes: Group = None
     batch_size_train: Count = 8
     accumulate_steps: Count = 1
     optimizer: Optimizer = Optimizer()
@@ -125,6 +126,11 @@ class Config(ModelSettings):
             yield (
                 "hard_negatives_within",
                 f"{self.hard_negatives_within} must divide batch_size_train ({self.batch_size_train}), or be null",
+            )
+        if self.look_alikes and self.batch_size_train % self.look_alikes:
+            yield (
+                "look_alikes",
+                f"{self.look_alikes} must divide batch_size_train ({self.batch_size_train}), or be null",
             )
 
 

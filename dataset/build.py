@@ -11,12 +11,13 @@ from configs.schema import Config, require_files
 from dataset.annotations import Entry, check_disjoint, check_images, load_annotations, read_captions
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
+from dataset.batch_plan import BatchPlan, LookAlikePlan
 from dataset.captions import clean_caption
 from dataset.cut_captions import CutCaptions
 from dataset.digests import read_digests
 from dataset.image_cache import ImageCache, Source, images_of, open_image_cache
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchPlan, NoiseSource, TrainLoader, TrainSet
+from dataset.train_set import NoiseSource, TrainLoader, TrainSet
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.distributed import on_main, rank, world_size
@@ -142,6 +143,8 @@ def open_loader(
         )
     data = open_training_set(config, tokenizer, seed, cache_folder, skipped, noise)
     plan = BatchPlan(samples=len(data), batch=batch, rank=rank(), world=world_size(), seed=seed)
+    if config.look_alikes is not None:
+        plan = LookAlikePlan(data.identity, config.look_alikes, batch, rank(), world_size(), seed)
     if len(plan) < config.accumulate_steps:
         raise UserError(
             f"an epoch has {counted(len(plan), 'batch', 'batches')}, fewer than accumulate_steps"

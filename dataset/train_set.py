@@ -3,16 +3,16 @@
 Letters: B batch of this process, G batch of all processes, T text tokens, H and W image
 height and width.
 
-A `Plan` says which samples make up each step; a `TrainSet` turns one such request into a whole batch inside a
-loader worker. A request carries its epoch, so workers live on through epochs, and what is random about a sample
-depends on (seed, epoch, index) alone.
+A `Plan` (`dataset.batch_plan`) says which samples make up each step; a `TrainSet` turns one such request into a
+whole batch inside a loader worker. A request carries its epoch, so workers live on through epochs, and what is random
+about a sample depends on (seed, epoch, index) alone.
 """
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dataset.annotations import Entry
 from dataset.augmentation import Augment, draw_mirrored
 from dataset.batch import LoadedBatch, TextTokens, TrainBatch
+from dataset.batch_plan import BatchRequest, Plan
 from dataset.caption_table import CaptionTable
 from dataset.captions import clean_caption
 from dataset.image_cache import ImageCache, Source, images_of
@@ -29,75 +30,20 @@ from dataset.tokens import CaptionTokenizer, Encoded, pad_batch
 from utils.copy_ahead import copied_ahead, copies_to
 from utils.errors import UserError
 from utils.processes.loader_processes import loaded, loader_settings
-from utils.text import counted
 
 CPU = torch.device("cpu")
 NoiseSource = Callable[[int, Sequence[int]], Any]  # (epoch, indices of samples) -> dataclass of tensors; can be pickled
 Spans = list[list[tuple[int, int]]]  # attributes of a caption: character spans of their words
 
 
-@dataclass(frozen=True)
-class BatchRequest:
-    """One micro-batch: indices of the samples of all processes, and the rows of them that are this process's."""
+class RequestSampler(Sampler[BatchRequest]):
+    """What a DataLoader iterates anew, in the main process, for every pass: the requests that are due."""
 
-    epoch: int
-    everyone: tuple[int, ...]
-    rows: slice
-
-    @property
-    def own(self) -> tuple[int, ...]:
-        return self.everyone[self.rows]
-
-
-class Plan(Protocol):
-    """What a sampler must offer, whichever way it chooses samples (`TrainSet.identities` knows who is on each).
-
-    All epochs have as many micro-batches, and those of an epoch are the same whenever it is asked for: a resumed run
-    skips those that it has had. All processes agree on `everyone`; their `rows` share it out in rank order.
-    """
-
-    def __len__(self) -> int:
-        """The micro-batches of an epoch."""
-
-    def requests(self, epoch: int, skip: int = 0) -> Iterator[BatchRequest]:
-        """The micro-batches of an epoch but for the first `skip`."""
-
-
-class BatchPlan:
-    """The published sampler: every sample once an epoch.
-
-    The order is a permutation by (seed, epoch). The G = batch * world samples of a
-    micro-batch are dealt out in contiguous runs, so that gathering rows in rank order gives
-    the order a single process would see. What does not fill a micro-batch is left out.
-    """
-
-    def __init__(self, samples: int, batch: int, rank: int, world: int, seed: int):
-        self.samples, self.together, self.seed = samples, batch * world, seed
-        self.rows = slice(rank * batch, (rank + 1) * batch)
-        if samples < self.together:
-            raise UserError(
-                f"the training set has {counted(samples, 'caption')}, fewer than one batch of {self.together}"
-                f" ({batch} on each of {counted(world, 'process', 'processes')}); lower batch_size_train"
-            )
-
-    def __len__(self) -> int:
-        return self.samples // self.together
-
-    def requests(self, epoch: int, skip: int = 0) -> Iterator[BatchRequest]:
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
-        for start in range(skip * self.together, len(self) * self.together, self.together):
-            yield BatchRequest(epoch, tuple(order[start : start + self.together].tolist()), self.rows)
-
-
-class EpochSampler(Sampler[BatchRequest]):
-    """What a DataLoader iterates anew, in the main process, for every epoch: the requests of the one that is due."""
-
-    def __init__(self, plan: Plan):
-        self.plan = plan
-        self.epoch, self.skip = 0, 0
+    def __init__(self) -> None:
+        self.due: Iterable[BatchRequest] = ()
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        return self.plan.requests(self.epoch, self.skip)
+        return iter(self.due)
 
 
 @dataclass(frozen=True)
@@ -262,7 +208,7 @@ class TrainLoader:
     """
 
     def __init__(self, data: TrainSet, plan: Plan, workers: int, pin_memory: bool, device: torch.device = CPU):
-        self.data, self.plan, self.sampler, self.device = data, plan, EpochSampler(plan), device
+        self.data, self.plan, self.sampler, self.device = data, plan, RequestSampler(), device
         settings = loader_settings(__name__, workers)
         self.loader = DataLoader(
             data,
@@ -285,5 +231,9 @@ class TrainLoader:
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[TrainBatch]:
         """The batches of an epoch but for the first `skip`, which an interrupted run has had."""
-        self.sampler.epoch, self.sampler.skip = number, skip
+        return self.read(self.plan.requests(number, skip))
+
+    def read(self, requests: Iterable[BatchRequest]) -> Iterator[TrainBatch]:
+        """The batches that are asked for."""
+        self.sampler.due = requests
         yield from copied_ahead(loaded(self.loader), copies_to(self.device))

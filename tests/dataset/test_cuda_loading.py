@@ -8,7 +8,8 @@ import torch
 
 from benchmarks.loader import draw_training_set
 from dataset.batch import TextTokens, TrainBatch
-from dataset.train_set import BatchPlan, TrainLoader
+from dataset.batch_plan import BatchPlan
+from dataset.train_set import TrainLoader
 from models.randomness import StepNoise
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from configs.schema import Config, load_config
+from dataset.batch_plan import BatchPlan
 from dataset.build import open_tokenizer, open_training_set
 from dataset.decoding import image_fault
 from dataset.digests import blake2_of, digest_file
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchPlan, TrainLoader, TrainSet
+from dataset.train_set import TrainLoader, TrainSet
 from evaluation.trained import open_split
 from utils.errors import UserError
 from utils.processes.distributed import Launch, process_group

@@ -5,8 +5,9 @@ import hashlib
 import pytest
 
 from dataset.annotations import load_annotations
+from dataset.batch_plan import BatchPlan
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchPlan, TrainLoader, TrainSet
+from dataset.train_set import TrainLoader, TrainSet
 
 pytestmark = pytest.mark.promise("Data ledger")
 

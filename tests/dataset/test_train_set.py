@@ -16,11 +16,12 @@ from PIL import Image
 
 from dataset.annotations import Entry
 from dataset.batch import TrainBatch, mirror
+from dataset.batch_plan import BatchPlan, BatchRequest, Plan
 from dataset.captions import clean_caption
 from dataset.image_cache import open_image_cache
 from dataset.images import load_image
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import BatchPlan, BatchRequest, Plan, TrainLoader, TrainSet, make_samples
+from dataset.train_set import TrainLoader, TrainSet, make_samples
 from models.randomness import StepNoise
 from utils.errors import UserError
 
@@ -140,7 +141,7 @@ def test_a_training_set_smaller_than_the_batch_of_all_processes_is_refused():
         BatchPlan(7, 4, 0, 2, 0)
 
 
-class TwoOfEach:
+class TwoOfEach(Plan):
     """A plan of another kind: each micro-batch is two samples of one identity for every process."""
 
     def __init__(self, identities: list[int], rank: int, world: int):

@@ -102,8 +102,11 @@ class RunState:
         """Whether all steps of a run of so many epochs, or steps, are taken."""
         return self.step.epoch + self.epoch_done >= epochs or (max_steps is not None and self.step.number >= max_steps)
 
-    def next_epoch(self) -> None:
-        self.step, self.log = self.step.next_epoch, EpochLog()
+    def close_epoch(self) -> None:
+        """What was trained is evaluated and logged; the next epoch begins, if all steps of this one are taken."""
+        self.evaluated = True
+        if self.epoch_done:
+            self.step, self.log = self.step.next_epoch, EpochLog()
 
     def forget_best(self) -> None:
         """The file of the best epoch is not there: the next one evaluated is the best."""

@@ -1,0 +1,156 @@
+"""Which samples make up each batch of an epoch, on any number of processes.
+
+Letters: I identities, K look-alikes of each.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.text import counted
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """One micro-batch: indices of the samples of all processes, and the rows of them that are this process's."""
+
+    epoch: int
+    everyone: tuple[int, ...]
+    rows: slice
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        return self.everyone[self.rows]
+
+
+class Plan(ABC):
+    """What a sampler must offer, whichever way it chooses samples (`TrainSet.identity` knows who is on each).
+
+    All epochs have as many micro-batches, and those of an epoch are the same whenever it is asked for: a resumed run
+    skips those that it has had. All processes agree on `everyone`; their `rows` share it out in rank order.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The micro-batches of an epoch."""
+
+    @abstractmethod
+    def requests(self, epoch: int, skip: int = 0) -> Iterator[BatchRequest]:
+        """The micro-batches of an epoch but for the first `skip`."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold for the rest of the epoch, beside what the plan was made from."""
+        return {}
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:  # noqa: B027  (most plans have no state)
+        """Take what `state` gave from a checkpoint (with its "path"). Raises UserError when it does not fit."""
+
+
+class BatchPlan(Plan):
+    """The published sampler: every sample once an epoch.
+
+    The order is a permutation by (seed, epoch). The G = batch * world samples of a
+    micro-batch are dealt out in contiguous runs, so that gathering rows in rank order gives
+    the order a single process would see. What does not fill a micro-batch is left out.
+    """
+
+    def __init__(self, samples: int, batch: int, rank: int, world: int, seed: int):
+        self.samples, self.together, self.seed = samples, batch * world, seed
+        self.rows = slice(rank * batch, (rank + 1) * batch)
+        if samples < self.together:
+            raise UserError(
+                f"the training set has {counted(samples, 'caption')}, fewer than one batch of {self.together}"
+                f" ({batch} on each of {counted(world, 'process', 'processes')}); lower batch_size_train"
+            )
+
+    def __len__(self) -> int:
+        return self.samples // self.together
+
+    def order(self, epoch: int) -> np.ndarray:
+        """All samples in the order of an epoch."""
+        return np.random.default_rng((self.seed, epoch)).permutation(self.samples)
+
+    def requests(self, epoch: int, skip: int = 0) -> Iterator[BatchRequest]:
+        order = self.order(epoch)
+        for start in range(skip * self.together, len(self) * self.together, self.together):
+            yield BatchRequest(epoch, tuple(order[start : start + self.together].tolist()), self.rows)
+
+
+class LookAlikePlan(BatchPlan):
+    """Every sample once an epoch, in groups of consecutive ones whose people look alike to the model.
+
+    identity: of every sample, from 0. look_alikes: to be set before an epoch, int [I, K], for each identity the others
+    that resemble it, most alike first; None = the published order. A batch of a process must hold whole groups.
+    """
+
+    def __init__(self, identity: np.ndarray, group: int, batch: int, rank: int, world: int, seed: int):
+        super().__init__(len(identity), batch, rank, world, seed)
+        self.identities, self.group = int(identity.max()) + 1, group
+        self.look_alikes: Tensor | None = None
+        by_identity = np.argsort(identity, kind="stable")
+        self.samples_of = np.split(by_identity, np.flatnonzero(np.diff(identity[by_identity])) + 1)
+
+    @property
+    def look_alikes_of_each(self) -> int:
+        """How many it should be told of each identity: some are in other groups already when its turn comes."""
+        return 4 * self.group
+
+    def state(self) -> dict[str, Any]:
+        return {"look_alikes": self.look_alikes}
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        found = checkpoint.get("look_alikes")
+        if found is not None:
+            shape = (self.identities, min(self.look_alikes_of_each, self.identities - 1))
+            fits = isinstance(found, Tensor) and found.dtype == torch.int32 and found.shape == shape
+            if not fits or bool(((found < 0) | (found >= self.identities)).any()):
+                raise UserError(
+                    f"checkpoint {checkpoint['path']}: its look-alikes are not of these training data, or of another"
+                    " `look_alikes`; resume it with the settings of its run"
+                )
+        self.look_alikes = found
+
+    def one_of_each(self, epoch: int) -> Iterator[BatchRequest]:
+        """A chance sample of every identity, in batches as large as those of training; the last one is filled up."""
+        rng = np.random.default_rng((self.seed, epoch, 1))
+        chosen = [int(rng.choice(samples)) for samples in self.samples_of]
+        for start in range(0, len(chosen), self.together):
+            everyone = chosen[start : start + self.together]
+            yield BatchRequest(epoch, tuple(np.resize(everyone, self.together).tolist()), self.rows)
+
+    def order(self, epoch: int) -> np.ndarray:
+        if self.look_alikes is None:
+            return super().order(epoch)
+        rng = np.random.default_rng((self.seed, epoch))
+        left = [rng.permutation(samples).tolist() for samples in self.samples_of]
+        groups: list[list[int]] = []
+        alone: list[int] = []
+        while any(left):
+            for people in self.groups_of([bool(samples) for samples in left], rng):
+                chosen = [left[person].pop() for person in people]
+                if len(people) == self.group:
+                    groups.append(chosen)
+                else:
+                    alone += chosen
+        rng.shuffle(groups)
+        return np.array([sample for group in groups for sample in group] + rng.permutation(alone).astype(int).tolist())
+
+    def groups_of(self, there: Sequence[bool], rng: np.random.Generator) -> Iterator[list[int]]:
+        """Each of the identities that are there once: a chance one with those most alike, or alone without enough."""
+        assert self.look_alikes is not None
+        free, alike = list(there), self.look_alikes.tolist()
+        for person in rng.permutation(np.flatnonzero(there)).tolist():
+            if free[person]:
+                free[person] = False
+                others = [other for other in alike[person] if free[other]][: self.group - 1]
+                if len(others) < self.group - 1:
+                    others = []
+                for other in others:
+                    free[other] = False
+                yield [person, *others]

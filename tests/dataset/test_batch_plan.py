@@ -1,0 +1,96 @@
+"""Batches of people who look alike: which samples they are made of."""
+
+import numpy as np
+import pytest
+import torch
+
+from dataset.batch_plan import LookAlikePlan
+from utils.errors import UserError
+
+PEOPLE, SAMPLES = 24, 5
+IDENTITY = np.arange(PEOPLE).repeat(SAMPLES)
+
+
+def plan_of(group: int = 4, batch: int = 8, rank: int = 0, world: int = 1, told: bool = True) -> LookAlikePlan:
+    """People 0 to 3 look alike, 4 to 7 do, and so on: their numbers are near."""
+    plan = LookAlikePlan(IDENTITY, group, batch, rank, world, seed=5)
+    if told:
+        clan = torch.arange(PEOPLE).div(group, rounding_mode="floor")
+        apart = (clan[:, None] - clan).abs() + torch.eye(PEOPLE) * PEOPLE
+        plan.look_alikes = apart.argsort(dim=1, stable=True)[:, : plan.look_alikes_of_each].int()[:, : PEOPLE - 1]
+    return plan
+
+
+def people(plan: LookAlikePlan, epoch: int = 0) -> np.ndarray:
+    """Who is in each batch."""
+    return np.array([IDENTITY[list(request.own)] for request in plan.requests(epoch)])
+
+
+def test_an_epoch_has_every_sample_once():
+    samples = [index for request in plan_of().requests(0) for index in request.own]
+    assert sorted(samples) == list(range(len(IDENTITY)))
+
+
+def test_groups_are_of_different_people_who_look_alike():
+    groups = people(plan_of()).reshape(-1, 4)
+    assert all(len(set(group)) == 4 for group in groups)
+    assert all(len(set(group // 4)) == 1 for group in groups)
+
+
+def test_groups_change_with_the_epoch_and_not_with_the_asking():
+    plan = plan_of()
+    assert people(plan, 0).tolist() != people(plan, 1).tolist()
+    assert people(plan, 1).tolist() == people(plan_of(), 1).tolist()
+    assert [r.own for r in plan.requests(1, skip=4)] == [r.own for r in plan.requests(1)][4:]
+
+
+def test_processes_share_what_one_has_and_groups_stay_together():
+    one = [request.own for request in plan_of(batch=8).requests(3)]
+    two = [list(plan_of(batch=4, rank=rank, world=2).requests(3)) for rank in (0, 1)]
+    assert one == [a.own + b.own for a, b in zip(*two, strict=True)]
+
+
+def test_before_anybody_is_told_the_order_is_the_published_one():
+    plan = plan_of(told=False)
+    assert sorted(index for request in plan.requests(0) for index in request.own) == list(range(len(IDENTITY)))
+    assert len({tuple(group // 4) for group in people(plan).reshape(-1, 4)}) > 6
+
+
+def test_people_of_few_samples_are_not_lost_and_the_rest_goes_on_alone():
+    identity = np.array([0] * 9 + [1, 1, 2, 2, 3])
+    plan = LookAlikePlan(identity, 2, 2, 0, 1, seed=1)
+    plan.look_alikes = torch.tensor([[1, 2, 3], [0, 2, 3], [3, 1, 0], [2, 1, 0]], dtype=torch.int32)
+    samples = [request.own for request in plan.requests(0)]
+    assert sorted(index for pair in samples for index in pair) == list(range(14))
+    assert sum(len(set(identity[list(pair)])) == 2 for pair in samples) >= 3
+
+
+def test_one_of_each_asks_for_all_identities_in_full_batches():
+    plan = plan_of(batch=10, group=2)
+    requests = list(plan.one_of_each(0))
+    assert all(len(request.own) == 10 for request in requests)
+    assert {int(IDENTITY[index]) for request in requests for index in request.own} == set(range(PEOPLE))
+    assert [r.own for r in requests] != [r.own for r in plan.one_of_each(1)]
+
+
+def test_the_rest_of_an_epoch_is_that_of_the_checkpoint():
+    plan, resumed = plan_of(), plan_of(told=False)
+    resumed.restore({"path": "a.pth", **plan.state()})
+    assert people(resumed).tolist() == people(plan).tolist()
+    resumed.restore({"path": "of another recipe"})
+    assert resumed.look_alikes is None
+
+
+@pytest.mark.parametrize(
+    "look_alikes",
+    [
+        torch.zeros(PEOPLE, 3, dtype=torch.int32),
+        torch.zeros(PEOPLE - 1, 16, dtype=torch.int32),
+        torch.full((PEOPLE, 16), PEOPLE, dtype=torch.int32),
+        torch.zeros(PEOPLE, 16),
+        [[1]],
+    ],
+)
+def test_look_alikes_of_other_data_are_refused(look_alikes):
+    with pytest.raises(UserError, match=r"^checkpoint a\.pth: its look-alikes are not of these training data"):
+        plan_of().restore({"path": "a.pth", "look_alikes": look_alikes})
