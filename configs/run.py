@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from configs.schema import Config, require_files
 from models.build import require_compiler
 from models.released import saved_config
 from utils.checkpoints.exported import read_trained
+from utils.checkpoints.named import checkpoint_path
 from utils.checkpoints.run_folder import RunFolder, config_beside, is_restart
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
@@ -46,7 +46,7 @@ def open_run(options: Options, device: torch.device) -> Run:
     own = options.config is None and not options.is_new  # the settings of the checkpoint's run
     config = None if own else read_config(options)
     if options.is_new and config is not None:
-        options = replace(options, checkpoint=Path(config.checkpoint) if config.checkpoint else None)
+        options = replace(options, checkpoint=checkpoint_path(config.checkpoint) if config.checkpoint else None)
     check_folder(options, folder)
     checkpoint = open_checkpoint(options, folder)
     config = config or read_config(options, checkpoint)

@@ -8,6 +8,7 @@ from models.person_search import PersonSearchModel
 from models.positions import grid_of
 from models.released import load_image_encoder, load_language_model, load_weights, saved_config
 from utils.checkpoints.files import read_checkpoint
+from utils.checkpoints.named import checkpoint_path
 from utils.processes.sharing import shared_from_main
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def start_model(
     elif language_model:
         load_language_model(model, language_model)
     if vision_checkpoint:
-        found = shared_from_main(read_checkpoint)(vision_checkpoint, "vision_checkpoint")
-        report = load_image_encoder(model, found["model"], vision_checkpoint, grid_of(saved_config(found)))
-        logger.info("vision_checkpoint %s: %s", vision_checkpoint, report)
+        file = str(checkpoint_path(vision_checkpoint))
+        found = shared_from_main(read_checkpoint)(file, "vision_checkpoint")
+        report = load_image_encoder(model, found["model"], file, grid_of(saved_config(found)))
+        logger.info("vision_checkpoint %s: %s", file, report)

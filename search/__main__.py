@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from dataset.decoding import known_endings
 from dataset.image_folders import walk_images
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
@@ -18,6 +20,7 @@ from search.metadata import read_metadata
 from search.moving import move_images
 from search.searcher import CANDIDATES, Answer, Searcher
 from search.selection import select_images
+from utils.checkpoints.named import checkpoint_path
 from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.files import as_json, require_file
 from utils.logs import set_up_logging
@@ -195,14 +198,22 @@ def run_rebuild(options: argparse.Namespace) -> None:
 
 
 def run_export(options: argparse.Namespace) -> None:
-    """Write a model as safetensors with a model card, and its two encoders as ONNX."""
-    from search.export import export
+    """Write a model as one file, or as a folder with a model card and, if asked for, its two encoders as ONNX."""
+    from search.export import export, export_file
+
+    one_file, dtype = options.output.suffix == ".safetensors", torch.bfloat16 if options.bf16 else torch.float32
+    if one_file and options.onnx:
+        raise UserError("--onnx writes files beside the weights; name a folder, not a .safetensors file")
 
     beside = options.checkpoint.parent / "metrics.json"
     metrics = read_metrics(beside) if beside.is_file() else None
     encoder = Encoder.open(options.checkpoint, options.config, options.device, options.overrides)
-    names = export(encoder, options.folder, metrics, options.onnx)
-    print(f"written to {options.folder}: {', '.join(names)}")
+    if one_file:
+        export_file(encoder, options.output, dtype)
+        print(f"written: {options.output}")
+        return
+    names = export(encoder, options.output, metrics, options.onnx, dtype)
+    print(f"written to {options.output}: {', '.join(names)}")
 
 
 # ---- their arguments -------------------------------------------------------------------
@@ -267,7 +278,8 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="a new folder")
+    parser.add_argument("output", type=Path, help="a new folder, or one file NAME.safetensors")
+    parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: half as large")
     parser.add_argument("--onnx", action="store_true", help="write image_encoder.onnx and text_encoder.onnx too")
     add_model(parser, needed=True)
 
@@ -283,7 +295,7 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser, needed: bool = False) -> None:
     source = "a checkpoint of a run, or an exported folder" + ("" if needed else " (default: as the gallery was made)")
-    parser.add_argument("--checkpoint", required=needed, type=Path, help=source)
+    parser.add_argument("--checkpoint", required=needed, type=checkpoint_path, help=source)
     parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside the checkpoint)")
     parser.add_argument(
         "--set",

@@ -21,6 +21,7 @@ from evaluation.stages.encoding import encode_images
 from evaluation.stages.reranking import match_one
 from evaluation.trained import TrainedModel
 from models.released import needed_to_search
+from utils.checkpoints.named import checkpoint_path
 from utils.device import prepare_device
 from utils.errors import UserError
 from utils.text import counted, shorten
@@ -91,8 +92,9 @@ class Encoder:
         Raises UserError when it cannot be used.
         """
         settings = Path(config).resolve() if config else None
-        trained = TrainedModel.open(Path(checkpoint), settings, overrides, prepare_device(device))
-        source = {"checkpoint": str(Path(checkpoint).resolve()), "config": str(settings) if settings else None}
+        file = checkpoint_path(checkpoint)
+        trained = TrainedModel.open(file, settings, overrides, prepare_device(device))
+        source = {"checkpoint": str(file.resolve()), "config": str(settings) if settings else None}
         return cls(trained, {**source, "overrides": list(overrides)})
 
     @property

@@ -1,4 +1,6 @@
-"""Takes a trained model out of its run: a folder of safetensors with a model card, and ONNX of the two encoders.
+"""Takes a trained model out of its run: one file, or a folder with a model card and ONNX of the two encoders.
+
+    FILE.safetensors           weights as below, with settings and word pieces as its metadata
 
     FOLDER/model.safetensors   all weights that search needs, momentum model and queues aside
     FOLDER/config.json         the settings, FOLDER/tokenizer.json the word pieces
@@ -8,6 +10,7 @@
 Letters: B images or captions, H and W height and width, T text tokens, E embedding.
 """
 
+import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -26,7 +29,7 @@ from models.released import needed_to_search
 from search.encoder import Encoder
 from utils.checkpoints.exported import SETTINGS, TOKENIZER, WEIGHTS
 from utils.errors import UserError
-from utils.files import atomic_write, require_folder, write_json
+from utils.files import atomic_write, require_file, require_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -44,23 +47,43 @@ IMAGE_ONNX, TEXT_ONNX = "image_encoder.onnx", "text_encoder.onnx"
 TOLERANCE = 1e-4  # between ONNX and torch, of embeddings of length 1
 
 
-def export(encoder: Encoder, folder: Path, metrics: Mapping[str, Any] | None, with_onnx: bool) -> list[str]:
-    """Write the folder; returns the names of its files. metrics: for the card, by stage.
+def export_file(encoder: Encoder, file: Path, dtype: torch.dtype) -> None:
+    """Write the model as one file, which is read as a checkpoint. Raises UserError when there is one already."""
+    require_file(file, "file")
+    if file.exists():
+        raise UserError(f"{file} exists; name a new file")
+    about = {"config": json.dumps(settings_of(encoder)), "tokenizer": encoder.trained.tokenizer.to_json()}
+    write_weights(file, encoder, dtype, about)
+
+
+def write_weights(file: Path, encoder: Encoder, dtype: torch.dtype, about: Mapping[str, str]) -> None:
+    """All weights that are of use without training; floating point numbers in `dtype`."""
+    from safetensors.torch import save
+
+    # a copy of each: safetensors refuses tensors that share their memory, as tied embeddings do
+    needed = {name: value for name, value in encoder.model.state_dict().items() if is_exported(name)}
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in needed.items()}
+    weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+    with atomic_write(file) as temporary:
+        temporary.write_bytes(save(weights, metadata={"format": "pt", **about}))
+
+
+def export(
+    encoder: Encoder,
+    folder: Path,
+    metrics: Mapping[str, Any] | None,
+    with_onnx: bool,
+    dtype: torch.dtype = torch.float32,
+) -> list[str]:
+    """Write the folder; returns the names of its files. metrics: for the card, by stage; dtype: of weights.
 
     Raises UserError when it cannot be written, or ONNX and torch differ.
     """
-    from safetensors.torch import save
-
     require_folder(folder, "folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder")
-    model, config = encoder.model, encoder.config
-    # a copy of each: safetensors refuses tensors that share their memory, as tied embeddings do
-    needed = {name: value for name, value in model.state_dict().items() if is_exported(name)}
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in needed.items()}
-    with atomic_write(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(save(weights, metadata={"format": "pt"}))
-    write_json(folder / SETTINGS, settings_without_files(config.model_dump(mode="json")), indent=2)
+    write_weights(folder / WEIGHTS, encoder, dtype, {})
+    write_json(folder / SETTINGS, settings_of(encoder), indent=2)
     with atomic_write(folder / TOKENIZER) as temporary:
         temporary.write_text(encoder.trained.tokenizer.to_json(), encoding="utf-8")
     with atomic_write(folder / CARD) as temporary:
@@ -75,8 +98,9 @@ def is_exported(name: str) -> bool:
     return needed_to_search(name) or name.startswith(PREDICTIONS)
 
 
-def settings_without_files(settings: dict[str, Any]) -> dict[str, Any]:
+def settings_of(encoder: Encoder) -> dict[str, Any]:
     """The settings of a model, without those that name files of its training."""
+    settings = encoder.config.model_dump(mode="json")
     files = {key for key in settings if key.endswith(("_file", "_image_root"))} | {"checkpoint", "vision_checkpoint"}
     return {key: value for key, value in settings.items() if key not in files}
 

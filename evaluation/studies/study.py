@@ -29,6 +29,7 @@ from dataset.evaluation_split import EvaluationSplit
 from evaluation.studies.comparison import open_attributes, open_same_split
 from evaluation.tables import Row
 from evaluation.trained import TrainedModel
+from utils.checkpoints.named import checkpoint_path
 from utils.device import prepare_device
 from utils.errors import CommandParser, UserError
 from utils.files import atomic_write, require_file, require_folder, write_json
@@ -161,7 +162,12 @@ def add_models(parser: CommandParser, most: int | None) -> None:
     compared = "" if most == 1 else f"; {'several' if most is None else f'up to {most}'} are compared"
     count = 1 if most == 1 else "+"
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, nargs=count, metavar="FILE", help=f"trained weights{compared}"
+        "--checkpoint",
+        type=checkpoint_path,
+        required=True,
+        nargs=count,
+        metavar="FILE",
+        help=f"trained weights{compared}",
     )
     parser.add_argument("--label", nargs="+", default=[], help="names of the checkpoints in pictures and tables")
     parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside a checkpoint)")

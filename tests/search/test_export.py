@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from in_process import call_here, retrieve
-from safetensors.torch import load_file
+from in_process import call, call_here, retrieve
+from safetensors.torch import load_file, save_file
 
 import Retrieval
+from search.__main__ import main as command
 from search.encoder import Encoder
 from search.export import export, is_exported
+from utils.checkpoints import named
 from utils.errors import UserError
 
 pytest.importorskip("onnxruntime")
@@ -33,6 +35,45 @@ def test_an_exported_folder_is_the_same_model(encoder, tmp_path):
     assert "12.50" in (tmp_path / "model" / "README.md").read_text()
     with pytest.raises(UserError, match="is not empty"):
         export(encoder, tmp_path / "model", None, with_onnx=False)
+
+
+@pytest.mark.parametrize("flags", [(), ("--bf16",)])
+def test_one_file_is_the_model_with_its_settings_and_words(trained, encoder, tmp_path, flags):
+    file = tmp_path / "new" / "small.safetensors"
+    call_here(command, "export", file, "--checkpoint", trained, *flags)
+    again = Encoder.open(file)
+    assert again.config.max_words == encoder.config.max_words and again.config.train_file == []
+    near = np.allclose(again.query(SENTENCE).embedding, encoder.query(SENTENCE).embedding, atol=0.02 if flags else 0)
+    assert near and (again.identity() == encoder.identity()) == (not flags)
+    assert all(value.dtype == torch.float32 for value in again.model.parameters())
+    assert "exists; name a new file" in call(command, "export", file, "--checkpoint", trained).errors
+    assert "a folder" in call(command, "export", tmp_path / "d.safetensors", "--checkpoint", trained, "--onnx").errors
+
+
+def test_a_run_starts_from_a_file_of_the_repository_by_its_name(trained, benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(named, "STARTS", tmp_path / "starts")
+    call_here(command, "export", tmp_path / "starts" / "small.safetensors", "--checkpoint", trained, "--bf16")
+    assert Encoder.open("small").source["checkpoint"] == str(tmp_path / "starts" / "small.safetensors")
+    for asked in (["checkpoint=small"], ["checkpoint=small", "vision_checkpoint=small"]):
+        ending = retrieve(tmp_path / str(len(asked)), benchmark, settings=[*asked, "max_steps=1"])
+        assert "small.safetensors: " in ending.errors + ending.output
+    retrieve(tmp_path / "flag", benchmark, "--checkpoint", "small", settings=["max_steps=1"])
+    retrieve(tmp_path / "evaluated", benchmark, "--evaluate", "--checkpoint", "small")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").write_bytes(b"a file of the user")
+    with pytest.raises(UserError, match="checkpoint small cannot be read"):
+        Encoder.open("small")
+
+
+@pytest.mark.parametrize("about", ["[]", "{", "null", '{"max_words": "many"}', "9" * 5000])
+def test_a_file_with_damaged_settings_is_refused_in_one_line(trained, tmp_path, about):
+    call_here(command, "export", tmp_path / "a.safetensors", "--checkpoint", trained)
+    save_file(
+        load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", {"config": about, "tokenizer": "nothing"}
+    )
+    with pytest.raises(UserError) as caught:
+        Encoder.open(tmp_path / "b.safetensors")
+    assert "\n" not in str(caught.value) and "b.safetensors" in str(caught.value)
 
 
 def test_the_driver_evaluates_an_exported_folder_as_it_does_the_checkpoint(trained, encoder, benchmark, tmp_path):

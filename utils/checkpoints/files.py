@@ -8,6 +8,7 @@ import argparse
 import errno
 import hashlib
 import io
+import json
 import logging
 import os
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors import safe_open
 
 from utils.checkpoints.untrusted import NOT_PLAIN, PlainFile, Refused, damaged, require_sound
 from utils.checkpoints.values import Unsuitable, first_non_finite, require_plain, sha256_of
@@ -133,7 +135,9 @@ def read_newest(path: str | os.PathLike, previous: str | os.PathLike) -> dict[st
 def read_content(path: str | os.PathLike) -> Any:
     """Read a file with torch after checking it. Raises nearly any exception."""
     if str(path).endswith(".safetensors"):  # holds numbers alone by design, and is read by its own program
-        return torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        about = read_about(path)
+        return {"model": weights, **about} if about else weights
     with PlainFile(io.FileIO(path)) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice on files of other programs
         has_checksum = check_checksum(file)
@@ -147,6 +151,21 @@ def read_content(path: str | os.PathLike) -> Any:
     if isinstance(written, int) and written >= FORMAT and not has_checksum:
         raise damaged("its checksum is missing; another program that writes it again must leave out its `format`")
     return content
+
+
+def read_about(path: str | os.PathLike) -> dict[str, Any]:
+    """Settings ("config") and word pieces ("tokenizer") that `search export FILE.safetensors` writes beside weights.
+
+    Raises ValueError when they are damaged; {} when there are none.
+    """
+    with safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+    if not {"config", "tokenizer"} <= about.keys():
+        return {}
+    config = json.loads(about["config"])
+    if not isinstance(config, dict):
+        raise ValueError("its settings are no mapping")
+    return {"config": config, "tokenizer": about["tokenizer"]}
 
 
 def with_mappings(content: Any) -> Any:
