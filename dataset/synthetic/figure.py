@@ -78,7 +78,7 @@ def paint_leg(canvas: Canvas, person: Person, skeleton: Skeleton, side: str, ton
 
 def paint_shoe(canvas: Canvas, person: Person, skeleton: Skeleton, side: str, tone: float) -> None:
     """Sneakers have a pale sole, boots a shaft, sandals straps over the bare foot."""
-    unit, shoes, number = skeleton.unit, person.shoes, NUMBER["shoes"]
+    unit, shoes, number = skeleton.unit * skeleton.enlarged(0.054), person.shoes, NUMBER["shoes"]
     heel, toe, ankle = skeleton.heel[side].at, skeleton.toe[side].at, skeleton.ankle[side].at
     foot = [capsule(heel, toe, 0.032 * unit, 0.027 * unit)]
     sole_y = 0.02 * unit

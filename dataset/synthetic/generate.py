@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dataset.synthetic.camera import encode, encode_mask
 from dataset.synthetic.captions import tokens, write_captions
+from dataset.synthetic.lookalikes import sample_group
 from dataset.synthetic.options import VERSION, Options
 from dataset.synthetic.person import ATTRIBUTES, Person, sample_person
 from dataset.synthetic.render import Picture, draw_picture
@@ -34,16 +35,28 @@ CHUNK = 8  # identities per task: small enough to share evenly, large enough to 
 
 def person_of(options: Options, identity: int) -> Person:
     """The person with this number."""
-    return sample_person(random.Random(f"person/{options.seed}/{identity}"))
+    if options.group_size == 1:
+        return sample_person(random.Random(f"person/{options.seed}/{identity}"))
+    first, index, _ = options.group_of(identity)
+    rng = random.Random(f"group/{options.seed}/{first}")
+    return sample_group(rng, options.group_size, options.differing_details, options.details)[index]
 
 
 def picture_of(options: Options, identity: int, image: int, person: Person) -> tuple[Picture, list[dict[str, Any]]]:
     """One picture and its captions."""
     rng = random.Random(f"picture/{options.seed}/{identity}/{image}")
     size = (options.height, options.width)
-    picture = draw_picture(person, rng, size, options.nuisance, options.occlusion_share)
+    picture = draw_picture(person, rng, size, options.nuisance, options.occlusion_share, options.smallest_detail)
     rng = random.Random(f"captions/{options.seed}/{identity}/{image}")
-    captions = write_captions(person, picture.noticed(), picture.view, picture.moving, options.captions_per_image, rng)
+    captions = write_captions(
+        person,
+        picture.noticed(),
+        picture.view,
+        picture.moving,
+        options.captions_per_image,
+        rng,
+        thorough=options.captions == "thorough",
+    )
     return picture, captions
 
 
@@ -160,7 +173,7 @@ def claim(root: Path, options: Options, overwrite: bool) -> bool:
     if root.is_dir() and any(root.iterdir()):
         found = read_marker(root)
         if (root / RAW).exists():
-            if found == marker and not overwrite:
+            if not overwrite and same_contents(found, options):
                 return False
             if not overwrite:
                 raise UserError(
@@ -169,6 +182,14 @@ def claim(root: Path, options: Options, overwrite: bool) -> bool:
         clear(root)
     write_json(root / MARKER, marker, indent=2)
     return True
+
+
+def same_contents(marker: dict[str, Any], options: Options) -> bool:
+    """Whether what `marker` stands for is what `options` give; those it lacks came later, with today's defaults."""
+    made = marker.get("options")
+    if marker.get("version") != VERSION or not isinstance(made, dict):
+        return False
+    return Options().as_dict() | made == options.as_dict()
 
 
 def read_marker(root: Path) -> Any:

@@ -4,17 +4,30 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from dataset.annotation_entries import SPLITS
+from dataset.synthetic.lookalikes import DETAILS, LARGEST_GROUP, code
 from utils.errors import UserError, nearest
 
 VERSION = 1  # raise it when the same options no longer give the same files
 NUISANCE = {"easy": 0.4, "normal": 1.0, "hard": 1.7}
 OCCLUSION = {"easy": 0.05, "normal": 0.15, "hard": 0.4}
 FORMATS = ("jpg", "png")
+CAPTION_STYLES = ("usual", "thorough")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"train": 8, "val": 4, "test": 4, "images_per_identity": 2, "height": 96, "width": 48},
     "demo": {"train": 1700, "val": 50, "test": 100, "images_per_identity": 4, "height": 128, "width": 64},
     "full": {"train": 11003, "val": 1000, "test": 1000, "images_per_identity": 3},
+    "lookalikes": {
+        "train": 1600,
+        "val": 60,
+        "test": 100,
+        "images_per_identity": 4,
+        "height": 128,
+        "width": 64,
+        "group_size": 4,
+        "captions": "thorough",
+        "smallest_detail": 5,
+    },
 }
 
 
@@ -24,6 +37,10 @@ class Options:
 
     train, val, test: identities; height, width: pixels; occlusion: probability that
     something stands in front of the person, None = by difficulty.
+
+    group_size: people who look alike, 1 = nobody does; differing_details: details in which any two of them
+    differ at least, out of `details`; smallest_detail: pixels of the image that a detail measures at least
+    across; captions: how much annotators say (`thorough`: nearly all that shows).
 
     Raises UserError for values that make no sense.
     """
@@ -40,6 +57,11 @@ class Options:
     occlusion: float | None = None
     masks: bool = True
     image_format: str = "jpg"
+    group_size: int = 1
+    differing_details: int = 2
+    details: tuple[str, ...] = DETAILS
+    smallest_detail: int = 0
+    captions: str = "usual"
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -51,6 +73,8 @@ class Options:
             ("height", 32, 1024),
             ("width", 16, 1024),
             ("seed", 0, 2**63),
+            ("group_size", 1, LARGEST_GROUP),
+            ("smallest_detail", 0, self.height // 12),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -69,6 +93,32 @@ class Options:
             raise UserError(f"occlusion is {self.occlusion}; it is a probability, choose from 0 to 1")
         if self.image_format not in FORMATS:
             raise UserError(f"image format '{self.image_format}' is unknown; choose from {', '.join(FORMATS)}")
+        if self.captions not in CAPTION_STYLES:
+            hint = nearest(self.captions, CAPTION_STYLES)
+            raise UserError(f"captions '{self.captions}' are unknown{hint}; choose from {', '.join(CAPTION_STYLES)}")
+        self._check_details()
+
+    def _check_details(self) -> None:
+        """Raise UserError when groups of this size cannot be told apart by these details."""
+        if not self.details:
+            raise UserError(f"no detail is named; choose from {', '.join(DETAILS)}")
+        for name in self.details:
+            if name not in DETAILS:
+                raise UserError(f"detail '{name}' is unknown{nearest(name, DETAILS)}; choose from {', '.join(DETAILS)}")
+        if len(set(self.details)) < len(self.details):
+            raise UserError(f"details {','.join(self.details)} name one of them twice; name each once")
+        if not 1 <= self.differing_details <= len(self.details):
+            raise UserError(
+                f"differing details is {self.differing_details}; choose a number from 1 to {len(self.details)}, "
+                "as many as there are details"
+            )
+        found = len(code(self.group_size, self.differing_details, len(self.details)))
+        if found < self.group_size:
+            raise UserError(
+                f"no {self.group_size} people were found of whom any two differ in {self.differing_details} of the "
+                f"details {','.join(self.details)}; choose groups of {found} or fewer, fewer differing details or "
+                "more details"
+            )
 
     @property
     def nuisance(self) -> float:
@@ -90,6 +140,16 @@ class Options:
         """Images of all splits together."""
         return self.identities * self.images_per_identity
 
+    def group_of(self, identity: int) -> tuple[int, int, int]:
+        """First identity of the group of an identity, its index in the group, and the size of the group.
+
+        The last group of a split may be smaller than the others.
+        """
+        split, index = self.split_of(identity)
+        place = index % self.group_size
+        size = min(self.group_size, getattr(self, split) - (index - place))
+        return identity - place, place, size
+
     def split_of(self, identity: int) -> tuple[str, int]:
         """Split of an identity (numbered from 1 over all splits) and its index in the split, from 0."""
         index = identity - 1
@@ -101,7 +161,7 @@ class Options:
 
     def as_dict(self) -> dict[str, Any]:
         """For the marker file."""
-        return asdict(self)
+        return asdict(self) | {"details": list(self.details)}
 
 
 def options_from(preset: str | None, given: dict[str, Any]) -> Options:

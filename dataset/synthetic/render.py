@@ -53,9 +53,18 @@ class Picture:
 
 
 def draw_picture(
-    person: Person, rng: random.Random, size: tuple[int, int], nuisance: float, occlusion: float
+    person: Person,
+    rng: random.Random,
+    size: tuple[int, int],
+    nuisance: float,
+    occlusion: float,
+    smallest_detail: float = 0,
 ) -> Picture:
-    """Draw `person` once. size: (height, width); occlusion: probability that something is in front."""
+    """Draw `person` once.
+
+    size: (height, width); occlusion: probability that something is in front; smallest_detail: pixels of the
+    image that shoes, headwear, glasses, a scarf and what is held measure across at least.
+    """
     height, width = size
     scale = max(2, -(-256 // height))
     pose = sample_pose(rng, person)
@@ -67,7 +76,7 @@ def draw_picture(
     spare = height * scale - unit
     top = rng.uniform(0.35, 0.75) * spare if spare > 0 else rng.uniform(0.01, 0.03) * height * scale
     hidden = paint_crowd(canvas, rng, centre, top, unit) if rng.random() < occlusion * 0.5 else "none"
-    skeleton = Skeleton(person, pose, centre, top, unit)
+    skeleton = Skeleton(person, pose, centre, top, unit, smallest=smallest_detail * scale / unit)
     paint_ground_shadow(canvas, centre, top + 0.985 * unit, rng)
     paint_person(canvas, person, skeleton)
     if rng.random() < occlusion:
