@@ -30,12 +30,12 @@ KINDS: dict[str, dict[str, float]] = {
     "scarf": {"scarf": 1},
     "item": {"umbrella": 2, "book": 2, "cup": 1},
 }
+LIKE_HAIR = {"black": ("black",), "blonde": ("yellow",), "red": ("orange",), "grey": ("white",)}
 FULL_HAIR = ("medium", "long", "curly")  # shows below a hat
 # What a detail lies on: there its colours would not be seen.
 BESIDE = {
     "shoes": ("lower",),
     "bag": ("upper", "dress"),
-    "headwear": ("hair",),
     "scarf": ("upper", "inner", "dress"),
     "item": ("upper", "lower", "dress"),
 }
@@ -73,7 +73,7 @@ def code_of_group(size: int, distance: int, details: int, rng: random.Random) ->
     return [tuple(letters[k][word[order[k]]] for k in range(details)) for word in words]
 
 
-def looks_of(detail: str, shared: Person, rng: random.Random) -> list[Thing]:
+def looks_of(detail: str, shared: Person, differing: list[str], rng: random.Random) -> list[Thing]:
     """`LETTERS` looks of a detail for people like `shared`, each of another colour."""
     if detail == "hair":
         kind = shared.hair.kind
@@ -81,6 +81,9 @@ def looks_of(detail: str, shared: Person, rng: random.Random) -> list[Thing]:
         return [Thing(kind, colour, jitter(rng, HAIR_COLOURS[colour], 0.008, 0.05)) for colour in colours]
     things = [thing for name in BESIDE.get(detail, ()) if (thing := shared.thing(name)) is not None]
     taken = {thing.colour for thing in things}
+    if detail == "headwear":
+        hair = HAIR_COLOURS if "hair" in differing else [shared.hair.colour]
+        taken |= {colour for name in hair for colour in LIKE_HAIR.get(name, ())}
     colours = [name for name in (ON_SKIN if detail == "glasses" else DISTINCT) if name not in taken]
     return [
         Thing(pick(rng, KINDS[detail]), colour, jitter(rng, PALETTE[colour])) for colour in rng.sample(colours, LETTERS)
@@ -106,7 +109,7 @@ def sample_group(rng: random.Random, size: int, distance: int, details: tuple[st
     words = code_of_group(size, distance, len(details), rng)
     differing = [name for k, name in enumerate(details) if len({word[k] for word in words}) > 1]
     shared = make_room(shared, differing, rng)
-    looks = {name: looks_of(name, shared, rng) for name in differing}
+    looks = {name: looks_of(name, shared, differing, rng) for name in differing}
     people = []
     for word in words:
         worn: dict[str, Any] = {name: looks[name][word[k]] for k, name in enumerate(details) if name in looks}

@@ -85,6 +85,18 @@ def test_groups_do_not_cross_splits_and_the_last_one_may_be_smaller():
     assert len({json.dumps(person.describe()) for person in everyone}) == options.identities
 
 
+def test_a_detail_has_another_colour_than_what_it_lies_on():
+    options = Options(**GROUPED | {"train": 160}, differing_details=7)
+    for identity in range(1, options.identities + 1):
+        person = person_of(options, identity)
+        below = {"shoes": ("lower",), "bag": ("upper", "dress"), "scarf": ("upper", "dress")}
+        for name, garments in below.items():
+            colours = {thing.colour for garment in garments if (thing := person.thing(garment)) is not None}
+            assert person.worn(name).colour not in colours
+        hair, hat = person.hair.colour, person.worn("headwear").colour
+        assert (hair, hat) not in {("black", "black"), ("blonde", "yellow"), ("grey", "white"), ("red", "orange")}
+
+
 def test_a_group_depends_on_the_seed():
     assert person_of(Options(**GROUPED), 1) != person_of(Options(**GROUPED, seed=1), 1)
     assert person_of(Options(**GROUPED), 2) == person_of(Options(**GROUPED), 2)
