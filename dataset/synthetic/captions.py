@@ -29,7 +29,7 @@ VAGUE_SHARE = 0.07
 MIN_WORDS, MAX_WORDS = 15, 45
 # Annotators who are asked for everything that they see: the share that is vague all the same, how often a part
 # is mentioned, and the length up to which nothing is dropped.
-THOROUGH_VAGUE_SHARE, THOROUGH_MENTIONED, THOROUGH_MAX_WORDS = 0.01, 0.97, 75
+THOROUGH_VAGUE_SHARE, THOROUGH_MENTIONED, THOROUGH_MAX_WORDS = 0.005, 0.97, 75
 # How often an annotator mentions a part that can be seen.
 MENTIONED = {
     "upper": 0.96,
@@ -64,6 +64,7 @@ class Writer:
         thorough: bool = False,
     ) -> None:
         self.person, self.visible, self.view, self.rng = person, visible, view, rng
+        self.thorough = thorough
         self.vague_share = THOROUGH_VAGUE_SHARE if thorough else VAGUE_SHARE
         self.mentioned = dict.fromkeys(MENTIONED, THOROUGH_MENTIONED) if thorough else MENTIONED
         self.max_words = THOROUGH_MAX_WORDS if thorough else MAX_WORDS
@@ -96,7 +97,7 @@ class Writer:
         rng = self.rng
         nouns, plural = NOUNS[thing.kind]
         colour, noun = name_colour(rng, thing.colour, thing.rgb), rng.choice(nouns)
-        if attribute == "glasses" and thing.colour == "black":
+        if attribute == "glasses" and not self.thorough:
             return rng.choice((noun, f"a pair of {noun}"))
         before, after = colour, ""
         if thing.second is not None and (thing.pattern != "logo" or self.view == "front"):

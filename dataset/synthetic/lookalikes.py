@@ -32,6 +32,7 @@ KINDS: dict[str, dict[str, float]] = {
 }
 LIKE_HAIR = {"black": ("black",), "blonde": ("yellow",), "red": ("orange",), "grey": ("white",)}
 FULL_HAIR = ("medium", "long", "curly")  # shows below a hat
+FALLING_HAIR = ("medium", "long")  # hides a scarf from behind
 # What a detail lies on: there its colours would not be seen.
 BESIDE = {
     "shoes": ("lower",),
@@ -91,16 +92,18 @@ def looks_of(detail: str, shared: Person, differing: list[str], rng: random.Rand
 
 
 def make_room(shared: Person, differing: list[str], rng: random.Random) -> Person:
-    """`shared` without what would hide a differing detail: hoods, and hats on differing hair."""
-    headwear = shared.headwear
+    """`shared` without what would hide a differing detail: hoods, hats on differing hair, hair over a scarf."""
+    headwear, style = shared.headwear, shared.hair.kind
     if headwear is not None and (headwear.kind == "hood" or ("hair" in differing and "headwear" not in differing)):
         shared = replace(shared, headwear=None)
+    styles = {style}
     if "hair" in differing:
-        styles = [shared.hair.kind] if shared.hair.kind != "bald" else ["short"]
+        styles = styles - {"bald"} or {"short"}
         if "headwear" in differing:
-            styles = [style for style in styles if style in FULL_HAIR] or list(FULL_HAIR)
-        shared = replace(shared, hair=replace(shared.hair, kind=rng.choice(styles)))
-    return shared
+            styles = styles & set(FULL_HAIR) or set(FULL_HAIR)
+    if "scarf" in differing:
+        styles = styles - set(FALLING_HAIR) or {"curly"}
+    return replace(shared, hair=replace(shared.hair, kind=rng.choice(sorted(styles))))
 
 
 def sample_group(rng: random.Random, size: int, distance: int, details: tuple[str, ...]) -> list[Person]:

@@ -148,8 +148,10 @@ class Skeleton:
             y += UPPER_ARM * math.cos(swing) * math.cos(pose.arm_out)
             z = UPPER_ARM * math.sin(swing)
             self.elbow[side] = self.point(x, y, z)
-            inward = -0.25 if bend > 1 else 0.05
-            x += sign * FOREARM * inward
+            outward = 0.05
+            if bend > 1:  # what is held before the chest is not seen from behind, beside it it is
+                outward = 0.4 if self.smallest else -0.25
+            x += sign * FOREARM * outward
             y += FOREARM * math.cos(swing + bend)
             z += FOREARM * math.sin(swing + bend)
             self.wrist[side] = self.point(x, y, z)

@@ -134,6 +134,16 @@ def test_a_smallest_detail_makes_small_ones_larger(detail):
     assert pixels[1] > 1.2 * pixels[0] > 0
 
 
+@pytest.mark.parametrize("detail", DETAILS)
+def test_a_differing_detail_shows_in_nearly_every_image(detail):
+    given = {"details": (detail,), "differing_details": 1, "occlusion": 0.0, "train": 40}
+    options = options_from("lookalikes", given)
+    pictures = [picture_of(options, k, 0, person_of(options, k))[0] for k in range(1, 41)]
+    if detail == "glasses":
+        pictures = [picture for picture in pictures if picture.view == "front"]
+    assert np.mean([detail in picture.noticed() for picture in pictures]) > 0.85
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
