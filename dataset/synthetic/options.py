@@ -140,6 +140,11 @@ class Options:
         """Images of all splits together."""
         return self.identities * self.images_per_identity
 
+    @property
+    def pixels(self) -> int:
+        """Pixels of an image."""
+        return self.height * self.width
+
     def group_of(self, identity: int) -> tuple[int, int, int]:
         """First identity of the group of an identity, its index in the group, and the size of the group.
 

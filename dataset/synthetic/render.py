@@ -48,8 +48,12 @@ class Picture:
 
     def noticed(self) -> set[str]:
         """Attributes large enough to be talked about."""
-        pixels = self.visible_pixels()
-        return {name for name, share in NOTICED.items() if pixels.get(name, 0) >= max(2, share * self.label.size)}
+        return {name for name, count in self.visible_pixels().items() if is_noticed(name, count, self.label.size)}
+
+
+def is_noticed(attribute: str, count: int, pixels: int) -> bool:
+    """Whether `count` pixels of an attribute, in an image of `pixels`, are enough to be talked about."""
+    return count >= max(2, NOTICED[attribute] * pixels)
 
 
 def draw_picture(
