@@ -107,7 +107,7 @@ def make_room(shared: Person, differing: list[str], rng: random.Random) -> Perso
 
 
 def sample_group(rng: random.Random, size: int, distance: int, details: tuple[str, ...]) -> list[Person]:
-    """`size` people who are alike but for `details`, any two of them in `distance` of these or a little more."""
+    """`size` people who are alike but for `details`, any two of them in `distance` of these (large groups: or more)."""
     shared = sample_person(rng)
     words = code_of_group(size, distance, len(details), rng)
     differing = [name for k, name in enumerate(details) if len({word[k] for word in words}) > 1]
