@@ -13,7 +13,7 @@ from dataset.annotations import check_images, load_annotations, read_captions
 from dataset.build import fit_vocabulary, open_tokenizer
 from dataset.digests import read_digests
 from dataset.evaluation_split import EvaluationSplit, make_split
-from dataset.synthetic.ceiling import read_ceiling
+from dataset.synthetic.marker import read_ceiling
 from dataset.tokens import CaptionTokenizer
 from evaluation.stages.encoding import Setting
 from models.build import build_model
@@ -98,8 +98,8 @@ def open_split(config: Config, name: str, tokenizer: CaptionTokenizer) -> Evalua
     Raises UserError when its file or an image is missing.
     """
     require_files(config, (f"{name}_file", f"{name}_image_root"))
-    file = Path(getattr(config, f"{name}_file"))
-    written = load_annotations(file, name)
+    file = Path(getattr(config, f"{name}_file")).absolute()
+    written = load_annotations(getattr(config, f"{name}_file"), name)
     entries = read_captions(written, config.caption_rules)
     if without := sum(not entry.captions for entry in entries):
         logger.info("%s split: %d of %d gallery images have no captions", name, without, len(entries))

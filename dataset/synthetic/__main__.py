@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from dataset.annotation_entries import SPLITS
-from dataset.synthetic.ceiling import SEARCHED
 from dataset.synthetic.generate import generate, read_marker
 from dataset.synthetic.lookalikes import DETAILS
+from dataset.synthetic.marker import SEARCHED
 from dataset.synthetic.options import CAPTION_STYLES, FORMATS, PRESETS, Options, options_from, parse_size
 from dataset.synthetic.preview import write_preview
 from utils.errors import CommandParser, UserError, run_command_line
@@ -80,7 +80,8 @@ def add_looks(parser: argparse.ArgumentParser) -> None:
     smallest = "pixels of the image that a detail measures across at least (default 0: by nature)"
     add("--smallest_detail", "--smallest-detail", type=int, metavar="PIXELS", help=smallest)
     styles = " or ".join(CAPTION_STYLES)
-    add("--captions", metavar="STYLE", help=f"{styles}: nearly all that shows is named (default {default.captions})")
+    about = f"{styles}: nearly all that shows is named (default {default.caption_style})"
+    add("--caption_style", "--caption-style", metavar="STYLE", help=about)
 
 
 def main(arguments: list[str] | None = None) -> None:

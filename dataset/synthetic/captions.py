@@ -97,7 +97,9 @@ class Writer:
         rng = self.rng
         nouns, plural = NOUNS[thing.kind]
         colour, noun = name_colour(rng, thing.colour, thing.rgb), rng.choice(nouns)
-        if attribute == "glasses" and not self.thorough:
+        if attribute == "glasses" and self.thorough:
+            noun = thing.kind  # not "dark", which might be taken for their colour
+        elif attribute == "glasses":
             return rng.choice((noun, f"a pair of {noun}"))
         before, after = colour, ""
         if thing.second is not None and (thing.pattern != "logo" or self.view == "front"):

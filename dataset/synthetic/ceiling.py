@@ -5,31 +5,22 @@ these the ones that show most of what it names; images alike in both come in ran
 (too few pixels for an annotator to notice, at the size of the benchmark) contradicts nothing. How somebody stands and
 moves, and what a phrase leaves open, the reader does not use.
 
-C captions, G images, P right images of the caption that has most. Rows are captions.
+C captions, G images. Rows are captions.
 """
 
-import contextlib
-import hashlib
-import json
-import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from dataset.synthetic.captions import MENTIONED
 from dataset.synthetic.claims import CLAIMED, WHO, Claim, claim_of, claim_of_who, fact_of, true_of
+from dataset.synthetic.marker import SEARCHED, digest_of_split
 from dataset.synthetic.person import ATTRIBUTES
 from dataset.synthetic.render import is_noticed
-from utils.errors import UserError
-from utils.files import read_json
+from dataset.synthetic.ties import expected_metrics
 
-MARKER, MADE_BY = "synthetic.json", "dataset.synthetic"
-SEARCHED = ("val", "test")  # splits that have a ceiling
-
-CUTOFFS = (1, 5, 10)
-NAMES = (*(f"r{k}" for k in CUTOFFS), "mAP", "mINP")
 AGAINST = 64  # contradictions outweigh all that an image shows
 SCORES_AT_ONCE = 2**22
 # From where a thing could not be seen: that nothing shows there does not say that there is none.
@@ -40,12 +31,16 @@ Drawn = tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]  # entries of an i
 T = TypeVar("T", bound=Hashable)
 
 
-def digest_of_split(images: Iterable[tuple[str, int | str, Sequence[str]]]) -> str:
-    """What identifies a split: its images in their order, each with its identity and captions."""
-    found = hashlib.blake2b(digest_size=16)
-    for name, identity, captions in images:
-        found.update(json.dumps([name, identity, list(captions)]).encode())
-    return found.hexdigest()
+def ceilings_of(people: Iterable[Drawn], pixels: int) -> dict[str, Any]:
+    """The ceilings of val and test, where these have captions, and the attributes that count.
+
+    people: raw entries and attribute record of each identity of these splits.
+    """
+    splits: dict[str, list[Drawn]] = {}
+    for entries, record in people:
+        splits.setdefault(record["split"], []).append((entries, record))
+    found = {name: ceiling for name in SEARCHED if (ceiling := ceiling_of(splits.get(name, []), pixels))}
+    return {"attributes": ["gender", "build", *MENTIONED], **found}
 
 
 def ceiling_of(split: Sequence[Drawn], pixels: int) -> dict[str, Any]:
@@ -62,7 +57,7 @@ def ceiling_of(split: Sequence[Drawn], pixels: int) -> dict[str, Any]:
     by_attribute = tables(split, pixels)
     found = []
     rows = max(1, SCORES_AT_ONCE // len(owners))
-    for start in range(0, len(of_caption), rows):
+    for start in tqdm(range(0, len(of_caption), rows), desc="ceiling", leave=False, delay=2):
         here = slice(start, start + rows)
         scores = np.zeros((len(of_caption[here]), len(owners)), np.int16)
         for table, claims, states in by_attribute:
@@ -121,116 +116,4 @@ def states_of(person: Mapping[str, Any], image: Mapping[str, Any], pixels: int) 
         shows = name == WHO or is_noticed(name, image["visible_pixels"].get(name, 0), pixels)
         unseen = image["view"] in UNSEEN.get(name, ()) if fact is None else not shows
         found[name] = HIDDEN if unseen else fact
-    return found
-
-
-# ---- the ceiling in synthetic.json -----------------------------------------------------
-
-
-def ceilings_of(people: Iterable[Drawn], pixels: int) -> dict[str, Any]:
-    """The ceilings of val and test, where these have captions, and the attributes that count.
-
-    people: raw entries and attribute record of each identity of these splits.
-    """
-    splits: dict[str, list[Drawn]] = {}
-    for entries, record in people:
-        splits.setdefault(record["split"], []).append((entries, record))
-    found = {name: ceiling for name in SEARCHED if (ceiling := ceiling_of(splits.get(name, []), pixels))}
-    return {"attributes": ["gender", "build", *MENTIONED], **found}
-
-
-def read_ceiling(
-    images: Iterable[tuple[str, int | str, Sequence[str]]], folders: Iterable[Path]
-) -> dict[str, float | int]:
-    """The ceiling that a marker file in one of `folders` has for the split of these images; empty when none has.
-
-    images: name, identity and captions as written, in the order of the annotation file.
-    """
-    markers = [path for folder in dict.fromkeys(folders) if (path := folder / MARKER).is_file()]
-    if not markers:
-        return {}
-    digest = digest_of_split(images)
-    for path in markers:
-        with contextlib.suppress(UserError):  # of another program, or damaged
-            found = read_json(path, "marker file")
-            ceilings = found.get("ceiling") if isinstance(found, dict) and found.get("made_by") == MADE_BY else None
-            for ceiling in ceilings.values() if isinstance(ceilings, dict) else ():
-                known = isinstance(ceiling, dict) and ceiling.get("digest") == digest
-                if known and (numbers := numbers_of(ceiling)):
-                    return numbers
-    return {}
-
-
-def numbers_of(ceiling: Mapping[str, Any]) -> dict[str, float | int]:
-    """The metrics and counts of a ceiling; empty where one of them is no number."""
-    values: dict[str, Any] = {name: ceiling.get(name) for name in (*NAMES, "captions", "images")}
-    sound = all(type(value) in (int, float) and 0 <= value < math.inf for value in values.values())
-    return values if sound else {}
-
-
-# ---- metrics of rankings with ties -----------------------------------------------------
-
-
-def expected_metrics(scores: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:
-    """Expected R@k, average precision and inverse negative penalty [C], 0 to 1, where equal scores are shuffled.
-
-    scores [C, G], higher is better; right [C, G] True = shows the caption's identity. Exact, in closed form: McSherry
-    and Najork, Computing information retrieval performance measures efficiently in the presence of tied scores, 2008.
-    A caption without a right image counts 0.
-    """
-    total = right.sum(1)
-    index = np.argsort(~right, axis=1, kind="stable")[:, : max(1, int(total.max(initial=0)))]  # [C, P]
-    valid, own = np.take_along_axis(right, index, 1), np.take_along_axis(scores, index, 1)
-    above, tied = np.zeros(own.shape, np.int64), np.ones(own.shape, np.int64)
-    for column in range(own.shape[1]):
-        above[:, column] = (scores > own[:, column, None]).sum(1)
-        tied[:, column] = (scores == own[:, column, None]).sum(1)
-    right_above = ((own[:, None] > own[:, :, None]) & valid[:, None]).sum(2)
-    right_tied = ((own[:, None] == own[:, :, None]) & valid[:, None]).sum(2)
-
-    def at(column: np.ndarray) -> list[np.ndarray]:
-        return [np.take_along_axis(counts, column[:, None], 1)[:, 0] for counts in (above, tied, right_tied)]
-
-    best = at(np.where(valid, above, scores.shape[1]).argmin(1))
-    worst = at(np.where(valid, above, -1).argmax(1))
-    precision = np.where(valid, expected_precision(above, tied, right_above, right_tied), 0).sum(1)
-    return {
-        **{f"r{k}": np.where(total, expected_recall(k, *best), 0) for k in CUTOFFS},
-        "mAP": precision / np.maximum(total, 1),
-        "mINP": total * expected_inverse_rank_of_last(*worst),
-    }
-
-
-def expected_recall(k: int, above: np.ndarray, tied: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Probability that one of the first k images is right.
-
-    above: wrong images that come first for sure; tied: images of the next score; right: right ones among these.
-    """
-    missed = np.ones(len(above))
-    for drawn in range(k):
-        taken = np.clip(drawn - above, 0, tied - 1)  # images of this score that were taken before
-        miss = np.maximum(tied - right - taken, 0) / (tied - taken)
-        missed *= np.where(drawn >= above, miss, 1.0)
-    return 1 - missed
-
-
-def expected_precision(above: np.ndarray, tied: np.ndarray, right_above: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Expected precision at the rank of an image among `tied` ones of its score, of which `right` are right.
-
-    Rank j of the tied: (right_above + 1 + (j - 1)(right - 1) / (tied - 1)) / (above + j), averaged over j.
-    """
-    most = int((above + tied).max(initial=0))
-    harmonic = np.concatenate([[0], np.cumsum(1 / np.arange(1, most + 1))])
-    inverse = harmonic[above + tied] - harmonic[above]  # sum over j of 1 / (above + j)
-    others = (right - 1) / np.maximum(tied - 1, 1)
-    return ((right_above + 1) * inverse + others * (tied - (above + 1) * inverse)) / tied
-
-
-def expected_inverse_rank_of_last(above: np.ndarray, tied: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Expected inverse of the rank of the last of `right` images among `tied` ones of one score."""
-    chance, found = right / tied, np.zeros(len(above))  # chance: that it comes at the last index of all
-    for behind in range(int(tied.max(initial=0))):
-        index = tied - behind
-        found += np.where(index >= 1, chance / np.maximum(above + index, 1), 0)
-        chance = np.where(index > 1, chance * np.maximum(index - right, 0) / np.maximum(index - 1, 1), 0)
     return found

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from dataset.synthetic.camera import encode, encode_mask
 from dataset.synthetic.captions import tokens, write_captions
-from dataset.synthetic.ceiling import MADE_BY, MARKER, SEARCHED, ceilings_of
+from dataset.synthetic.ceiling import ceilings_of
 from dataset.synthetic.lookalikes import sample_group
+from dataset.synthetic.marker import MADE_BY, MARKER, SEARCHED
 from dataset.synthetic.options import VERSION, Options
 from dataset.synthetic.person import ATTRIBUTES, Person, sample_person
 from dataset.synthetic.render import Picture, draw_picture
@@ -39,7 +40,7 @@ def person_of(options: Options, identity: int) -> Person:
     """The person with this number."""
     if options.group_size == 1:
         return sample_person(random.Random(f"person/{options.seed}/{identity}"))
-    first, index, _ = options.group_of(identity)
+    first, index = options.group_of(identity)
     rng = random.Random(f"group/{options.seed}/{first}")
     return sample_group(rng, options.group_size, options.differing_details, options.details)[index]
 
@@ -57,7 +58,7 @@ def picture_of(options: Options, identity: int, image: int, person: Person) -> t
         picture.moving,
         options.captions_per_image,
         rng,
-        thorough=options.captions == "thorough",
+        thorough=options.caption_style == "thorough",
     )
     return picture, captions
 

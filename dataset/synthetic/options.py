@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "height": 128,
         "width": 64,
         "group_size": 4,
-        "captions": "thorough",
+        "caption_style": "thorough",
         "smallest_detail": 5,
     },
 }
@@ -39,8 +39,8 @@ class Options:
     something stands in front of the person, None = by difficulty.
 
     group_size: people who look alike, 1 = nobody does; differing_details: details in which any two of them
-    differ at least, out of `details`; smallest_detail: pixels of the image that a detail measures at least
-    across; captions: how much annotators say (`thorough`: nearly all that shows).
+    differ, out of `details` (in large groups at least); smallest_detail: pixels of the image that a detail
+    measures at least across; caption_style: how much annotators say (`thorough`: nearly all that shows).
 
     Raises UserError for values that make no sense.
     """
@@ -61,7 +61,7 @@ class Options:
     differing_details: int = 2
     details: tuple[str, ...] = DETAILS
     smallest_detail: int = 0
-    captions: str = "usual"
+    caption_style: str = "usual"
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -74,7 +74,6 @@ class Options:
             ("width", 16, 1024),
             ("seed", 0, 2**63),
             ("group_size", 1, LARGEST_GROUP),
-            ("smallest_detail", 0, self.height // 12),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -93,13 +92,19 @@ class Options:
             raise UserError(f"occlusion is {self.occlusion}; it is a probability, choose from 0 to 1")
         if self.image_format not in FORMATS:
             raise UserError(f"image format '{self.image_format}' is unknown; choose from {', '.join(FORMATS)}")
-        if self.captions not in CAPTION_STYLES:
-            hint = nearest(self.captions, CAPTION_STYLES)
-            raise UserError(f"captions '{self.captions}' are unknown{hint}; choose from {', '.join(CAPTION_STYLES)}")
+        if self.caption_style not in CAPTION_STYLES:
+            hint, known = nearest(self.caption_style, CAPTION_STYLES), ", ".join(CAPTION_STYLES)
+            raise UserError(f"caption style '{self.caption_style}' is unknown{hint}; choose from {known}")
         self._check_details()
 
     def _check_details(self) -> None:
-        """Raise UserError when groups of this size cannot be told apart by these details."""
+        """Raise UserError when details cannot be so large, or groups of this size cannot be told apart by them."""
+        most = self.height // 12
+        if not 0 <= self.smallest_detail <= most:
+            raise UserError(
+                f"smallest detail is {self.smallest_detail} pixels; choose from 0 to {most} in images that are "
+                f"{self.height} pixels high"
+            )
         if not self.details:
             raise UserError(f"no detail is named; choose from {', '.join(DETAILS)}")
         for name in self.details:
@@ -119,6 +124,8 @@ class Options:
                 f"details {','.join(self.details)}; choose groups of {found} or fewer, fewer differing details or "
                 "more details"
             )
+        if self.group_size == 1 and (self.differing_details, self.details) != (Options.differing_details, DETAILS):
+            raise UserError("people differ in details within groups alone; add --group_size 4, or --preset lookalikes")
 
     @property
     def nuisance(self) -> float:
@@ -145,15 +152,14 @@ class Options:
         """Pixels of an image."""
         return self.height * self.width
 
-    def group_of(self, identity: int) -> tuple[int, int, int]:
-        """First identity of the group of an identity, its index in the group, and the size of the group.
+    def group_of(self, identity: int) -> tuple[int, int]:
+        """First identity of the group of an identity, and its index in the group.
 
-        The last group of a split may be smaller than the others.
+        No group crosses splits; the last one of a split may be smaller than the others.
         """
-        split, index = self.split_of(identity)
-        place = index % self.group_size
-        size = min(self.group_size, getattr(self, split) - (index - place))
-        return identity - place, place, size
+        _, index = self.split_of(identity)
+        index %= self.group_size
+        return identity - index, index
 
     def split_of(self, identity: int) -> tuple[str, int]:
         """Split of an identity (numbered from 1 over all splits) and its index in the split, from 0."""

@@ -12,11 +12,13 @@ import torch
 
 from dataset.synthetic import ceiling as ceilings
 from dataset.synthetic.captions import write_captions
-from dataset.synthetic.ceiling import ceiling_of, digest_of_split, expected_metrics, read_ceiling
+from dataset.synthetic.ceiling import ceiling_of
 from dataset.synthetic.claims import CLAIMED, claim_of, claim_of_who, fact_of, true_of
 from dataset.synthetic.generate import generate, person_of, picture_of
+from dataset.synthetic.marker import digest_of_split, read_ceiling
 from dataset.synthetic.options import Options, options_from
 from dataset.synthetic.person import ATTRIBUTES, Person, Thing, sample_person
+from dataset.synthetic.ties import expected_metrics
 from evaluation.metrics import of_captions
 
 SMALL = Options(train=2, val=4, test=6, images_per_identity=2, height=64, width=32, masks=False)
@@ -220,7 +222,7 @@ def test_fewer_differing_details_and_vaguer_captions_lower_the_ceiling():
         for options in (
             options_from("lookalikes", {**given, "differing_details": 2}),
             options_from("lookalikes", {**given, "differing_details": 1}),
-            options_from("lookalikes", {**given, "differing_details": 1, "captions": "usual"}),
+            options_from("lookalikes", {**given, "differing_details": 1, "caption_style": "usual"}),
         )
     ]
     assert found[0] > found[1] + 2 > found[2] + 4
@@ -283,10 +285,12 @@ def test_other_images_identities_or_captions_have_no_ceiling(made):
         "",
         "[]",
         "{",
+        "[" * 100_000,
         '{"made_by": "dataset.synthetic"}',
         '{"made_by": "dataset.synthetic", "ceiling": 3}',
         '{"made_by": "dataset.synthetic", "ceiling": {"test": {"digest": "DIGEST"}}}',
         '{"made_by": "dataset.synthetic", "ceiling": {"test": {"digest": "DIGEST", "r1": NaN}}}',
+        '{"made_by": "dataset.synthetic", "ceiling": {"test": {"digest": "DIGEST", "r1": 1e9}}}',
         '{"made_by": "another", "ceiling": {"test": {"digest": "DIGEST", "r1": 1}}}',
     ],
 )

@@ -13,9 +13,10 @@ from dataset.synthetic.generate import generate, person_of, picture_of
 from dataset.synthetic.lookalikes import DETAILS, code
 from dataset.synthetic.options import Options, options_from
 from dataset.synthetic.person import ATTRIBUTES, Person
+from dataset.synthetic.preview import look_of
 from utils.errors import UserError
 
-GROUPED = {"train": 24, "val": 6, "test": 8, "group_size": 4, "height": 64, "width": 32, "captions": "thorough"}
+GROUPED = {"train": 24, "val": 6, "test": 8, "group_size": 4, "height": 64, "width": 32, "caption_style": "thorough"}
 
 # People, captions, masks and images of four identities each, before there were look-alikes.
 UNCHANGED = {
@@ -162,9 +163,11 @@ def test_a_differing_detail_shows_in_nearly_every_image(detail):
         ({"details": ("shoes", "glases")}, "did you mean 'glasses'"),
         ({"details": ("shoes", "shoes")}, "name each once"),
         ({"details": ()}, "no detail is named"),
-        ({"smallest_detail": 17}, "smallest detail is 17"),
+        ({"smallest_detail": 17}, "smallest detail is 17 pixels; choose from 0 to 16"),
         ({"smallest_detail": -1}, "smallest detail is -1"),
-        ({"captions": "thorugh"}, "did you mean 'thorough'"),
+        ({"differing_details": 1}, "add --group_size 4"),
+        ({"details": ("shoes", "bag")}, "add --group_size 4"),
+        ({"caption_style": "thorugh"}, "did you mean 'thorough'"),
     ],
 )
 def test_groups_that_cannot_be_are_refused(given, message):
@@ -182,11 +185,24 @@ def test_the_command_line_takes_details_and_says_what_is_wrong_with_them(tmp_pat
         main([*arguments, "--details", ""])
 
 
+def test_the_preview_says_in_what_people_of_a_group_differ():
+    options = Options(**GROUPED, details=("hair", "bag"), differing_details=1)
+    seen = [look_of(options, identity) for identity in range(1, 9)]
+    assert len(set(seen)) == 8
+    assert [text.partition(":")[0] for text in seen] == [", group of identity 1"] * 4 + [", group of identity 5"] * 4
+    for text, identity in zip(seen, range(1, 9), strict=True):
+        person = person_of(options, identity)
+        looks = [f"{person.hair.colour} {person.hair.kind} hair"]
+        looks += [f"{person.bag.colour} {person.bag.kind}"] if person.bag else []
+        assert text.partition(": ")[2] in looks
+    assert look_of(Options(), 1) == ""
+
+
 def test_a_benchmark_of_an_earlier_version_is_known_again(tmp_path):
     tiny = Options(train=1, val=0, test=0, images_per_identity=1, height=64, width=32)
     generate(tmp_path / "b", tiny)
     marker = json.loads((tmp_path / "b" / "synthetic.json").read_text())
-    for name in ("group_size", "differing_details", "details", "smallest_detail", "captions"):
+    for name in ("group_size", "differing_details", "details", "smallest_detail", "caption_style"):
         del marker["options"][name]
     (tmp_path / "b" / "synthetic.json").write_text(json.dumps(marker))
     assert generate(tmp_path / "b", tiny) is False
