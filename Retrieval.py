@@ -22,7 +22,7 @@ from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_loader, open_token
 from dataset.evaluation_split import EvaluationSplit
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import TrainLoader
-from evaluation.evaluate import Metrics, evaluate
+from evaluation.evaluate import Metrics, evaluate, final_stage
 from evaluation.stages.look_alikes import refresh_look_alikes
 from evaluation.trained import evaluation_setting, load_trained, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
@@ -168,7 +168,7 @@ class Trainer:
         setting = evaluation_setting(self.run.config, self.run.device, self.run.precision)
         metrics = evaluate(self.model, self.selection, setting, None, self.run.options.eval_mAP)
         found: dict[str, Metrics] = {self.run.config.model_selection: metrics}
-        score = list(metrics.values())[-1]["r1"]
+        score = final_stage(metrics)["r1"]
         if score > self.state.best:
             self.state.best, self.state.best_epoch = score, self.state.step.epoch
             if is_main():

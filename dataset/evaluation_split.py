@@ -55,7 +55,8 @@ class EvaluationSplit:
     caption_identity [C], int64. texts: the captions as written. digests: of image files by
     normalised name; a file with another one is refused. view: what becomes of a resized image uint8
     [3, H, W] and its index in the gallery before the model sees it; can be pickled. caption_image [C]: index in
-    the gallery of the image that a caption was written for, where that is known.
+    the gallery of the image that a caption was written for, where that is known. ceiling: the best metrics that can be
+    expected of these queries, in per cent, and what they were taken over, where they are known.
     """
 
     images: list[str]
@@ -68,6 +69,7 @@ class EvaluationSplit:
     digests: Mapping[str, str] = field(default_factory=dict)
     view: Callable[[Tensor, int], Tensor] | None = None
     caption_image: Tensor | None = None
+    ceiling: Mapping[str, float | int] = field(default_factory=dict)
 
     @property
     def sizes(self) -> str:
@@ -76,7 +78,7 @@ class EvaluationSplit:
 
     def with_texts(self, texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> "EvaluationSplit":
         """The same queries in other words: one text for each caption."""
-        return replace(self, texts=list(texts), captions=encode_captions(texts, tokenizer, max_words))
+        return replace(self, texts=list(texts), captions=encode_captions(texts, tokenizer, max_words), ceiling={})
 
     def of_captions(self, indices: Sequence[int]) -> "EvaluationSplit":
         """The captions with these indices alone, before the whole gallery."""
@@ -87,6 +89,7 @@ class EvaluationSplit:
             caption_identity=self.caption_identity[chosen],
             caption_image=None if self.caption_image is None else self.caption_image[chosen],
             captions=Captions([self.captions.ids[index] for index in indices], self.captions.pad),
+            ceiling={},
         )
 
 

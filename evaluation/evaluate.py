@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.evaluation_split import EvaluationSplit
+from evaluation.metrics import CEILING, STAGE_NAMES
 from evaluation.stages.encoding import Setting
 from evaluation.stages.ranking import StageResult, rank_split, summarise_stages
 from evaluation.tables import metrics_table
@@ -27,10 +28,12 @@ def evaluate(
 ) -> Metrics:
     """Metrics by stage, on all processes; with `output`, metrics.json and rankings.npz are written there.
 
-    with_mean_precision: report mAP and mINP beside R@k.
+    Where the split has a ceiling, it stands behind the stages. with_mean_precision: report mAP and mINP beside R@k.
     """
     results = rank_split(model, split, setting)
     metrics = summarise_stages(results, split)
+    if split.ceiling:
+        metrics[CEILING] = dict(split.ceiling)
     if not with_mean_precision:
         metrics = {s: {k: v for k, v in m.items() if k not in ("mAP", "mINP")} for s, m in metrics.items()}
     if is_main():
@@ -39,6 +42,11 @@ def evaluate(
             write_json(output / "metrics.json", metrics, indent=2)
             write_rankings(output / "rankings.npz", results, split)
     return metrics
+
+
+def final_stage(metrics: Metrics) -> dict[str, float | int]:
+    """The metrics of the last stage that was evaluated."""
+    return metrics[[stage for stage in STAGE_NAMES if stage in metrics][-1]]
 
 
 def write_rankings(path: Path, results: dict[str, StageResult], split: EvaluationSplit) -> None:

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from evaluation.metrics import METRIC_NAMES, STAGE_NAMES
+from evaluation.metrics import CEILING, METRIC_NAMES, STAGE_NAMES
 from utils.errors import UserError
 from utils.files import read_json
 
@@ -129,9 +129,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def stages_of(metrics: Any) -> Any:
-    """The metrics of the known stages; other entries are free."""
+    """The metrics of the known stages, and the ceiling; other entries are free."""
     known = isinstance(metrics, dict)
-    return {stage: metrics[stage] for stage in STAGE_NAMES if stage in metrics} if known else metrics
+    return {stage: metrics[stage] for stage in (*STAGE_NAMES, CEILING) if stage in metrics} if known else metrics
 
 
 def metrics_of(stage: Any) -> Any:
@@ -205,12 +205,12 @@ def _parse_epoch(line: str) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> dict[str, dict[str, Any]]:
-    """Read metrics.json: the metrics of each stage in per cent; other entries are left out.
+    """Read metrics.json: the metrics of each stage, and the ceiling, in per cent; other entries are left out.
 
     Raises UserError when a stage holds anything but numbers.
     """
     stages = stages_of(read_json(path, "metrics file"))
-    if not stages or not isinstance(stages, dict):
+    if not isinstance(stages, dict) or not stages.keys() - {CEILING}:
         raise UserError(f"{path} holds no metrics of {' or '.join(STAGE_NAMES)}: evaluate the run again")
     try:
         METRICS.validate_python(stages)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from dataset.annotations import check_images, load_annotations, read_captions
 from dataset.build import fit_vocabulary, open_tokenizer
 from dataset.digests import read_digests
 from dataset.evaluation_split import EvaluationSplit, make_split
+from dataset.synthetic.marker import read_ceiling
 from dataset.tokens import CaptionTokenizer
 from evaluation.stages.encoding import Setting
 from models.build import build_model
@@ -97,13 +98,16 @@ def open_split(config: Config, name: str, tokenizer: CaptionTokenizer) -> Evalua
     Raises UserError when its file or an image is missing.
     """
     require_files(config, (f"{name}_file", f"{name}_image_root"))
-    entries = read_captions(load_annotations(getattr(config, f"{name}_file"), name), config.caption_rules)
+    file = Path(getattr(config, f"{name}_file")).absolute()
+    written = load_annotations(getattr(config, f"{name}_file"), name)
+    entries = read_captions(written, config.caption_rules)
     if without := sum(not entry.captions for entry in entries):
         logger.info("%s split: %d of %d gallery images have no captions", name, without, len(entries))
     root = getattr(config, f"{name}_image_root")
     check_images(entries, root)
-    digests = read_digests(getattr(config, f"{name}_file"))
-    return make_split(entries, root, tokenizer, config.max_words, digests, f"{name} split")
+    split = make_split(entries, root, tokenizer, config.max_words, read_digests(file), f"{name} split")
+    images = [(entry.image, entry.identity, entry.captions) for entry in written]
+    return replace(split, ceiling=read_ceiling(images, (file.parent, file.parent.parent, Path(root).absolute().parent)))
 
 
 def open_splits(config: Config, only_test: bool, tokenizer: CaptionTokenizer) -> dict[str, EvaluationSplit]:

@@ -14,6 +14,7 @@ from dataset.annotation_entries import SPLITS
 from dataset.annotations import fingerprint, load_annotations
 from dataset.bad_images import leave_out
 from evaluation.evaluate import Metrics, evaluate
+from evaluation.metrics import STAGE_NAMES
 from evaluation.trained import TrainedModel
 from utils.checkpoints.files import read_checkpoint
 from utils.checkpoints.run_folder import settings_of_run
@@ -119,8 +120,8 @@ def recorded_metrics(checkpoint: Mapping[str, Any]) -> dict[Evaluated, Metrics]:
 
 
 def compare(recorded: Metrics, found: Metrics, where: str) -> None:
-    """Raises UserError unless all recorded metrics are found again."""
-    for stage, numbers in recorded.items():
+    """Raises UserError unless all recorded metrics of the stages are found again."""
+    for stage, numbers in ((stage, recorded[stage]) for stage in STAGE_NAMES if stage in recorded):
         for name, value in numbers.items():
             here = found.get(stage, {}).get(name, math.nan)
             if here != value:

@@ -9,6 +9,7 @@ from dataset.synthetic.pose import Joint, Skeleton
 
 BAG_SIDE = "left"  # the hand and hip of a handbag, shopping bag, suitcase or shoulder bag
 ITEM_SIDE = "right"
+ITEM_WIDTHS = {"umbrella": 0.042, "phone": 0.03, "book": 0.075, "cup": 0.03}  # in body heights
 
 
 def bag_box(canvas: Canvas, person: Person, centre: Joint, half_width: float, half_height: float, unit: float) -> None:
@@ -120,7 +121,8 @@ def paint_suitcase(canvas: Canvas, person: Person, skeleton: Skeleton, hand: Joi
 
 def paint_item(canvas: Canvas, person: Person, skeleton: Skeleton, hand: Joint) -> None:
     """Closed umbrella, phone, book or cup in `hand`."""
-    unit, item, number = skeleton.unit, person.worn("item"), NUMBER["item"]
+    item, number = person.worn("item"), NUMBER["item"]
+    unit = skeleton.unit * skeleton.enlarged(ITEM_WIDTHS[item.kind])
 
     def near(x: float, y: float) -> Point:
         return hand.x + x * unit, hand.y + y * unit

@@ -27,6 +27,9 @@ from dataset.synthetic.words import (
 
 VAGUE_SHARE = 0.07
 MIN_WORDS, MAX_WORDS = 15, 45
+# Annotators who are asked for everything that they see: the share that is vague all the same, how often a part
+# is mentioned, and the length up to which nothing is dropped.
+THOROUGH_VAGUE_SHARE, THOROUGH_MENTIONED, THOROUGH_MAX_WORDS = 0.005, 0.97, 75
 # How often an annotator mentions a part that can be seen.
 MENTIONED = {
     "upper": 0.96,
@@ -48,10 +51,23 @@ _WORD = re.compile(r"[a-z0-9']+")
 
 
 class Writer:
-    """Writes captions of one picture: who, which parts are visible, how they stand."""
+    """Writes captions of one picture: who, which parts are visible, how they stand, whether nearly all is told."""
 
-    def __init__(self, person: Person, visible: set[str], view: str, moving: bool, rng: random.Random) -> None:
+    def __init__(
+        self,
+        person: Person,
+        visible: set[str],
+        view: str,
+        moving: bool,
+        rng: random.Random,
+        *,
+        thorough: bool = False,
+    ) -> None:
         self.person, self.visible, self.view, self.rng = person, visible, view, rng
+        self.thorough = thorough
+        self.vague_share = THOROUGH_VAGUE_SHARE if thorough else VAGUE_SHARE
+        self.mentioned = dict.fromkeys(MENTIONED, THOROUGH_MENTIONED) if thorough else MENTIONED
+        self.max_words = THOROUGH_MAX_WORDS if thorough else MAX_WORDS
         self.he, self.his = PRONOUNS[person.gender]
         self.him = "him" if person.gender == "man" else "her"
         self.motion = self.fill(rng.choice(MOTIONS[view, moving]))
@@ -81,7 +97,9 @@ class Writer:
         rng = self.rng
         nouns, plural = NOUNS[thing.kind]
         colour, noun = name_colour(rng, thing.colour, thing.rgb), rng.choice(nouns)
-        if attribute == "glasses":
+        if attribute == "glasses" and self.thorough:
+            noun = thing.kind  # not "dark", which might be taken for their colour
+        elif attribute == "glasses":
             return rng.choice((noun, f"a pair of {noun}"))
         before, after = colour, ""
         if thing.second is not None and (thing.pattern != "logo" or self.view == "front"):
@@ -109,7 +127,7 @@ class Writer:
     def choose(self) -> list[str]:
         """A random useful subset of what is visible."""
         rng = self.rng
-        chosen = {part for part in MENTIONED if part in self.visible and rng.random() < MENTIONED[part]}
+        chosen = {part for part in MENTIONED if part in self.visible and rng.random() < self.mentioned[part]}
         main = [part for part in ("upper", "lower", "dress") if part in self.visible]
         if main and not chosen & set(main):
             chosen.add(rng.choice(main))
@@ -177,12 +195,12 @@ class Writer:
 
     def write(self) -> tuple[str, list[dict[str, int]]]:
         """One caption and its mentions: attribute number, start and end of the phrase in characters."""
-        if self.rng.random() < VAGUE_SHARE or not self.visible:
+        if self.rng.random() < self.vague_share or not self.visible:
             return unmark(quirks(polish(self.vague()), self.rng))
         parts = self.choose()
         text = self.useful(parts)
         for part in DROP_FIRST:
-            if count_words(text) <= MAX_WORDS:
+            if count_words(text) <= self.max_words:
                 break
             parts = [p for p in parts if p != part]
             text = self.useful(parts)
@@ -256,13 +274,20 @@ def tokens(caption: str) -> list[str]:
 
 
 def write_captions(
-    person: Person, visible: set[str], view: str, moving: bool, count: int, rng: random.Random
+    person: Person,
+    visible: set[str],
+    view: str,
+    moving: bool,
+    count: int,
+    rng: random.Random,
+    *,
+    thorough: bool = False,
 ) -> list[dict[str, Any]]:
     """`count` different captions, each {"text": str, "mentions": [{"attribute", "start", "end"}]}."""
     captions: dict[str, list[dict[str, int]]] = {}
     for _ in range(20 * count):
         if len(captions) == count:
             break
-        text, mentions = Writer(person, visible, view, moving, rng).write()
+        text, mentions = Writer(person, visible, view, moving, rng, thorough=thorough).write()
         captions.setdefault(text, mentions)
     return [{"text": text, "mentions": mentions} for text, mentions in captions.items()]

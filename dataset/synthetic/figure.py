@@ -78,7 +78,7 @@ def paint_leg(canvas: Canvas, person: Person, skeleton: Skeleton, side: str, ton
 
 def paint_shoe(canvas: Canvas, person: Person, skeleton: Skeleton, side: str, tone: float) -> None:
     """Sneakers have a pale sole, boots a shaft, sandals straps over the bare foot."""
-    unit, shoes, number = skeleton.unit, person.shoes, NUMBER["shoes"]
+    unit, shoes, number = skeleton.unit * skeleton.enlarged(0.054), person.shoes, NUMBER["shoes"]
     heel, toe, ankle = skeleton.heel[side].at, skeleton.toe[side].at, skeleton.ankle[side].at
     foot = [capsule(heel, toe, 0.032 * unit, 0.027 * unit)]
     sole_y = 0.02 * unit
@@ -270,9 +270,18 @@ def paint_arm(canvas: Canvas, person: Person, skeleton: Skeleton, side: str, beh
     lies_behind = skeleton.elbow[side].depth < -0.02
     if lies_behind != behind:
         return
-    unit, tone = skeleton.unit, FAR if behind else 1.0
+    tone, details = FAR if behind else 1.0, skeleton.smallest > 0
+    if not details:
+        paint_hand(canvas, person, skeleton, side, tone)
+    paint_sleeve(canvas, person, skeleton, side, tone)
+    if details:  # a bent arm must not hide what it holds
+        paint_hand(canvas, person, skeleton, side, tone)
+
+
+def paint_sleeve(canvas: Canvas, person: Person, skeleton: Skeleton, side: str, tone: float) -> None:
+    """One arm without its hand, and the sleeve over it."""
+    unit = skeleton.unit
     shoulder, elbow, wrist = (j[side].at for j in (skeleton.shoulder, skeleton.elbow, skeleton.wrist))
-    paint_hand(canvas, person, skeleton, side, tone)
     arm = [
         capsule(shoulder, elbow, 0.026 * unit, 0.021 * unit),
         capsule(elbow, wrist, 0.02 * unit, 0.015 * unit),

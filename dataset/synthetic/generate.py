@@ -17,6 +17,9 @@ from tqdm import tqdm
 
 from dataset.synthetic.camera import encode, encode_mask
 from dataset.synthetic.captions import tokens, write_captions
+from dataset.synthetic.ceiling import ceilings_of
+from dataset.synthetic.lookalikes import sample_group
+from dataset.synthetic.marker import MADE_BY, MARKER, SEARCHED
 from dataset.synthetic.options import VERSION, Options
 from dataset.synthetic.person import ATTRIBUTES, Person, sample_person
 from dataset.synthetic.render import Picture, draw_picture
@@ -26,7 +29,8 @@ from utils.processes.parallel import map_in_order
 
 logger = logging.getLogger(__name__)
 
-MARKER = "synthetic.json"
+Drawn = tuple[list[dict[str, Any]], dict[str, Any]]  # raw entries of an identity, and its attribute record
+
 RAW, LEGEND = "reid_raw.json", "attributes.json"
 FILES_PER_FOLDER = 1000
 CHUNK = 8  # identities per task: small enough to share evenly, large enough to hide the hand-over
@@ -34,16 +38,28 @@ CHUNK = 8  # identities per task: small enough to share evenly, large enough to 
 
 def person_of(options: Options, identity: int) -> Person:
     """The person with this number."""
-    return sample_person(random.Random(f"person/{options.seed}/{identity}"))
+    if options.group_size == 1:
+        return sample_person(random.Random(f"person/{options.seed}/{identity}"))
+    first, index = options.group_of(identity)
+    rng = random.Random(f"group/{options.seed}/{first}")
+    return sample_group(rng, options.group_size, options.differing_details, options.details)[index]
 
 
 def picture_of(options: Options, identity: int, image: int, person: Person) -> tuple[Picture, list[dict[str, Any]]]:
     """One picture and its captions."""
     rng = random.Random(f"picture/{options.seed}/{identity}/{image}")
     size = (options.height, options.width)
-    picture = draw_picture(person, rng, size, options.nuisance, options.occlusion_share)
+    picture = draw_picture(person, rng, size, options.nuisance, options.occlusion_share, options.smallest_detail)
     rng = random.Random(f"captions/{options.seed}/{identity}/{image}")
-    captions = write_captions(person, picture.noticed(), picture.view, picture.moving, options.captions_per_image, rng)
+    captions = write_captions(
+        person,
+        picture.noticed(),
+        picture.view,
+        picture.moving,
+        options.captions_per_image,
+        rng,
+        thorough=options.caption_style == "thorough",
+    )
     return picture, captions
 
 
@@ -54,7 +70,7 @@ def image_name(options: Options, identity: int, image: int) -> str:
     return f"{split}/{folder:04d}/{identity:06d}_{image:03d}.{options.image_format}"
 
 
-def draw_identity(root: Path, options: Options, identity: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def draw_identity(root: Path, options: Options, identity: int) -> Drawn:
     """Write the images and masks of one identity; its raw entries and its attribute record."""
     person = person_of(options, identity)
     split, _ = options.split_of(identity)
@@ -99,12 +115,12 @@ def write_bytes(path: Path, contents: bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def draw_chunk(root: Path, options: Options, identities: range) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
+def draw_chunk(root: Path, options: Options, identities: range) -> list[Drawn]:
     """`draw_identity` for several identities; what a worker is sent."""
     return [draw_identity(root, options, identity) for identity in identities]
 
 
-def draw_all(root: Path, options: Options, workers: int) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]:
+def draw_all(root: Path, options: Options, workers: int) -> Iterator[Drawn]:
     """Results of all identities in order; only a few chunks are in memory at a time."""
     numbers = range(1, options.identities + 1)
     chunks = (numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK))
@@ -132,12 +148,14 @@ def generate(root: str | Path, options: Options, workers: int = 1, overwrite: bo
         open(raw_path, "w", encoding="utf-8") as raw,
         open(legend_path, "w", encoding="utf-8") as legend,
     ):
-        stream(root, options, workers, raw, legend)
+        searched = stream(root, options, workers, raw, legend)
+        write_json(root / MARKER, marker_of(options) | {"ceiling": ceilings_of(searched, options.pixels)}, indent=2)
     return True
 
 
-def stream(root: Path, options: Options, workers: int, raw: TextIO, legend: TextIO) -> None:
-    """Write both JSON files, one line per image or identity, as the results come in."""
+def stream(root: Path, options: Options, workers: int, raw: TextIO, legend: TextIO) -> list[Drawn]:
+    """Write both JSON files, one line per image or identity, as the results come in; returns those of val and test."""
+    searched = []
     head = {"version": VERSION, "legend": {str(n): name for n, name in enumerate(ATTRIBUTES)}}
     legend.write(json.dumps(head)[:-1] + ', "identities": [\n')
     raw.write("[\n")
@@ -146,29 +164,60 @@ def stream(root: Path, options: Options, workers: int, raw: TextIO, legend: Text
         for entries, record in draw_all(root, options, workers):
             raw.write(comma + ",\n".join(json.dumps(entry) for entry in entries))
             legend.write(comma + json.dumps(record))
+            if record["split"] in SEARCHED:
+                searched.append((entries, record))
             comma = ",\n"
             bar.update(len(entries))
     raw.write("\n]\n")
     legend.write("\n]}\n")
+    return searched
 
 
 def claim(root: Path, options: Options, overwrite: bool) -> bool:
     """Make `root` ready to be filled; False when it is finished with the same options."""
-    marker = {"made_by": "dataset.synthetic", "version": VERSION, "options": options.as_dict()}
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file; name a folder")
     if root.is_dir() and any(root.iterdir()):
         found = read_marker(root)
         if (root / RAW).exists():
-            if found == marker and not overwrite:
+            if not overwrite and same_contents(found, options):
+                add_ceiling(root, found, options)
                 return False
             if not overwrite:
                 raise UserError(
                     f"{root} holds a finished benchmark made with other options; name another folder or add --overwrite"
                 )
         clear(root)
-    write_json(root / MARKER, marker, indent=2)
+    write_json(root / MARKER, marker_of(options), indent=2)
     return True
+
+
+def marker_of(options: Options) -> dict[str, Any]:
+    """What synthetic.json says of a benchmark before it is drawn."""
+    return {"made_by": MADE_BY, "version": VERSION, "options": options.as_dict()}
+
+
+def add_ceiling(root: Path, marker: dict[str, Any], options: Options) -> None:
+    """Give a finished benchmark of an earlier version its ceiling, where its files can be read and written."""
+    if "ceiling" in marker:
+        return
+    try:
+        of_identity: dict[int, list[dict[str, Any]]] = {}
+        for entry in read_json(root / RAW, "annotation file"):
+            of_identity.setdefault(entry["id"], []).append(entry)
+        people = read_json(root / LEGEND, "attribute file")["identities"]
+        searched = [(of_identity[person["id"]], person) for person in people if person["split"] in SEARCHED]
+        write_json(root / MARKER, marker | {"ceiling": ceilings_of(searched, options.pixels)}, indent=2)
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+        logger.warning("the ceiling of %s stays unknown (%s)", root, error)
+
+
+def same_contents(marker: dict[str, Any], options: Options) -> bool:
+    """Whether what `marker` stands for is what `options` give; those it lacks came later, with today's defaults."""
+    made = marker.get("options")
+    if marker.get("version") != VERSION or not isinstance(made, dict):
+        return False
+    return Options().as_dict() | made == options.as_dict()
 
 
 def read_marker(root: Path) -> Any:
@@ -176,7 +225,7 @@ def read_marker(root: Path) -> Any:
     if not (root / MARKER).is_file():
         raise UserError(f"{root} is not empty and was not made by this program; name a new or an empty folder")
     marker = read_json(root / MARKER, "marker file")
-    if not isinstance(marker, dict) or marker.get("made_by") != "dataset.synthetic":
+    if not isinstance(marker, dict) or marker.get("made_by") != MADE_BY:
         raise UserError(f"{root / MARKER} was not written by this program; name a new or an empty folder")
     return marker
 

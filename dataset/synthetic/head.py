@@ -157,6 +157,8 @@ def paint_glasses(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
     shapes = []
     centres = [s.body(side * 0.021, HEAD_Y - 0.001, 0.052) for side in (-1, 1)]
     size = (0.018, 0.014) if glasses.kind == "sunglasses" else (0.0155, 0.0125)
+    larger = s.enlarged(2 * size[1])
+    size = (size[0] * larger, size[1] * larger)
     for lens in centres:
         if lens.depth > -0.01:
             shapes.append(ellipse(lens.x, lens.y, size[0] * unit * max(0.5, s.facing), size[1] * unit))
@@ -183,7 +185,8 @@ def paint_headwear(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
         paint_hood(canvas, person, s)
         return
     edge = s.body(0, 0.05)
-    canvas.paint([scalp(s, grow=0.012, brow=0.046)], wear, number)
+    taller = 0.058 * (s.enlarged(0.058) - 1)
+    canvas.paint([scalp(s, grow=0.012 + taller, brow=0.046)], wear, number)
     if wear.kind == "cap":
         front = s.body(0, 0.049, 0.05)
         tip = s.body(0, 0.056, 0.098)
@@ -224,8 +227,9 @@ def paint_scarf(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
     if person.scarf is None:
         return
     neck = s.body(0, 0.163, 0.01)
-    shapes = [ellipse(neck.x, neck.y, 0.058 * unit, 0.03 * unit)]
+    larger = s.enlarged(0.042)
+    shapes = [ellipse(neck.x, neck.y, 0.058 * unit, 0.03 * larger * unit)]
     if s.facing > -0.2:
         start, end = s.body(0.022, 0.17, 0.06).at, s.body(0.03, 0.34, 0.065).at
-        shapes.append(capsule(start, end, 0.021 * unit, 0.023 * unit))
+        shapes.append(capsule(start, end, 0.021 * larger * unit, 0.023 * larger * unit))
     canvas.paint(shapes, person.scarf, NUMBER["scarf"])

@@ -4,17 +4,30 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from dataset.annotation_entries import SPLITS
+from dataset.synthetic.lookalikes import DETAILS, LARGEST_GROUP, code
 from utils.errors import UserError, nearest
 
 VERSION = 1  # raise it when the same options no longer give the same files
 NUISANCE = {"easy": 0.4, "normal": 1.0, "hard": 1.7}
 OCCLUSION = {"easy": 0.05, "normal": 0.15, "hard": 0.4}
 FORMATS = ("jpg", "png")
+CAPTION_STYLES = ("usual", "thorough")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"train": 8, "val": 4, "test": 4, "images_per_identity": 2, "height": 96, "width": 48},
     "demo": {"train": 1700, "val": 50, "test": 100, "images_per_identity": 4, "height": 128, "width": 64},
     "full": {"train": 11003, "val": 1000, "test": 1000, "images_per_identity": 3},
+    "lookalikes": {
+        "train": 1600,
+        "val": 60,
+        "test": 100,
+        "images_per_identity": 4,
+        "height": 128,
+        "width": 64,
+        "group_size": 4,
+        "caption_style": "thorough",
+        "smallest_detail": 5,
+    },
 }
 
 
@@ -24,6 +37,10 @@ class Options:
 
     train, val, test: identities; height, width: pixels; occlusion: probability that
     something stands in front of the person, None = by difficulty.
+
+    group_size: people who look alike, 1 = nobody does; differing_details: details in which any two of them
+    differ, out of `details` (in large groups at least); smallest_detail: pixels of the image that a detail
+    measures at least across; caption_style: how much annotators say (`thorough`: nearly all that shows).
 
     Raises UserError for values that make no sense.
     """
@@ -40,6 +57,11 @@ class Options:
     occlusion: float | None = None
     masks: bool = True
     image_format: str = "jpg"
+    group_size: int = 1
+    differing_details: int = 2
+    details: tuple[str, ...] = DETAILS
+    smallest_detail: int = 0
+    caption_style: str = "usual"
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -51,6 +73,7 @@ class Options:
             ("height", 32, 1024),
             ("width", 16, 1024),
             ("seed", 0, 2**63),
+            ("group_size", 1, LARGEST_GROUP),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -69,6 +92,40 @@ class Options:
             raise UserError(f"occlusion is {self.occlusion}; it is a probability, choose from 0 to 1")
         if self.image_format not in FORMATS:
             raise UserError(f"image format '{self.image_format}' is unknown; choose from {', '.join(FORMATS)}")
+        if self.caption_style not in CAPTION_STYLES:
+            hint, known = nearest(self.caption_style, CAPTION_STYLES), ", ".join(CAPTION_STYLES)
+            raise UserError(f"caption style '{self.caption_style}' is unknown{hint}; choose from {known}")
+        self._check_details()
+
+    def _check_details(self) -> None:
+        """Raise UserError when details cannot be so large, or groups of this size cannot be told apart by them."""
+        most = self.height // 12
+        if not 0 <= self.smallest_detail <= most:
+            raise UserError(
+                f"smallest detail is {self.smallest_detail} pixels; choose from 0 to {most} in images that are "
+                f"{self.height} pixels high"
+            )
+        if not self.details:
+            raise UserError(f"no detail is named; choose from {', '.join(DETAILS)}")
+        for name in self.details:
+            if name not in DETAILS:
+                raise UserError(f"detail '{name}' is unknown{nearest(name, DETAILS)}; choose from {', '.join(DETAILS)}")
+        if len(set(self.details)) < len(self.details):
+            raise UserError(f"details {','.join(self.details)} name one of them twice; name each once")
+        if not 1 <= self.differing_details <= len(self.details):
+            raise UserError(
+                f"differing details is {self.differing_details}; choose a number from 1 to {len(self.details)}, "
+                "as many as there are details"
+            )
+        found = len(code(self.group_size, self.differing_details, len(self.details)))
+        if found < self.group_size:
+            raise UserError(
+                f"no {self.group_size} people were found of whom any two differ in {self.differing_details} of the "
+                f"details {','.join(self.details)}; choose groups of {found} or fewer, fewer differing details or "
+                "more details"
+            )
+        if self.group_size == 1 and (self.differing_details, self.details) != (Options.differing_details, DETAILS):
+            raise UserError("people differ in details within groups alone; add --group_size 4, or --preset lookalikes")
 
     @property
     def nuisance(self) -> float:
@@ -90,6 +147,20 @@ class Options:
         """Images of all splits together."""
         return self.identities * self.images_per_identity
 
+    @property
+    def pixels(self) -> int:
+        """Pixels of an image."""
+        return self.height * self.width
+
+    def group_of(self, identity: int) -> tuple[int, int]:
+        """First identity of the group of an identity, and its index in the group.
+
+        No group crosses splits; the last one of a split may be smaller than the others.
+        """
+        _, index = self.split_of(identity)
+        index %= self.group_size
+        return identity - index, index
+
     def split_of(self, identity: int) -> tuple[str, int]:
         """Split of an identity (numbered from 1 over all splits) and its index in the split, from 0."""
         index = identity - 1
@@ -101,7 +172,7 @@ class Options:
 
     def as_dict(self) -> dict[str, Any]:
         """For the marker file."""
-        return asdict(self)
+        return asdict(self) | {"details": list(self.details)}
 
 
 def options_from(preset: str | None, given: dict[str, Any]) -> Options:

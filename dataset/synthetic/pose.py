@@ -68,10 +68,16 @@ def sample_pose(rng: random.Random, person: Person) -> Pose:
 class Skeleton:
     """Joints of one person in one pose, in canvas pixels."""
 
-    def __init__(self, person: Person, pose: Pose, centre: float, top: float, unit: float) -> None:
-        """centre: x of the body axis; top: y of the top of the head; unit: pixels per body height."""
+    def __init__(
+        self, person: Person, pose: Pose, centre: float, top: float, unit: float, *, smallest: float = 0
+    ) -> None:
+        """centre: x of the body axis; top: y of the top of the head; unit: pixels per body height.
+
+        smallest: body heights that a detail measures across at least.
+        """
         self.pose = pose
         self.unit = unit
+        self.smallest = smallest
         self._centre, self._top = centre, top
         self.cos, self.sin = math.cos(pose.yaw), math.sin(pose.yaw)
         self.girth = {"slim": 0.9, "average": 1.0, "heavy": 1.2}[person.build]
@@ -95,6 +101,10 @@ class Skeleton:
     def half(self, wide: float, deep: float) -> float:
         """Half the projected width, in pixels, of an elliptic cross-section."""
         return math.hypot(wide * self.cos, deep * self.sin) * self.unit
+
+    def enlarged(self, across: float) -> float:
+        """How many times larger than by nature a detail is drawn that is `across` body heights wide."""
+        return max(1.0, self.smallest / across)
 
     @property
     def facing(self) -> float:
@@ -138,8 +148,10 @@ class Skeleton:
             y += UPPER_ARM * math.cos(swing) * math.cos(pose.arm_out)
             z = UPPER_ARM * math.sin(swing)
             self.elbow[side] = self.point(x, y, z)
-            inward = -0.25 if bend > 1 else 0.05
-            x += sign * FOREARM * inward
+            outward = 0.05
+            if bend > 1:  # what is held before the chest is not seen from behind, beside it it is
+                outward = 0.4 if self.smallest else -0.25
+            x += sign * FOREARM * outward
             y += FOREARM * math.cos(swing + bend)
             z += FOREARM * math.sin(swing + bend)
             self.wrist[side] = self.point(x, y, z)

@@ -42,7 +42,20 @@ def draw_identity_row(options: Options, identity: int, columns: int) -> Image.Im
         row.paste(picture.image, (image * width, 0))
         row.paste(overlay(picture.image, picture.label), (image * width, height))
         lines += [f"{image + 1}: {caption['text']}" for caption in captions[:1]]
-    return with_text(row, [f"identity {identity}", *lines])
+    return with_text(row, [f"identity {identity}{look_of(options, identity)}", *lines])
+
+
+def look_of(options: Options, identity: int) -> str:
+    """Of someone with look-alikes: the group, and the details that differ within it."""
+    if options.group_size == 1:
+        return ""
+    first, index = options.group_of(identity)
+    members = range(first, min(first + options.group_size, options.identities + 1))
+    people = [person_of(options, other) for other in members if options.group_of(other)[0] == first]
+    own = people[index]
+    differing = [name for name in options.details if len({person.thing(name) for person in people}) > 1]
+    looks = [f"{own.worn(name).colour} {own.worn(name).kind}{' hair' * (name == 'hair')}" for name in differing]
+    return f", group of identity {first}: {', '.join(looks)}"
 
 
 def with_text(picture: Image.Image, lines: list[str]) -> Image.Image:

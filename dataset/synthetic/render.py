@@ -48,14 +48,27 @@ class Picture:
 
     def noticed(self) -> set[str]:
         """Attributes large enough to be talked about."""
-        pixels = self.visible_pixels()
-        return {name for name, share in NOTICED.items() if pixels.get(name, 0) >= max(2, share * self.label.size)}
+        return {name for name, count in self.visible_pixels().items() if is_noticed(name, count, self.label.size)}
+
+
+def is_noticed(attribute: str, count: int, pixels: int) -> bool:
+    """Whether `count` pixels of an attribute, in an image of `pixels`, are enough to be talked about."""
+    return count >= max(2, NOTICED[attribute] * pixels)
 
 
 def draw_picture(
-    person: Person, rng: random.Random, size: tuple[int, int], nuisance: float, occlusion: float
+    person: Person,
+    rng: random.Random,
+    size: tuple[int, int],
+    nuisance: float,
+    occlusion: float,
+    smallest_detail: float = 0,
 ) -> Picture:
-    """Draw `person` once. size: (height, width); occlusion: probability that something is in front."""
+    """Draw `person` once.
+
+    size: (height, width); occlusion: probability that something is in front; smallest_detail: pixels of the
+    image that shoes, headwear, glasses, a scarf and what is held measure across at least.
+    """
     height, width = size
     scale = max(2, -(-256 // height))
     pose = sample_pose(rng, person)
@@ -67,7 +80,7 @@ def draw_picture(
     spare = height * scale - unit
     top = rng.uniform(0.35, 0.75) * spare if spare > 0 else rng.uniform(0.01, 0.03) * height * scale
     hidden = paint_crowd(canvas, rng, centre, top, unit) if rng.random() < occlusion * 0.5 else "none"
-    skeleton = Skeleton(person, pose, centre, top, unit)
+    skeleton = Skeleton(person, pose, centre, top, unit, smallest=smallest_detail * scale / unit)
     paint_ground_shadow(canvas, centre, top + 0.985 * unit, rng)
     paint_person(canvas, person, skeleton)
     if rng.random() < occlusion:

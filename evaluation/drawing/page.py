@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from evaluation.drawing.pictures import format_score, load_picture, placeholder
 from evaluation.drawing.sheet import SheetRow
-from evaluation.metrics import STAGE_NAMES
+from evaluation.metrics import CEILING, STAGE_NAMES
 from evaluation.tables import StageMetrics, metric_cells
 
 THUMBNAIL = (88, 192)  # pixels, width and height of the box a person crop must fit
@@ -32,7 +32,7 @@ table { border-collapse: collapse; } .wide { overflow-x: auto; }
 th, td { padding: 7px 18px 7px 0; text-align: right; border-bottom: 1px solid var(--line);
   font-variant-numeric: tabular-nums; }
 th:first-child { text-align: left; } thead th { color: var(--soft); font-weight: 500; }
-tbody tr:last-child { font-weight: 600; }
+tbody .final { font-weight: 600; } tbody .ceiling > * { border-top: 2px dashed var(--line); color: var(--soft); }
 figure { margin: 0; }
 figure img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 8px; }
 article { background: var(--card); border: 1px solid var(--line); border-left: 5px solid var(--wrong);
@@ -88,11 +88,13 @@ def build_page(
 
 
 def html_table(metrics: StageMetrics) -> str:
-    """A table with one row per stage: metrics in per cent, then the counts that any stage has."""
+    """A table with one row per stage, and one for the ceiling: metrics in per cent, then the counts that any has."""
     heads, *lines = metric_cells(metrics)
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("per cent", *heads))
+    classes = dict.fromkeys([stage for stage in metrics if stage != CEILING][-1:], ' class="final"')
+    classes[CEILING] = ' class="ceiling"'
     rows = [
-        f'<tr><th scope="row">{escape(STAGE_NAMES.get(stage, stage))}</th>'
+        f'<tr{classes.get(stage, "")}><th scope="row">{escape(STAGE_NAMES.get(stage, stage))}</th>'
         f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         for stage, cells in zip(metrics, lines, strict=True)
     ]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.drawing.figures import COLORS, legend_below, new_figure, save_figure, tidy
-from evaluation.metrics import METRIC_NAMES, STAGE_NAMES
+from evaluation.metrics import CEILING, METRIC_NAMES, STAGE_NAMES
 from evaluation.results import read_log
 from evaluation.studies.study import Study, labels_of, study
 from evaluation.tables import Row
@@ -28,6 +28,8 @@ PANELS_IN_A_ROW = 4
 MOST_DOTS = 20
 SPLITS = {"val": "validation", "test": "selection on the test split"}
 COMPARED = ("r1", "mAP")  # metrics that several runs are compared by
+CEILING_STYLE: dict[str, Any] = {"linestyle": (0, (6, 3)), "marker": None, "linewidth": 1.0}
+CEILING_COLOR = "#555555"
 STAGE_STYLES = {"stage1": {"linestyle": "--", "marker": "s"}, "reranked": {"linestyle": "-", "marker": "o"}}
 
 Epochs = Sequence[Mapping[str, Any]]
@@ -77,7 +79,8 @@ def compare_curves(runs: Mapping[str, Epochs], path: str | os.PathLike) -> None:
         for stage, stage_name in STAGE_NAMES.items():
             for metric in COMPARED:
                 name = f"{split_name}: {METRIC_NAMES[metric]}, {stage_name}"
-                panels.append((name, "per cent", _lines_of_runs(by_epoch, f"{split}/{stage}/{metric}")))
+                lines = _lines_of_runs(by_epoch, f"{split}/{stage}/{metric}")
+                panels.append((name, "per cent", lines + _ceilings_of_runs(runs, split, metric) if lines else []))
     save_figure(_figure_of(panels, "", shared_legend=True), path)
 
 
@@ -124,7 +127,7 @@ def _draw_panel(axes: Axes, title: str, unit: str, lines: Lines) -> None:
     """One quantity over the epochs; few points are dots too, so that a single one is seen."""
     for label, epochs, values, style in lines:
         style = {"marker": "o", **style} if len(epochs) <= MOST_DOTS else {**style, "marker": None}
-        axes.plot(epochs, values, markersize=4, linewidth=1.6, label=label, **style)
+        axes.plot(epochs, values, **{"markersize": 4, "linewidth": 1.6, "label": label, **style})
     tidy(axes, title, "epochs trained", unit)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -158,7 +161,35 @@ def _metric_lines(epochs: Epochs, split: str) -> dict[str, Lines]:
             for color, (metric, name) in zip(COLORS, METRIC_NAMES.items(), strict=False)
             for line in _single_line(records, metric, name, {"color": color})
         ]
-    return lines
+    return {panel: found + _ceiling_lines(epochs, split, found) for panel, found in lines.items()}
+
+
+def _ceiling_lines(epochs: Epochs, split: str, lines: Lines) -> Lines:
+    """The ceilings of the metrics in a panel, each in the colour of its metric."""
+    colors = {label.partition(" ")[0]: style["color"] for label, _, _, style in lines}
+    return [
+        (f"{name} ceiling", span, [value, value], {**CEILING_STYLE, "color": colors[name]})
+        for metric, name in METRIC_NAMES.items()
+        if metric in COMPARED and name in colors
+        for span, value in _ceiling_of(epochs, split, metric)
+    ]
+
+
+def _ceiling_of(epochs: Epochs, split: str, metric: str) -> list[tuple[list[float], float]]:
+    """From 0 to the last epoch with a ceiling of this metric, and its value there; nothing without one."""
+    records = [(epoch["epoch"] + 1, (epoch[split].get(CEILING) or {})) for epoch in epochs if epoch.get(split)]
+    known = [([0, last], ceiling[metric]) for last, ceiling in records if ceiling.get(metric) is not None]
+    return known[-1:]
+
+
+def _ceilings_of_runs(runs: Mapping[str, Epochs], split: str, metric: str) -> Lines:
+    """A line for each different ceiling of several runs; runs on one benchmark share theirs."""
+    spans: dict[float, list[float]] = {}
+    for epochs in runs.values():
+        for span, value in _ceiling_of(epochs, split, metric):
+            spans[value] = max(span, spans.get(value, span))
+    style = {**CEILING_STYLE, "color": CEILING_COLOR}
+    return [(CEILING, span, [value, value], style) for value, span in spans.items()]
 
 
 def _single_line(records: Epochs, name: str, label: str = "", style: dict | None = None) -> Lines:

@@ -228,7 +228,8 @@ def test_command_line_writes_png_without_masks(tmp_path, capsys):
     arguments = [root, "--train", "14", "--val", "1", "--test", "1", "--images-per-identity", "2", "--workers", "1"]
     arguments += ["--size", "64x32", "--image-format", "png", "--no-masks", "--captions-per-image", "3"]
     main(arguments)
-    assert "wrote 32 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "wrote 32 images" in printed and "ceiling of test: R@1 " in printed
     entries = json.loads((tmp_path / "out" / "reid_raw.json").read_text())
     assert all(entry["file_path"].endswith(".png") and len(entry["captions"]) == 3 for entry in entries)
     assert not (tmp_path / "out" / "masks").exists()
