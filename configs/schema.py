@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dataset.attributes import AttributeRule
+from dataset.augmentation import Augmentation
 from dataset.captions import CaptionReading
 from models.objectives import name_weights
 from models.settings import ModelSettings
@@ -56,6 +57,7 @@ class Config(ModelSettings):
     workers: Whole = 4
     bad_images: Literal["stop", "skip"] = "stop"
     image_cache: PathText | None = None
+    augmentation: Augmentation = Augmentation()
     # what a run starts from
     checkpoint: PathText | None = None
     vision_checkpoint: PathText | None = None
@@ -120,6 +122,8 @@ class Config(ModelSettings):
         positions = self.bert_config.max_position_embeddings
         if self.max_words > positions:
             yield "max_words", f"is beyond bert_config.max_position_embeddings ({positions})"
+        if 2 * self.augmentation.crop >= min(self.image_size):
+            yield "augmentation.crop", f"{self.augmentation.crop} is half of an image of {self.image_size} or more"
         if self.queue_size < self.batch_size_train:
             yield "queue_size", f"must hold a batch of {self.batch_size_train}"
         if any(group and self.batch_size_train % group for group in as_list(self.hard_negatives_within)):

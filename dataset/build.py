@@ -111,6 +111,7 @@ def open_training_set(
         seed=seed,
         digests=digests,
         skipped=skipped or (),
+        augment=None if config.augmentation.only_flips else config.augmentation,
         noise=noise,
         cache=find_image_cache(config, entries, root, digests) if cache_folder is not None else None,
     )

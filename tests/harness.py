@@ -24,6 +24,7 @@ LIVELY = [  # on top of TINY: everything that is random in a step, on two proces
     "bert_config.hidden_dropout_prob=0.1",
     "bert_config.attention_probs_dropout_prob=0.1",
     "weak_pos_pair_probability=0.5",
+    "augmentation={crop: 2, light: 0.2, erase: 0.5}",
     "workers=1",
     "schedular.epochs=6",
     "schedular.sched=cosine_step",
