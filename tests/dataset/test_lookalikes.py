@@ -132,7 +132,7 @@ def test_thorough_captions_name_nearly_all_that_shows():
     assert vague / total < 0.05
 
 
-@pytest.mark.parametrize("detail", ["shoes", "headwear", "glasses", "scarf", "item"])
+@pytest.mark.parametrize("detail", ["shoes", "headwear", "hair", "glasses", "scarf", "item"])
 def test_a_smallest_detail_makes_small_ones_larger(detail):
     pixels = []
     for smallest in (0, 5):
