@@ -16,11 +16,13 @@ from tqdm import tqdm
 
 from dataset.synthetic.captions import MENTIONED
 from dataset.synthetic.claims import CLAIMED, WHO, Claim, claim_of, claim_of_who, fact_of, true_of
-from dataset.synthetic.marker import SEARCHED, digest_of_split
+from dataset.synthetic.lookalikes import DETAILS
+from dataset.synthetic.marker import METRICS, SEARCHED, digest_of_split
 from dataset.synthetic.person import ATTRIBUTES
 from dataset.synthetic.render import is_noticed
 from dataset.synthetic.ties import expected_metrics
 
+LARGE = tuple(name for name in CLAIMED if name not in DETAILS)
 AGAINST = 64  # contradictions outweigh all that an image shows
 SCORES_AT_ONCE = 2**22
 # From where a thing could not be seen: that nothing shows there does not say that there is none.
@@ -32,21 +34,26 @@ T = TypeVar("T", bound=Hashable)
 
 
 def ceilings_of(people: Iterable[Drawn], pixels: int) -> dict[str, Any]:
-    """The ceilings of val and test, where these have captions, and the attributes that count.
+    """The ceilings of val and test, where these have captions, with all attributes that count and without details.
 
     people: raw entries and attribute record of each identity of these splits.
     """
     splits: dict[str, list[Drawn]] = {}
     for entries, record in people:
         splits.setdefault(record["split"], []).append((entries, record))
-    found = {name: ceiling for name in SEARCHED if (ceiling := ceiling_of(splits.get(name, []), pixels))}
-    return {"attributes": ["gender", "build", *MENTIONED], **found}
+    found, large = (
+        {name: ceiling for name in SEARCHED if (ceiling := ceiling_of(splits.get(name, []), pixels, attributes))}
+        for attributes in (CLAIMED, LARGE)
+    )
+    without = {name: {metric: ceiling[metric] for metric in METRICS} for name, ceiling in large.items()}
+    return {"attributes": ["gender", "build", *MENTIONED], **found, "without_details": without}
 
 
-def ceiling_of(split: Sequence[Drawn], pixels: int) -> dict[str, Any]:
+def ceiling_of(split: Sequence[Drawn], pixels: int, attributes: Sequence[str] = CLAIMED) -> dict[str, Any]:
     """Expected R@1, R@5, R@10, mAP and mINP in per cent, numbers of captions and images, and the digest of a split.
 
-    split: raw entries and attribute record of each identity; pixels: of an image. Empty without a caption.
+    split: raw entries and attribute record of each identity; pixels: of an image; attributes: that the reader knows.
+    Empty without a caption.
     """
     entries = [entry for own, _ in split for entry in own]
     pairs = [(number, entry) for number, entry in enumerate(entries) if entry["captions"]]
@@ -54,7 +61,7 @@ def ceiling_of(split: Sequence[Drawn], pixels: int) -> dict[str, Any]:
         return {}
     owners = np.array([entry["id"] for entry in entries])
     of_caption = np.array([entry["id"] for _, entry in pairs for _ in entry["captions"]])
-    by_attribute = tables(split, pixels)
+    by_attribute = tables(split, pixels, attributes)
     found = []
     rows = max(1, SCORES_AT_ONCE // len(owners))
     for start in tqdm(range(0, len(of_caption), rows), desc="ceiling", leave=False, delay=2):
@@ -68,12 +75,14 @@ def ceiling_of(split: Sequence[Drawn], pixels: int) -> dict[str, Any]:
     return {**values, "captions": len(of_caption), "images": len(owners), "digest": digest}
 
 
-def tables(split: Sequence[Drawn], pixels: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def tables(
+    split: Sequence[Drawn], pixels: int, attributes: Sequence[str]
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """For each attribute: points [K, S] of a claim for a state of an image, claim of each caption [C], states [G]."""
     claims = [claims_of(text, record) for own, person in split for text, record in captions_of(own, person)]
     states = [states_of(person["attributes"], image, pixels) for _, person in split for image in person["images"]]
     found = []
-    for attribute in CLAIMED:
+    for attribute in attributes:
         said, said_at = numbered([claim.get(attribute) for claim in claims])
         shown, shown_at = numbered([state[attribute] for state in states])
         points = np.zeros((len(said), len(shown)), np.int16)

@@ -101,7 +101,8 @@ def paint_hair(canvas: Canvas, person: Person, skeleton: Skeleton) -> None:
     """Cap of hair and what makes the style."""
     s, unit, number, hair = skeleton, skeleton.unit, NUMBER["hair"], person.hair
     away = s.facing < -0.3
-    shapes = [scalp(s, grow=0.018 if hair.kind == "curly" else 0.006)]
+    grow = 0.018 if hair.kind == "curly" else 0.006
+    shapes = [scalp(s, grow + 0.058 * (s.enlarged(0.058) - 1))]
     if hair.kind == "curly":
         head = s.body(0, HEAD_Y - 0.02)
         ring = [(math.cos(a), math.sin(a)) for a in (math.pi * k / 7 for k in range(8))]

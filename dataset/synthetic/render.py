@@ -67,7 +67,7 @@ def draw_picture(
     """Draw `person` once.
 
     size: (height, width); occlusion: probability that something is in front; smallest_detail: pixels of the
-    image that shoes, headwear, glasses, a scarf and what is held measure across at least.
+    image that shoes, headwear, hair, glasses, a scarf and what is held measure across at least.
     """
     height, width = size
     scale = max(2, -(-256 // height))

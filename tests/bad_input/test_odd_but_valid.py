@@ -18,7 +18,7 @@ def metrics_of(ground: Ground, finished: Path, *settings: str) -> dict:
 
 
 def test_no_candidates_means_no_second_stage(ground, finished):
-    assert set(metrics_of(ground, finished, "k_test=0")) == {"stage1"}
+    assert set(metrics_of(ground, finished, "k_test=0")) == {"stage1", "ceiling"}
 
 
 def test_more_candidates_than_images_are_all_images(ground, finished):

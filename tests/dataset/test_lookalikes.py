@@ -112,15 +112,15 @@ def test_words_of_a_code_keep_their_distance():
 @pytest.mark.parametrize("details", [2, 3, 7])
 def test_words_of_small_codes_differ_in_no_more_letters_than_asked(details):
     for distance in range(1, details + 1):
-        for variant in range(8):
+        for variant in (0, 5):
             pairs = combinations(code(4, distance, details, variant), 2)
             assert {sum(a != b for a, b in zip(*pair, strict=True)) for pair in pairs} == {distance}
 
 
 def test_thorough_captions_name_nearly_all_that_shows():
-    options = options_from("lookalikes", {"train": 40, "val": 0, "test": 0})
+    options = options_from("lookalikes", {})
     named = shown = vague = total = 0
-    for identity in range(1, 41):
+    for identity in range(1, 25):
         person = person_of(options, identity)
         picture, captions = picture_of(options, identity, 0, person)
         for caption in captions:
@@ -132,7 +132,7 @@ def test_thorough_captions_name_nearly_all_that_shows():
     assert vague / total < 0.05
 
 
-@pytest.mark.parametrize("detail", ["shoes", "headwear", "glasses", "scarf", "item"])
+@pytest.mark.parametrize("detail", ["shoes", "headwear", "hair", "glasses", "scarf", "item"])
 def test_a_smallest_detail_makes_small_ones_larger(detail):
     pixels = []
     for smallest in (0, 5):
@@ -144,9 +144,9 @@ def test_a_smallest_detail_makes_small_ones_larger(detail):
 
 @pytest.mark.parametrize("detail", DETAILS)
 def test_a_differing_detail_shows_in_nearly_every_image(detail):
-    given = {"details": (detail,), "differing_details": 1, "occlusion": 0.0, "train": 40}
+    given = {"details": (detail,), "differing_details": 1, "occlusion": 0.0}
     options = options_from("lookalikes", given)
-    pictures = [picture_of(options, k, 0, person_of(options, k))[0] for k in range(1, 41)]
+    pictures = [picture_of(options, k, 0, person_of(options, k))[0] for k in range(1, 29)]
     if detail == "glasses":
         pictures = [picture for picture in pictures if picture.view == "front"]
     assert np.mean([detail in picture.noticed() for picture in pictures]) > 0.85
@@ -176,7 +176,20 @@ def test_groups_that_cannot_be_are_refused(given, message):
 
 
 def test_the_command_line_takes_details_and_says_what_is_wrong_with_them(tmp_path):
-    arguments = ["--preset", "lookalikes", "--size", "64x32", "--preview", str(tmp_path / "sheet.png")]
+    arguments = [
+        "--preset",
+        "lookalikes",
+        "--size",
+        "60x30",
+        "--train",
+        "2",
+        "--val",
+        "0",
+        "--test",
+        "0",
+        "--preview",
+        str(tmp_path / "sheet.png"),
+    ]
     main([*arguments, "--details", "shoes, Bag,hair", "--differing-details", "1", "--group-size", "2"])
     assert (tmp_path / "sheet.png").is_file()
     with pytest.raises(UserError, match="detail 'shoe' is unknown"):

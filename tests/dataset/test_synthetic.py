@@ -229,7 +229,7 @@ def test_command_line_writes_png_without_masks(tmp_path, capsys):
     arguments += ["--size", "64x32", "--image-format", "png", "--no-masks", "--captions-per-image", "3"]
     main(arguments)
     printed = capsys.readouterr().out
-    assert "wrote 32 images" in printed and "ceiling of test: R@1 " in printed
+    assert "wrote 32 images" in printed and "ceiling of test: R@1 " in printed and printed.count("without details") == 2
     entries = json.loads((tmp_path / "out" / "reid_raw.json").read_text())
     assert all(entry["file_path"].endswith(".png") and len(entry["captions"]) == 3 for entry in entries)
     assert not (tmp_path / "out" / "masks").exists()
