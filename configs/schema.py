@@ -36,6 +36,7 @@ from utils.training.optimization import Optimizer, Schedule
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 Group = Annotated[int, Field(ge=2)] | None  # samples; None = the whole batch of a process
+GroupByEpoch = Group | Annotated[list[Group], Field(min_length=1)]  # the last one of a list stays
 
 
 class Config(ModelSettings):
@@ -64,8 +65,8 @@ class Config(ModelSettings):
     # recipe
     alpha: Fraction = 0.4
     warm_up: bool = True
-    hard_negatives_within: Group | Annotated[list[Group], Field(min_length=1)] = None
-    look_alikes: Group = None
+    hard_negatives_within: GroupByEpoch = None
+    look_alikes: GroupByEpoch = None
     batch_size_train: Count = 8
     accumulate_steps: Count = 1
     optimizer: Optimizer = Optimizer()
@@ -97,8 +98,8 @@ class Config(ModelSettings):
 
         pool: as many as a process had when its run began, which stay where batches can be divided by them.
         """
-        by_epoch = as_list(self.hard_negatives_within)
-        configured = by_epoch[min(epoch, len(by_epoch) - 1)]
+        groups = as_list(self.hard_negatives_within)
+        configured = groups[min(epoch, len(groups) - 1)]
         return pool if configured is None and pool and self.batch_size_train % pool == 0 else configured
 
     def momentum_share(self, epoch: int, progress: float) -> float:
@@ -126,16 +127,10 @@ class Config(ModelSettings):
             yield "augmentation.crop", f"{self.augmentation.crop} is half of an image of {self.image_size} or more"
         if self.queue_size < self.batch_size_train:
             yield "queue_size", f"must hold a batch of {self.batch_size_train}"
-        if any(group and self.batch_size_train % group for group in as_list(self.hard_negatives_within)):
-            yield (
-                "hard_negatives_within",
-                f"{self.hard_negatives_within} must divide batch_size_train ({self.batch_size_train}), or be null",
-            )
-        if self.look_alikes and self.batch_size_train % self.look_alikes:
-            yield (
-                "look_alikes",
-                f"{self.look_alikes} must divide batch_size_train ({self.batch_size_train}), or be null",
-            )
+        for name in ("hard_negatives_within", "look_alikes"):
+            groups = getattr(self, name)
+            if any(group and self.batch_size_train % group for group in as_list(groups)):
+                yield name, f"{groups} must divide batch_size_train ({self.batch_size_train}), or be null"
 
 
 def as_list(value: Any) -> list[Any]:

@@ -85,21 +85,28 @@ class BatchPlan(Plan):
 class LookAlikePlan(BatchPlan):
     """Every sample once an epoch, in groups of consecutive ones whose people look alike to the model.
 
-    identity: of every sample, from 0. look_alikes: to be set before an epoch, int [I, K], for each identity the others
-    that resemble it, most alike first; None = the published order. A batch of a process must hold whole groups.
+    identity: of every sample, from 0. groups: samples of a group by epoch, None = the published order; the last one
+    stays. A batch of a process must hold whole groups. look_alikes: to be set before an epoch with groups, int [I, K],
+    for each identity the others that resemble it, most alike first; without them the order is the published one.
     """
 
-    def __init__(self, identity: np.ndarray, group: int, batch: int, rank: int, world: int, seed: int):
+    def __init__(
+        self, identity: np.ndarray, groups: Sequence[int | None], batch: int, rank: int, world: int, seed: int
+    ):
         super().__init__(len(identity), batch, rank, world, seed)
-        self.identities, self.group = int(identity.max()) + 1, group
+        self.identities, self.groups = int(identity.max()) + 1, list(groups)
         self.look_alikes: Tensor | None = None
         by_identity = np.argsort(identity, kind="stable")
         self.samples_of = np.split(by_identity, np.flatnonzero(np.diff(identity[by_identity])) + 1)
 
+    def group_in(self, epoch: int) -> int | None:
+        """Samples of a group in an epoch."""
+        return self.groups[min(epoch, len(self.groups) - 1)]
+
     @property
     def look_alikes_of_each(self) -> int:
         """How many it should be told of each identity: some are in other groups already when its turn comes."""
-        return 4 * self.group
+        return 4 * max(group for group in self.groups if group)
 
     def state(self) -> dict[str, Any]:
         return {"look_alikes": self.look_alikes}
@@ -125,31 +132,32 @@ class LookAlikePlan(BatchPlan):
             yield BatchRequest(epoch, tuple(np.resize(everyone, self.together).tolist()), self.rows)
 
     def order(self, epoch: int) -> np.ndarray:
-        if self.look_alikes is None:
+        size = self.group_in(epoch)
+        if size is None or self.look_alikes is None:
             return super().order(epoch)
         rng = np.random.default_rng((self.seed, epoch))
         left = [rng.permutation(samples).tolist() for samples in self.samples_of]
         groups: list[list[int]] = []
         alone: list[int] = []
         while any(left):
-            for people in self.groups_of([bool(samples) for samples in left], rng):
+            for people in self.groups_of(size, [bool(samples) for samples in left], rng):
                 chosen = [left[person].pop() for person in people]
-                if len(people) == self.group:
+                if len(people) == size:
                     groups.append(chosen)
                 else:
                     alone += chosen
         rng.shuffle(groups)
         return np.array([sample for group in groups for sample in group] + rng.permutation(alone).astype(int).tolist())
 
-    def groups_of(self, there: Sequence[bool], rng: np.random.Generator) -> Iterator[list[int]]:
+    def groups_of(self, size: int, there: Sequence[bool], rng: np.random.Generator) -> Iterator[list[int]]:
         """Each of the identities that are there once: a chance one with those most alike, or alone without enough."""
         assert self.look_alikes is not None
         free, alike = list(there), self.look_alikes.tolist()
         for person in rng.permutation(np.flatnonzero(there)).tolist():
             if free[person]:
                 free[person] = False
-                others = [other for other in alike[person] if free[other]][: self.group - 1]
-                if len(others) < self.group - 1:
+                others = [other for other in alike[person] if free[other]][: size - 1]
+                if len(others) < size - 1:
                     others = []
                 for other in others:
                     free[other] = False

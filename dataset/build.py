@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from configs.schema import Config, require_files
+from configs.schema import Config, as_list, require_files
 from dataset.annotations import Entry, check_disjoint, check_images, load_annotations, read_captions
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
@@ -144,8 +144,9 @@ def open_loader(
         )
     data = open_training_set(config, tokenizer, seed, cache_folder, skipped, noise)
     plan = BatchPlan(samples=len(data), batch=batch, rank=rank(), world=world_size(), seed=seed)
-    if config.look_alikes is not None:
-        plan = LookAlikePlan(data.identity, config.look_alikes, batch, rank(), world_size(), seed)
+    groups = as_list(config.look_alikes)
+    if any(groups):
+        plan = LookAlikePlan(data.identity, groups, batch, rank(), world_size(), seed)
     if len(plan) < config.accumulate_steps:
         raise UserError(
             f"an epoch has {counted(len(plan), 'batch', 'batches')}, fewer than accumulate_steps"

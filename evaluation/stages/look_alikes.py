@@ -23,8 +23,9 @@ def refresh_look_alikes(model: PersonSearchModel, loader: TrainLoader, step: Ste
 
     An epoch that is resumed goes on with those that its checkpoint holds.
     """
-    if isinstance(loader.plan, LookAlikePlan) and step.iteration == 0:
-        loader.plan.look_alikes = find_look_alikes(model, loader, loader.plan, step.epoch, precision)
+    plan = loader.plan
+    if isinstance(plan, LookAlikePlan) and plan.group_in(step.epoch) and step.iteration == 0:
+        plan.look_alikes = find_look_alikes(model, loader, plan, step.epoch, precision)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ IDENTITY = np.arange(PEOPLE).repeat(SAMPLES)
 
 def plan_of(group: int = 4, batch: int = 8, rank: int = 0, world: int = 1, told: bool = True) -> LookAlikePlan:
     """People 0 to 3 look alike, 4 to 7 do, and so on: their numbers are near."""
-    plan = LookAlikePlan(IDENTITY, group, batch, rank, world, seed=5)
+    plan = LookAlikePlan(IDENTITY, [group], batch, rank, world, seed=5)
     if told:
         clan = torch.arange(PEOPLE).div(group, rounding_mode="floor")
         apart = (clan[:, None] - clan).abs() + torch.eye(PEOPLE) * PEOPLE
@@ -56,9 +56,19 @@ def test_before_anybody_is_told_the_order_is_the_published_one():
     assert len({tuple(group // 4) for group in people(plan).reshape(-1, 4)}) > 6
 
 
+def test_groups_may_begin_or_grow_with_an_epoch():
+    plan = plan_of()
+    plan.groups = [None, 2, 4]
+    alike = [len({tuple(group // 4) for group in people(plan, epoch).reshape(-1, 4)}) for epoch in (0, 1, 2, 3)]
+    assert alike[0] > 6 and alike[2] == alike[3] == 6
+    pairs = people(plan, 1).reshape(-1, 2)
+    assert all(one // 4 == other // 4 and one != other for one, other in pairs)
+    assert plan.look_alikes_of_each == 16
+
+
 def test_people_of_few_samples_are_not_lost_and_the_rest_goes_on_alone():
     identity = np.array([0] * 9 + [1, 1, 2, 2, 3])
-    plan = LookAlikePlan(identity, 2, 2, 0, 1, seed=1)
+    plan = LookAlikePlan(identity, [2], 2, 0, 1, seed=1)
     plan.look_alikes = torch.tensor([[1, 2, 3], [0, 2, 3], [3, 1, 0], [2, 1, 0]], dtype=torch.int32)
     samples = [request.own for request in plan.requests(0)]
     assert sorted(index for pair in samples for index in pair) == list(range(14))
