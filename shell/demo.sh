@@ -29,6 +29,7 @@ fi
 settings=(
     "train_file=[$data/processed_data/train.json]" "train_image_root=$data/imgs"
     "val_file=$data/processed_data/val.json" "val_image_root=$data/imgs"
+    "image_cache=$data/image_cache"  # decoded once for the epochs of both stages
 )
 test_split=("test_file=$data/processed_data/test.json" "test_image_root=$data/imgs")
 # bfloat16 is faster where the processor has it, and much slower where it has not

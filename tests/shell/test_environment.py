@@ -105,6 +105,19 @@ def test_the_demo_installs_no_more_than_training_needs(checkout):
     assert checkout.call("bash shell/demo.sh")[1] == ["requirements.txt"]
 
 
+def test_both_stages_of_the_demo_decode_images_once_unless_told_otherwise(checkout, tmp_path):
+    (checkout.root / "configs").mkdir()
+    for name in ("demo.yaml", "demo_pretrain.yaml"):
+        (checkout.root / "configs" / name).touch()
+    output = tmp_path / "my output"
+    done, _ = checkout.call("bash shell/demo.sh image_cache=null", OUTPUT=str(output))
+    assert done.returncode == 0, done.stderr
+    first, second = (line for line in checkout.log.read_text().splitlines() if line.startswith("ran Retrieval.py"))
+    assert first.endswith(f" image_cache={output}/data/image_cache")
+    assert f" image_cache={output}/data/image_cache " in second
+    assert second.endswith(" image_cache=null")  # the last one counts
+
+
 @pytest.mark.parametrize("folders", [".", ".:..", "{root}:/tmp"])
 @pytest.mark.parametrize(
     ("command", "ran"),
