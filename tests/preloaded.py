@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SERVER = Path(__file__).with_name("preloading_server.py")
+SERVER = "tests/preloading_server.py"
 MODULES = ("Retrieval", "search", "evaluation", "dataset.synthetic", "dataset.prepare", "utils.processes.launch")
 MODULES += ("torch.distributed.run",)  # that `-m` may run
 OPTIONS = ("-u", *subprocess._args_from_interpreter_flags())  # that it may have; the latter are those of this Python
-LATE = ("RANK", "WORLD_SIZE", "GROUP_", "LOCAL_", "MASTER_", "ROLE_", "TORCHELASTIC_")  # read when they are used
-LATE += ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "LAUNCHER_TELLS_ERRORS", "RESTARTS", "GPUS", "BREAK", "SOAK", "MARS_ENV")
-LATE += ("PYTEST_CURRENT_TEST", "CUBLAS_WORKSPACE_CONFIG")
+LATE_PREFIXES = ("GROUP_", "LOCAL_", "MASTER_", "ROLE_", "TORCHELASTIC_")  # variables that are read when they are used
+LATE = {"RANK", "WORLD_SIZE", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUBLAS_WORKSPACE_CONFIG", "LAUNCHER_TELLS_ERRORS"}
+LATE |= {"RESTARTS", "GPUS", "MARS_ENV", "RECIPE", "OUTPUT", "CONFIG", "BREAK", "SOAK", "PYTEST_CURRENT_TEST"}
+LATE |= {"SHLVL", "_", "PWD", "OLDPWD"}  # which a shell sets
 ROOM = 2**16  # bytes that the server keeps for the arguments and for the environment of a command, as /proc shows them
 FILES = 250  # that can be sent to the server
 SUBREAPER = 36  # prctl: descendants that lose their parent become children of this process
@@ -50,17 +51,23 @@ class Request:
     numbers: Sequence[int] = (0, 1, 2)  # of these files in the command
     new_session: bool = False
     blocked: Collection[int] = ()  # signals
+    ended: int | None = None  # a file that takes number and status, for a process that cannot be the parent
 
     def send(self, connection: socket.socket) -> None:
         """To the server, the files along with it."""
+        files = [*self.files, *([] if self.ended is None else [self.ended])]
         content = asdict(replace(self, files=(), blocked=sorted(self.blocked)))
-        socket.send_fds(connection, [json.dumps(content).encode()], self.files)
+        socket.send_fds(connection, [json.dumps(content).encode()], files)
 
     @classmethod
     def receive(cls, connection: socket.socket) -> "Request | None":
         """What was sent, with the files as numbered here; None when nobody is left to send it."""
         content, files, _, _ = socket.recv_fds(connection, 4 * ROOM, FILES)
-        return cls(**{**json.loads(content), "files": files}) if content else None
+        if not content:
+            return None
+        request = cls(**json.loads(content))
+        ended = None if request.ended is None else files.pop()
+        return replace(request, files=files, ended=ended)
 
 
 @dataclass(frozen=True)
@@ -103,11 +110,15 @@ def server() -> Server:
     """The server of this process, started when it is first asked for. It ends with this process."""
     from benchmark_data import environment
 
+    return start_server(REPOSITORY, environment())
+
+
+def start_server(repository: Path, settings: Mapping[str, str]) -> Server:
+    """Start a server for commands of a copy of the repository, in this environment. It ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    settings = environment()
     process = subprocess.Popen(
-        [sys.executable, str(SERVER), str(theirs.fileno()), "-" * ROOM],
-        cwd=REPOSITORY,
+        [sys.executable, str(repository / SERVER), str(theirs.fileno()), "-" * ROOM],
+        cwd=repository,
         env={**settings, "ROOM": "-" * ROOM},
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
@@ -146,7 +157,7 @@ def without_options(command: Sequence[str]) -> list[str]:
 
 def is_late(name: str) -> bool:
     """Whether a variable of the environment is read when it is used, and never by an import."""
-    return any(name.startswith(late) if late.endswith("_") else name == late for late in LATE)
+    return name in LATE or name.startswith(LATE_PREFIXES)
 
 
 class Popen(subprocess.Popen):

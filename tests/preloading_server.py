@@ -19,6 +19,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from io import BufferedReader, BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
@@ -43,24 +44,50 @@ def serve(connection: socket.socket) -> Request:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # sent to all processes of a command, and not meant for this one
     while request := Request.receive(connection):
-        reading, writing = os.pipe()
-        if not (between := os.fork()):
-            between = os.getpid()
-            if command := os.fork():
-                os.write(writing, str(command).encode())
-                os._exit(0)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass  # that have ended
+        fork = fork_below if request.ended is None else fork_beside
+        if answer := fork(request):
+            connection.send(answer)
+            for number in request.files if request.ended is None else (*request.files, request.ended):
+                os.close(number)
+        else:
             connection.close()
-            os.close(reading)
-            os.close(writing)
-            while os.getppid() == between:
-                time.sleep(0.001)  # until this is the child of the process that asked for it
             return request
+    os._exit(0)
+
+
+def fork_below(request: Request) -> bytes:
+    """Fork a child of the process that asked for it: its number, or b"0"; b"" in the fork."""
+    reading, writing = os.pipe()
+    if between := os.fork():
         os.close(writing)
         os.waitpid(between, 0)
-        connection.send(os.read(reading, 100) or b"0")
-        for number in (reading, *request.files):
-            os.close(number)
-    os._exit(0)
+        with open(reading, "rb") as file:
+            return file.read() or b"0"
+    between = os.getpid()
+    os.close(reading)
+    if command := os.fork():
+        os.write(writing, str(command).encode())
+        os._exit(0)
+    os.close(writing)
+    while os.getppid() == between:
+        time.sleep(0.001)  # until that ended
+    return b""
+
+
+def fork_beside(request: Request) -> bytes:
+    """Fork for a process that cannot be the parent: what tells it number and status; b"" in the fork."""
+    if teller := os.fork():
+        return str(teller).encode()
+    ended = request.ended or 0
+    if command := os.fork():
+        os.write(ended, f"{command}\n".encode())
+        os.write(ended, f"{os.waitpid(command, 0)[1]}\n".encode())
+        os._exit(0)
+    os.close(ended)
+    return b""
 
 
 def fork_server(environment: dict[str, str], request: Request) -> Request | None:

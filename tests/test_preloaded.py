@@ -15,6 +15,7 @@ import pytest
 from benchmark_data import REPOSITORY, environment
 from harness import children_of_all
 from preloaded import Popen, Server, server
+from preloaded_python import write_stand_in
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no command is forked")
 
@@ -31,7 +32,7 @@ def started(tmp_path):
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         given = {"cwd": REPOSITORY, "env": environment(), "text": True, **pipes, **more}
         with how([sys.executable, *before, str(script), *arguments], **given) as process:
-            output, errors = process.communicate("typed\n", timeout=60)
+            output, errors = process.communicate("typed\n", timeout=300)
         return SimpleNamespace(code=process.returncode, output=output, errors=errors, pid=process.pid)
 
     return start
@@ -158,6 +159,46 @@ def test_what_it_starts_is_forked_too(started):
     found = started(NESTED)
     assert found.output.splitlines() == ["True True", "[True]", "[True]"], found.errors
     assert found.errors == ""
+
+
+@pytest.fixture
+def python(tmp_path) -> tuple[str, list[int]]:
+    """A stand-in for Python, as shell scripts get it, and the file that it needs."""
+    number = server().connection.fileno()
+    write_stand_in(tmp_path / "bin" / "python", number, server().environment, REPOSITORY / "tests")
+    return str(tmp_path / "bin" / "python"), [number]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_stand_in_ends_as_python(python, tmp_path, end):
+    program, files = python
+    code = f"import atexit, os, signal, sys, threading\nprint('torch' in sys.modules, sys.argv[1:])\n{ENDS[end][0]}"
+    (tmp_path / "script.py").write_text(code)
+    command = [program, str(tmp_path / "script.py"), "a", "b c"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(), pass_fds=files, timeout=300, capture_output=True, text=True
+    )
+    assert done.returncode == ENDS[end][1], done.stderr
+    if ENDS[end][1] >= 0:  # else what it wrote is lost
+        assert done.stdout.startswith("True ['a', 'b c']\n"), done.stderr
+
+
+def test_a_stand_in_passes_signals_on_and_runs_the_rest_itself(python, tmp_path):
+    program, files = python
+    (tmp_path / "script.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)\n")
+    with subprocess.Popen(
+        [program, str(tmp_path / "script.py")],
+        cwd=REPOSITORY,
+        env=environment(),
+        pass_fds=files,
+        stdout=subprocess.PIPE,
+    ) as process:
+        command = int(process.stdout.readline())
+        process.terminate()
+    assert process.returncode == -signal.SIGTERM
+    assert not os.path.exists(f"/proc/{command}")
+    code = "import sys; print('torch' in sys.modules, sys.prefix)"
+    assert subprocess.check_output([program, "-c", code], cwd=REPOSITORY, text=True) == f"False {sys.prefix}\n"
 
 
 def test_the_server_runs_no_threads_and_keeps_no_children(started):
