@@ -38,10 +38,12 @@ IMPORTED = (
     "dataset.prepare",
 )
 
+USUAL = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+
 
 def serve(connection: socket.socket) -> Request:
     """Fork for every request until nobody is left to send one; returns in each fork what was requested."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in USUAL:
         signal.signal(number, signal.SIG_IGN)  # sent to all processes of a command, and not meant for this one
     while request := Request.receive(connection):
         with suppress(ChildProcessError):
@@ -114,9 +116,8 @@ def become(request: Request, show: Callable[[Request], None]) -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         setattr(sys, name, reopened(number, getattr(sys, name), request.arguments[1] == "-u"))
         setattr(sys, f"__{name}__", getattr(sys, name))
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, usual in USUAL.items():
+        signal.signal(number, usual)
     signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
     os.environ.clear()
     os.environ.update(request.environment)

@@ -12,12 +12,20 @@ from types import SimpleNamespace
 
 import preloaded
 import pytest
-from benchmark_data import REPOSITORY, environment
+from benchmark_data import REPOSITORY
 from harness import children_of_all
 from preloaded import Popen, Server, server
 from preloaded_python import write_stand_in
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no command is forked")
+
+INTERRUPTED = 0 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN else -signal.SIGINT  # as a shell starts a job
+
+
+def environment() -> dict[str, str]:
+    """What the server has imported in, whatever other tests have set since."""
+    return dict(server().environment)
+
 
 FORKED = "import os, sys\nprint('torch' in sys.modules, flush=True)\n"  # before anything is imported
 
@@ -43,7 +51,7 @@ ENDS = {
     "exit code": ("sys.exit(3)", 3),
     "message": ("sys.exit('too bad')", 1),
     "exception": ("raise ValueError('a bug')", 1),
-    "interrupted": ("os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT),
+    "interrupted": ("os.kill(os.getpid(), signal.SIGINT)", INTERRUPTED),
     "terminated": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
     "signalled": ("os.kill(os.getpid(), signal.SIGUSR1)", -signal.SIGUSR1),
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
@@ -116,9 +124,9 @@ def test_it_is_forked_and_has_what_is_imported(started):
 @pytest.mark.parametrize(
     "more",
     [
-        {"env": {**environment(), "OMP_NUM_THREADS": "2"}},
-        {"env": {**environment(), "MALLOC_ARENA_MAX": "1"}},
-        {"env": {name: value for name, value in environment().items() if name != "HF_HUB_OFFLINE"}},
+        {"variables": {"OMP_NUM_THREADS": "2"}},
+        {"variables": {"MALLOC_ARENA_MAX": "1"}},
+        {"variables": {"HF_HUB_OFFLINE": "0"}},
         {"cwd": REPOSITORY.parent},
         {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))},
         {"umask": 0o77},
@@ -127,7 +135,9 @@ def test_it_is_forked_and_has_what_is_imported(started):
     ids=["threads", "malloc", "offline", "folder", "limit", "umask", "option"],
 )
 def test_what_a_fork_could_not_know_is_new(started, more):
-    assert started(FORKED, **more).output == "False\n"
+    variables = {**environment(), **more.get("variables", {})}
+    others = {name: value for name, value in more.items() if name != "variables"}
+    assert started(FORKED, env=variables, **others).output == "False\n"
 
 
 def test_without_a_server_it_is_new(started, monkeypatch):
