@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from preloaded import Popen
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 TINY = [
@@ -45,16 +47,20 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **more}
 
 
-def run(*command: str | Path, check: bool = True, **more: str) -> subprocess.CompletedProcess:
-    """Run a command in the repository; on failure show what it printed."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=REPOSITORY,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+def run(*command: str | Path, check: bool = True, new: bool = False, **more: str) -> subprocess.CompletedProcess:
+    """Run a command in the repository; on failure show what it printed.
+
+    new: by a new Python that imports everything, rather than by a fork of one that has (see preloaded.py).
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    words = [str(part) for part in command]
+    with (subprocess.Popen if new else Popen)(words, cwd=REPOSITORY, env=environment(**more), **pipes) as process:
+        try:
+            output, errors = process.communicate(timeout=600)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(words, process.returncode, output, errors)
     if check and done.returncode != 0:
         raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return done

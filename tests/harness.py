@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark_data import REPOSITORY, TINY, data_settings, environment
+from preloaded import Popen
 
 from utils.checkpoints.files import read_checkpoint, sha256_of
 from utils.checkpoints.run_folder import LAST
@@ -154,12 +155,15 @@ def driver(
     ]
 
 
-def start(command: Sequence[str], folder: Path, **more: str) -> Running:
-    """Start a command; `folder` takes its standard error."""
+def start(command: Sequence[str], folder: Path, new: bool = FULL, **more: str) -> Running:
+    """Start a command; `folder` takes its standard error.
+
+    new: by a new Python that imports everything, rather than by a fork of one that has (see preloaded.py).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     errors = folder / "errors.txt"
     with open(errors, "ab") as file:
-        process = subprocess.Popen(
+        process = (subprocess.Popen if new else Popen)(
             list(map(str, command)),
             cwd=REPOSITORY,
             env=environment(**more),
@@ -170,9 +174,9 @@ def start(command: Sequence[str], folder: Path, **more: str) -> Running:
     return Running(process, errors)
 
 
-def finish(command: Sequence[str], folder: Path, **more: str) -> Running:
+def finish(command: Sequence[str], folder: Path, new: bool = FULL, **more: str) -> Running:
     """Run a command to its end, which must be a good one."""
-    running = start(command, folder, **more)
+    running = start(command, folder, new, **more)
     code = running.wait()
     assert code == 0, running.said()[-3000:]
     return running

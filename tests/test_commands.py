@@ -7,6 +7,7 @@ README, and configurations that shrink the networks; the commands themselves run
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import re
@@ -22,6 +23,8 @@ import torch
 from benchmark_data import REPOSITORY, TINY, environment
 from documents import PAGES, README, commands_of
 from in_process import call
+from preloaded import start_server
+from preloaded_python import write_stand_in
 from ruamel.yaml import YAML
 
 from configs.schema import load_config
@@ -62,6 +65,15 @@ SHORTENED = {
     "bash shell/search.sh serve --gallery gallery": served("bash shell/search.sh serve --gallery gallery"),
     "bash shell/test.sh": "bash shell/test.sh tests/evaluation/test_metrics.py",
     "bash shell/torture.sh --quick": "bash shell/torture.sh --quick tests/dataset/test_data_ledger.py",
+}
+
+# run by a new Python each; a process that has imported everything forks those of the others
+NEW = {
+    "bash shell/demo.sh",
+    "bash shell/cuhk_train.sh ALBEF.pth",
+    "bash shell/cuhk-eval.sh MARS.pth",
+    "bash shell/search.sh serve --gallery gallery",
+    "GPUS=2 OUTPUT=output/narrow bash shell/cuhk_train.sh ALBEF.pth --set image_res=[384,128]",
 }
 
 # ---- the pages below docs/ -------------------------------------------------------------
@@ -211,18 +223,43 @@ def sandbox(benchmark, tmp_path_factory) -> Path:
     return root
 
 
-def run_here(command: str, root: Path) -> subprocess.CompletedProcess:
-    """Run one command line as a user in the repository's folder would."""
-    binaries = Path(sys.executable).parent
+def run_here(command: str, root: Path, new: bool = False) -> subprocess.CompletedProcess:
+    """Run one command line as a user in the repository's folder would.
+
+    new: by a new Python that imports everything, rather than by a fork of one that has (see preloaded.py).
+    """
+    number, variables = (None, surroundings(Path(sys.prefix))) if new else stand_in(root)
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=root,
+        env=variables,
+        pass_fds=[] if number is None else [number],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def surroundings(python: Path) -> dict[str, str]:
+    """The environment of a command line, with a virtual environment."""
     more = {
-        "MARS_ENV": str(Path(sys.prefix)),
-        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "MARS_ENV": str(python),
+        "PATH": f"{python / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "DEMO_DATA": "--train 8 --val 4 --test 4 --images-per-identity 2 --size 96x48",
         "PYTHONPATH": "",
+        "GOMP_SPINCOUNT": "2000",  # as scripts set it
     }
-    return subprocess.run(
-        ["bash", "-c", command], cwd=root, env=environment(**more), capture_output=True, text=True, timeout=600
-    )
+    return environment(**more)
+
+
+@functools.cache
+def stand_in(root: Path) -> tuple[int, dict[str, str]]:
+    """The socket of a server of commands of the sandbox, and the environment of those that it shall fork."""
+    folder = root.parent / "stand-in"
+    server = start_server(root, surroundings(folder))
+    number = server.connection.fileno()
+    write_stand_in(folder / "bin" / "python", number, server.environment, root / "tests")
+    return number, dict(server.environment)
 
 
 def require_success(command: str, done: subprocess.CompletedProcess) -> None:
@@ -234,7 +271,7 @@ def test_command(command, sandbox, monkeypatch):
     """Studies of the pages run in the process of the tests, which saves them the seconds that starting takes."""
     page, text = ON_PAGES.get(command, ("README", SHORTENED.get(command, command)))
     if page == "README" or STUDY not in text or "ablation --config" in text:  # ablations start processes themselves
-        done = run_here(text, sandbox)
+        done = run_here(text, sandbox, new=command in NEW)
         assert done.returncode == 0, f"{page}: {command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         return
     words = run_here(text.replace(STUDY, r"printf '%s\0' "), sandbox).stdout.split("\0")[:-1]
@@ -249,6 +286,10 @@ def test_every_study_is_shown():
     }
     assert len(studies) >= 12
     assert studies <= {name for command in COMMANDS for name in re.findall(f"{STUDY}(\\w+)", command)}
+
+
+def test_real_starts_are_among_the_commands():
+    assert set(COMMANDS) >= NEW
 
 
 def test_every_script_is_run():

@@ -29,6 +29,7 @@ def train(output, benchmark, processes: int, *settings: str) -> None:
         *RUN,
         f"batch_size_train={8 // processes}",
         *settings,
+        new=processes > 1,
     )
 
 

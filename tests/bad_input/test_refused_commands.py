@@ -102,7 +102,7 @@ def test_rankings_with_a_damaged_byte_are_refused(ground, run_folder):
     ids=["configuration", "environment", "prepare", "synthetic", "report"],
 )
 def test_a_real_command_ends_with_one_line_and_2(command, variables, part):
-    done = run(sys.executable, *command, check=False, **variables)
+    done = run(sys.executable, *command, check=False, new=True, **variables)
     check_refusal(Ending(done.returncode, done.stderr), part)
     assert done.stdout == ""
 

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from harness import driver, finish, start, state_of
+from harness import FULL, driver, finish, start, state_of
 
 from utils.checkpoints.run_folder import LAST
 
@@ -15,11 +15,11 @@ pytestmark = pytest.mark.promise("Dead peer")
 OFTEN = ["checkpoint_steps=2"]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_the_others_stop_soon_with_a_message(benchmark, tmp_path, trials, rank):
+@pytest.mark.parametrize(("rank", "new"), [(0, True), (1, FULL)])
+def test_the_others_stop_soon_with_a_message(benchmark, tmp_path, trials, rank, new):
     trial = trials("process killed, the others end with a message", 1)
     output = tmp_path / "run"
-    running = start(driver(output, benchmark, settings=OFTEN), tmp_path)
+    running = start(driver(output, benchmark, settings=OFTEN), tmp_path, new)
     running.wait_until((output / LAST).exists)
     ranks = running.ranks()
     os.kill(ranks[rank], signal.SIGKILL)

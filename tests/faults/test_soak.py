@@ -33,7 +33,7 @@ def test_memory_open_files_and_processes_stay_as_they_are(benchmark, tmp_path, t
     record = tmp_path / "soak.json"
     settings = [*LONG, *SAME_SHAPES, f"max_steps={STEPS}"]
     command = driver(tmp_path / "run", benchmark, processes=1, settings=settings, script="tests/faults/soak_driver.py")
-    finish(command, tmp_path, SOAK=str(record))
+    finish(command, tmp_path, new=True, SOAK=str(record))
     steps, resident, files = np.array(json.loads(record.read_text())).T
     late = steps >= STEPS // 2
     if FULL:

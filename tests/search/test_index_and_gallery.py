@@ -12,10 +12,11 @@ import time
 
 import numpy as np
 import pytest
-from benchmark_data import REPOSITORY, environment
+from benchmark_data import REPOSITORY, environment, run
 from harness import FULL
 from in_process import call
 from PIL import Image
+from preloaded import Popen
 
 from search import indexing
 from search.__main__ import main
@@ -278,14 +279,7 @@ def test_a_gallery_that_another_process_is_making_is_not_something_else(encoder,
 def test_one_process_holds_it(encoder, photos, tmp_path, trained):
     place = tmp_path / "gallery"
     with open_gallery(str(place), encoder, photos):
-        done = subprocess.run(
-            [sys.executable, "-m", "search", "query", "a man", "--gallery", str(place)],
-            cwd=REPOSITORY,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = run(sys.executable, "-m", "search", "query", "a man", "--gallery", place, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"is in use by process {os.getpid()} on " in done.stderr
 
@@ -368,9 +362,7 @@ def test_killed_at_any_moment_it_loses_nothing(encoder, photos, tmp_path, traine
     place, rng, killed = tmp_path / "gallery", random.Random(0), 0
     command = [
         sys.executable,
-        "-c",
-        "import search.indexing as i; i.BATCH = 8; from search.__main__ import main; "
-        "import sys; sys.argv[0] = 'search'; main()",
+        "tests/search/small_batches.py",
         "index",
         str(photos),
         "--gallery",
@@ -382,9 +374,7 @@ def test_killed_at_any_moment_it_loses_nothing(encoder, photos, tmp_path, traine
         for name in range(16 * MOST_BATCHES):
             noise = np.random.default_rng((number, name)).integers(0, 255, (40, 20, 3), dtype=np.uint8)
             Image.fromarray(noise).save(photos / f"noise{number:02d}-{name:03d}.png")
-        process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        process = Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         wanted = len(batches(place)) + rng.randint(0, MOST_BATCHES)
         while len(batches(place)) < wanted and process.poll() is None:
             time.sleep(0.005)

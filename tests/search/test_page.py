@@ -8,7 +8,8 @@ import time
 import urllib.request
 
 import pytest
-from benchmark_data import REPOSITORY, environment
+from benchmark_data import REPOSITORY, environment, run
+from preloaded import Popen
 
 pytest.importorskip("gradio")
 pytest.importorskip("pymilvus")
@@ -49,11 +50,9 @@ def served(benchmark, trained, tmp_path_factory):
         "--metadata",
         folder / "meta.csv",
     ]
-    subprocess.run([str(part) for part in index], cwd=REPOSITORY, env=environment(), check=True, capture_output=True)
+    run(*index)
     serve = [sys.executable, "-m", "search", "serve", "--gallery", str(place), "--port", str(PORT)]
-    process = subprocess.Popen(
-        serve, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    process = Popen(serve, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{PORT}"
     for _ in range(600):
         try:

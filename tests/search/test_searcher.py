@@ -1,13 +1,12 @@
 """Two stages give what an evaluation gives, with bounded memory, and say what they left out."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from benchmark_data import REPOSITORY, environment
+from benchmark_data import run
 from in_process import call
 from PIL import Image
 
@@ -199,14 +198,7 @@ def test_a_sentence_is_read_as_it_is_meant(encoder, typed):
 
 def test_the_command_line(trained, photos, tmp_path):
     def search(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-m", "search", *map(str, arguments)],
-            cwd=REPOSITORY,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = run(sys.executable, "-m", "search", *map(str, arguments), check=False)
         assert "Traceback" not in done.stderr
         return done
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmark_data import REPOSITORY, TINY, data_settings, environment
+from preloaded import Popen
 
 from configs.schema import load_config
 from evaluation.studies import ablation
@@ -229,7 +230,7 @@ def study(tmp_path, benchmark):
 
 
 def start(command):
-    return subprocess.Popen(
+    return Popen(
         command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
