@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--size", metavar="HxW", help=f"height x width in pixels (default {default.height}x{default.width})")
     add("--seed", type=int, metavar="N", help="other seed, other people (default 0)")
-    add("--difficulty", help="how much light, blur, framing and occlusion vary: easy, normal (default), hard")
+    add("--difficulty", help="how much light, blur, framing and occlusion vary: easy, normal (default), hard or varied")
     add(
         "--occlusion",
         type=float,

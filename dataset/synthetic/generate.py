@@ -47,6 +47,7 @@ def person_of(options: Options, identity: int) -> Person:
 
 def picture_of(options: Options, identity: int, image: int, person: Person) -> tuple[Picture, list[dict[str, Any]]]:
     """One picture and its captions."""
+    options = options.for_person(identity)
     rng = random.Random(f"picture/{options.seed}/{identity}/{image}")
     size = (options.height, options.width)
     picture = draw_picture(person, rng, size, options.nuisance, options.occlusion_share, options.smallest_detail)

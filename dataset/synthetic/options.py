@@ -1,6 +1,8 @@
 """What is to be made, validated before anything is written."""
 
-from dataclasses import asdict, dataclass, fields
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from dataset.annotation_entries import SPLITS
@@ -12,6 +14,7 @@ NUISANCE = {"easy": 0.4, "normal": 1.0, "hard": 1.7}
 OCCLUSION = {"easy": 0.05, "normal": 0.15, "hard": 0.4}
 FORMATS = ("jpg", "png")
 CAPTION_STYLES = ("usual", "thorough")
+VARIED = "varied"  # difficulty or caption style: another one for each person
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"train": 8, "val": 4, "test": 4, "images_per_identity": 2, "height": 96, "width": 48},
@@ -28,6 +31,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "caption_style": "thorough",
         "smallest_detail": 5,
     },
+    "start": {
+        "train": 10000,
+        "val": 200,
+        "test": 200,
+        "images_per_identity": 4,
+        "height": 128,
+        "width": 64,
+        "difficulty": VARIED,
+        "caption_style": VARIED,
+    },
 }
 
 
@@ -38,6 +51,7 @@ class Options:
     train, val, test: identities; height, width: pixels; occlusion: probability that
     something stands in front of the person, None = by difficulty.
 
+    difficulty, caption_style: `varied` = that of each person is drawn.
     group_size: people who look alike, 1 = nobody does; differing_details: details in which any two of them
     differ, out of `details` (in large groups at least); smallest_detail: pixels of the image that a detail
     measures at least across; caption_style: how much annotators say (`thorough`: nearly all that shows).
@@ -85,16 +99,12 @@ class Options:
                 f"size {self.height}x{self.width} is no shape for a person; "
                 "give HEIGHTxWIDTH such as 192x96, with a width from a quarter to twice the height"
             )
-        if self.difficulty not in NUISANCE:
-            hint, known = nearest(self.difficulty, NUISANCE), ", ".join(NUISANCE)
-            raise UserError(f"difficulty '{self.difficulty}' is unknown{hint}; choose from {known}")
+        require_known("difficulty", self.difficulty, (*NUISANCE, VARIED))
+        require_known("caption style", self.caption_style, (*CAPTION_STYLES, VARIED))
         if self.occlusion is not None and not 0 <= self.occlusion <= 1:
             raise UserError(f"occlusion is {self.occlusion}; it is a probability, choose from 0 to 1")
         if self.image_format not in FORMATS:
             raise UserError(f"image format '{self.image_format}' is unknown; choose from {', '.join(FORMATS)}")
-        if self.caption_style not in CAPTION_STYLES:
-            hint, known = nearest(self.caption_style, CAPTION_STYLES), ", ".join(CAPTION_STYLES)
-            raise UserError(f"caption style '{self.caption_style}' is unknown{hint}; choose from {known}")
         self._check_details()
 
     def _check_details(self) -> None:
@@ -126,6 +136,18 @@ class Options:
             )
         if self.group_size == 1 and (self.differing_details, self.details) != (Options.differing_details, DETAILS):
             raise UserError("people differ in details within groups alone; add --group_size 4, or --preset lookalikes")
+
+    def for_person(self, identity: int) -> "Options":
+        """The options of one person, in which nothing is `varied` any more."""
+        if VARIED not in (self.difficulty, self.caption_style):
+            return self
+        rng = random.Random(f"options/{self.seed}/{identity}")
+        difficulty, style = rng.choice(list(NUISANCE)), rng.choice(CAPTION_STYLES)
+        return replace(
+            self,
+            difficulty=difficulty if self.difficulty == VARIED else self.difficulty,
+            caption_style=style if self.caption_style == VARIED else self.caption_style,
+        )
 
     @property
     def nuisance(self) -> float:
@@ -173,6 +195,12 @@ class Options:
     def as_dict(self) -> dict[str, Any]:
         """For the marker file."""
         return asdict(self) | {"details": list(self.details)}
+
+
+def require_known(what: str, value: str, known: Sequence[str]) -> None:
+    """Raises UserError for a value that is none of the known ones."""
+    if value not in known:
+        raise UserError(f"{what} '{value}' is unknown{nearest(value, known)}; choose from {', '.join(known)}")
 
 
 def options_from(preset: str | None, given: dict[str, Any]) -> Options:

@@ -56,6 +56,17 @@ def test_another_seed_gives_other_people(benchmark):
     assert person_of(SMALL, 1) != person_of(Options(seed=4), 1)
 
 
+def test_what_is_varied_is_drawn_for_each_person():
+    varied = options_from("start", {})
+    drawn = [varied.for_person(identity) for identity in range(1, 200)]
+    found = {(one.difficulty, one.caption_style) for one in drawn}
+    assert len(found) == 6 and all("varied" not in pair for pair in found)
+    assert varied.for_person(7) == varied.for_person(7) and SMALL.for_person(7) is SMALL
+    person = person_of(varied, 7)
+    told = options_from("start", {"difficulty": varied.for_person(7).difficulty})
+    assert np.array_equal(picture_of(varied, 7, 0, person)[0].image, picture_of(told, 7, 0, person)[0].image)
+
+
 def test_a_picture_depends_only_on_seed_identity_and_image():
     few, many = Options(train=2, seed=5), Options(train=50, seed=5)
     first, _ = picture_of(few, 2, 1, person_of(few, 2))
