@@ -6,7 +6,7 @@ Blocks read as they would with torch's own. What a processor, a precision or a m
     LayerNorm, GELU, elementwise         outputs that the Linear layer that reads them computes again, not keeps
     checkpointed                         inner results computed again in the backward pass, where they are big
     attend, attend_indexed, in_order     scaled dot-product attention
-    attend_segments, Segments            the same for rows of many lengths without padding
+    attend_segments, Segments, kernel_for   the same for rows of many lengths without padding
     Dropout                              a mask that costs little on a CPU
 """
 
@@ -14,7 +14,7 @@ from models.kernels.attention import attend, attend_indexed, in_order
 from models.kernels.dropout import Dropout
 from models.kernels.linear import Linear, cast_once, convert_weights, prepare_weights
 from models.kernels.recompute import GELU, LayerNorm, bytes_of, checkpointed, elementwise
-from models.kernels.segments import Segments, attend_segments
+from models.kernels.segments import Segments, attend_segments, kernel_for
 
 __all__ = [
     "GELU",
@@ -31,5 +31,6 @@ __all__ = [
     "convert_weights",
     "elementwise",
     "in_order",
+    "kernel_for",
     "prepare_weights",
 ]
