@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dataset.batch import TextTokens, TrainBatch
 from models.fusion import TextEncoder
+from models.fusion_batch import TextPrefix
 from models.image_encoder import PatchSubset
 from models.randomness import RandomDraws
 
@@ -20,11 +21,11 @@ from models.randomness import RandomDraws
 class Reading:
     """A caption encoded without images.
 
-    text_prefix [B, T, D]: what fusion starts from; states [B, T, D]: text-only states; embedding [B, E], normalised.
+    prefix: what fusion starts from; states [B, T, D]: text-only states; embedding [B, E], normalised.
     """
 
     tokens: TextTokens
-    text_prefix: Tensor
+    prefix: TextPrefix
     states: Tensor
     embedding: Tensor
 

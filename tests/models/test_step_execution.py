@@ -148,11 +148,13 @@ def one_kernel(query: Tensor, keys: Tensor, values: Tensor, **options) -> Tensor
     return query * 1
 
 
-@pytest.mark.parametrize(("precision", "most"), [("fp32", 735), ("bf16", 835)])
-def test_a_gpu_is_given_few_kernels_and_asked_nothing(precision, most, monkeypatch):
+@pytest.mark.parametrize(("precision", "most", "kernel"), [("fp32", 1014, "_efficient"), ("bf16", 1154, "_flash")])
+def test_a_gpu_is_given_few_kernels_and_asked_nothing(precision, most, kernel, monkeypatch):
     """Forward; in bfloat16 they were 1,080 when each weight was converted by itself."""
     monkeypatch.setattr(attention, "scaled_dot_product_attention", one_kernel)
-    model, given = lived_in(tiny_model()), (tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES)))
+    # of 8 layers, so that what each asks for counts, and not what is asked for once
+    model = lived_in(tiny_model(hidden_size=32, num_hidden_layers=8, fusion_layer=4))
+    given = tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES))
     with pretended_gpu():
         model, given = on_gpu(model), [without_content(part) for part in given]
         with autocast(precision, "cuda"), Launches() as launches:
@@ -160,6 +162,8 @@ def test_a_gpu_is_given_few_kernels_and_asked_nothing(precision, most, monkeypat
     assert not launches.waits
     assert len(launches.names) <= most, len(launches.names)
     assert launches.counts["addmm"] + launches.counts["mm"] > 100
+    # self-attention of both models below fusion_layer, and both attentions of all fused layers but one, which is shared
+    assert launches.counts[f"{kernel}_attention_forward"] == 2 * (4 + 2 * 8)
 
 
 def test_gradient_checkpointing_gives_the_same_losses_and_gradients():
