@@ -25,7 +25,7 @@ from dataset.train_set import TrainLoader
 from evaluation.evaluate import Metrics, evaluate
 from evaluation.trained import evaluation_setting, load_trained, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
-from models.build import build_model, compile_model
+from models.build import build_model, choose_compile, compile_model
 from models.inspection import describe_batch, describe_parameters, describe_step
 from models.objectives import published_names
 from models.person_search import PersonSearchModel
@@ -55,19 +55,23 @@ class Trainer:
     """A run in training: its batches, model, optimizer, and where it stands."""
 
     def __init__(self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit):
-        self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
+        self.model, self.tokenizer, self.selection = model, tokenizer, selection
         config, self.seed, self.folder = run.config, run.seed, RunFolder(run.options.output_dir)
         skipped = run.checkpoint.get("skipped_images") if run.checkpoint and run.options.resume else None
         noise = model.noise_source(self.seed)
         self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped, noise)
         self.data = fingerprints(config, self.loader.data.skipped)
-        compile_model(model, config.compile)
+        steps = config.max_steps or len(self.loader) // config.accumulate_steps * config.epochs
+        how = choose_compile(config.compile, run.device, steps)
+        compile_model(model, how, config.cuda_graphs, optional=config.compile == "auto" and not config.cuda_graphs)
+        config = config.model_copy(update={"compile": how})
+        self.run = replace(run, config=config)
         optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
         self.stepper = Stepper(
             wrap(model, run.device, world_size(), some_unused=not model.objective.uses_all(published_names())),
             optimizer,
             LearningRate(optimizer, config.schedular),
-            StepRules(config.weights, run.precision, config.clip_grad_norm, self.seed),
+            StepRules(config.weights, run.precision, config.clip_grad_norm, self.seed, config.cuda_graphs),
         )
         self.state = RunState.at_start(len(self.loader) // config.accumulate_steps, config.batch_size_train)
         self.clock = CheckpointClock(config.checkpoint_minutes, config.checkpoint_steps)
@@ -227,7 +231,7 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
     with folder.claimed() if is_main() else nullcontext():
         if is_main():
             warn_of_shared_identities(run.config)
-            save_yaml(output / CONFIG, run.config)
+            save_yaml(output / CONFIG, trainer.run.config)
             if run.config.text_encoder == FROM_CAPTIONS:
                 tokenizer.save(output / "tokenizer")
         try:

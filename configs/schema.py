@@ -68,8 +68,9 @@ class Config(ModelSettings):
     optimizer: Optimizer = Optimizer()
     schedular: Schedule = Schedule()
     clip_grad_norm: Positive | None = None
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    compile: bool | Literal["layers", "step"] = False
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    compile: bool | Literal["auto", "layers", "step"] = "auto"
+    cuda_graphs: bool = False
     deterministic: bool = False
     max_steps: Count | None = None
     checkpoint_minutes: Positive | None = 20
@@ -119,6 +120,10 @@ class Config(ModelSettings):
         positions = self.bert_config.max_position_embeddings
         if self.max_words > positions:
             yield "max_words", f"is beyond bert_config.max_position_embeddings ({positions})"
+        if self.cuda_graphs and self.compile not in ("auto", "step"):
+            yield "cuda_graphs", f"needs `compile: step`, of which they are made, and not {self.compile!r}"
+        if self.cuda_graphs and self.accumulate_steps > 1:
+            yield "cuda_graphs", "cannot hold gradients of several micro-batches; set accumulate_steps to 1"
         if self.queue_size < self.batch_size_train:
             yield "queue_size", f"must hold a batch of {self.batch_size_train}"
         if any(group and self.batch_size_train % group for group in as_list(self.hard_negatives_within)):

@@ -8,6 +8,14 @@ from functools import partial
 import torch
 
 
+def choose_precision(precision: str, device: torch.device) -> str:
+    """fp32, tf32 or bf16: what `auto` means on a device, bf16 on a GPU that multiplies in it, else fp32."""
+    if precision != "auto":
+        return precision
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if bf16 else "fp32"
+
+
 def set_precision(precision: str, device: torch.device) -> Callable[[], AbstractContextManager]:
     """Choose the precision of this process; returns a function that makes an autocast context."""
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"

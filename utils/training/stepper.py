@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from utils.errors import UserError
 from utils.processes.distributed import gather_objects, is_main, max_over_processes, min_over_processes, rank
@@ -32,12 +33,17 @@ SUMMARIES = ("total", "grad_norm")  # values of a step that follow from others
 
 @dataclass(frozen=True)
 class StepRules:
-    """How losses become a step. clip: the largest gradient norm, None = any."""
+    """How losses become a step.
+
+    clip: the largest gradient norm, None = any. overwritten: what the model returns, and gradients of it, are
+    overwritten when it is called again (CUDA graphs).
+    """
 
     weights: Mapping[str, float]
     precision: Callable[[], AbstractContextManager]
     clip: float | None
     seed: int
+    overwritten: bool = False
 
 
 class Agreement(NamedTuple):
@@ -128,8 +134,12 @@ class Stepper:
         sums, kept = Sums(), []
         for number, given in enumerate(inputs):
             with self.synchronised(share and number == len(inputs) - 1):
+                if self.rules.overwritten:
+                    torch.compiler.cudagraph_mark_step_begin()
                 with self.rules.precision():
                     losses, entry = self.model(*given)
+                if self.rules.overwritten:
+                    entry = tree_map_only(Tensor, torch.clone, entry)
                 total = sum(self.rules.weights[name] * value for name, value in losses.items())
                 (total / len(inputs)).backward()
             sums.add({**losses, "total": total})
@@ -213,6 +223,8 @@ class Stepper:
         """Gradients that are there return when the block ends; within, there are none."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters]
+        if self.rules.overwritten:
+            gradients = [None if gradient is None else gradient.clone() for gradient in gradients]
         self.optimizer.zero_grad(set_to_none=True)
         yield
         for parameter, gradient in zip(parameters, gradients, strict=True):
