@@ -36,14 +36,15 @@ def prepare_precision(precision: str, device: torch.device, deterministic: bool 
     """Choose the precision (fp32, tf32, bf16 or auto) and the kernels of this process; returns what makes autocast
     contexts.
 
-    deterministic: kernels that give the same bits every time, which cost nothing on a CPU and are always chosen there.
+    deterministic: kernels that give the same bits every time, which cost nothing on a CPU and are always chosen there;
+    on a GPU, operations without such a kernel raise RuntimeError.
     Attention is not left to cuDNN, which makes a plan for every new shape, for up to a second: here captions change
     their length all the time.
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic or device.type == "cpu":
-        be_deterministic()
+        be_deterministic(device)
     return set_precision(choose_precision(precision, device), device)
 
 

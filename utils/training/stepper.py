@@ -136,12 +136,13 @@ class Stepper:
             with self.synchronised(share and number == len(inputs) - 1):
                 if self.rules.overwritten:
                     torch.compiler.cudagraph_mark_step_begin()
-                with self.rules.precision():
+                with self.rules.precision(), told_of_other_bits():
                     losses, entry = self.model(*given)
                 if self.rules.overwritten:
                     entry = tree_map_only(Tensor, torch.clone, entry)
                 total = sum(self.rules.weights[name] * value for name, value in losses.items())
-                (total / len(inputs)).backward()
+                with told_of_other_bits():
+                    (total / len(inputs)).backward()
             sums.add({**losses, "total": total})
             kept.append(entry)
         return {**sums.mean_values, "grad_norm": clip_gradients(self.model, self.rules.clip)}, kept
@@ -229,6 +230,18 @@ class Stepper:
         yield
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+
+
+@contextlib.contextmanager
+def told_of_other_bits() -> Iterator[None]:
+    """Within, an operation that has no deterministic kernel, where these are asked for, is a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" not in str(error):
+            raise
+        name = str(error).split()[0]
+        raise UserError(f"config: `deterministic`: {name} has no deterministic kernel; set it to false") from error
 
 
 def blame(broken: list[str], samples: str) -> list[str]:
