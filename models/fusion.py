@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.fusion_size import FusionSize
-from models.kernels import GELU, Dropout, Linear, attend, cast_once, in_order
+from models.kernels import GELU, Dropout, Linear, attend, by_one_product, cast_once, in_order
 from models.packing import Attends, Packing
 from models.pairing import Pairing, attend_to_images
 
@@ -80,6 +80,11 @@ class LayerContext:
         return self.packing.cls if self.cls_only else self.packing.words
 
 
+def joins_products(states: Tensor) -> bool:
+    """Whether layers that read the same `states` are one product: on a GPU; the caches of a CPU do not hold it."""
+    return states.device.type == "cuda"
+
+
 class Projections(nn.Module):
     """Query, key and value projections; keys and values may come from another width."""
 
@@ -130,7 +135,11 @@ class Attention(nn.Module):
     def to_text(self, source: Tensor, context: LayerContext) -> Tensor:
         """Self-attention of the queries that the context asks for among `source` [R, T, D] to all of it: [R, T', D]."""
         states, source = context.queries(source), cast_once(source)
-        query, keys, values = self.self.query(context.queries(source)), self.self.key(source), self.self.value(source)
+        own = self.self
+        if joins_products(source) and not context.cls_only:
+            query, keys, values = by_one_product([own.query, own.key, own.value], source)
+        else:
+            query, keys, values = own.query(context.queries(source)), own.key(source), own.value(source)
         dropout = self.dropout * self.training
         if attends := context.packed():
             query, keys, values = (part.unflatten(-1, (self.heads, -1)) for part in (query, keys, values))
@@ -329,8 +338,15 @@ class TextEncoder(nn.Module):
     def project_images(self, image_tokens: Tensor) -> ImageKeysValues:
         """Project image tokens [B, N, W] to the keys and values of every layer."""
         numbers = range(self.size.first_cross_layer, self.size.num_hidden_layers)
-        projected = {n: self.layers[n].crossattention.project_source(image_tokens) for n in numbers}
-        return ImageKeysValues({n: (in_order(keys), in_order(values)) for n, (keys, values) in projected.items()})
+        parts = [self.layers[number].crossattention for number in numbers]
+        if joins_products(image_tokens):
+            layers = [layer for part in parts for layer in (part.self.key, part.self.value)]
+            heads = [parts[0].split(one) for one in by_one_product(layers, cast_once(image_tokens))]
+            pairs = list(zip(heads[::2], heads[1::2], strict=True))
+        else:
+            pairs = [part.project_source(image_tokens) for part in parts]
+        ordered = ((in_order(keys), in_order(values)) for keys, values in pairs)
+        return ImageKeysValues(dict(zip(numbers, ordered, strict=True)))
 
     def fuse(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from dataset.batch import TextTokens, TrainBatch
-from models import packed_text, packing
+from models import fusion, packed_text, packing
 from models.fusion_batch import FusionRows, encode_captions, encode_prefixes
 from models.kernels import Segments
 from models.person_search import PersonSearchModel
@@ -91,6 +91,16 @@ def test_segments_for_a_kernel_give_the_losses_and_gradients_of_padded_captions(
     monkeypatch.setattr(packed_text, "kernel_for", lambda *given: "flash")
     monkeypatch.setattr(packing, "attend_segments", attend_plainly)
     assert_close(found_by(model(), with_words(batch, more)), expected)
+
+
+@STYLES
+def test_joined_products_give_the_same_losses_and_gradients(full_ca, monkeypatch):
+    """As on a GPU: keys and values of all layers, and query, key and value of each, by one product."""
+    expected = found_by(lived_in(tiny_model(full_ca=full_ca)), tiny_batch(IDENTITIES))
+    asked = []
+    monkeypatch.setattr(fusion, "joins_products", lambda states: asked.append(states) or True)
+    assert_close(found_by(lived_in(tiny_model(full_ca=full_ca)), tiny_batch(IDENTITIES)), expected)
+    assert asked
 
 
 @STYLES
