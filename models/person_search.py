@@ -248,10 +248,10 @@ class PersonSearchModel(Momentum):
         states: dict[str, Tensor] = {}
         if asked and tokens_m is not None:
             images = self.text_encoder_m.project_images(tokens_m)
-            ids = {name: drawn[name].ids for name in asked}
-            states = fuse_words(self.text_encoder_m, ids, caption, images, packed)
+            given = {name: drawn[name].ids for name in asked}
+            states = fuse_words(self.text_encoder_m, given, caption, images, packed)
         everywhere = soft and self.objective.mlm_distill_axis == "positions"
-        chosen = None if everywhere or "masked" not in drawn else masked_first(drawn["masked"])
+        chosen = masked_first(drawn["masked"]) if "masked" in drawn else None
         if chosen is not None and "masked" in states:
             states["masked"] = states["masked"].flatten(0, 1).index_select(0, chosen)
         if packed is not None and "replaced" in states:
@@ -259,7 +259,8 @@ class PersonSearchModel(Momentum):
         logits = self.momentum_logits(states)
         words: dict[str, Words] = {}
         if "masked" in rows:
-            words["masked"] = Words(drawn["masked"].ids, drawn["masked"].labels, chosen, logits.get("masked"))
+            ids, labels = drawn["masked"].ids, drawn["masked"].labels
+            words["masked"] = Words(ids, labels, chosen, logits.get("masked"), whole=everywhere)
         if "replaced" in rows:
             words["replaced"] = self.label_replaced(caption, draws.sampled_tokens(logits["replaced"], packed))
         return words
@@ -299,7 +300,7 @@ class PersonSearchModel(Momentum):
             rows.add_crossed("negative_image", prefix, step.negatives.image)
         ids = {name: words.ids for name, words in step.words.items()}
         if ids:
-            whole = [name for name in ids if name == "masked" and step.words[name].chosen is None]
+            whole = [name for name, words in step.words.items() if words.whole]
             prefixes = encode_prefixes(self.text_encoder, ids, step.batch.caption, packed, whole)
             for name, masked in prefixes.items():
                 rows.add(name, masked)

@@ -71,14 +71,15 @@ class Negatives:
 class Words:
     """A caption with some words masked or replaced.
 
-    ids, labels [B, T]; chosen [M]: flat indices of the masked words, and some others up to a number known beforehand,
-    if the loss reads these alone; teacher [M, V] or else [B, T, V]: the momentum model's logits, or None.
+    ids, labels [B, T]; chosen [M]: flat indices of the masked words, and some others up to a number known beforehand;
+    teacher [M, V]: the momentum model's logits of these, or None. whole: the loss reads the states of padding too.
     """
 
     ids: Tensor
     labels: Tensor
     chosen: Tensor | None = None
     teacher: Tensor | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
