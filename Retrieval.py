@@ -26,7 +26,7 @@ from evaluation.evaluate import Metrics, evaluate, final_stage
 from evaluation.stages.look_alikes import refresh_look_alikes
 from evaluation.trained import evaluation_setting, load_trained, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
-from models.build import build_model, compile_model
+from models.build import build_model, compile_as_asked
 from models.inspection import describe_batch, describe_parameters, describe_step
 from models.objectives import published_names
 from models.person_search import PersonSearchModel
@@ -56,19 +56,20 @@ class Trainer:
     """A run in training: its batches, model, optimizer, and where it stands."""
 
     def __init__(self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit):
-        self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
+        self.model, self.tokenizer, self.selection = model, tokenizer, selection
         config, self.seed, self.folder = run.config, run.seed, RunFolder(run.options.output_dir)
         skipped = run.checkpoint.get("skipped_images") if run.checkpoint and run.options.resume else None
         noise = model.noise_source(self.seed)
         self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped, noise)
         self.data = fingerprints(config, self.loader.data.skipped)
-        compile_model(model, config.compile)
+        how = compile_as_asked(model, config.compile, run.device, config.steps_of(len(self.loader)), config.cuda_graphs)
+        self.run = replace(run, config=config.model_copy(update={"compile": how}))
         optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
         self.stepper = Stepper(
             wrap(model, run.device, world_size(), some_unused=not model.objective.uses_all(published_names())),
             optimizer,
             LearningRate(optimizer, config.schedular),
-            StepRules(config.weights, run.precision, config.clip_grad_norm, self.seed),
+            StepRules(config.weights, run.precision, config.clip_grad_norm, self.seed, config.cuda_graphs),
         )
         self.state = RunState.at_start(len(self.loader) // config.accumulate_steps, config.batch_size_train)
         self.clock = CheckpointClock(config.checkpoint_minutes, config.checkpoint_steps)
@@ -228,7 +229,7 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
     with folder.claimed() if is_main() else nullcontext():
         if is_main():
             warn_of_shared_identities(run.config)
-            save_yaml(output / CONFIG, run.config)
+            save_yaml(output / CONFIG, trainer.run.config)
             if run.config.text_encoder == FROM_CAPTIONS:
                 tokenizer.save(output / "tokenizer")
         try:
@@ -250,12 +251,11 @@ def finish(run: Run, model: PersonSearchModel, split: EvaluationSplit) -> None:
 
 def dry_run(run: Run, model: PersonSearchModel, loader: TrainLoader | None, splits: dict[str, EvaluationSplit]) -> None:
     """Print what a run would be, once."""
-    lines = [describe_parameters(model), *(f"{name} split: {split.sizes}" for name, split in splits.items())]
+    rows = [describe_parameters(model), *(f"{name} split: {split.sizes}" for name, split in splits.items())]
     if loader is not None and is_main():
-        lines += [describe_batch(next(loader.epoch(0)))]
-        lines += [describe_step(model, run.config, loader.data.longest_caption())]
+        rows += [describe_batch(next(loader.epoch(0))), describe_step(model, run.config, loader.data.longest_caption())]
     if is_main():
-        print("\n".join(lines))
+        print("\n".join(rows))
 
 
 def run_retrieval(options: Options, device: torch.device) -> None:

@@ -80,7 +80,7 @@ def make_captions(count: int, vocabulary: int, seed: int, lengths_of: Lengths = 
     ids = torch.randint(1000, vocabulary, mask.shape, generator=generator)
     ids[:, 0] = SPECIAL.cls
     ids[torch.arange(count), lengths - 1] = SPECIAL.sep
-    return TextTokens(ids.where(mask, SPECIAL.pad), mask)
+    return TextTokens(ids.where(mask, SPECIAL.pad), mask, words=int(lengths.sum()))
 
 
 def make_attributes(text: TextTokens) -> Tensor:

@@ -18,6 +18,7 @@ from dataset.batch import TextTokens, TrainBatch
 from models import losses
 from models.decoder import GEGLU, DecoderBlock, VisualDecoder, fill_removed, patchify
 from models.fusion import Attention, PostNorm, TextEncoder
+from models.fusion_batch import TextPrefix
 from models.image_encoder import ImageEncoder, PatchSubset, take_tokens
 from models.losses import Mean
 from models.objectives import LOSSES
@@ -153,7 +154,7 @@ class PublishedStep:
             draws=self.draws,
             alpha=self.alpha,
             tokens=self.image,
-            caption=Reading(batch.caption2, text, text, online[1]),
+            caption=Reading(batch.caption2, TextPrefix(text, batch.caption2.mask), text, online[1]),
             embeddings=Embeddings(*online, *momentum),
             everyone=self.queued,
         )

@@ -17,6 +17,7 @@ from utils.checkpoints.run_folder import RunFolder, config_beside, is_restart
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
 from utils.files import require_file, require_folder
+from utils.precision import choose_precision
 from utils.processes.distributed import on_main, world_size
 from utils.processes.sharing import shared_from_main
 from utils.text import counted
@@ -51,10 +52,13 @@ def open_run(options: Options, device: torch.device) -> Run:
     checkpoint = open_checkpoint(options, folder)
     config = config or read_config(options, checkpoint)
     if options.resume and checkpoint is not None:
-        config = keep_samples_per_step(options, config, checkpoint)
+        config = keep_choices(keep_samples_per_step(options, config, checkpoint), checkpoint)
     require_data(options, config, checkpoint)
-    if config.compile and not options.evaluate:
-        require_compiler()
+    config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
+    if config.cuda_graphs and config.compile == "auto":
+        config = config.model_copy(update={"compile": "step"})  # they are made of it, however short the run
+    if not options.evaluate:
+        require_what_compiles(config, device)
     if options.is_new and config.eval_epoch >= config.epochs:
         epochs = counted(config.epochs, "epoch")
         logger.warning("eval_epoch %d: of %s, only the last is evaluated", config.eval_epoch, epochs)
@@ -63,6 +67,17 @@ def open_run(options: Options, device: torch.device) -> Run:
         logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", unused, used)
     precision = prepare_precision(config.precision, device, config.deterministic)
     return Run(options, config, device, precision, checkpoint, seed_of(options, checkpoint))
+
+
+def require_what_compiles(config: Config, device: torch.device) -> None:
+    """Raises UserError where a training step cannot be compiled or made a CUDA graph as configured."""
+    if config.compile not in (False, "auto"):
+        require_compiler()
+    if config.cuda_graphs and device.type != "cuda":
+        raise UserError(f"config: `cuda_graphs` needs a GPU, and the device is {device.type}; leave `cuda_graphs` out")
+    if config.cuda_graphs and world_size() > 1:
+        processes = counted(world_size(), "process", "processes")
+        raise UserError(f"config: `cuda_graphs` is for one process, and there are {processes}; leave `cuda_graphs` out")
 
 
 def check_folder(options: Options, folder: RunFolder) -> None:
@@ -113,6 +128,13 @@ def resume_after_restart(options: Options, folder: RunFolder) -> Options:
     if is_restart() and not options.evaluate and on_main(folder.holds_checkpoint)():
         return replace(options, resume=True, checkpoint=None)
     return options
+
+
+def keep_choices(config: Config, checkpoint: Mapping[str, Any]) -> Config:
+    """The configuration in which "auto" is what the run to be resumed has had."""
+    saved = saved_config(checkpoint)
+    auto = [key for key in ("precision", "compile") if getattr(config, key) == "auto" and key in saved]
+    return config.model_copy(update={key: saved[key] for key in auto})
 
 
 def samples_per_step(config: Config) -> int:

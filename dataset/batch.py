@@ -13,6 +13,7 @@ from utils.processes.handover import map_leaves
 
 Batch = TypeVar("Batch", bound="Samples")
 BUCKET = 8  # tokens of captions, and attributes of one, are padded to multiples of it where shapes should be few
+MEAN_BUCKET = 4  # and so are the words of captions in the mean, where they are computed without padding
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,26 @@ class SpecialTokens:
 class TextTokens:
     """Padded captions. ids [B, T] int64; mask [B, T] True = word (CLS and SEP included).
 
-    longest: tokens of the longest caption, a scalar, where padding goes beyond it (`padded_to`).
+    longest: tokens of the longest caption, a scalar, where padding goes beyond it (`padded_to`). words: how many are
+    True, and there somewhat more, in main memory: by it captions are computed without padding; None = not counted.
     """
 
     ids: Tensor
     mask: Tensor
     longest: Tensor | None = None
+    words: int | None = None
 
     def to(self, device: torch.device) -> "TextTokens":
         return map_leaves(self, lambda part: part.to(device, non_blocking=True))
 
-    def padded_to(self, length: int, pad: int) -> "TextTokens":
-        """The same captions with more padding; `pad` is its token."""
+    def padded_to(self, length: int, pad: int, words: int | None = None) -> "TextTokens":
+        """The same captions with more padding, whose token is `pad`, and so many words counted."""
         more = length - self.ids.shape[1]
         return TextTokens(
             torch.nn.functional.pad(self.ids, (0, more), value=pad),
             torch.nn.functional.pad(self.mask, (0, more)),
             torch.full((), self.ids.shape[1], device=self.ids.device),
+            words,
         )
 
 
@@ -78,16 +82,21 @@ class Samples:
     def with_few_shapes(self: Batch, pad: int, most: int) -> Batch:
         """The same samples, padded so that batches have few shapes, for what is prepared anew for each shape.
 
-        Captions of up to `most` tokens get a common length, a multiple of BUCKET; `pad` is the token of padding. The
-        losses of a batch do not change by it.
+        Captions of up to `most` tokens get a common length, a multiple of BUCKET; `pad` is the token of padding. Of
+        both captions as many words are counted, a multiple of MEAN_BUCKET in the mean. The losses of a batch do not
+        change by it.
         """
         length = max(self.caption.ids.shape[1], self.caption2.ids.shape[1])
         length = max(length, min(-(-length // BUCKET) * BUCKET, most))
         more = length - self.attributes.shape[1]
+        words = None
+        if self.caption.words is not None and self.caption2.words is not None:
+            step = MEAN_BUCKET * self.size
+            words = min(-(-max(self.caption.words, self.caption2.words) // step) * step, self.size * length)
         return replace(
             self,
-            caption=self.caption.padded_to(length, pad),
-            caption2=self.caption2.padded_to(length, pad),
+            caption=self.caption.padded_to(length, pad, words),
+            caption2=self.caption2.padded_to(length, pad, words),
             attributes=torch.nn.functional.pad(self.attributes, (0, more)),
             attribute_count=max(1, -(-self.attribute_count // BUCKET)) * BUCKET,
         )

@@ -191,7 +191,8 @@ class TrainSet(Dataset[LoadedBatch | UserError]):
 
     def read(self, captions: Iterable[int], length: int | None = None) -> TextTokens:
         """Captions by their numbers, padded to `length` (None = the longest of them)."""
-        return TextTokens(*pad_batch([self.table.ids(caption) for caption in captions], self.pad_id, length))
+        ids = [self.table.ids(caption) for caption in captions]
+        return TextTokens(*pad_batch(ids, self.pad_id, length), words=sum(map(len, ids)))
 
 
 def group_by(values: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:

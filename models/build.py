@@ -1,9 +1,13 @@
 """The configured model: the one place that turns settings into networks."""
 
+import logging
 import os
 import shutil
+from importlib.util import find_spec
+from typing import Any
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from dataset.batch import SpecialTokens
 from models.decoder import DecoderBlock
@@ -15,6 +19,9 @@ from models.person_search import PersonSearchModel
 from models.settings import ModelSettings
 from utils.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+WORTH_COMPILING = 5_000  # steps of a run, which take longer than compiling the few shapes that they have
 SHAPES = 64  # of batches, that a compiled step is prepared for
 
 
@@ -41,30 +48,81 @@ def build_model(settings: ModelSettings, special: SpecialTokens) -> PersonSearch
     )
 
 
+def compiler() -> str:
+    """The command of the C++ compiler that torch.compile calls."""
+    return (os.environ.get("CXX") or "g++").split()[0]
+
+
 def require_compiler() -> None:
     """Raises UserError unless the C++ compiler that torch.compile calls is there."""
-    command = os.environ.get("CXX") or "g++"
-    if shutil.which(command.split()[0]) is None:
+    if shutil.which(compiler()) is None:
         raise UserError(
-            f"config: `compile` needs a C++ compiler, and {command} is not there; install it, name another in the"
-            " environment variable CXX, or leave `compile` out"
+            f"config: `compile` needs a C++ compiler, and {compiler()} is not there; install it, name another in the"
+            " environment variable CXX, or set `compile` to false"
         )
 
 
-def compile_model(model: PersonSearchModel, how: bool | str) -> None:
-    """What the configuration calls `compile`: the whole "step", the "layers" (or True), or nothing (False)."""
-    if how:
-        (compile_step if how == "step" else compile_layers)(model)
+def compile_as_asked(
+    model: PersonSearchModel, asked: bool | str, device: torch.device, steps: int, cuda_graphs: bool
+) -> bool | str:
+    """Compile the model of a run of so many steps as its configuration asks, and return what was compiled.
+
+    A compiler that fails is no error where nobody has asked for it.
+    """
+    how = choose_compile(asked, device, steps)
+    compile_model(model, how, cuda_graphs, optional=asked == "auto" and not cuda_graphs)
+    return how
 
 
-def compile_step(model: PersonSearchModel) -> None:
+def choose_compile(how: bool | str, device: torch.device, steps: int) -> bool | str:
+    """What `auto` means for a run of so many steps: "step" on a GPU, if many and compilers are there, else False."""
+    if how != "auto":
+        return how
+    if device.type != "cuda" or steps < WORTH_COMPILING or torch.cuda.get_device_capability(device) < (7, 0):
+        return False
+    missing = [] if find_spec("triton") else ["the package triton"]
+    missing += [] if shutil.which(compiler()) else [f"a C++ compiler ({compiler()})"]
+    if missing:
+        logger.warning("steps are not compiled, which would make them faster, for want of %s", " and ".join(missing))
+    return False if missing else "step"
+
+
+def compile_model(model: PersonSearchModel, how: bool | str, cuda_graphs: bool = False, optional: bool = False) -> None:
+    """What the configuration calls `compile`: the whole "step", the "layers" (or True), or nothing (False).
+
+    cuda_graphs, optional: see `compile_step`.
+    """
+    if how == "step":
+        compile_step(model, cuda_graphs, optional)
+    elif how:
+        compile_layers(model)
+
+
+def compile_step(model: PersonSearchModel, cuda_graphs: bool = False, optional: bool = False) -> None:
     """Let torch.compile write kernels for a training step's forward and backward pass as a whole.
 
-    Once for each shape of batch: `TrainBatch.with_few_shapes` makes them few.
+    Once for each shape of batch: `TrainBatch.with_few_shapes` makes them few. cuda_graphs: kernels are launched
+    together; what a pass returns is overwritten by the next one. optional: where torch.compile fails, steps go on
+    without it, and a warning says so; else that is a UserError.
     """
     torch._dynamo.config.recompile_limit = SHAPES
     torch._dynamo.config.optimize_ddp = False  # which would cut the graph where gradients are exchanged
-    model.compile(fullgraph=True, dynamic=False)
+    model.compile(fullgraph=True, dynamic=False, **({"mode": "reduce-overhead"} if cuda_graphs else {}))
+    compiled = model._compiled_call_impl
+    assert compiled is not None
+
+    def call(*given: Any, **options: Any) -> Any:
+        try:
+            return compiled(*given, **options)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if not optional:
+                raise UserError(f"config: `compile: step` fails here: {reason}; set `compile` to false") from error
+            logger.warning("steps are not compiled: %s", reason)
+        model._compiled_call_impl = None
+        return model(*given, **options)
+
+    model._compiled_call_impl = call
 
 
 def compile_layers(model: PersonSearchModel) -> None:

@@ -20,8 +20,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.fusion_size import FusionSize
-from models.kernels import GELU, Dropout, Linear, Segments, attend, attend_indexed, attend_segments, cast_once, in_order
+from models.kernels import GELU, Dropout, Linear, attend, by_one_product, cast_once, in_order
 from models.packing import Attends, Packing
+from models.pairing import Pairing, attend_to_images
+
+Layout = Tensor | Packing  # of texts: the mask [R, T] of padded ones, True = word; or how they are packed
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,11 @@ class ImageKeysValues:
 
     layers: dict[int, tuple[Tensor, Tensor]]
 
-
-@dataclass(frozen=True)
-class Pairing:
-    """Which image each of R text rows attends to.
-
-    aligned: the first `aligned` * B rows are that many stacks of B texts, text i with image i.
-    crossed: image number of each remaining row [R - aligned * B]; None when there are none.
-    """
-
-    aligned: int = 1
-    crossed: Tensor | None = None
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, N)."""
+        keys, _ = next(iter(self.layers.values()))
+        return keys.shape[0], keys.shape[2]
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,15 @@ class LayerContext:
     cls_only: bool = False
     packing: Packing | None = None
     keys_values: tuple[Tensor, Tensor] | None = None  # those of `images` for this layer
+
+    @classmethod
+    def of(
+        cls, layout: Layout, images: ImageKeysValues | None = None, pairing: Pairing | None = None
+    ) -> "LayerContext":
+        """Texts that lie so, and the images that they attend to; pairing: of padded ones, as above."""
+        if isinstance(layout, Packing):
+            return cls(None, images, packing=layout)
+        return cls(layout[:, None, None], images, pairing)
 
     def at(self, number: int) -> "LayerContext":
         """What layer `number` reads. The same for all layers but for tensors, so that one compiled layer serves all."""
@@ -74,20 +80,9 @@ class LayerContext:
         return self.packing.cls if self.cls_only else self.packing.words
 
 
-def attend_to_images(query: Tensor, keys: Tensor, values: Tensor, pairing: Pairing, dropout: float) -> Tensor:
-    """Cross-attention of text queries [R, A, T, d] to the images they are paired with.
-
-    keys and values are [B, A, N, d]; returns [R, A, T, d].
-    """
-    images, stacks = keys.shape[0], pairing.aligned
-    own = query[: stacks * images].unflatten(0, (stacks, images))  # [S, B, A, T, d]
-    own = own.permute(1, 2, 0, 3, 4)  # [B, A, S, T, d]
-    attended = attend(own.flatten(2, 3), keys, values, dropout=dropout)
-    attended = attended.unflatten(2, own.shape[2:4]).permute(2, 0, 1, 3, 4).flatten(0, 1)
-    if pairing.crossed is None:
-        return attended
-    crossed = attend_indexed(query[stacks * images :], keys, values, pairing.crossed, dropout)
-    return torch.cat([attended, crossed])
+def joins_products(states: Tensor) -> bool:
+    """Whether layers that read the same `states` are one product: on a GPU; the caches of a CPU do not hold it."""
+    return states.device.type == "cuda"
 
 
 class Projections(nn.Module):
@@ -140,23 +135,26 @@ class Attention(nn.Module):
     def to_text(self, source: Tensor, context: LayerContext) -> Tensor:
         """Self-attention of the queries that the context asks for among `source` [R, T, D] to all of it: [R, T', D]."""
         states, source = context.queries(source), cast_once(source)
-        query, keys, values = self.self.query(context.queries(source)), self.self.key(source), self.self.value(source)
+        own = self.self
+        if joins_products(source) and not context.cls_only:
+            query, keys, values = by_one_product([own.query, own.key, own.value], source)
+        else:
+            query, keys, values = own.query(context.queries(source)), own.key(source), own.value(source)
+        dropout = self.dropout * self.training
         if attends := context.packed():
             query, keys, values = (part.unflatten(-1, (self.heads, -1)) for part in (query, keys, values))
-            return self.output(attend_segments(query, keys, values, attends.text).flatten(1), states)
+            return self.output(attends.to_text(query, keys, values, dropout).flatten(1), states)
         query, keys, values = (self.split(part) for part in (query, keys, values))
-        return self.merge(attend(query, keys, values, context.mask, self.dropout * self.training), states)
+        return self.merge(attend(query, keys, values, context.mask, dropout), states)
 
-    def to_images(self, states: Tensor, keys: Tensor, values: Tensor, pairing: Pairing) -> Tensor:
-        """Cross-attention of states [R, T, D] to projected images: [R, T, D]."""
-        query, dropout = self.split(self.self.query(states)), self.dropout * self.training
-        return self.merge(attend_to_images(query, keys, values, pairing, dropout), states)
-
-    def to_packed_images(self, states: Tensor, keys: Tensor, values: Tensor, images: Segments) -> Tensor:
-        """Cross-attention of packed states [S, D] to projected images [B, A, N, D / A]: [S, D]."""
-        query = self.self.query(states).unflatten(-1, (self.heads, -1))
-        keys, values = (part.transpose(1, 2).flatten(0, 1) for part in (keys, values))  # [B * N, A, D / A]
-        return self.output(attend_segments(query, keys, values, images).flatten(1), states)
+    def to_images(self, states: Tensor, keys: Tensor, values: Tensor, context: LayerContext) -> Tensor:
+        """Cross-attention of states [R, T, D], packed [S, D], to projected images [B, A, N, D / A]: as states."""
+        query, dropout = self.self.query(states), self.dropout * self.training
+        if attends := context.packed():
+            query = query.unflatten(-1, (self.heads, -1))
+            return self.output(attends.to_images(query, keys, values, dropout).flatten(1), states)
+        pairing = context.pairing or Pairing()
+        return self.merge(attend_to_images(self.split(query), keys, values, pairing, dropout), states)
 
 
 class Intermediate(nn.Module):
@@ -193,10 +191,8 @@ class Layer(nn.Module):
 
     def after_self_attention(self, states: Tensor, context: LayerContext) -> Tensor:
         """What follows self-attention."""
-        if context.keys_values is not None and (attends := context.packed()):
-            states = self.crossattention.to_packed_images(states, *context.keys_values, attends.image)
-        elif context.keys_values is not None:
-            states = self.crossattention.to_images(states, *context.keys_values, context.pairing or Pairing())
+        if context.keys_values is not None:
+            states = self.crossattention.to_images(states, *context.keys_values, context)
         return self.feed_forward(states)
 
     def feed_forward(self, states: Tensor) -> Tensor:
@@ -219,10 +215,10 @@ class Embeddings(nn.Module):
         self.dropout = Dropout(size.hidden_dropout_prob)
         self.register_buffer("position_ids", torch.arange(size.max_position_embeddings)[None])
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """[R, T] -> [R, T, D]."""
-        positions = self.position_embeddings(self.position_ids[:, : ids.shape[1]])
-        states = self.word_embeddings(ids) + positions + self.token_type_embeddings.weight[0]
+    def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """[R, T] -> [R, T, D], or packed [S] -> [S, D] with the position [S] of each token in its text."""
+        positions = self.position_ids[:, : ids.shape[1]] if positions is None else positions
+        states = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings.weight[0]
         return self.dropout(self.LayerNorm(states))
 
 
@@ -321,46 +317,51 @@ class TextEncoder(nn.Module):
             return checkpoint(part, states, context, use_reentrant=False)
         return part(states, context)
 
-    def encode_prefix(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """What text-only and multi-modal passes have in common: [R, T] -> [R, T, D].
+    def encode_prefix(self, ids: Tensor, layout: Layout) -> Tensor:
+        """What text-only and multi-modal passes have in common: token ids [R, T] -> [R, T, D]; packed [S] -> [S, D].
 
-        ids are token ids, mask is True on words. The layers below the first one with cross-attention;
-        when that is layer 0, its self-attention.
+        The layers below the first one with cross-attention; when that is layer 0, its self-attention.
         """
-        context = LayerContext(mask[:, None, None])
-        states = self.run(self.bert.embeddings(ids), range(self.size.first_cross_layer), context)
+        context = LayerContext.of(layout)
+        positions = layout.positions if isinstance(layout, Packing) else None
+        states = self.run(self.bert.embeddings(ids, positions), range(self.size.first_cross_layer), context)
         return self.call(self.layers[0].attend_to_text, states, context) if self.size.full_ca else states
 
     def run_below(self, text_prefix: Tensor, end: int, context: LayerContext) -> Tensor:
         """From where `encode_prefix` stopped through the layers below `end`."""
         return self.run(text_prefix, range(self.size.first_cross_layer, end), context, attended=self.size.full_ca)
 
-    def encode_text(self, text_prefix: Tensor, mask: Tensor) -> Tensor:
-        """Text-only states [R, T, D]: layers below `fusion_layer`, without cross-attention."""
-        return self.run_below(text_prefix, self.size.fusion_layer, LayerContext(mask[:, None, None]))
+    def encode_text(self, text_prefix: Tensor, layout: Layout) -> Tensor:
+        """Text-only states, shaped as text_prefix: layers below `fusion_layer`, without cross-attention."""
+        return self.run_below(text_prefix, self.size.fusion_layer, LayerContext.of(layout))
 
     def project_images(self, image_tokens: Tensor) -> ImageKeysValues:
         """Project image tokens [B, N, W] to the keys and values of every layer."""
         numbers = range(self.size.first_cross_layer, self.size.num_hidden_layers)
-        projected = {n: self.layers[n].crossattention.project_source(image_tokens) for n in numbers}
-        return ImageKeysValues({n: (in_order(keys), in_order(values)) for n, (keys, values) in projected.items()})
+        parts = [self.layers[number].crossattention for number in numbers]
+        if joins_products(image_tokens):
+            layers = [layer for part in parts for layer in (part.self.key, part.self.value)]
+            heads = [parts[0].split(one) for one in by_one_product(layers, cast_once(image_tokens))]
+            pairs = list(zip(heads[::2], heads[1::2], strict=True))
+        else:
+            pairs = [part.project_source(image_tokens) for part in parts]
+        ordered = ((in_order(keys), in_order(values)) for keys, values in pairs)
+        return ImageKeysValues(dict(zip(numbers, ordered, strict=True)))
 
     def fuse(
-        self, text_prefix: Tensor, mask: Tensor, images: ImageKeysValues, pairing: Pairing, cls_only: bool = False
+        self,
+        text_prefix: Tensor,
+        layout: Layout,
+        images: ImageKeysValues,
+        pairing: Pairing | None = None,
+        cls_only: bool = False,
     ) -> Tensor:
-        """Multi-modal states [R, T, D] of texts and the images they are paired with; [R, 1, D] with `cls_only`.
+        """Multi-modal states of texts and images, shaped as text_prefix, which comes from `encode_prefix`.
 
-        text_prefix comes from `encode_prefix`, mask [R, T] is True on words.
+        pairing: of padded texts and images; None = text i with image i. cls_only: those of CLS alone, [R, 1, D], or
+        [R, D] where texts are packed.
         """
-        return self.run_fusion(text_prefix, LayerContext(mask[:, None, None], images, pairing), cls_only)
-
-    def fuse_packed(self, text_prefix: Tensor, packing: Packing, images: ImageKeysValues) -> Tensor:
-        """Multi-modal CLS states [R, D] of texts, packed as text_prefix [S, D], and their images."""
-        return self.run_fusion(text_prefix, LayerContext(None, images, packing=packing), cls_only=True)
-
-    def run_fusion(self, text_prefix: Tensor, context: LayerContext, cls_only: bool) -> Tensor:
-        """All layers from where `encode_prefix` stopped; the last one updates CLS alone with `cls_only`."""
-        last = self.size.num_hidden_layers - 1
+        context, last = LayerContext.of(layout, images, pairing), self.size.num_hidden_layers - 1
         states = self.run_below(text_prefix, last, context)
         return self.run(states, range(last, last + 1), replace(context, cls_only=cls_only))
 

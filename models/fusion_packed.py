@@ -44,7 +44,7 @@ class PackedFusion:
 
     def fuse(self, text_prefix: Tensor, packing: Packing, images: ImageKeysValues) -> Tensor:
         """Multi-modal CLS states [R, D] of texts, packed as text_prefix [S, D], and their images."""
-        return self.encoder.fuse_packed(text_prefix, packing, images)
+        return self.encoder.fuse(text_prefix, packing, images, cls_only=True)
 
 
 def joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -59,6 +59,11 @@ class FusionSize(Section):
         return self.full_ca or layer >= self.fusion_layer
 
     @property
+    def head_width(self) -> int:
+        """Width of a head of attention."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
     def first_cross_layer(self) -> int:
         """The first layer with cross-attention; what lies below depends on the text alone."""
         return 0 if self.full_ca else self.fusion_layer

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import softmax
 
 from dataset.batch import TextTokens
-from models.fusion import ImageKeysValues, Layer, LayerContext, Pairing, TextEncoder
+from models.fusion import ImageKeysValues, Layer, LayerContext, TextEncoder
 from models.losses import attribute_weights
+from models.pairing import Pairing
 from models.person_search import PersonSearchModel
 from utils.errors import UserError
 

@@ -91,25 +91,31 @@ def masked_language(
     alpha: float | Tensor,
     axis: str,
     longest: Tensor | None = None,
+    chosen: Tensor | None = None,
 ) -> Mean:
     """MLM with distillation. logits, teacher_logits [B, T, V]; labels [B, T], IGNORED = not masked.
 
     Without a teacher, the words alone are learned; alpha and axis belong to the distilled term.
-    axis "vocabulary" takes the student's log-softmax for the distilled term over V; "positions"
-    takes it over T, padding included, as the released results were trained; of T, the first `longest` positions alone
-    where captions are padded beyond that (None = they are not).
+    axis "vocabulary" takes the student's log-softmax for the distilled term over V, and B and T may be one dimension;
+    "positions" takes it over T, padding included, as the released results were trained; of T, the first `longest`
+    positions alone where captions are padded beyond that (None = they are not). chosen [M]: flat indices of positions,
+    all masked ones among them, whose teacher logits [M, V] are then given; None = all.
     """
-    chosen = labels != IGNORED
-    hard = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-    if teacher_logits is None:
-        return mean_over(hard.view_as(labels), chosen)
-    if axis == "positions" and longest is not None:
-        beyond = torch.arange(labels.shape[1], device=labels.device) >= longest
-        logits = logits.masked_fill(beyond[:, None], FAR_BELOW)
-    student = log_softmax(logits, dim=1 if axis == "positions" else 2)
-    distilled = -(student * softmax(teacher_logits, dim=-1)).sum(-1)
-    values = (1 - alpha) * hard.view_as(labels) + alpha * distilled
-    return mean_over(values, chosen)
+    student = logits
+    if axis == "positions" and teacher_logits is not None:
+        if longest is not None:
+            beyond = torch.arange(labels.shape[1], device=labels.device) >= longest
+            student = student.masked_fill(beyond[:, None], FAR_BELOW)
+        student = log_softmax(student, dim=1)
+    labels, logits, student = labels.flatten(), logits.flatten(0, -2), student.flatten(0, -2)
+    if chosen is not None:
+        labels, logits, student = (part.index_select(0, chosen) for part in (labels, logits, student))
+    values = cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+    if teacher_logits is not None:
+        student = student if axis == "positions" else log_softmax(student, dim=1)
+        distilled = -(student * softmax(teacher_logits.flatten(0, -2), dim=-1)).sum(-1)
+        values = (1 - alpha) * values + alpha * distilled
+    return mean_over(values, labels != IGNORED)
 
 
 def token_replaced(logits: Tensor, labels: Tensor) -> Mean:

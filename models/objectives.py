@@ -125,16 +125,16 @@ def image_text_matching(step: TrainingStep) -> losses.Mean:
 def masked_words(step: TrainingStep) -> losses.Mean:
     """MLM; logits of masked words alone, unless the distilled term is normalised over all positions."""
     model, words, states = step.model, step.words["masked"], step.fused["masked"]
-    labels, teacher, axis = words.labels, words.teacher, model.objective.mlm_distill_axis
-    if words.chosen is not None:
-        states, labels = (part.flatten(0, 1).index_select(0, words.chosen)[None] for part in (states, labels))
-        teacher = None if teacher is None else teacher[None]  # [1, M, ...], as states and labels
+    assert words.chosen is not None, "masked words are chosen where they are drawn"
+    labels, axis, longest = words.labels, model.objective.mlm_distill_axis, step.batch.caption.longest
+    left = words.chosen if words.whole else None  # to be chosen, when all positions have been normalised over
+    if not words.whole:
+        states, labels = (part.flatten(0, 1).index_select(0, words.chosen) for part in (states, labels))
 
     def total(states: Tensor) -> Tensor:
         logits = model.text_encoder.vocabulary_logits(states).float()
-        opinion = None if teacher is None else teacher.float()
-        longest = step.batch.caption.longest
-        return losses.masked_language(logits, labels, opinion, step.alpha, axis, longest).total
+        opinion = None if words.teacher is None else words.teacher.float()
+        return losses.masked_language(logits, labels, opinion, step.alpha, axis, longest, left).total
 
     vocabulary = model.text_encoder.cls.predictions.bias
     kept = bytes_of(labels.numel(), len(vocabulary), like=vocabulary)

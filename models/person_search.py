@@ -7,7 +7,7 @@ words; one fusion of all rows with the images; the losses of `objectives.LOSSES`
 that turns out to be useless leaves no trace. After one that was taken, `advance` moves queues and momentum model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,12 +18,14 @@ from torch.nn.functional import normalize, softmax
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models import losses
 from models.decoder import DecoderSize, VisualDecoder, fill_removed
-from models.fusion import ImageKeysValues, Pairing, TextEncoder
-from models.fusion_batch import FusionRows
+from models.fusion import ImageKeysValues, TextEncoder
+from models.fusion_batch import FusionRows, encode_captions, encode_prefixes, fuse_words
 from models.image_encoder import ImageEncoder, PatchSubset
 from models.kernels import Linear, convert_weights
 from models.momentum import Momentum
 from models.objectives import LOSSES, Objective, PartSizes, compute_losses
+from models.packed_text import PackedText, pack_captions
+from models.pairing import Pairing
 from models.randomness import MaskedTokens, RandomDraws, StepNoise
 from models.training_step import Embeddings, Negatives, QueueEntry, Reading, StepOutput, TrainingStep, Words, is_soft
 from utils.precision import full_precision
@@ -132,11 +134,10 @@ class PersonSearchModel(Momentum):
         tokens = self.visual_encoder(self.normalise(image))
         return tokens, embed(self.vision_proj, tokens)
 
-    def encode_text(self, text: TextTokens) -> Reading:
-        """A caption encoded without images."""
-        text_prefix = self.text_encoder.encode_prefix(text.ids, text.mask)
-        states = self.text_encoder.encode_text(text_prefix, text.mask)
-        return Reading(text, text_prefix, states, embed(self.text_proj, states))
+    def encode_text(self, text: TextTokens, packed: PackedText | None = None) -> Reading:
+        """A caption encoded without images; packed: how captions lie, where words alone are computed (training)."""
+        prefix, states = encode_captions(self.text_encoder, text, packed)
+        return Reading(text, prefix, states, embed(self.text_proj, states))
 
     def match_scores(self, text_prefix: Tensor, mask: Tensor, images: ImageKeysValues, pairing: Pairing) -> Tensor:
         """ITM match logits [R] of texts (from `text_encoder.encode_prefix`) fused with images."""
@@ -152,12 +153,17 @@ class PersonSearchModel(Momentum):
             return self.itm_head(states.float())
 
     @torch.no_grad()
-    def encode_momentum(self, image: Tensor, text: TextTokens) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_momentum(
+        self, image: Tensor, text: TextTokens, packed: PackedText | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The momentum model's image tokens [B, N, D], image embeddings and text embeddings [B, E]."""
         tokens = self.visual_encoder_m(image)
-        text_prefix = self.text_encoder_m.encode_prefix(text.ids, text.mask)
-        states = self.text_encoder_m.encode_text(text_prefix, text.mask)
+        _, states = encode_captions(self.text_encoder_m, text, packed)
         return tokens, embed(self.vision_proj_m, tokens), embed(self.text_proj_m, states)
+
+    def pack(self, text: TextTokens) -> PackedText | None:
+        """How captions lie in a training step where words alone are computed; None = they are padded."""
+        return pack_captions(text, self.text_encoder.size.head_width)
 
     def noise_source(self, seed: int) -> Callable[[int, Sequence[int]], StepNoise]:
         """What draws the noise of a step by epoch and indices of its samples; it can be sent to loader processes."""
@@ -189,10 +195,11 @@ class PersonSearchModel(Momentum):
         """See `forward`: its stages, one after the other."""
         batch = replace(batch, image1=self.normalise(batch.image1), image2=self.normalise(batch.image2))
         tokens, image = self.encode_image(batch.image1)
-        caption = self.encode_text(batch.caption2)
+        words, words2 = (self.pack(text) for text in (batch.caption, batch.caption2))
+        caption = self.encode_text(batch.caption2, words2)
         tokens_m, image_m, text_m = None, image.detach(), caption.embedding.detach()
         if self.objective.asks_momentum(is_soft(alpha)):
-            tokens_m, image_m, text_m = self.encode_momentum(batch.image2, batch.caption2)
+            tokens_m, image_m, text_m = self.encode_momentum(batch.image2, batch.caption2, words2)
         embeddings = Embeddings(image, caption.embedding, image_m, text_m)
 
         everyone = QueueEntry(*gather_together(image_m, text_m, batch.identity))
@@ -200,8 +207,8 @@ class PersonSearchModel(Momentum):
         rows = self.objective.rows
         if any(row.startswith("negative") for row in rows):
             step.negatives = self.draw_negatives(embeddings, batch.identity, draws, negatives_within)
-        step.words = self.prepare_words(rows, batch.caption, tokens_m, draws, is_soft(alpha))
-        step.fused = self.fuse_rows(rows, step)
+        step.words = self.prepare_words(rows, batch.caption, words, tokens_m, draws, is_soft(alpha))
+        step.fused = self.fuse_rows(rows, step, words)
         return StepOutput(compute_losses(self.objective.used, step), everyone)
 
     @torch.no_grad()
@@ -220,11 +227,17 @@ class PersonSearchModel(Momentum):
 
     @torch.no_grad()
     def prepare_words(
-        self, rows: list[str], caption: TextTokens, tokens_m: Tensor | None, draws: RandomDraws, soft: bool
+        self,
+        rows: list[str],
+        caption: TextTokens,
+        packed: PackedText | None,
+        tokens_m: Tensor | None,
+        draws: RandomDraws,
+        soft: bool,
     ) -> dict[str, Words]:
         """Of the rows "masked" and "replaced" those asked for, with the momentum model's opinion on the words.
 
-        soft: it has a share in the targets of masked words.
+        packed: how captions lie, if they are. soft: the momentum model has a share in the targets of masked words.
         """
         drawn: dict[str, MaskedTokens] = {}
         if "masked" in rows:
@@ -232,27 +245,25 @@ class PersonSearchModel(Momentum):
         if "replaced" in rows:
             drawn["replaced"] = draws.masked_tokens(caption, "mrtd", self.objective.mrtd_mask_probability)
         asked = [name for name in drawn if name == "replaced" or soft]
-        states = self.momentum_states({name: drawn[name].ids for name in asked}, caption.mask, tokens_m)
+        states: dict[str, Tensor] = {}
+        if asked and tokens_m is not None:
+            images = self.text_encoder_m.project_images(tokens_m)
+            given = {name: drawn[name].ids for name in asked}
+            states = fuse_words(self.text_encoder_m, given, caption, images, packed)
         everywhere = soft and self.objective.mlm_distill_axis == "positions"
-        chosen = None if everywhere or "masked" not in drawn else masked_first(drawn["masked"])
+        chosen = masked_first(drawn["masked"]) if "masked" in drawn else None
         if chosen is not None and "masked" in states:
             states["masked"] = states["masked"].flatten(0, 1).index_select(0, chosen)
+        if packed is not None and "replaced" in states:
+            states["replaced"] = packed.pack(states["replaced"])
         logits = self.momentum_logits(states)
         words: dict[str, Words] = {}
         if "masked" in rows:
-            words["masked"] = Words(drawn["masked"].ids, drawn["masked"].labels, chosen, logits.get("masked"))
+            ids, labels = drawn["masked"].ids, drawn["masked"].labels
+            words["masked"] = Words(ids, labels, chosen, logits.get("masked"), whole=everywhere)
         if "replaced" in rows:
-            words["replaced"] = self.label_replaced(caption, draws.sampled_tokens(logits["replaced"]))
+            words["replaced"] = self.label_replaced(caption, draws.sampled_tokens(logits["replaced"], packed))
         return words
-
-    def momentum_states(self, ids: dict[str, Tensor], mask: Tensor, tokens_m: Tensor | None) -> dict[str, Tensor]:
-        """The momentum model's multi-modal states [B, T, D] of masked captions ids [B, T] by name, in one pass."""
-        if not ids or tokens_m is None:
-            return {}
-        rows = FusionRows()
-        for name, text_prefix in self.encode_prefixes(self.text_encoder_m, ids, mask).items():
-            rows.add(name, text_prefix, mask)
-        return rows.fuse(self.text_encoder_m, self.text_encoder_m.project_images(tokens_m))
 
     def momentum_logits(self, states: dict[str, Tensor]) -> dict[str, Tensor]:
         """The momentum model's vocabulary logits [..., V] of states [..., D] by name, by one product."""
@@ -265,12 +276,6 @@ class PersonSearchModel(Momentum):
             for (name, part), found in zip(states.items(), logits, strict=True)
         }
 
-    @staticmethod
-    def encode_prefixes(encoder: TextEncoder, ids: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        """Start the fusion of texts with ids [B, T] by name and one mask [B, T], in one pass: [B, T, D] by name."""
-        together = encoder.encode_prefix(torch.cat(list(ids.values())), mask.repeat(len(ids), 1))
-        return dict(zip(ids, together.chunk(len(ids)), strict=True))
-
     def label_replaced(self, caption: TextTokens, sampled: Tensor) -> Words:
         """m-RTD (RaSa section 3.2): keep [CLS], zero the padding; label 1 where a word differs."""
         ids = sampled.where(caption.mask, self.special.pad)
@@ -279,23 +284,26 @@ class PersonSearchModel(Momentum):
         ignored = (ids == self.special.cls) | (ids == self.special.pad)
         return Words(ids, labels.masked_fill(ignored, losses.IGNORED))
 
-    def fuse_rows(self, asked: list[str], step: TrainingStep) -> dict[str, Tensor]:
-        """Multi-modal states [B, T, D] of the rows that losses ask for, by name, in one pass."""
+    def fuse_rows(self, asked: list[str], step: TrainingStep, packed: PackedText | None) -> dict[str, Tensor]:
+        """Multi-modal states [B, T, D] of the rows that losses ask for, by name, in one pass.
+
+        packed: how captions lie, if they are.
+        """
         if not asked:
             return {}
-        rows, prefix, mask = FusionRows(), step.caption.text_prefix, step.caption.tokens.mask
+        rows, prefix = FusionRows(), step.caption.prefix
         if "positive" in asked:
-            rows.add("positive", prefix, mask)
+            rows.add("positive", prefix)
         if step.negatives is not None and "negative_text" in asked:
-            text = step.negatives.text
-            rows.add("negative_text", prefix.index_select(0, text), mask.index_select(0, text))
+            rows.add("negative_text", prefix, texts=step.negatives.text)
         if step.negatives is not None and "negative_image" in asked:
-            rows.add_crossed("negative_image", prefix, mask, step.negatives.image)
+            rows.add_crossed("negative_image", prefix, step.negatives.image)
         ids = {name: words.ids for name, words in step.words.items()}
-        mask = step.batch.caption.mask
         if ids:
-            for name, text_prefix in self.encode_prefixes(self.text_encoder, ids, mask).items():
-                rows.add(name, text_prefix, mask)
+            whole = [name for name, words in step.words.items() if words.whole]
+            prefixes = encode_prefixes(self.text_encoder, ids, step.batch.caption, packed, whole)
+            for name, masked in prefixes.items():
+                rows.add(name, masked)
         return rows.fuse(self.text_encoder, self.text_encoder.project_images(step.tokens))
 
     def predict_patches(self, image: Tensor, keep: PatchSubset, caption: Reading) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn.functional import pad, softmax
 
 from dataset.batch import SpecialTokens, TextTokens
 from models.losses import IGNORED
+from models.packed_text import PackedText
 
 BLOCK = 128  # weights that `pick` sums at a time
 
@@ -139,9 +140,12 @@ class RandomDraws:
         ids = torch.where(masked & (kind >= 0.9), (word * self.vocabulary_size).long(), ids)
         return MaskedTokens(ids, labels, self.most_masked.get(purpose, ids.numel()))
 
-    def sampled_tokens(self, logits: Tensor) -> Tensor:
-        """One word per position from the momentum model's distribution: [B, T, V] -> [B, T]."""
-        return pick(softmax(logits.float(), dim=-1), self.noise.sampled[:, : logits.shape[1]])
+    def sampled_tokens(self, logits: Tensor, packed: PackedText | None = None) -> Tensor:
+        """One word per position from the momentum model's distribution: logits [B, T, V], packed [S, V] -> [B, T]."""
+        chances = softmax(logits.float(), dim=-1)
+        if packed is None:
+            return pick(chances, self.noise.sampled[:, : logits.shape[1]])
+        return packed.spans.unpack(pick(chances, packed.pack(self.noise.sampled[:, : packed.spans.longest])))
 
     def patch_noise(self) -> Tensor:
         """[B, L]: the patches of greatest noise are removed."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dataset.batch import TextTokens, TrainBatch
 from models.fusion import TextEncoder
+from models.fusion_batch import TextPrefix
 from models.image_encoder import PatchSubset
 from models.randomness import RandomDraws
 
@@ -20,11 +21,11 @@ from models.randomness import RandomDraws
 class Reading:
     """A caption encoded without images.
 
-    text_prefix [B, T, D]: what fusion starts from; states [B, T, D]: text-only states; embedding [B, E], normalised.
+    prefix: what fusion starts from; states [B, T, D]: text-only states; embedding [B, E], normalised.
     """
 
     tokens: TextTokens
-    text_prefix: Tensor
+    prefix: TextPrefix
     states: Tensor
     embedding: Tensor
 
@@ -70,14 +71,15 @@ class Negatives:
 class Words:
     """A caption with some words masked or replaced.
 
-    ids, labels [B, T]; chosen [M]: flat indices of the masked words, and some others up to a number known beforehand,
-    if the loss reads these alone; teacher [M, V] or else [B, T, V]: the momentum model's logits, or None.
+    ids, labels [B, T]; chosen [M]: flat indices of the masked words, and some others up to a number known beforehand;
+    teacher [M, V]: the momentum model's logits of these, or None. whole: the loss reads the states of padding too.
     """
 
     ids: Tensor
     labels: Tensor
     chosen: Tensor | None = None
     teacher: Tensor | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)

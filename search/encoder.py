@@ -24,6 +24,7 @@ from models.released import needed_to_search
 from utils.checkpoints.named import checkpoint_path
 from utils.device import prepare_device
 from utils.errors import UserError
+from utils.precision import choose_precision
 from utils.text import counted, shorten
 
 MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
@@ -115,7 +116,7 @@ class Encoder:
             "model": digest.hexdigest(),
             "image_size": list(self.config.image_size),
             "max_words": self.config.max_words,
-            "precision": self.config.precision,
+            "precision": choose_precision(self.config.precision, self.setting.device),
         }
 
     # ---- images ------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 Tensors of the pretended GPU have shapes, types and a device, and no content: kernels are named and not run.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -58,6 +59,22 @@ class Launches(TorchDispatchMode):
         if converted or not nothing:
             self.names.append(name)
         return result
+
+
+def backward_of(results: Iterable[Tensor]) -> Counter[str]:
+    """The operations whose backward passes `results` ask for, by the names that autograd has for them.
+
+    (Autograd would look for the GPU if they were run.)
+    """
+    found: Counter[str] = Counter()
+    seen, left = set(), [result.grad_fn for result in results if result.grad_fn is not None]
+    while left:
+        node = left.pop()
+        if node not in seen:
+            seen.add(node)
+            found[re.sub(r"Backward\d*$", "", node.name())] += 1
+            left += [other for other, _ in node.next_functions if other is not None]
+    return found
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from golden_numbers import golden_device, golden_files, golden_folder
 
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.decoder import DecoderSize
-from models.fusion import Pairing, TextEncoder
+from models.fusion import TextEncoder
 from models.fusion_size import FusionSize
 from models.image_encoder import PatchSubset, VisionSize
 from models.objectives import Objective
+from models.pairing import Pairing
 from models.person_search import PersonSearchModel
 from models.randomness import MaskedTokens
 from models.vision_transformer import VisionTransformer
@@ -26,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif(not FILES, reason=f"GOLDEN_DIR {golden_folder()} has no numbers of MARS or RaSa"),
     pytest.mark.parametrize("path", FILES or [None], ids=lambda p: p.stem if p else "absent"),
 ]
+PADDED_OR_PACKED = pytest.mark.parametrize("counted", [False, True], ids=["padded", "packed"])
 
 
 class RecordedDraws:
@@ -46,7 +48,7 @@ class RecordedDraws:
             return MaskedTokens(self.draws["mlm_input_ids"], self.draws["mlm_labels"], text.ids.numel())
         return MaskedTokens(self.draws["mrtd_generator_input_ids"], text.ids, text.ids.numel())
 
-    def sampled_tokens(self, logits):
+    def sampled_tokens(self, logits, packed=None):
         return self.draws["mrtd_sampled"]
 
     def patch_noise(self):
@@ -84,14 +86,16 @@ def build(golden: dict) -> PersonSearchModel:
     return model.to(golden_device())
 
 
-def batch_of(golden: dict) -> TrainBatch:
+def batch_of(golden: dict, counted: bool = False) -> TrainBatch:
+    """The recorded batch. counted: its words are, so that words alone are computed."""
     inputs = golden["inputs"]
+    words = [int(inputs[f"text{number}_mask"].sum()) if counted else None for number in (1, 2)]
     attributes = inputs["attribute_masks"].long()
     return TrainBatch(
         image1=inputs["image1"],
         image2=inputs["image2"],
-        caption=TextTokens(inputs["text1_ids"], inputs["text1_mask"].bool()),
-        caption2=TextTokens(inputs["text2_ids"], inputs["text2_mask"].bool()),
+        caption=TextTokens(inputs["text1_ids"], inputs["text1_mask"].bool(), words=words[0]),
+        caption2=TextTokens(inputs["text2_ids"], inputs["text2_mask"].bool(), words=words[1]),
         attributes=attributes,
         attribute_count=int(attributes.max()),
         identity=inputs["idx"],
@@ -101,12 +105,12 @@ def batch_of(golden: dict) -> TrainBatch:
 
 
 @cache
-def after_step(path: Path) -> tuple[PersonSearchModel, dict[str, torch.Tensor]]:
-    """The model after one forward and backward pass, and its losses."""
+def after_step(path: Path, counted: bool = False) -> tuple[PersonSearchModel, dict[str, torch.Tensor]]:
+    """The model after one forward and backward pass, and its losses; counted: as `batch_of`."""
     golden = read(path)
     model = build(golden).train()
     model.follow(model.objective.momentum)  # the published step begins with it, ours ends with it
-    found, queued = model(batch_of(golden), RecordedDraws(golden["draws"]), golden["inputs"]["alpha"])
+    found, queued = model(batch_of(golden, counted), RecordedDraws(golden["draws"]), golden["inputs"]["alpha"])
     sum(golden["loss_weights"][name] * value for name, value in found.items()).backward()
     model.enqueue(queued)
     return model, found
@@ -130,15 +134,17 @@ def test_image_tokens(path):
     torch.testing.assert_close(model.visual_encoder(inputs["image1"], keep), recorded, atol=1e-5, rtol=0)
 
 
-def test_losses(path):
-    expected, (_, found) = read(path)["losses"], after_step(path)
+@PADDED_OR_PACKED
+def test_losses(path, counted):
+    expected, (_, found) = read(path)["losses"], after_step(path, counted)
     assert set(found) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(found[name].detach(), value, rtol=1e-5, atol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_gradients(path):
-    expected, (model, _) = read(path)["gradients"], after_step(path)
+@PADDED_OR_PACKED
+def test_gradients(path, counted):
+    expected, (model, _) = read(path)["gradients"], after_step(path, counted)
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert set(gradients) == set(expected)
     for name, gradient in expected.items():
@@ -146,8 +152,9 @@ def test_gradients(path):
         assert error <= 1e-4 * gradient.norm() + 1e-6, f"{name}: {error} of {gradient.norm()}"
 
 
-def test_queues_and_momentum_after_the_step(path):
-    expected, (model, _) = read(path)["after_step_buffers"], after_step(path)
+@PADDED_OR_PACKED
+def test_queues_and_momentum_after_the_step(path, counted):
+    expected, (model, _) = read(path)["after_step_buffers"], after_step(path, counted)
     state = model.state_dict()
     for name, value in expected.items():
         torch.testing.assert_close(state[name], value, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
@@ -169,7 +176,7 @@ def test_evaluation(path):
     caption, image = (~recorded["itm_score"].isnan()).nonzero(as_tuple=True)
     memory = model.text_encoder.project_images(tokens)
     pairing = Pairing(aligned=0, crossed=image)
-    scores = model.match_scores(reading.text_prefix[caption], reading.tokens.mask[caption], memory, pairing)
+    scores = model.match_scores(reading.prefix.states[caption], reading.tokens.mask[caption], memory, pairing)
     torch.testing.assert_close(scores, recorded["itm_score"][caption, image], atol=1e-5, rtol=0)
 
 

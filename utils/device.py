@@ -14,7 +14,7 @@ from torch import Tensor
 
 from utils.logs import set_up_logging
 from utils.memory import keep_freed_memory
-from utils.precision import be_deterministic, set_precision
+from utils.precision import be_deterministic, choose_precision, set_precision
 from utils.processes.distributed import Launch, choose_device, end_with_parent, process_group, read_launch
 
 ALONE = Launch()
@@ -33,17 +33,19 @@ def prepare_device(name: str, launch: Launch = ALONE) -> torch.device:
 
 
 def prepare_precision(precision: str, device: torch.device, deterministic: bool = False) -> Autocast:
-    """Choose the precision (fp32, tf32 or bf16) and the kernels of this process; returns what makes autocast contexts.
+    """Choose the precision (fp32, tf32, bf16 or auto) and the kernels of this process; returns what makes autocast
+    contexts.
 
-    deterministic: kernels that give the same bits every time, which cost nothing on a CPU and are always chosen there.
+    deterministic: kernels that give the same bits every time, which cost nothing on a CPU and are always chosen there;
+    on a GPU, operations without such a kernel raise RuntimeError.
     Attention is not left to cuDNN, which makes a plan for every new shape, for up to a second: here captions change
     their length all the time.
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic or device.type == "cpu":
-        be_deterministic()
-    return set_precision(precision, device)
+        be_deterministic(device)
+    return set_precision(choose_precision(precision, device), device)
 
 
 def upload(arrays: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, ...]:

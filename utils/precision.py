@@ -8,6 +8,14 @@ from functools import partial
 import torch
 
 
+def choose_precision(precision: str, device: torch.device) -> str:
+    """fp32, tf32 or bf16: what `auto` means on a device, bf16 on a GPU that multiplies in it, else fp32."""
+    if precision != "auto":
+        return precision
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if bf16 else "fp32"
+
+
 def set_precision(precision: str, device: torch.device) -> Callable[[], AbstractContextManager]:
     """Choose the precision of this process; returns a function that makes an autocast context."""
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -26,11 +34,15 @@ def full_precision(tensor: torch.Tensor) -> AbstractContextManager:
     return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
-def be_deterministic() -> None:
-    """Choose kernels that give the same bits every time: on a CPU at no cost, on CUDA where there are any, slower."""
+def be_deterministic(device: torch.device) -> None:
+    """Choose kernels that give the same bits every time: on a CPU at no cost, on CUDA slower.
+
+    There an operation that has none raises RuntimeError: where torch is to warn alone, it does not choose the
+    deterministic backward pass that its kernels of attention have.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=device.type != "cuda")
     # our memory is written before it is read; to mypy this property of the module is not there
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

@@ -35,6 +35,7 @@ def items_of(bench: Bench) -> list[Item]:
         *(graph(bench, size) for size in (8, 13, 52)),  # which may break what follows
         *(compiled(bench, "layers", size) for size in (8, 52)),
         *(compiled(bench, "step", size) for size in (52, 8)),
+        *(compiled(bench, "graphs", size) for size in (8, 13)),
         *(step(bench, size, "tf32") for size in (13, 32, 64, 128)),
         published(bench, 32),
         Item("gallery/fp32", 8, partial(measure_gallery, bench, "fp32")),

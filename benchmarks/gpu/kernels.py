@@ -142,25 +142,36 @@ class CompiledFigures:
 
 
 def measure_compiled(bench: Bench, how: str, size: int, precision: str) -> CompiledFigures:
-    """Needs CUDA, for which torch writes other kernels than for a CPU. how: "layers" or the whole "step"."""
+    """Needs CUDA, for which torch writes other kernels than for a CPU. how: "layers", the whole "step", or its
+    CUDA "graphs"."""
     batch, draws = bench.inputs(bench.batch_size(size))
-    if how == "step":
+    if how != "layers":
         batch = batch.with_few_shapes(SPECIAL.pad, bench.config.bert_config.max_position_embeddings)
     with compiled(bench.model, how):
         taker = StepTaker(bench, (batch, draws), precision)
+
+        def step() -> None:
+            if how == "graphs":
+                torch.compiler.cudagraph_mark_step_begin()
+            totals.append(taker.step())
+
+        totals: list[Tensor] = []
         began = time.perf_counter()
-        totals = [taker.step()]
+        step()
         finish_queued()
         first = time.perf_counter() - began
-        times = bench.time_calls(lambda: totals.append(taker.step()))
+        times = bench.time_calls(step)
     samples = 1e3 * batch.size / times.ms
     return CompiledFigures(batch.size, words_of(taker.batch), first, times.ms, times.host_ms, samples, totals[2].item())
 
 
 @contextmanager
 def compiled(model: PersonSearchModel, how: str) -> Iterator[None]:
-    """Within, a model is compiled as in training with `compile`."""
-    compile_model(model, how)
+    """Within, a model is compiled as in training with `compile`, or with `cuda_graphs`."""
+    if how == "graphs":
+        compile_model(model, "step", cuda_graphs=True)
+    else:
+        compile_model(model, how)
     try:
         yield
     finally:

@@ -21,9 +21,9 @@ from dataset.batch import TextTokens
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of, load_blocks
 from evaluation.stages.dealing import deal
 from evaluation.stages.encoding import KeptTokens, Setting, encode_images, kept_dtype, progress
-from models.fusion import Pairing
 from models.fusion_packed import PackedFusion, prepare_fusion
 from models.packing import Packing, starts_of
+from models.pairing import Pairing
 from models.person_search import PersonSearchModel
 from utils.device import upload
 from utils.processes.distributed import exchange, rank, sum_over_processes, world_size

@@ -3,18 +3,19 @@
 Blocks read as they would with torch's own. What a processor, a precision or a memory limit asks for stands here:
 
     Linear, cast_once, prepare_weights, convert_weights     products by oneDNN on a CPU; conversions made once
+    by_one_product                       several layers that read the same, as one
     LayerNorm, GELU, elementwise         outputs that the Linear layer that reads them computes again, not keeps
     checkpointed                         inner results computed again in the backward pass, where they are big
     attend, attend_indexed, in_order     scaled dot-product attention
-    attend_segments, Segments            the same for rows of many lengths without padding
+    attend_segments, Segments, kernel_for   the same for rows of many lengths without padding
     Dropout                              a mask that costs little on a CPU
 """
 
 from models.kernels.attention import attend, attend_indexed, in_order
 from models.kernels.dropout import Dropout
-from models.kernels.linear import Linear, cast_once, convert_weights, prepare_weights
+from models.kernels.linear import Linear, by_one_product, cast_once, convert_weights, prepare_weights
 from models.kernels.recompute import GELU, LayerNorm, bytes_of, checkpointed, elementwise
-from models.kernels.segments import Segments, attend_segments
+from models.kernels.segments import Segments, attend_segments, kernel_for
 
 __all__ = [
     "GELU",
@@ -25,11 +26,13 @@ __all__ = [
     "attend",
     "attend_indexed",
     "attend_segments",
+    "by_one_product",
     "bytes_of",
     "cast_once",
     "checkpointed",
     "convert_weights",
     "elementwise",
     "in_order",
+    "kernel_for",
     "prepare_weights",
 ]

@@ -44,9 +44,24 @@ class Linear(nn.Linear):
             return linear(input, self.weight, self.added())
         return linear_of(recipe, input, self.weight, self.added())
 
+    def operands(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as products take them here."""
+        return self.prepared or self.converted or (self.weight, self.added())
+
     def added(self) -> Tensor | None:
         """The bias, if it is added here."""
         return self.bias if self.adds_bias else None
+
+
+def by_one_product(layers: Sequence[Linear], input: Tensor) -> tuple[Tensor, ...]:
+    """What each of these layers, all as wide and with a bias, makes of input [..., in]: [..., out] each.
+
+    One product keeps a GPU busier than many, and its gradient by `input` is not a sum of as many. The results share
+    memory, row by row.
+    """
+    weights, biases = zip(*(layer.operands() for layer in layers), strict=True)
+    together = linear(input, torch.cat(weights), torch.cat(biases))
+    return together.unflatten(-1, (len(layers), -1)).unbind(-2)
 
 
 class Converted(torch.autograd.Function):

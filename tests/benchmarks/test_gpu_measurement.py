@@ -191,10 +191,14 @@ def test_layers_are_compiled_for_one_item_alone(bench, monkeypatch):
     assert found.first_s > 0 and found.total == pytest.approx(steps.measure_step(bench, 8, "fp32").total)
 
 
-def test_a_whole_step_is_compiled_for_a_batch_of_few_shapes(bench, monkeypatch):
-    lengths = []
+@pytest.mark.parametrize("how", ["step", "graphs"])
+def test_a_whole_step_is_compiled_for_a_batch_of_few_shapes(how, bench, monkeypatch):
+    lengths, began = [], []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: began.append(1))
 
-    def compile_model(model, how):
+    def compile_model(model, what, cuda_graphs=False):
+        assert (what, cuda_graphs) == ("step", how == "graphs")
+
         def compiled(batch, *others):
             lengths.append(batch.caption.ids.shape[1])
             return model._call_impl(batch, *others)
@@ -202,8 +206,9 @@ def test_a_whole_step_is_compiled_for_a_batch_of_few_shapes(bench, monkeypatch):
         model._compiled_call_impl = compiled
 
     monkeypatch.setattr(kernels, "compile_model", compile_model)
-    found = kernels.measure_compiled(bench, "step", 8, "fp32")
+    found = kernels.measure_compiled(bench, how, 8, "fp32")
     assert set(lengths) == {found.words} and found.words % 8 == 0
+    assert len(began) == (len(lengths) if how == "graphs" else 0)
     assert bench.model._compiled_call_impl is None
 
 

@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from dataset.batch import TextTokens, TrainBatch
 from models.decoder import patchify
-from models.fusion import Pairing
 from models.image_encoder import PatchSubset
 from models.losses import IGNORED, value_of
 from models.objectives import LOSSES, PAIRS
+from models.pairing import Pairing
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, pick
 from models.training_step import Embeddings, Negatives, QueueEntry, TrainingStep

@@ -24,9 +24,13 @@ def small_model(axis: str = "positions") -> PersonSearchModel:
 
 
 def padded(seed: int) -> tuple[TrainBatch, RandomDraws]:
-    """A batch of few shapes and its draws."""
-    batch = tiny_batch(IDENTITIES, seed=seed).with_few_shapes(SPECIAL.pad, MOST)
-    return batch, tiny_draws(len(IDENTITIES), epoch=seed)
+    """A batch of few shapes and its draws; that of seed 1 has one word less than that of 0."""
+    batch = tiny_batch(IDENTITIES, seed=seed)
+    if seed:
+        mask = batch.caption2.mask.clone()
+        mask[3, 4] = False
+        batch = replace(batch, caption2=replace(batch.caption2, mask=mask, words=batch.caption2.words - 1))
+    return batch.with_few_shapes(SPECIAL.pad, MOST), tiny_draws(len(IDENTITIES), epoch=seed)
 
 
 def losses_and_gradients(model: PersonSearchModel, batch: TrainBatch, draws: RandomDraws) -> dict[str, Tensor]:
@@ -78,6 +82,17 @@ def test_batches_of_like_captions_have_one_shape():
     assert batch.with_few_shapes(SPECIAL.pad, MOST).caption2.ids.shape[1] == 8
     nine = replace(batch, caption2=batch.caption2.padded_to(9, SPECIAL.pad))
     assert [nine.with_few_shapes(SPECIAL.pad, most).caption.ids.shape[1] for most in (10, 20)] == [10, 16]
+
+
+def test_batches_of_about_as_many_words_count_as_many():
+    batch = tiny_batch(IDENTITIES)
+    assert (batch.caption.words, batch.caption2.words) == (23, 24)
+    for words, counted in (((23, 24), 32), ((17, 24), 32), ((24, 17), 32), ((16, 12), 16), ((12, 17), 32)):
+        texts = (replace(text, words=w) for text, w in zip((batch.caption, batch.caption2), words, strict=True))
+        few = replace(batch, **dict(zip(("caption", "caption2"), texts, strict=True))).with_few_shapes(SPECIAL.pad, 20)
+        assert (few.caption.words, few.caption2.words) == (counted, counted)  # of 4 captions of 8 tokens
+    uncounted = replace(batch, caption2=replace(batch.caption2, words=None)).with_few_shapes(SPECIAL.pad, 20)
+    assert uncounted.caption.words is None and uncounted.caption2.words is None
 
 
 @needs_compiler

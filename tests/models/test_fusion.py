@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
 from dataset.batch import TextTokens
-from models.fusion import Pairing, TextEncoder
-from models.fusion_batch import FusionRows
+from models.fusion import TextEncoder
+from models.fusion_batch import FusionRows, TextPrefix
 from models.fusion_packed import PackedFusion
 from models.fusion_size import FusionSize
 from models.kernels import attend
 from models.packing import Packing
+from models.pairing import Pairing
 
 IMAGES, TOKENS, WIDTH = 3, 5, FUSION.encoder_width
 LENGTHS = [7, 4, 5]
@@ -382,10 +383,10 @@ def test_rows_fused_by_name_are_the_passes_alone(full_ca):
     memory, crossed = network.project_images(images), torch.tensor([1, 1, 0])
     texts = {"long": captions([9, 4, 6]), "other": captions(LENGTHS, seed=3), "short": captions([3, 4, 3], seed=4)}
     text_prefix = {name: network.encode_prefix(text.ids, text.mask) for name, text in texts.items()}
-    rows = FusionRows()
-    rows.add("short", text_prefix["short"], texts["short"].mask)
-    rows.add_crossed("other", text_prefix["other"], texts["other"].mask, crossed)
-    rows.add("long", text_prefix["long"], texts["long"].mask)
+    rows, prefix = FusionRows(), {name: TextPrefix(text_prefix[name], text.mask) for name, text in texts.items()}
+    rows.add("short", prefix["short"])
+    rows.add_crossed("other", prefix["other"], crossed)
+    rows.add("long", prefix["long"])
     found = rows.fuse(network, memory)
     assert set(found) == set(texts)
     for name, text in texts.items():

@@ -10,9 +10,10 @@ from tiny_model import VISION, captions, tiny_model
 from torch import Tensor
 
 from dataset.batch import TextTokens
-from models.fusion import ImageKeysValues, Pairing
+from models.fusion import ImageKeysValues
 from models.fusion_size import FusionSize
 from models.gradcam import TARGETS, attribute_maps, require_maps, usual_layer, word_maps
+from models.pairing import Pairing
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer
 from utils.errors import UserError

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.kernels import Linear, prepare_weights
+from models.kernels import Linear, by_one_product, convert_weights, prepare_weights
 from utils.precision import autocast
 
 
@@ -70,3 +70,20 @@ def test_float32_needs_no_copy_of_the_weights():
     ours, _ = pair()
     with prepare_weights(ours, partial(autocast, "fp32", "cpu")):
         assert ours.prepared is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layers_that_read_the_same_are_one_product(precision):
+    torch.manual_seed(0)
+    layers, given = [Linear(6, 4) for _ in range(3)], torch.randn(2, 5, 6, requires_grad=True)
+    found = []
+    for join in (False, True):
+        with autocast(precision, "cpu"), convert_weights(layers):
+            parts = by_one_product(layers, given) if join else [layer(given) for layer in layers]
+        assert all(part.shape == (2, 5, 4) for part in parts)
+        loss = sum((number + 1) * part.float().square().sum() for number, part in enumerate(parts))
+        parameters = [parameter for layer in layers for parameter in layer.parameters()]
+        found.append([*parts, *torch.autograd.grad(loss, [given, *parameters])])
+    for one, other in zip(*found, strict=True):
+        error = (other.float() - one.float()).norm() / one.float().norm()
+        assert error <= (1e-6 if precision == "fp32" else 0.01)

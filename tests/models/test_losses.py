@@ -192,6 +192,12 @@ def test_masked_language_is_a_loop_over_masked_tokens(axis, alpha):
     expected = plain_masked_language(logits.tolist(), LABELS.tolist(), teacher.tolist(), alpha, axis)
     found = losses.masked_language(logits, LABELS, teacher, alpha, axis).value
     assert found.item() == pytest.approx(expected, rel=1e-5)
+    chosen = torch.tensor([1, 6, 3, 0])  # the masked words, and another
+    of_chosen = losses.masked_language(
+        logits, LABELS, teacher.flatten(0, 1).index_select(0, chosen), alpha, axis, chosen=chosen
+    )
+    assert of_chosen.value.item() == pytest.approx(expected, rel=1e-5)
+    assert of_chosen.number == 3
 
 
 def test_masked_language_by_hand():

@@ -21,9 +21,9 @@ from tiny_model import (
 from torch import Tensor
 
 from dataset.batch import TextTokens
-from models.fusion import Pairing
 from models.losses import IGNORED
 from models.objectives import LOSSES, Loss, only
+from models.pairing import Pairing
 from models.person_search import PersonSearchModel, negative_weights
 from models.randomness import RandomDraws
 from models.training_step import QueueEntry
@@ -360,9 +360,9 @@ def test_embeddings_have_unit_length():
 def test_match_scores_are_the_match_logit_of_the_fused_cls():
     model, batch = tiny_model().eval(), tiny_batch(IDENTITIES)
     plain = PlainStep(model, batch, None, 0.4)
-    reading, (tokens, _) = model.encode_text(batch.caption2), model.encode_image(batch.image1)
+    (tokens, _), caption = model.encode_image(batch.image1), batch.caption2
     scores = model.match_scores(
-        reading.text_prefix,
+        model.text_encoder.encode_prefix(caption.ids, caption.mask),
         batch.caption2.mask,
         model.text_encoder.project_images(tokens),
         Pairing(0, torch.tensor([3, 3, 0, 1])),

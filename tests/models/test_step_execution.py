@@ -1,12 +1,14 @@
 """How a step is computed: precision, device, memory, processes. Its values are those of test_model_step.py."""
 
+import re
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 
 import pytest
 import torch
 import torch.distributed as dist
-from pretended_gpu import Launches, on_gpu, pretended_gpu, without_content
+from pretended_gpu import Launches, backward_of, on_gpu, pretended_gpu, without_content
 from tiny_model import (
     IDENTITIES,
     SPECIAL,
@@ -26,6 +28,9 @@ from models import objectives, person_search
 from models.kernels import attention
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, StepNoise
+from models.vision_mamba import VisionMamba
+from models.vision_transformer import VisionTransformer
+from utils.errors import UserError
 from utils.precision import autocast
 from utils.processes import distributed
 from utils.training.epoch_log import EpochLog, Step
@@ -148,18 +153,65 @@ def one_kernel(query: Tensor, keys: Tensor, values: Tensor, **options) -> Tensor
     return query * 1
 
 
-@pytest.mark.parametrize(("precision", "most"), [("fp32", 735), ("bf16", 835)])
-def test_a_gpu_is_given_few_kernels_and_asked_nothing(precision, most, monkeypatch):
+@pytest.mark.parametrize(("precision", "most", "kernel"), [("fp32", 988, "_efficient"), ("bf16", 1114, "_flash")])
+def test_a_gpu_is_given_few_kernels_and_asked_nothing(precision, most, kernel, monkeypatch):
     """Forward; in bfloat16 they were 1,080 when each weight was converted by itself."""
     monkeypatch.setattr(attention, "scaled_dot_product_attention", one_kernel)
-    model, given = lived_in(tiny_model()), (tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES)))
+    # of 8 layers, so that what each asks for counts, and not what is asked for once
+    model = lived_in(tiny_model(hidden_size=32, num_hidden_layers=8, fusion_layer=4))
+    given = tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES))
     with pretended_gpu():
         model, given = on_gpu(model), [without_content(part) for part in given]
         with autocast(precision, "cuda"), Launches() as launches:
-            model(*given, 0.4)
+            losses = model(*given, 0.4).losses
+    backward = backward_of(losses.values())
+    # keys and values of all layers are one product, and query, key and value of each layer: alone, they were 135
+    assert 50 < backward["Addmm"] <= 98, backward
     assert not launches.waits
     assert len(launches.names) <= most, len(launches.names)
     assert launches.counts["addmm"] + launches.counts["mm"] > 100
+    # self-attention of both models below fusion_layer, and both attentions of all fused layers but one, which is shared
+    assert launches.counts[f"{kernel}_attention_forward"] == 2 * (4 + 2 * 8)
+
+
+WITHOUT_THE_SAME_BITS = re.compile(  # of torch.use_deterministic_algorithms: what raises on CUDA, in either pass
+    r"(?i)(adaptive_?)?(avg|max)_?pool[23]d|fractional|max_?unpool|upsample|reflection_?pad|nll_?loss_?2d|ctc_?loss"
+    r"|embedding_?bag|^put_?$|histc|bincount|median|kth_?value|grid_?sampler|scatter_?reduce|cudnn_attention"
+)
+
+
+def not_deterministic(names: Iterable[str]) -> list[str]:
+    return sorted({name for name in names if WITHOUT_THE_SAME_BITS.search(name)})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("encoder", [VisionTransformer, VisionMamba])
+def test_a_step_on_a_gpu_can_be_computed_with_the_same_bits_every_time(precision, encoder, monkeypatch):
+    """By operations that have a deterministic kernel; those of attention do if torch is not to warn alone."""
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", one_kernel)
+    model = lived_in(tiny_model(hidden_size=32, encoder=encoder, objective={"mlm_distill_axis": "positions"}))
+    given = tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES))
+    with pretended_gpu():
+        model, given = on_gpu(model), [without_content(part) for part in given]
+        with autocast(precision, "cuda"), Launches() as launches:
+            losses = model(*given, 0.4).losses
+        backward = backward_of(losses.values())
+        enlarged = torch.nn.functional.interpolate(losses["cl"][None, None, None, None], size=(4, 4), mode="bicubic")
+        assert not_deterministic(backward_of([enlarged])) == ["UpsampleBicubic2D"]
+    kernel = "Flash" if precision == "bf16" else "Efficient"
+    assert backward[f"{kernel}Attention"] == 10 and backward["IndexSelect"] and backward["Embedding"]
+    assert not_deterministic(backward) == not_deterministic(launches.names) == []
+
+
+def test_an_operation_without_a_deterministic_kernel_is_named(monkeypatch):
+    stepper = stepper_for(lived_in(tiny_model()))
+
+    def fail(*given):
+        raise RuntimeError("kthvalue CUDA does not have a deterministic implementation, but you set ...")
+
+    monkeypatch.setattr(stepper.model, "forward", fail)
+    with pytest.raises(UserError, match=r"^config: `deterministic`: kthvalue has no deterministic kernel; set it to"):
+        stepper.compute_gradients([(tiny_batch(IDENTITIES), tiny_draws(4), 0.4)], Step(0, 0, 9, 0))
 
 
 def test_gradient_checkpointing_gives_the_same_losses_and_gradients():

@@ -64,7 +64,7 @@ def captions(lengths: list[int], seed: int = 0) -> TextTokens:
     ids = torch.randint(4, VOCABULARY, mask.shape, generator=generator)
     ids[:, 0] = SPECIAL.cls
     ids[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = SPECIAL.sep
-    return TextTokens(ids.where(mask, SPECIAL.pad), mask)
+    return TextTokens(ids.where(mask, SPECIAL.pad), mask, words=sum(lengths))
 
 
 def tiny_batch(identity: list[int], with_attributes: bool = True, seed: int = 0) -> TrainBatch:
@@ -74,8 +74,9 @@ def tiny_batch(identity: list[int], with_attributes: bool = True, seed: int = 0)
     image = [torch.randn(size, 3, *VISION.image_size, generator=generator) for _ in range(2)]
     lengths = [5 + i % 3 for i in range(size)]
     caption, other = captions(lengths, seed), captions([6] * size, seed + 1)
-    caption2 = TextTokens(torch.nn.functional.pad(caption.ids, (0, 1)), torch.nn.functional.pad(caption.mask, (0, 1)))
-    caption2.ids[0, :6], caption2.mask[0, :6] = other.ids[0], other.mask[0]
+    ids, mask = (torch.nn.functional.pad(part, (0, 1)) for part in (caption.ids, caption.mask))
+    ids[0, :6], mask[0, :6] = other.ids[0], other.mask[0]
+    caption2 = TextTokens(ids, mask, words=int(mask.sum()))
     attributes = torch.zeros_like(caption2.ids)
     if with_attributes:
         attributes[0, 1:4] = torch.tensor([1, 1, 2])

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from utils.errors import UserError
 from utils.processes.distributed import gather_objects, is_main, max_over_processes, min_over_processes, rank
@@ -32,12 +33,17 @@ SUMMARIES = ("total", "grad_norm")  # values of a step that follow from others
 
 @dataclass(frozen=True)
 class StepRules:
-    """How losses become a step. clip: the largest gradient norm, None = any."""
+    """How losses become a step.
+
+    clip: the largest gradient norm, None = any. overwritten: what the model returns, and gradients of it, are
+    overwritten when it is called again (CUDA graphs).
+    """
 
     weights: Mapping[str, float]
     precision: Callable[[], AbstractContextManager]
     clip: float | None
     seed: int
+    overwritten: bool = False
 
 
 class Agreement(NamedTuple):
@@ -128,10 +134,15 @@ class Stepper:
         sums, kept = Sums(), []
         for number, given in enumerate(inputs):
             with self.synchronised(share and number == len(inputs) - 1):
-                with self.rules.precision():
+                if self.rules.overwritten:
+                    torch.compiler.cudagraph_mark_step_begin()
+                with self.rules.precision(), told_of_other_bits():
                     losses, entry = self.model(*given)
+                if self.rules.overwritten:
+                    entry = tree_map_only(Tensor, torch.clone, entry)
                 total = sum(self.rules.weights[name] * value for name, value in losses.items())
-                (total / len(inputs)).backward()
+                with told_of_other_bits():
+                    (total / len(inputs)).backward()
             sums.add({**losses, "total": total})
             kept.append(entry)
         return {**sums.mean_values, "grad_norm": clip_gradients(self.model, self.rules.clip)}, kept
@@ -213,10 +224,24 @@ class Stepper:
         """Gradients that are there return when the block ends; within, there are none."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters]
+        if self.rules.overwritten:
+            gradients = [None if gradient is None else gradient.clone() for gradient in gradients]
         self.optimizer.zero_grad(set_to_none=True)
         yield
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+
+
+@contextlib.contextmanager
+def told_of_other_bits() -> Iterator[None]:
+    """Within, an operation that has no deterministic kernel, where these are asked for, is a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" not in str(error):
+            raise
+        name = str(error).split()[0]
+        raise UserError(f"config: `deterministic`: {name} has no deterministic kernel; set it to false") from error
 
 
 def blame(broken: list[str], samples: str) -> list[str]:

@@ -16,7 +16,7 @@ from evaluation.stages.encoding import KeptTokens, Setting, embed_images
 from evaluation.stages.ranking import best, rank_split, right_images, search, summarise_stages
 from evaluation.stages.reranking import TextPrefixes, portions, room_for_images, score_candidates
 from models.build import build_model
-from models.fusion import Pairing
+from models.pairing import Pairing
 from models.person_search import PersonSearchModel
 from utils.precision import autocast
 
@@ -84,7 +84,7 @@ def plain_stages(model, split, k):
         scores = torch.full((len(images),), -torch.inf)
         for image in row.argsort(descending=True, stable=True)[:k].tolist():
             memory = model.text_encoder.project_images(encoded[image][0])
-            scores[image] = model.match_scores(reading.text_prefix, reading.tokens.mask, memory, Pairing())
+            scores[image] = model.match_scores(reading.prefix.states, reading.tokens.mask, memory, Pairing())
         similarity.append(row)
         itm.append(scores)
     return torch.stack(similarity), torch.stack(itm)

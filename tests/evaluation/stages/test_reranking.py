@@ -14,7 +14,6 @@ import torch
 from pretended_gpu import GPU, Launches, on_gpu, pretended_gpu
 from tiny_matcher import tiny_matcher
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.rerank import PATCHES, WIDTH, build, pretend_split, random_captions
 from dataset.evaluation_split import Captions, blocks_of
@@ -126,22 +125,20 @@ def test_attention_takes_a_kernel_that_can_serve(monkeypatch):
     capability = [(9, 0)]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
-    kernel_for = segments.kernel_for
-    assert kernel_for(torch.empty(2, 2, 8, dtype=torch.bfloat16)) == "runs"
-    with FakeTensorMode():
-        rows = torch.empty(2, 2, 64, dtype=torch.bfloat16, device=GPU)
-        for capability[0], kernel in (((7, 5), "runs"), ((8, 0), "flash"), ((9, 0), "flash")):
-            assert kernel_for(rows) == kernel
-        assert kernel_for(torch.empty(2, 2, 512, dtype=torch.bfloat16, device=GPU)) == "runs"
-        assert kernel_for(torch.empty(2, 2, 64, device=GPU)) == "efficient"
-        assert kernel_for(torch.empty(2, 2, 12, device=GPU)) == "runs"
-        monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
-        assert kernel_for(rows) == "runs"
+    kernel_for, half = segments.kernel_for, torch.bfloat16
+    assert kernel_for(torch.device("cpu"), half, 8) is None
+    for capability[0], kernel in (((7, 5), None), ((8, 0), "flash"), ((9, 0), "flash")):
+        assert kernel_for(GPU, half, 64) == kernel
+    assert kernel_for(GPU, half, 512) is None
+    assert kernel_for(GPU, torch.float32, 64) == "efficient"
+    assert kernel_for(GPU, torch.float32, 12) is None
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
+    assert kernel_for(GPU, half, 64) is None
 
 
 def segments_of(queries: list[int], keys: list[int]) -> segments.Segments:
     starts = [torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32) for lengths in (queries, keys)]
-    return segments.Segments(np.array(queries), np.array(keys), *starts)
+    return segments.Segments.of_lengths(np.array(queries), np.array(keys), *starts)
 
 
 def test_segments_of_about_equal_length_side_by_side_are_one_run():
