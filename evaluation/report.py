@@ -18,6 +18,7 @@ from evaluation.drawing.page import (
     build_page,
     diagram,
     paragraph,
+    picture_sheet,
     section,
 )
 from evaluation.drawing.scores_chart import draw_scores
@@ -25,6 +26,7 @@ from evaluation.drawing.sheet import ranking_sheet
 from evaluation.metrics import CEILING
 from evaluation.reporting.examples import SHOWN_IMAGES, changed_queries, random_queries, sheet_rows
 from evaluation.reporting.scores import Evaluated, Scores, difference_lines, read_start, scores_of
+from evaluation.reporting.studies import study_pictures
 from evaluation.reporting.tables import difference_table, score_table
 from evaluation.results import RankingFile, read_log, read_metrics, read_rankings
 from evaluation.studies.curves import draw_curves, has_curves
@@ -146,6 +148,9 @@ def _sections(results: Results, folder: Path, title: str, queries: int) -> Itera
             yield section("What re-ranking changes", paragraph(f"{about} {MARKS}"), articles(changed, beside=True))
         shown, about = random_queries(rankings, queries, results.seed)
         yield section("Rankings", paragraph(f"{about} {MARKS}"), articles(shown))
+    studies = "".join(picture_sheet(one.path, one.about) for one in study_pictures(run.folder))
+    if studies:
+        yield section("Inside the model", studies)
 
 
 def _metrics_section(results: Results, chart: Path) -> str:

@@ -16,6 +16,7 @@ from evaluation.drawing.pictures import format_score, load_picture, placeholder
 from evaluation.drawing.sheet import SheetRow
 
 THUMBNAIL = (88, 192)  # pixels, width and height of the box a person crop must fit
+SHEET = (1400, 4000)  # of a picture of a study
 COLOURS = 128  # of a diagram: lines and letters look the same, in a third of the bytes
 MARKS = "Below an image: ✓ right identity, ✗ wrong identity, and the score."
 
@@ -66,6 +67,16 @@ def diagram(path: Path, text: str, small: bool = False) -> str:
 def _figure(content: bytes, form: str, text: str, style: str = "wide") -> str:
     """A picture; a wide one is scrolled sideways in itself where the page is too narrow to read it."""
     return f'<figure class="{style}">{_image_tag(content, form, text)}</figure>'
+
+
+def picture_sheet(path: Path, text: str) -> str:
+    """A large picture below `text`; nothing where it cannot be read."""
+    picture = load_picture(path, SHEET, enlarge=False)
+    if picture is None:
+        return ""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=85, subsampling=0, optimize=True)
+    return paragraph(text) + _figure(buffer.getvalue(), "jpeg", text)
 
 
 # ---- captions with their images ---------------------------------------------------------
