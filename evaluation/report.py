@@ -16,7 +16,9 @@ from evaluation.drawing.page import (
     MARKS,
     articles,
     build_page,
+    command_block,
     diagram,
+    links,
     paragraph,
     picture_sheet,
     section,
@@ -26,6 +28,7 @@ from evaluation.drawing.sheet import ranking_sheet
 from evaluation.metrics import CEILING
 from evaluation.reporting.examples import SHOWN_IMAGES, changed_queries, random_queries, sheet_rows
 from evaluation.reporting.scores import Evaluated, Scores, difference_lines, read_start, scores_of
+from evaluation.reporting.steps import next_steps
 from evaluation.reporting.studies import study_pictures
 from evaluation.reporting.tables import difference_table, score_table
 from evaluation.results import RankingFile, read_log, read_metrics, read_rankings
@@ -151,6 +154,8 @@ def _sections(results: Results, folder: Path, title: str, queries: int) -> Itera
     studies = "".join(picture_sheet(one.path, one.about) for one in study_pictures(run.folder))
     if studies:
         yield section("Inside the model", studies)
+    reranked = "reranked" in run.metrics or (run.rankings is not None and "reranked" in run.rankings.indices)
+    yield _steps_section(run.folder, folder, results.log, reranked)
 
 
 def _metrics_section(results: Results, chart: Path) -> str:
@@ -169,6 +174,19 @@ def _metrics_section(results: Results, chart: Path) -> str:
         test = "; p-values: paired permutation tests by person" if scores.differences else ""
         parts.append(paragraph(f"95 % intervals: bootstrap over the {people} of the captions{test}."))
     return section("Metrics", *parts)
+
+
+def _steps_section(output_dir: Path, folder: Path, log: list[dict], reranked: bool) -> str:
+    """What can be done next with the run."""
+    steps = next_steps(output_dir, folder, log, reranked)
+    parts = []
+    for step in steps:
+        parts.append(f"<p>{step.about}</p>")
+        parts.append(command_block(step.commands) if step.commands else "")
+        parts.append(links(step.pages) if step.pages else "")
+    where = "Commands are for the folder of the repository; those of python for its environment." if parts else ""
+    has_commands = any(step.commands for step in steps)
+    return section("Go on", paragraph(where if has_commands else ""), *parts) if parts else ""
 
 
 def _warn_of_missing_images(rankings: RankingFile) -> None:

@@ -3,7 +3,7 @@
 import base64
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -77,6 +77,18 @@ def picture_sheet(path: Path, text: str) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=85, subsampling=0, optimize=True)
     return paragraph(text) + _figure(buffer.getvalue(), "jpeg", text)
+
+
+def command_block(commands: Sequence[str]) -> str:
+    """Commands to copy, each selected by one click."""
+    lines = "\n".join(f"<code>{escape(line)}</code>" for line in commands)
+    return f"<pre>{lines}</pre>"
+
+
+def links(pages: Mapping[str, str]) -> str:
+    """A list of links, name -> address."""
+    items = [f'<li><a href="{escape(address)}">{escape(name)}</a></li>' for name, address in pages.items()]
+    return f"<ul>{''.join(items)}</ul>"
 
 
 # ---- captions with their images ---------------------------------------------------------
