@@ -1,6 +1,6 @@
 """What a finished run reaches and finds, on a page to browse in OUTPUT/report.
 
-    python -m evaluation report OUTPUT [--start FOLDER] [--image_root FOLDER] [--queries 8] [--output FOLDER]
+    python -m evaluation report OUTPUT [--start FOLDER] [--image_root FOLDER] [--queries 6] [--output FOLDER]
 
 Reads log.txt, metrics.json and rankings.npz of the output folder and uses those that are there; FOLDER holds an
 evaluation of the weights that the run started from.
@@ -42,7 +42,7 @@ from utils.text import counted
 logger = logging.getLogger(__name__)
 
 SHEET_QUERIES = 8
-PAGE_QUERIES = 8
+PAGE_QUERIES = 6
 MAX_PAGE_QUERIES = 300  # some 100 KB of thumbnails each
 CHANGED_QUERIES = 3  # that gained, and as many that lost
 FILES = ("index.html", "metrics.png", "curves.png", "rankings.png")

@@ -75,8 +75,8 @@ def picture_sheet(path: Path, text: str) -> str:
     if picture is None:
         return ""
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=85, subsampling=0, optimize=True)
-    return paragraph(text) + _figure(buffer.getvalue(), "jpeg", text)
+    picture.save(buffer, format="WEBP", quality=82)  # letters stay sharp in half the bytes of a JPEG
+    return paragraph(text) + _figure(buffer.getvalue(), "webp", text)
 
 
 def command_block(commands: Sequence[str]) -> str:
@@ -151,7 +151,7 @@ def _thumbnail(path: str | os.PathLike, text: str) -> str:
     path = Path(path)
     picture = load_picture(path, THUMBNAIL) or placeholder(path.name, THUMBNAIL)
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=80, optimize=True)
+    picture.save(buffer, format="JPEG", quality=75, optimize=True)
     size = f' width="{picture.width}" height="{picture.height}" title="{escape(path.name)}"'
     return _image_tag(buffer.getvalue(), "jpeg", text, size)
 

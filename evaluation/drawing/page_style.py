@@ -28,7 +28,7 @@ article { background: var(--card); border: 1px solid var(--line); border-left: 5
 article.hit { border-left-color: var(--right); } .note { color: var(--note); font-weight: 600; margin: 0 0 4px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 0 18px; }
 .pair .strip { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 6px; }
-.pair .strip li { width: auto; font-size: .76rem; }
+.pair .strip li { width: auto; font-size: .76rem; overflow-wrap: anywhere; }
 .pair .strip img { max-width: 100%; height: auto; box-sizing: border-box; }
 .strip { list-style: none; display: flex; flex-wrap: wrap; gap: 10px 8px; margin: 8px 0; padding: 0; }
 .strip li { width: 96px; display: flex; flex-direction: column; justify-content: flex-end; font-size: .82rem;

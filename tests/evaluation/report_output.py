@@ -41,30 +41,30 @@ def rankings_arrays(image_root):
 PEOPLE = 6
 
 
-def write_evaluation(folder, image_root, ceiling=None, **ranks):
-    """metrics.json and rankings.npz of two captions for each of six people with one image each.
+def write_evaluation(folder, image_root, ceiling=None, people=PEOPLE, **ranks):
+    """metrics.json and rankings.npz of two captions for each of some people with one image each.
 
     ranks: stage -> the rank of the right image of each caption.
     """
-    people = np.arange(PEOPLE).repeat(2)
+    identities = np.arange(people).repeat(2)
     arrays = {
-        "captions": np.array([f"caption {number}" for number in range(len(people))]),
-        "caption_identities": people.astype(str),
-        "image_paths": np.array([f"{number}.png" for number in range(PEOPLE)]),
-        "image_identities": np.arange(PEOPLE).astype(str),
+        "captions": np.array([f"caption {number}" for number in range(len(identities))]),
+        "caption_identities": identities.astype(str),
+        "image_paths": np.array([f"{number}.png" for number in range(people)]),
+        "image_identities": np.arange(people).astype(str),
         "image_root": np.array(str(image_root)),
     }
     metrics = {} if ceiling is None else {"ceiling": ceiling}
     for stage, found in ranks.items():
-        others = [[image for image in range(PEOPLE) if image != person] for person in people]
+        others = [[image for image in range(people) if image != person] for person in identities]
         rows = [
             [*row[: rank - 1], person, *row[rank - 1 :]]
-            for row, rank, person in zip(others, found, people, strict=True)
+            for row, rank, person in zip(others, found, identities, strict=True)
         ]
         arrays[f"{stage}_indices"] = np.array(rows)
-        arrays[f"{stage}_scores"] = np.linspace(1, 0, PEOPLE)[None].repeat(len(people), axis=0)
+        arrays[f"{stage}_scores"] = np.linspace(1, 0, people)[None].repeat(len(identities), axis=0)
         arrays[f"{stage}_ranks"] = np.array(found)[:, None]
-        metrics[stage] = {**summarise(torch.tensor(found)[:, None]), "images": PEOPLE}
+        metrics[stage] = {**summarise(torch.tensor(found)[:, None]), "images": people}
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "rankings.npz", **arrays)
     (folder / "metrics.json").write_text(json.dumps(metrics))

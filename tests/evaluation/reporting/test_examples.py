@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from report_output import PEOPLE, Page, change_arrays, write_evaluation
+from PIL import Image
+from report_output import Page, change_arrays, write_evaluation
 
 from evaluation import report
 from evaluation.report import write_report
@@ -119,13 +120,23 @@ def test_random_captions_stay_a_fair_sample():
     assert hits[choose_queries(hits, 8)].sum() == 6
 
 
-def test_the_page_of_many_captions_stays_moderate(tmp_path):
-    """Photos hold more than drawings: noise at the size of thumbnails, which no JPEG makes small."""
-    from PIL import Image
-
+def test_the_page_of_photos_stays_moderate(tmp_path, monkeypatch):
+    """Ten images in each stage and four to find, with more detail than photos have, and large pictures of studies."""
     rng = np.random.default_rng(0)
-    for number in range(PEOPLE):
-        coarse = Image.fromarray(rng.integers(0, 256, (48, 22, 3), dtype=np.uint8))
-        coarse.resize((88, 192)).save(tmp_path / f"{number}.png")
-    run = write_evaluation(tmp_path / "run", tmp_path, stage1=BEFORE, reranked=AFTER)
-    assert (write_report(run) / "index.html").stat().st_size < 2_000_000
+    people = 12
+
+    def photo(path, width, height, detail):
+        coarse = Image.fromarray(rng.integers(40, 216, (height // detail, width // detail, 3), dtype=np.uint8))
+        coarse.resize((width, height)).save(path)
+
+    for number in range(people):
+        photo(tmp_path / f"{number}.png", 88, 192, 4)
+    before = [2, 3, 2, 6, 1, 1, 1, 1, 1, 2, 2, 5] * 2
+    run = write_evaluation(tmp_path / "run", tmp_path, people=people, stage1=before, reranked=AFTER * 2)
+    (run / "studies").mkdir()
+    for name in ("gradcam", "reconstruction"):
+        photo(run / "studies" / f"{name}.png", 1200, 1900, 16)
+        (run / "studies" / f"{name}.json").write_text('{"checkpoint": "checkpoint_best.pth"}')
+    monkeypatch.setattr(report, "ranking_sheet", lambda *arguments: None)  # a file of its own
+    page = write_report(run) / "index.html"
+    assert len(Page(page).sources) > 6 * 20 and page.stat().st_size < 2_000_000
