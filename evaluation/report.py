@@ -48,11 +48,12 @@ CHANGED_QUERIES = 3  # that gained, and as many that lost
 FILES = ("index.html", "metrics.png", "curves.png", "rankings.png")
 
 ABOUT_METRICS = (
-    "A sentence describes one person, and all images of the gallery are ranked by it: by embeddings, each image and the"
-    " sentence being encoded alone, then, re-ranked, the best of them by reading both together. R@K: for how many"
-    " sentences a right image is among the first K; mAP and mINP: how far ahead all right images stand."
+    "A caption describes one person, and all images of the gallery are ranked by it. By embeddings: image and caption"
+    " are encoded apart and compared. Re-ranked: the first of these images are read together with the caption and put"
+    " into a new order. R@K: for how many captions a right image is among the first K. mAP, mINP: how far ahead all"
+    " right images are."
 )
-ABOUT_CEILING = " Ceiling: what a reader who knows all that the sentences name can expect."
+ABOUT_CEILING = " Ceiling: what a reader who recognises all that the captions name can expect."
 
 
 @dataclass(frozen=True)
