@@ -81,6 +81,9 @@ class RankingFile(BaseModel):
         for stage, indices in self.indices.items():
             if self.scores[stage].shape != indices.shape or not ((indices >= 0) & (indices < images)).all():
                 raise ValueError(f"the indices of {stage} are not those of its scores and images")
+        for stage, ranks in self.ranks.items():
+            if (ranks > images).any():
+                raise ValueError(f"the ranks of {stage} are beyond the number of images")
         return self
 
     @property
@@ -92,9 +95,15 @@ class RankingFile(BaseModel):
         """[C, K] bool: True where the ranked image shows the caption's identity."""
         return self.image_identities[self.indices[stage]] == self.caption_identities[:, None]
 
-    def hits(self) -> np.ndarray:
-        """[C] bool: True where the first image of the final stage is right; its mean is R@1."""
-        return np.asarray(self.right(self.final_stage)[:, :1].any(axis=1))
+    def hits(self, stage: str = "") -> np.ndarray:
+        """[C] bool: True where the first image of a stage (the final one by default) is right; its mean is R@1."""
+        return np.asarray(self.right(stage or self.final_stage)[:, :1].any(axis=1))
+
+    def first_right(self, stage: str, caption: int) -> int | None:
+        """Rank of the first right image of a caption, None where it is not known: not among the images kept."""
+        ranks = self.ranks[stage][caption] if stage in self.ranks else np.flatnonzero(self.right(stage)[caption]) + 1
+        ranks = ranks[ranks > 0]
+        return int(ranks.min()) if len(ranks) else None
 
 
 def read_rankings(path: Path) -> RankingFile:

@@ -15,13 +15,17 @@ RIGHT, WRONG = (23, 135, 60), (200, 32, 40)
 INK, GREY, LINE, PAPER = (32, 33, 36), (110, 114, 120), (222, 224, 228), (255, 255, 255)
 
 
-def load_picture(path: str | os.PathLike, size: tuple[int, int]) -> Image.Image | None:
-    """The image shrunk to fit `size` (width, height), RGB, or None when it cannot be read."""
+def load_picture(path: str | os.PathLike, size: tuple[int, int], enlarge: bool = True) -> Image.Image | None:
+    """The image scaled to fit `size` (width, height), RGB, or None when it cannot be read.
+
+    enlarge: a smaller image grows to touch that box, else it stays as it is.
+    """
     try:
         with Image.open(path) as image:
             image.draft("RGB", size)  # decodes large JPEG files at a fraction of their size
             image.load()
-            return shrink(as_rgb(image), size)
+            small = image.width <= size[0] and image.height <= size[1]
+            return as_rgb(image) if small and not enlarge else shrink(as_rgb(image), size)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return None
 

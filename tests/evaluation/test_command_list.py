@@ -6,7 +6,8 @@ import sys
 import pytest
 from benchmark_data import REPOSITORY, environment
 
-from evaluation.__main__ import find_studies, main
+from evaluation.__main__ import main
+from evaluation.questions import find_studies
 from utils.errors import UserError
 
 TWELVE = ["ablation", "contradiction", "cost", "cross_domain", "curves", "density"]
