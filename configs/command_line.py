@@ -9,7 +9,6 @@ from typing import Any
 
 from configs.schema import Config, load_config, resolve_config
 from models.released import saved_config
-from utils.checkpoints.named import checkpoint_path
 from utils.checkpoints.run_folder import config_beside
 from utils.errors import CommandParser, UserError
 
@@ -65,10 +64,10 @@ def build_parser() -> CommandParser:
     settings = "settings on top of the YAML files, such as optimizer.lr=1e-4"
     add("--set", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE", dest="overrides", help=settings)
     add("--output_dir", type=Path, default=Path("output/cuhk-pedes"), help="folder of the run")
-    add("--checkpoint", type=checkpoint_path, help="weights to start from, to evaluate, or to resume")
+    add("--checkpoint", type=Path, help="weights to start from, to evaluate, or to resume")
     add(
         "--vision_checkpoint",
-        type=checkpoint_path,
+        type=Path,
         help="weights that the image encoder starts from, in place of those",
     )
     resume = "continue the run of --checkpoint (default: checkpoint_last.pth of --output_dir) with its settings"

@@ -20,7 +20,6 @@ from search.metadata import read_metadata
 from search.moving import move_images
 from search.searcher import CANDIDATES, Answer, Searcher
 from search.selection import select_images
-from utils.checkpoints.named import checkpoint_path
 from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.files import as_json, require_file
 from utils.logs import set_up_logging
@@ -295,7 +294,7 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser, needed: bool = False) -> None:
     source = "a checkpoint of a run, or an exported folder" + ("" if needed else " (default: as the gallery was made)")
-    parser.add_argument("--checkpoint", required=needed, type=checkpoint_path, help=source)
+    parser.add_argument("--checkpoint", required=needed, type=Path, help=source)
     parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside the checkpoint)")
     parser.add_argument(
         "--set",

@@ -26,7 +26,6 @@ from evaluation.studies.ablation_plan import MADE_WITH, Plan, Training, all_runs
 from evaluation.studies.jobs import Job, run_jobs
 from evaluation.studies.study import Study, add_settings, study
 from evaluation.tables import Row, markdown_table
-from utils.checkpoints.named import checkpoint_path
 from utils.checkpoints.run_folder import RunFolder
 from utils.errors import CommandParser, UserError
 from utils.files import atomic_write, write_json
@@ -39,7 +38,7 @@ SHOWN_METRICS = ("r1", "mAP")
 def add_options(parser: CommandParser) -> None:
     start = "what all runs start from, in place of what the study says"
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the study")
-    parser.add_argument("--checkpoint", type=checkpoint_path, help=start)
+    parser.add_argument("--checkpoint", type=Path, help=start)
     add_settings(parser, "settings of all runs, below those of their variants")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -29,7 +29,6 @@ from dataset.evaluation_split import EvaluationSplit
 from evaluation.studies.comparison import open_attributes, open_same_split
 from evaluation.tables import Row
 from evaluation.trained import TrainedModel
-from utils.checkpoints.named import checkpoint_path
 from utils.device import prepare_device
 from utils.errors import CommandParser, UserError
 from utils.files import atomic_write, require_file, require_folder, write_json
@@ -163,7 +162,7 @@ def add_models(parser: CommandParser, most: int | None) -> None:
     count = 1 if most == 1 else "+"
     parser.add_argument(
         "--checkpoint",
-        type=checkpoint_path,
+        type=Path,
         required=True,
         nargs=count,
         metavar="FILE",

@@ -30,7 +30,6 @@ from evaluation.studies.study import Study, add_settings, study
 from evaluation.tables import Row, markdown_table
 from evaluation.trained import settings_of
 from utils.checkpoints.exported import read_trained
-from utils.checkpoints.named import checkpoint_path
 from utils.errors import CommandParser, UserError
 from utils.processes.parallel import map_in_order
 
@@ -51,9 +50,7 @@ Counts = dict[str, Counter[str]]  # kind of word -> word -> how often
 
 def add_options(parser: CommandParser) -> None:
     parser.add_argument("--config", type=Path, help="YAML file that names the data set")
-    parser.add_argument(
-        "--checkpoint", type=checkpoint_path, metavar="FILE", help="trained weights, in place of --config"
-    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights, in place of --config")
     add_settings(parser, "settings on top of the YAML file")
     parser.add_argument("--split", default="train", choices=(*SPLITS, "all"), help="whose captions (%(default)s)")
     parser.add_argument("--most", type=int, default=25, metavar="N", help="words of each kind (%(default)s)")

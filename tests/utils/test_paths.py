@@ -92,7 +92,7 @@ def test_paths_of_commands_are_expanded(home, tmp_path, monkeypatch):
     index = search_parser().parse_args(["index", "~/p", "--metadata=~/m.csv", "--gallery=~/g", "--checkpoint=~/c.pth"])
     assert (index.folder, index.metadata, index.checkpoint) == (home / "p", home / "m.csv", home / "c.pth")
     assert Address.parse(index.gallery).folder == home / "g" and Address.parse("~/g").uri == f"{home}/g/index.db"
-    assert search_parser().parse_args(["export", "~/e", "--checkpoint", "c"]).folder == home / "e"
+    assert search_parser().parse_args(["export", "~/e", "--checkpoint", "c"]).output == home / "e"
     prepared = prepare._parse_arguments(["CSV", "~/d", "--report=~/r.txt", "--directory=~/here"])
     assert (prepared.root, prepared.report, prepared.directory) == (home / "d", home / "r.txt", home / "here")
     assert synthetic_parser().parse_args(["~/syn"]).root == home / "syn"

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from utils.checkpoints.files import read_checkpoint
+from utils.checkpoints.named import checkpoint_path
 from utils.errors import UserError
 from utils.files import read_json
 
@@ -22,6 +23,7 @@ def read_trained(source: Path) -> dict[str, Any]:
 
     Raises UserError when it cannot be read.
     """
+    source = checkpoint_path(source)
     return read_exported(source) if source.is_dir() else {**read_checkpoint(source), "path": str(source)}
 
 
