@@ -165,8 +165,10 @@ def examine(content: bytes) -> Image.Image:
         raise Unusable("is no image: the file is empty")
     # a switch for the whole program: where another library turned it on, what was cut off would be grey
     ImageFile.LOAD_TRUNCATED_IMAGES = False
+    if content[8:12] == b"WEBP" and (fault := _size_fault(_webp_size(content))):
+        raise Unusable(fault)  # Pillow asks for the memory of the whole picture before it tells the size
     image = Image.open(io.BytesIO(content), formats=known_formats())
-    fault = _size_fault(image) or _frame_fault(image) or _kind_fault(image)
+    fault = _size_fault(image.size) or _frame_fault(image) or _kind_fault(image)
     if fault is None and image.format in STRUCTURED:
         fault = _png_fault(content) if image.format == "PNG" else _jpeg_fault(content)
     if fault is None and image.format in ("AVIF", "HEIF"):
@@ -199,12 +201,27 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _size_fault(image: Image.Image) -> str | None:
-    if image.width * image.height > LARGEST_PICTURE:
-        return f"has {image.width} x {image.height} pixels, more than {LARGEST_PICTURE:,}"
-    if max(image.size) > LARGEST_SIDE:
-        return f"has a side of {max(image.size)} pixels, more than {LARGEST_SIDE:,}"
+def _size_fault(size: tuple[int, int]) -> str | None:
+    """A picture of too many pixels, or too long a side; size: width and height."""
+    width, height = size
+    if width * height > LARGEST_PICTURE:
+        return f"has {width} x {height} pixels, more than {LARGEST_PICTURE:,}"
+    if max(size) > LARGEST_SIDE:
+        return f"has a side of {max(size)} pixels, more than {LARGEST_SIDE:,}"
     return None
+
+
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height that the first chunk of a WebP file announces; (0, 0) where it announces none."""
+    kind, data = content[12:16], content[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":  # a canvas: 24 bits each, less one
+        return 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little")
+    if kind == b"VP8L":  # 14 bits each, less one, after a byte
+        bits = int.from_bytes(data[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":  # 14 bits of 16 each, after tag and start code
+        return int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
+    return 0, 0
 
 
 def _frame_fault(image: Image.Image) -> str | None:
