@@ -1,7 +1,7 @@
 """What a model would cost, without running it: parameter counts and a memory estimate."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -83,6 +83,7 @@ def meta_batch(batch: int, tokens: int, attributes: int, image_size: tuple[int, 
         return torch.zeros(*shape, dtype=torch.long, device="meta")
 
     text = TextTokens(integers(batch, tokens), torch.ones(batch, tokens, dtype=torch.bool, device="meta"))
+    text = replace(text, words=batch * tokens)
     image = torch.empty(batch, 3, *image_size, device="meta")
     return TrainBatch(
         image1=image,

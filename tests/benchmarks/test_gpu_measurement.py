@@ -45,6 +45,7 @@ NEED_CUDA = {
     "transfer",
     *(f"graph/bf16/{size}" for size in (8, 13, 52)),
     *(f"compiled/bf16/{size}/{how}" for how in ("layers", "step") for size in (8, 52)),
+    *(f"compiled/bf16/{size}/graphs" for size in (8, 13)),
 }
 
 

@@ -26,7 +26,8 @@ import torch
 
 from utils.checkpoints.files import read_checkpoint, sha256_of
 
-SECONDS, ROOM = 10, 2**30  # at most, of a process: its time, and by how much its address space may grow
+SECONDS, ROOM = 10, 2**30  # at most, of a process: its work, and by how much its address space may grow
+WAIT = 60  # seconds at most, by the clock, of a machine that has other work too
 
 
 def memory() -> int:
@@ -36,7 +37,8 @@ def memory() -> int:
 
 def limit() -> None:
     """Ends this process when it takes too long, and refuses it more memory."""
-    signal.alarm(SECONDS)
+    signal.alarm(WAIT)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (now + ROOM, now + ROOM))
 

@@ -17,7 +17,7 @@ SIZE = (512, 512)  # 0.75 MiB for an image
 
 
 def fill(path: str) -> None:
-    with suppress(OSError), open(path, "wb", buffering=0) as file:
+    with suppress(OSError), open(path, "ab", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
 
