@@ -17,6 +17,7 @@ from evaluation.evaluate import Metrics, evaluate
 from evaluation.metrics import STAGE_NAMES
 from evaluation.trained import TrainedModel
 from utils.checkpoints.files import read_checkpoint
+from utils.checkpoints.named import checkpoint_path
 from utils.checkpoints.run_folder import settings_of_run
 from utils.errors import UserError
 from utils.processes.distributed import on_main
@@ -53,6 +54,7 @@ def verify(path: Path, device: torch.device) -> None:
 
     Raises UserError at the first thing that is wrong.
     """
+    path = checkpoint_path(path)
     checkpoint = read_checkpoint(path)
     logger.info("%s: %s", path, "the checksum is right" if checkpoint.get("format", 0) >= 2 else "has no checksum")
     require_finite(checkpoint["model"], path)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from configs.schema import load_config
+from utils.checkpoints.named import checkpoint_path
 from utils.checkpoints.run_folder import BEST, RunFolder
 from utils.config import read_mapping, validate
 from utils.errors import UserError
@@ -114,7 +115,7 @@ def read_plan(path: Path, overrides: Sequence[str], checkpoint: Path | None) -> 
     if checkpoint is not None:
         nothing = {"checkpoint": None, "first_stage": None}
         variants = {name: variant.model_copy(update=nothing) for name, variant in variants.items()}
-        changed |= {"checkpoint": str(checkpoint.absolute()), "first_stage": None}
+        changed |= {"checkpoint": str(checkpoint_path(checkpoint).absolute()), "first_stage": None}
     return plan.model_copy(update={**changed, "variants": variants})
 
 
@@ -141,7 +142,8 @@ def trainings(plan: Plan, output: Path) -> dict[str, list[Training]]:
 
 def training(plan: Plan, name: str, variant: Variant, seed: int, output: Path) -> Training:
     """One run of a variant, below the folder of all results."""
-    start: str | Training | None = variant.checkpoint or (None if variant.first_stage else plan.checkpoint)
+    named = variant.checkpoint or (None if variant.first_stage else plan.checkpoint)
+    start: str | Training | None = named if not named or Path(named).exists() else str(checkpoint_path(named))
     first = None if variant.checkpoint else variant.first_stage or (None if start else plan.first_stage)
     if first:
         label = f"first stage {Path(first).stem}"

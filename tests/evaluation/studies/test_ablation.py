@@ -17,6 +17,7 @@ from configs.schema import load_config
 from evaluation.studies import ablation
 from evaluation.studies.ablation_plan import Training, all_runs, check, folder_name, read_plan, trainings
 from evaluation.studies.jobs import Job, run_jobs
+from utils.checkpoints import named
 from utils.errors import UserError
 
 PEOPLE = ["a", "a", "b", "b", "c", "c"]
@@ -84,6 +85,17 @@ def test_a_variant_may_have_a_start_of_its_own(tmp_path):
     by_variant = trainings(plan, tmp_path)
     assert [str(runs[0].checkpoint) for runs in by_variant.values()][:2] == ["start.pth", "start.pth"]
     assert by_variant["other"][0].start.config == "configs/demo_vim_pretrain.yaml"
+
+
+def test_a_start_of_the_repository_is_meant_by_its_name(tmp_path, monkeypatch):
+    ours = tmp_path / "starts" / "small.safetensors"
+    ours.parent.mkdir()
+    ours.touch()
+    monkeypatch.setattr(named, "STARTS", ours.parent)
+    of_file = trainings(plan_of(tmp_path, PLAN + "checkpoint: small\n"), tmp_path)
+    of_flag = trainings(plan_of(tmp_path, PLAN, checkpoint=Path("small")), tmp_path)
+    for by_variant in (of_file, of_flag):
+        assert {run.checkpoint for runs in by_variant.values() for run in runs} == {ours}
 
 
 @pytest.mark.parametrize(
