@@ -184,8 +184,8 @@ def plant_run(folder, first_ranks):
     arrays = {
         "captions": [f"caption {n}" for n in range(count)],
         "caption_identities": PEOPLE[:count],
-        "image_paths": ["x.jpg"],
-        "image_identities": ["a"],
+        "image_paths": [f"{n}.jpg" for n in range(10)],
+        "image_identities": PEOPLE[:1] * 10,
         "image_root": "images",
         "stage1_indices": np.zeros((count, 1), int),
         "stage1_scores": np.zeros((count, 1)),
