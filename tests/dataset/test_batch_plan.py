@@ -1,11 +1,62 @@
-"""Batches of people who look alike: which samples they are made of."""
+"""Which samples batches are made of: the published order, and people who look alike."""
 
 import numpy as np
 import pytest
 import torch
 
-from dataset.batch_plan import LookAlikePlan
+from dataset.batch_plan import BatchPlan, LookAlikePlan, Plan
 from utils.errors import UserError
+
+
+def indices(plan: Plan, epoch: int = 0) -> list[int]:
+    return [index for request in plan.requests(epoch) for index in request.own]
+
+
+# ---- the published order ---------------------------------------------------------------
+
+
+def test_an_epoch_is_a_permutation_of_all_samples():
+    order = indices(BatchPlan(12, 4, 0, 1, seed=0))
+    assert sorted(order) == list(range(12))
+    assert order != list(range(12))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    plan = BatchPlan(50, 5, 0, 1, seed=0)
+    first = indices(plan)
+    assert indices(BatchPlan(50, 5, 0, 1, seed=0)) == first
+    assert indices(BatchPlan(50, 5, 0, 1, seed=1)) != first
+    assert sorted(indices(plan, 1)) == sorted(first) and indices(plan, 1) != first
+    assert indices(plan) == first  # whatever was asked for in between
+
+
+def test_rows_of_all_processes_in_rank_order_make_up_the_batch_of_one():
+    one = [request.own for request in BatchPlan(25, 6, 0, 1, 7).requests(0)]
+    three = [list(BatchPlan(25, 2, rank, 3, 7).requests(0)) for rank in range(3)]
+    assert one == [sum((request.own for request in requests), ()) for requests in zip(*three, strict=True)]
+    for requests in zip(*three, strict=True):
+        assert len({request.everyone for request in requests}) == 1
+
+
+def test_what_does_not_fill_a_batch_is_left_out():
+    plan = BatchPlan(11, 2, 0, 2, 0)
+    assert len(plan) == len(list(plan.requests(0))) == 2
+    assert all(len(request.everyone) == 4 and len(request.own) == 2 for request in plan.requests(0))
+
+
+def test_skipping_leaves_the_rest_of_the_epoch_as_it_was():
+    plan = BatchPlan(20, 4, 0, 1, 0)
+    whole = list(plan.requests(5))
+    assert list(plan.requests(5, skip=3)) == whole[3:]
+
+
+def test_a_training_set_smaller_than_the_batch_of_all_processes_is_refused():
+    BatchPlan(8, 4, 0, 2, 0)
+    with pytest.raises(UserError, match="has 7 captions, fewer than one batch of 8"):
+        BatchPlan(7, 4, 0, 2, 0)
+
+
+# ---- look-alikes -----------------------------------------------------------------------
 
 PEOPLE, SAMPLES = 24, 5
 IDENTITY = np.arange(PEOPLE).repeat(SAMPLES)

@@ -93,52 +93,7 @@ def contents(batch: TrainBatch) -> dict[int, tuple]:
     }
 
 
-def indices(plan: Plan, epoch: int = 0) -> list[int]:
-    return [index for request in plan.requests(epoch) for index in request.own]
-
-
 # ---- the order -------------------------------------------------------------------------
-
-
-def test_an_epoch_is_a_permutation_of_all_samples():
-    order = indices(BatchPlan(12, 4, 0, 1, seed=0))
-    assert sorted(order) == list(range(12))
-    assert order != list(range(12))
-
-
-def test_the_order_depends_on_seed_and_epoch_alone():
-    plan = BatchPlan(50, 5, 0, 1, seed=0)
-    first = indices(plan)
-    assert indices(BatchPlan(50, 5, 0, 1, seed=0)) == first
-    assert indices(BatchPlan(50, 5, 0, 1, seed=1)) != first
-    assert sorted(indices(plan, 1)) == sorted(first) and indices(plan, 1) != first
-    assert indices(plan) == first  # whatever was asked for in between
-
-
-def test_rows_of_all_processes_in_rank_order_make_up_the_batch_of_one():
-    one = [request.own for request in BatchPlan(25, 6, 0, 1, 7).requests(0)]
-    three = [list(BatchPlan(25, 2, rank, 3, 7).requests(0)) for rank in range(3)]
-    assert one == [sum((request.own for request in requests), ()) for requests in zip(*three, strict=True)]
-    for requests in zip(*three, strict=True):
-        assert len({request.everyone for request in requests}) == 1
-
-
-def test_what_does_not_fill_a_batch_is_left_out():
-    plan = BatchPlan(11, 2, 0, 2, 0)
-    assert len(plan) == len(list(plan.requests(0))) == 2
-    assert all(len(request.everyone) == 4 and len(request.own) == 2 for request in plan.requests(0))
-
-
-def test_skipping_leaves_the_rest_of_the_epoch_as_it_was():
-    plan = BatchPlan(20, 4, 0, 1, 0)
-    whole = list(plan.requests(5))
-    assert list(plan.requests(5, skip=3)) == whole[3:]
-
-
-def test_a_training_set_smaller_than_the_batch_of_all_processes_is_refused():
-    BatchPlan(8, 4, 0, 2, 0)
-    with pytest.raises(UserError, match="has 7 captions, fewer than one batch of 8"):
-        BatchPlan(7, 4, 0, 2, 0)
 
 
 class TwoOfEach(Plan):
@@ -480,8 +435,9 @@ def test_iterating_stops_at_an_unreadable_image_and_names_it(root, workers, cont
 def test_batches_before_an_unreadable_image_are_handed_out(root):
     data = make_set(root)
     plan = BatchPlan(8, 1, 0, 1, 3)
-    broken = data.samples[indices(plan)[2]].image
-    fine = [data.samples[index].image != broken for index in indices(plan)].index(False)
+    order = plan.order(0)
+    broken = data.samples[order[2]].image
+    fine = [data.samples[index].image != broken for index in order].index(False)
     (root / broken).write_bytes(b"")
     loaded = iter(TrainLoader(data, plan, 0, False).epoch(0))
     for _ in range(fine):

@@ -1,8 +1,8 @@
 """How a step is computed: precision, device, memory, processes. Its values are those of test_model_step.py."""
 
 import re
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 
 import pytest
@@ -153,18 +153,25 @@ def one_kernel(query: Tensor, keys: Tensor, values: Tensor, **options) -> Tensor
     return query * 1
 
 
+@contextmanager
+def losses_on_a_gpu(model: PersonSearchModel, precision: str) -> Iterator[tuple[dict[str, Tensor], Launches]]:
+    """The losses of a step on a pretended GPU, on which the block is too, and what was launched for them."""
+    given = tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES))
+    with pretended_gpu():
+        there, given = on_gpu(model), [without_content(part) for part in given]
+        with autocast(precision, "cuda"), Launches() as launches:
+            losses = there(*given, 0.4).losses
+        yield losses, launches
+
+
 @pytest.mark.parametrize(("precision", "most", "kernel"), [("fp32", 988, "_efficient"), ("bf16", 1114, "_flash")])
 def test_a_gpu_is_given_few_kernels_and_asked_nothing(precision, most, kernel, monkeypatch):
     """Forward; in bfloat16 they were 1,080 when each weight was converted by itself."""
     monkeypatch.setattr(attention, "scaled_dot_product_attention", one_kernel)
     # of 8 layers, so that what each asks for counts, and not what is asked for once
     model = lived_in(tiny_model(hidden_size=32, num_hidden_layers=8, fusion_layer=4))
-    given = tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES))
-    with pretended_gpu():
-        model, given = on_gpu(model), [without_content(part) for part in given]
-        with autocast(precision, "cuda"), Launches() as launches:
-            losses = model(*given, 0.4).losses
-    backward = backward_of(losses.values())
+    with losses_on_a_gpu(model, precision) as (losses, launches):
+        backward = backward_of(losses.values())
     # keys and values of all layers are one product, and query, key and value of each layer: alone, they were 135
     assert 50 < backward["Addmm"] <= 98, backward
     assert not launches.waits
@@ -190,11 +197,7 @@ def test_a_step_on_a_gpu_can_be_computed_with_the_same_bits_every_time(precision
     """By operations that have a deterministic kernel; those of attention do if torch is not to warn alone."""
     monkeypatch.setattr(attention, "scaled_dot_product_attention", one_kernel)
     model = lived_in(tiny_model(hidden_size=32, encoder=encoder, objective={"mlm_distill_axis": "positions"}))
-    given = tiny_batch(IDENTITIES), tiny_draws(len(IDENTITIES))
-    with pretended_gpu():
-        model, given = on_gpu(model), [without_content(part) for part in given]
-        with autocast(precision, "cuda"), Launches() as launches:
-            losses = model(*given, 0.4).losses
+    with losses_on_a_gpu(model, precision) as (losses, launches):
         backward = backward_of(losses.values())
         enlarged = torch.nn.functional.interpolate(losses["cl"][None, None, None, None], size=(4, 4), mode="bicubic")
         assert not_deterministic(backward_of([enlarged])) == ["UpsampleBicubic2D"]
