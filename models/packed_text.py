@@ -22,6 +22,7 @@ from models.pairing import Pairing, attend_to_images
 from utils.precision import product_type
 
 TEXT_BY_IMAGE = Pairing()
+WORTH_PACKING = 0.75  # words among padded tokens at which packing begins to pay on a CPU
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,16 @@ class PaddedAttends:
         return heads.transpose(1, 2).flatten(0, 1).index_select(0, self.token)
 
 
-def can_pack(text: TextTokens, width: int) -> bool:
-    """Whether captions are packed in training: where their words are counted, but on a GPU that has no kernel which
-    attends by heads of this width."""
-    device = text.ids.device
-    return text.words is not None and (device.type in ("cpu", "meta") or by_kernel(device, width))
+def can_pack(texts: Sequence[TextTokens], width: int) -> bool:
+    """Whether the captions of a step are packed, whose words must be counted: on a GPU where a kernel attends by heads
+    of this width; on a CPU, which pads them for attention, where much of them is padding."""
+    counted = [text.words for text in texts if text.words is not None]
+    if len(counted) < len(texts):
+        return False
+    device = texts[0].ids.device
+    if device.type in ("cpu", "meta"):
+        return sum(counted) <= WORTH_PACKING * sum(text.ids.numel() for text in texts)
+    return by_kernel(device, width)
 
 
 def by_kernel(device: torch.device, width: int) -> bool:
@@ -151,9 +157,10 @@ def spans_of(text: TextTokens) -> Spans:
     return Spans(lengths, kept, kept.cumsum(0) - kept, text.words, longest, exact=False)
 
 
-def pack_captions(text: TextTokens, width: int) -> PackedText | None:
-    """Captions in a row of their own, for heads of this width; None = they are not packed."""
-    return lay_out(spans_of(text), width) if can_pack(text, width) else None
+def pack_captions(texts: Sequence[TextTokens], width: int) -> list[PackedText | None]:
+    """The captions of a step, each text in a row of its own, for heads of this width; None = they are not packed."""
+    packed = can_pack(texts, width)
+    return [lay_out(spans_of(text), width) if packed else None for text in texts]
 
 
 def lay_out(

@@ -161,10 +161,6 @@ class PersonSearchModel(Momentum):
         _, states = encode_captions(self.text_encoder_m, text, packed)
         return tokens, embed(self.vision_proj_m, tokens), embed(self.text_proj_m, states)
 
-    def pack(self, text: TextTokens) -> PackedText | None:
-        """How captions lie in a training step where words alone are computed; None = they are padded."""
-        return pack_captions(text, self.text_encoder.size.head_width)
-
     def noise_source(self, seed: int) -> Callable[[int, Sequence[int]], StepNoise]:
         """What draws the noise of a step by epoch and indices of its samples; it can be sent to loader processes."""
         tokens, patches = self.text_encoder.size.max_position_embeddings, self.grid[0] * self.grid[1]
@@ -195,7 +191,7 @@ class PersonSearchModel(Momentum):
         """See `forward`: its stages, one after the other."""
         batch = replace(batch, image1=self.normalise(batch.image1), image2=self.normalise(batch.image2))
         tokens, image = self.encode_image(batch.image1)
-        words, words2 = (self.pack(text) for text in (batch.caption, batch.caption2))
+        words, words2 = pack_captions((batch.caption, batch.caption2), self.text_encoder.size.head_width)
         caption = self.encode_text(batch.caption2, words2)
         tokens_m, image_m, text_m = None, image.detach(), caption.embedding.detach()
         if self.objective.asks_momentum(is_soft(alpha)):

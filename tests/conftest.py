@@ -19,3 +19,9 @@ def benchmark(tmp_path_factory) -> Path:
     from benchmark_data import make_benchmark
 
     return make_benchmark(tmp_path_factory.mktemp("benchmark") / "data")
+
+
+@pytest.fixture
+def always_packed(monkeypatch) -> None:
+    """Captions are packed on a CPU however few of their tokens are padding."""
+    monkeypatch.setattr("models.packed_text.WORTH_PACKING", 1.0)

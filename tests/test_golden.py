@@ -25,6 +25,7 @@ from models.vision_transformer import VisionTransformer
 FILES = golden_files("mars")
 pytestmark = [
     pytest.mark.skipif(not FILES, reason=f"GOLDEN_DIR {golden_folder()} has no numbers of MARS or RaSa"),
+    pytest.mark.usefixtures("always_packed"),
     pytest.mark.parametrize("path", FILES or [None], ids=lambda p: p.stem if p else "absent"),
 ]
 PADDED_OR_PACKED = pytest.mark.parametrize("counted", [False, True], ids=["padded", "packed"])
@@ -91,6 +92,8 @@ def batch_of(golden: dict, counted: bool = False) -> TrainBatch:
     inputs = golden["inputs"]
     words = [int(inputs[f"text{number}_mask"].sum()) if counted else None for number in (1, 2)]
     attributes = inputs["attribute_masks"].long()
+    if counted and (attributes * (1 - inputs["text2_mask"])).any():
+        pytest.skip("its attributes number padding, as captions never do; packed captions have no state there")
     return TrainBatch(
         image1=inputs["image1"],
         image2=inputs["image2"],

@@ -14,6 +14,7 @@ from models.objectives import only
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws
 
+pytestmark = pytest.mark.usefixtures("always_packed")
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 MOST = 20  # tokens that the tiny text encoder has positions for
 

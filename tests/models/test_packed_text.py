@@ -14,6 +14,8 @@ from models.fusion_batch import FusionRows, encode_captions, encode_prefixes
 from models.kernels import Segments
 from models.person_search import PersonSearchModel
 
+pytestmark = pytest.mark.usefixtures("always_packed")
+
 STYLES = pytest.mark.parametrize("full_ca", [True, False], ids=["full", "partial"])
 
 
@@ -112,14 +114,13 @@ def test_packed_rows_are_those_of_padded_texts_in_float64(full_ca):
     found = []
     for words in (None, 0, 2):
         some, more = (counted(one, words) for one in (text, other))
-        prefix, states = encode_captions(network, some, packed_text.pack_captions(some, 12))
+        prefix, states = encode_captions(network, some, packed_text.pack_captions([some], 12)[0])
         ids = {"masked": more.ids, "replaced": more.ids.flip(0).where(more.mask, SPECIAL.pad)}
         rows = FusionRows()
         rows.add("negative_text", prefix, texts=torch.tensor([1, 1, 0, 3]))
         rows.add_crossed("negative_image", prefix, torch.tensor([3, 0, 0, 1]))
-        for name, one in encode_prefixes(
-            network, ids, more, packed_text.pack_captions(more, 12), whole=["masked"]
-        ).items():
+        prefixes = encode_prefixes(network, ids, more, packed_text.pack_captions([more], 12)[0], whole=["masked"])
+        for name, one in prefixes.items():
             rows.add(name, one)
         fused = rows.fuse(network, network.project_images(images))
         masks = {"negative_text": text.mask[[1, 1, 0, 3]], "negative_image": text.mask, "replaced": other.mask}
@@ -140,3 +141,18 @@ def test_packed_captions_leave_padding_out():
     # positives, texts with another image, other texts (of which nobody knows which), masked and replaced words
     assert sizes_of_linear_inputs(tiny_model(), batch)[2:] == [2 * words2 + tokens + 2 * words] * 4
     assert sizes_of_linear_inputs(tiny_model(), with_words(batch, None))[2:] == [5 * tokens] * 4
+
+
+def test_a_processor_packs_where_much_is_padding_both_captions_or_none(monkeypatch):
+    monkeypatch.setattr(packed_text, "WORTH_PACKING", 0.75)
+    few, many = (TextTokens(torch.ones(2, 8).long(), torch.ones(2, 8).bool(), words=words) for words in (4, 14))
+    packed = {
+        (one, other): [part is not None for part in packed_text.pack_captions(texts, 8)]
+        for one, other, texts in (
+            ("few", "few", (few, few)),
+            ("few", "many", (few, many)),
+            ("many", "many", (many, many)),
+        )
+    }
+    assert packed == {("few", "few"): [True] * 2, ("few", "many"): [True] * 2, ("many", "many"): [False] * 2}
+    assert packed_text.pack_captions((few, replace(few, words=None)), 8) == [None, None]
