@@ -147,6 +147,13 @@ recipe_file() {
     fail "RECIPE=$RECIPE is neither a file nor one of ${names//.yaml/}"
 }
 
+# checkpoint_path NAME: a file or folder, or one of checkpoints/ by its name where there is no such file.
+checkpoint_path() {
+    local file; file="$(absolute "$1")"
+    if [ "${1#*/}" = "$1" ] && [ ! -e "$file" ] && [ -f "$repository/checkpoints/$1.safetensors" ]; then file="$1"; fi
+    echo "$file"
+}
+
 # run_name NAME: the default folder of a run: NAME, and its recipe where there is one.
 run_name() {
     local recipe; recipe="$(basename "${RECIPE:-}" .yaml)"
@@ -161,7 +168,7 @@ train() {
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
     recipe="$(recipe_file)" || exit 2
     ensure_environment
-    if [ -n "$checkpoint" ]; then set -- --checkpoint "$(absolute "$checkpoint")" "$@"; fi
+    if [ -n "$checkpoint" ]; then set -- --checkpoint "$(checkpoint_path "$checkpoint")" "$@"; fi
     if [ -n "${VISION_CHECKPOINT:-}" ]; then set -- --vision_checkpoint "$(absolute "$VISION_CHECKPOINT")" "$@"; fi
     output="$(absolute "${OUTPUT:-$repository/output/$name}")"
     if [[ " $* " != *" --resume "* ]] || [ -n "${CONFIG:-}" ] || [ ! -f "$output/config.yaml" ]; then
@@ -177,7 +184,7 @@ evaluate() {
     run="$(absolute "${OUTPUT:-$repository/output/$name}")"
     checkpoint="${CHECKPOINT:-$run/checkpoint_best.pth}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
-    checkpoint="$(absolute "$checkpoint")"
+    checkpoint="$(checkpoint_path "$checkpoint")"
     recipe="$(recipe_file)" || exit 2
     # a run keeps its own results; the settings it was trained with are those to evaluate it with, recipe included
     results="$run"
@@ -187,4 +194,39 @@ evaluate() {
     ensure_environment
     run_retrieval --config "$(absolute "${CONFIG:-$config}")" ${recipe:+"$recipe"} --output_dir "$results" \
         --checkpoint "$checkpoint" --evaluate --eval_mAP "$@"
+}
+
+# ---- small models on drawn people ------------------------------------------------------
+
+# draw FOLDER [options of dataset.synthetic ...]: the synthetic benchmark, checked and tokenised once.
+draw() {
+    local folder="$1"; shift
+    "$PYTHON" -m dataset.synthetic "$folder" "$@"
+    [ -f "$folder/processed_data/test.json" ] || "$PYTHON" -m dataset.prepare CUHK-PEDES "$folder"
+}
+
+# use_data FOLDER: sets `settings`, those of a run on what `draw` made, and `test_settings`, those of its test split,
+# which a first stage does not look at.
+use_data() {
+    settings=(
+        "train_file=[$1/processed_data/train.json]" "train_image_root=$1/imgs"
+        "val_file=$1/processed_data/val.json" "val_image_root=$1/imgs"
+        "image_cache=$1/image_cache"  # decoded once for the epochs of both stages
+    )
+    test_settings=("test_file=$1/processed_data/test.json" "test_image_root=$1/imgs")
+    # bfloat16 is faster where the processor has it, and much slower where it has not
+    if ! grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then settings+=("precision=fp32"); fi
+}
+
+# run_once FOLDER CONFIG CHECKPOINT [flags...]: starts or resumes a training, unless it is finished; CHECKPOINT: what
+# it starts from, or nothing.
+run_once() {
+    local folder="$1" config="$2" checkpoint="$3"; shift 3
+    if [ -f "$folder/metrics.json" ]; then
+        echo "finished before, with the settings of $folder/config.yaml; to train anew, name another OUTPUT"
+        return
+    fi
+    if [ -f "$folder/checkpoint_last.pth" ]; then set -- --resume "$@"
+    elif [ -n "$checkpoint" ]; then set -- --checkpoint "$checkpoint" "$@"; fi
+    "$PYTHON" Retrieval.py --config "$config" --output_dir "$folder" "$@"
 }

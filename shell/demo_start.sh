@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Makes the start of small models on drawn people again: draws 10,000 people, trains embeddings, then matching and
+# masked words, writes the weights as one file and evaluates it on the demo's, hard and alike people.
+#   bash shell/demo_start.sh [KEY.PATH=VALUE ...]      settings on top of configs/demo_start.yaml and its first stage
+# Environment: OUTPUT (default output/demo_start), FILE (default OUTPUT/demo_start.safetensors), DEMO_DATA (options of
+# dataset.synthetic, to change the people), MARS_ENV.
+# What is finished is not done again; an interrupted training is resumed.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+for argument in "$@"; do
+    case "$argument" in
+        -h | --help) sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        *=*) ;;
+        *) fail "$argument is not a setting; write KEY.PATH=VALUE, such as optimizer.lr=1e-4" ;;
+    esac
+done
+ensure_environment
+output="$(absolute "${OUTPUT:-$repository/output/demo_start}")"
+file="$(absolute "${FILE:-$output/demo_start.safetensors}")"
+cd "$repository"
+
+echo "1/5 people"
+# shellcheck disable=SC2086  (several options)
+draw "$output/data" --preset start --seed 101 ${DEMO_DATA:-}
+use_data "$output/data"
+echo "2/5 embeddings from nothing"
+run_once "$output/embeddings" configs/demo_start_pretrain.yaml "" --set "${settings[@]}" "$@"
+echo "3/5 matching and masked words"
+run_once "$output" configs/demo_start.yaml "$output/embeddings/checkpoint_best.pth" \
+    --set "${settings[@]}" "${test_settings[@]}" "$@"
+echo "4/5 one file"
+[ -f "$file" ] || "$PYTHON" -m search export "$file" --checkpoint "$output/checkpoint_best.pth" --bf16
+echo "5/5 other people"
+for name in demo hard lookalikes; do
+    preset="$name"; difficulty=normal
+    if [ "$name" = hard ]; then preset=demo; difficulty=hard; fi
+    draw "$output/$name/data" --preset "$preset" --difficulty "$difficulty"
+    use_data "$output/$name/data"
+    if [ ! -f "$output/$name/metrics.json" ]; then
+        "$PYTHON" Retrieval.py --config configs/demo.yaml --checkpoint "$file" --output_dir "$output/$name" \
+            --evaluate --set "${settings[@]}" "${test_settings[@]}"
+    fi
+done
