@@ -198,6 +198,18 @@ evaluate() {
 
 # ---- small models on drawn people ------------------------------------------------------
 
+# require_settings [KEY.PATH=VALUE ...]: the arguments of a script that takes settings alone; -h prints its first comment.
+require_settings() {
+    local argument
+    for argument in "$@"; do
+        case "$argument" in
+            -h | --help) sed -n '2,/^[^#]/s/^# //p' "$0"; exit 0 ;;
+            *=*) ;;
+            *) fail "$argument is not a setting; write KEY.PATH=VALUE, such as optimizer.lr=1e-4" ;;
+        esac
+    done
+}
+
 # draw FOLDER [options of dataset.synthetic ...]: the synthetic benchmark, checked and tokenised once.
 draw() {
     local folder="$1"; shift

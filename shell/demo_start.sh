@@ -7,13 +7,7 @@
 # What is finished is not done again; an interrupted training is resumed.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-for argument in "$@"; do
-    case "$argument" in
-        -h | --help) sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
-        *=*) ;;
-        *) fail "$argument is not a setting; write KEY.PATH=VALUE, such as optimizer.lr=1e-4" ;;
-    esac
-done
+require_settings "$@"
 ensure_environment
 output="$(absolute "${OUTPUT:-$repository/output/demo_start}")"
 file="$(absolute "${FILE:-$output/demo_start.safetensors}")"
