@@ -149,8 +149,8 @@ recipe_file() {
 
 # checkpoint_path NAME: a file or folder, or one of checkpoints/ by its name where there is no such file.
 checkpoint_path() {
-    local file; file="$(absolute "$1")"
-    if [ "${1#*/}" = "$1" ] && [ ! -e "$file" ] && [ -f "$repository/checkpoints/$1.safetensors" ]; then file="$1"; fi
+    local file ours="$repository/checkpoints/$1.safetensors"; file="$(absolute "$1")"
+    if [ "${1#*/}" = "$1" ] && [ ! -e "$file" ] && [ -f "$ours" ]; then file="$ours"; fi
     echo "$file"
 }
 

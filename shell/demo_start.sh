@@ -31,7 +31,7 @@ for name in demo hard lookalikes; do
     draw "$output/$name/data" --preset "$preset" --difficulty "$difficulty"
     use_data "$output/$name/data"
     if [ ! -f "$output/$name/metrics.json" ]; then
-        "$PYTHON" Retrieval.py --config configs/demo.yaml --checkpoint "$file" --output_dir "$output/$name" \
+        "$PYTHON" Retrieval.py --config "$output/config.yaml" --checkpoint "$file" --output_dir "$output/$name" \
             --evaluate --set "${settings[@]}" "${test_settings[@]}"
     fi
 done

@@ -22,7 +22,7 @@ DATA_SETS = [name for name in FILES if name.startswith("PS_")]
 @pytest.mark.parametrize("names", [*FILES, *(f"{data} {recipe}" for data in DATA_SETS for recipe in RECIPES)])
 def test_a_configuration_trains_and_is_evaluated(names, benchmark, tmp_path):
     config = [FOLDER / name for name in names.split()]
-    settings = [*TINY, *data_settings(benchmark), "schedular.epochs=1", "max_steps=2", "batch_size_train=2"]
+    settings = [*TINY, *data_settings(benchmark), "schedular.epochs=1", "max_steps=2"]
     ending = call(Retrieval.main, "--config", *config, "--output_dir", tmp_path / "run", "--set", *settings)
     assert ending.code == 0, ending.errors
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -54,6 +54,10 @@ def checkout(tmp_path) -> Checkout:
     return Checkout(tmp_path)
 
 
+def runs_of(checkout: Checkout) -> list[str]:
+    return [line for line in checkout.log.read_text().splitlines() if line.startswith("ran Retrieval.py")]
+
+
 def ensure(group: str) -> str:
     return f"source shell/common.sh && ensure_environment {group}"
 
@@ -112,14 +116,10 @@ def test_both_stages_of_the_demo_decode_images_once_unless_told_otherwise(checko
     output = tmp_path / "my output"
     done, _ = checkout.call("bash shell/demo.sh image_cache=null", OUTPUT=str(output))
     assert done.returncode == 0, done.stderr
-    first, second = (line for line in checkout.log.read_text().splitlines() if line.startswith("ran Retrieval.py"))
+    first, second = runs_of(checkout)
     assert f" image_cache={output}/data/image_cache" in first and "image_cache=null" not in first
     assert f" image_cache={output}/data/image_cache " in second
     assert second.endswith(" image_cache=null")  # the last one counts
-
-
-def runs_of(checkout: Checkout) -> list[str]:
-    return [line for line in checkout.log.read_text().splitlines() if line.startswith("ran Retrieval.py")]
 
 
 def test_the_start_is_trained_in_two_stages_and_evaluated_on_other_people(checkout, tmp_path):
@@ -132,15 +132,16 @@ def test_the_start_is_trained_in_two_stages_and_evaluated_on_other_people(checko
     assert f"--config configs/demo_start.yaml --output_dir {output} --checkpoint {output}/embeddings/" in second
     assert f"test_file={output}/data/processed_data/test.json" in second and second.endswith(" vision_depth=2")
     for name, line in zip(("demo", "hard", "lookalikes"), evaluated, strict=True):
-        assert f"--checkpoint {output}/demo_start.safetensors --output_dir {output}/{name} --evaluate" in line
+        assert f"--config {output}/config.yaml --checkpoint {output}/demo_start.safetensors" in line
+        assert f" --output_dir {output}/{name} --evaluate " in line
         assert f"test_file={output}/{name}/data/processed_data/test.json" in line
 
 
 @pytest.mark.parametrize(
     ("command", "there", "meant"),
     [
-        ("cuhk-eval.sh kept", "", "kept"),
-        ("cuhk_train.sh kept", "", "kept"),
+        ("cuhk-eval.sh kept", "", "{root}/checkpoints/kept.safetensors"),
+        ("cuhk_train.sh kept", "", "{root}/checkpoints/kept.safetensors"),
         ("cuhk-eval.sh other", "", "{here}/other"),
         ("cuhk-eval.sh ./kept", "", "{here}/./kept"),
         ("cuhk_train.sh kept", "kept", "{here}/kept"),
@@ -155,7 +156,7 @@ def test_scripts_know_the_checkpoints_of_the_repository_by_name(checkout, tmp_pa
         (here / there).touch()
     done, _ = checkout.call(f"cd {here} && bash {checkout.root}/shell/{command}", GPUS="1")
     assert done.returncode == 0, done.stderr
-    assert f" --checkpoint {meant.format(here=here)} " in runs_of(checkout)[0] + " "
+    assert f" --checkpoint {meant.format(here=here, root=checkout.root)} " in runs_of(checkout)[0] + " "
 
 
 @pytest.mark.parametrize("folders", [".", ".:..", "{root}:/tmp"])
