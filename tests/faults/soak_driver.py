@@ -1,5 +1,10 @@
-"""The driver, which writes down what the process holds: a JSON list of [step, bytes, open files] in SOAK."""
+"""The driver, which writes down what the process holds: a JSON list of [step, bytes, open files] in SOAK.
 
+Bytes are those in use, as glibc counts them: what it keeps for reuse, which grows in steps as it comes to lie
+in pieces, is none of them. With PYTHONMALLOC=malloc they are of all objects of Python, too.
+"""
+
+import ctypes
 import json
 import os
 import sys
@@ -10,15 +15,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import Retrieval
 from utils.errors import run_command_line
 
-EVERY = 50  # steps
+EVERY = 10  # steps
 prepare, seen = Retrieval.Trainer.prepare, []
+
+
+class Mallinfo(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h (glibc 2.33 or newer)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+mallinfo = ctypes.CDLL(None).mallinfo2
+mallinfo.restype = Mallinfo
 
 
 def watched(trainer, batch, step):
     """`Trainer.prepare`, with a look at memory and open files."""
     if step.number % EVERY == 0:
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        seen.append([step.number, resident, len(os.listdir("/proc/self/fd"))])
+        found = mallinfo()
+        seen.append([step.number, found.uordblks + found.hblkhd, len(os.listdir("/proc/self/fd"))])
     return prepare(trainer, batch, step)
 
 
