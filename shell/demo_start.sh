@@ -3,7 +3,7 @@
 # masked words, writes the weights as one file and evaluates it on the demo's, hard and alike people.
 #   bash shell/demo_start.sh [KEY.PATH=VALUE ...]      settings on top of configs/demo_start.yaml and its first stage
 # Environment: OUTPUT (default output/demo_start), FILE (default OUTPUT/demo_start.safetensors), DEMO_DATA (options of
-# dataset.synthetic, to change the people), MARS_ENV.
+# dataset.synthetic, to change the people), OTHER_DATA (likewise, those it is evaluated on), MARS_ENV.
 # What is finished is not done again; an interrupted training is resumed.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
@@ -28,7 +28,8 @@ echo "5/5 other people"
 for name in demo hard lookalikes; do
     preset="$name"; difficulty=normal
     if [ "$name" = hard ]; then preset=demo; difficulty=hard; fi
-    draw "$output/$name/data" --preset "$preset" --difficulty "$difficulty"
+    # shellcheck disable=SC2086  (several options)
+    draw "$output/$name/data" --preset "$preset" --difficulty "$difficulty" ${OTHER_DATA:-}
     use_data "$output/$name/data"
     if [ ! -f "$output/$name/metrics.json" ]; then
         "$PYTHON" Retrieval.py --config "$output/config.yaml" --checkpoint "$file" --output_dir "$output/$name" \

@@ -44,6 +44,7 @@ MORE = [
     "bash shell/icfg-eval.sh",
     "bash shell/rstp-eval.sh MARS.pth",
     "CONFIG=configs/demo_vim.yaml OUTPUT=output/demo-vim bash shell/demo.sh",
+    "bash shell/demo_start.sh",
     'cd output && bash ../shell/search.sh query "a woman in a red coat" --gallery ../gallery',
     "bash shell/lint.sh style",
 ]
@@ -140,6 +141,8 @@ def shrink_configs(folder: Path, vocabulary: int) -> None:
             kept = [setting for setting in SMALLER if setting.partition("=")[0] not in ("k_test", "eval_epoch")]
             kept += [f"bert_config.full_ca={str(full).lower()}", f"bert_config.vocab_size={vocabulary}"]
             values.update(apply_overrides(values, kept))
+            if "look_alikes" in values:
+                values["batch_size_train"] = 8  # a group of them
     for path in folder.glob("recipes/*.yaml"):
         with changed(path) as values:
             values.pop("batch_size_train", None)
@@ -246,6 +249,7 @@ def surroundings(python: Path) -> dict[str, str]:
         "MARS_ENV": str(python),
         "PATH": f"{python / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "DEMO_DATA": "--train 8 --val 4 --test 4 --images-per-identity 2 --size 96x48",
+        "OTHER_DATA": "--train 8 --val 4 --test 4 --images-per-identity 2 --size 96x48",
         "PYTHONPATH": "",
         "GOMP_SPINCOUNT": "2000",  # as scripts set it
     }
