@@ -104,16 +104,18 @@ def fuse_packed(blocks: Sequence[Block], encoder: TextEncoder, images: ImageKeys
 
 def gather_sources(blocks: Sequence[Block]) -> tuple[Tensor, list[Spans]]:
     """The packed states of all blocks in one row, each prefix once, and where in it the texts of each block lie."""
-    sources: dict[int, tuple[Tensor, int]] = {}
+    sources: list[tuple[Tensor, int]] = []
     given, size = [], 0
     for prefix, texts in blocks:
-        if id(prefix.states) not in sources:
-            sources[id(prefix.states)] = prefix.states, size
+        # by identity, and not by id(), which compilation refuses before torch 2.12
+        first = next((start for states, start in sources if states is prefix.states), None)
+        if first is None:
+            first = size
+            sources.append((prefix.states, first))
             size += len(prefix.states)
-        first = sources[id(prefix.states)][1]
         spans = replace(prefix.spans, starts=prefix.spans.starts + first) if first else prefix.spans
         given.append(spans if texts is None else spans.select(texts))
-    rows = [states for states, _ in sources.values()]
+    rows = [states for states, _ in sources]
     return rows[0] if len(rows) == 1 else torch.cat(rows), given
 
 
