@@ -101,8 +101,8 @@ def is_exported(name: str) -> bool:
 def settings_of(encoder: Encoder) -> dict[str, Any]:
     """The settings of a model, without those that name files of its training."""
     settings = encoder.config.model_dump(mode="json")
-    files = {key for key in settings if key.endswith(("_file", "_image_root"))} | {"checkpoint", "vision_checkpoint"}
-    return {key: value for key, value in settings.items() if key not in files}
+    files = "_file", "_image_root", "checkpoint", "image_cache"
+    return {key: value for key, value in settings.items() if not key.endswith(files)}
 
 
 def model_card(encoder: Encoder, metrics: Mapping[str, Any] | None) -> str:

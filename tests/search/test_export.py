@@ -1,5 +1,7 @@
 """What is exported is the same model, with and without torch."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import Retrieval
 from search.__main__ import main as command
 from search.encoder import Encoder
-from search.export import export, is_exported
+from search.export import export, is_exported, settings_of
 from utils.checkpoints import named
 from utils.errors import UserError
 
@@ -128,3 +130,9 @@ def test_a_folder_that_holds_no_whole_model_is_told(encoder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="does not hold a whole exported model"):
         Encoder.open(tmp_path / "model")
+
+
+def test_no_folder_of_the_training_is_exported(encoder, tmp_path):
+    elsewhere = copy.copy(encoder)
+    elsewhere.config = encoder.config.model_copy(update={"image_cache": tmp_path, "vision_checkpoint": tmp_path})
+    assert str(tmp_path) not in str(settings_of(elsewhere))
