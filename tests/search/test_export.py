@@ -134,5 +134,5 @@ def test_a_folder_that_holds_no_whole_model_is_told(encoder, tmp_path):
 
 def test_no_folder_of_the_training_is_exported(encoder, tmp_path):
     elsewhere = copy.copy(encoder)
-    elsewhere.config = encoder.config.model_copy(update={"image_cache": tmp_path, "vision_checkpoint": tmp_path})
+    elsewhere.config = encoder.config.model_copy(update={"image_cache": tmp_path, "vision_checkpoint": str(tmp_path)})
     assert str(tmp_path) not in str(settings_of(elsewhere))
