@@ -83,7 +83,7 @@ def settings_of(content: Mapping[str, Any], config: Path | None, overrides: Sequ
 def load_trained(model: PersonSearchModel, content: Mapping[str, Any], config: Config) -> None:
     """Take all weights from a checkpoint (with its "path"). Raises UserError when some are missing."""
     saved, where = saved_config(content), content["path"]
-    report = load_weights(model, content["model"], where, grid_of(saved), momentum=False)
+    report = load_weights(model, content["model"], where, grid_of(saved))
     logger.info("checkpoint %s: %s", where, report)
     require_trained(report, where)
     for key in ("image_res", "max_words"):  # at times wanted, and always worth knowing

@@ -175,7 +175,6 @@ def load_weights(
     where: str,
     old_grid: Grid | None = None,
     image_encoder: bool = True,
-    momentum: bool = True,
 ) -> LoadReport:
     """Copy what fits by name and shape into `model`; positions are interpolated to its grid.
 
@@ -183,9 +182,10 @@ def load_weights(
     parameters that the checkpoint lacks start at the online ones. old_grid: patches along
     height and width in the checkpoint; None = square. image_encoder: False leaves it, and its
     momentum copy, as they are; so does one of another type in the checkpoint, of which single
-    tensors might fit. momentum: False asks for no momentum copies, which an exported model does not have.
+    tensors might fit.
 
-    Raises UserError when less than half of what is asked for is matched: nothing is copied then.
+    Raises UserError when less than half of the model is matched, not counting momentum copies where the checkpoint, as
+    an exported model, has none: nothing is copied then.
     """
     own, without = model.state_dict(), "" if image_encoder else "comes from another file"
     if image_encoder and is_foreign(own, weights):
@@ -197,6 +197,7 @@ def load_weights(
         positions = {name: layout for name, layout in positions.items() if same_width(weights.get(name), own.get(name))}
     fit = fit_tensors(taken, own, positions, (old_grid, model.grid), where)
     unused = {name: dropped.get(name) or fit.unused[name] for name in weights if name not in fit.fitting}
+    momentum = any(map(is_momentum, weights))
     asked = [name for name in own if not name.startswith(tuple(left_out)) and (momentum or not is_momentum(name))]
     refuse_strangers(asked, fit.fitting, unused, where)
     fresh = [name for name in own if name not in fit.fitting]

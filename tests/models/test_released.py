@@ -334,7 +334,7 @@ def test_what_search_needs_is_enough_without_momentum_copies():
     source, model = mars(), mars()
     needed = {name: value for name, value in source.state_dict().items() if needed_to_search(name)}
     assert not any(name.split(".")[0].endswith(("_m", "queue")) for name in needed) and "itm_head.weight" in needed
-    require_trained(load_weights(model, needed, "exported", momentum=False), "exported")
+    require_trained(load_weights(model, needed, "exported"), "exported")
     for name, value in model.state_dict().items():
         online = name.replace("_m.", ".", 1)
         assert online not in needed or torch.equal(value, needed[online]), name
