@@ -26,7 +26,7 @@ from evaluation.evaluate import Metrics, evaluate, final_stage
 from evaluation.stages.look_alikes import refresh_look_alikes
 from evaluation.trained import evaluation_setting, load_trained, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
-from models.build import build_model, compile_as_asked
+from models.build import build_model, compile_model
 from models.inspection import describe_batch, describe_parameters, describe_step
 from models.objectives import published_names
 from models.person_search import PersonSearchModel
@@ -56,14 +56,13 @@ class Trainer:
     """A run in training: its batches, model, optimizer, and where it stands."""
 
     def __init__(self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit):
-        self.model, self.tokenizer, self.selection = model, tokenizer, selection
+        self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
         config, self.seed, self.folder = run.config, run.seed, RunFolder(run.options.output_dir)
         skipped = run.checkpoint.get("skipped_images") if run.checkpoint and run.options.resume else None
         noise = model.noise_source(self.seed)
         self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped, noise)
         self.data = fingerprints(config, self.loader.data.skipped)
-        how = compile_as_asked(model, config.compile, run.device, config.steps_of(len(self.loader)), config.cuda_graphs)
-        self.run = replace(run, config=config.model_copy(update={"compile": how}))
+        compile_model(model, config.compile, config.cuda_graphs)
         optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
         self.stepper = Stepper(
             wrap(model, run.device, world_size(), some_unused=not model.objective.uses_all(published_names())),
@@ -229,7 +228,7 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
     with folder.claimed() if is_main() else nullcontext():
         if is_main():
             warn_of_shared_identities(run.config)
-            save_yaml(output / CONFIG, trainer.run.config)
+            save_yaml(output / CONFIG, run.config)
             if run.config.text_encoder == FROM_CAPTIONS:
                 tokenizer.save(output / "tokenizer")
         try:

@@ -52,11 +52,9 @@ def open_run(options: Options, device: torch.device) -> Run:
     checkpoint = open_checkpoint(options, folder)
     config = config or read_config(options, checkpoint)
     if options.resume and checkpoint is not None:
-        config = keep_choices(keep_samples_per_step(options, config, checkpoint), checkpoint)
+        config = keep_precision(keep_samples_per_step(options, config, checkpoint), checkpoint)
     require_data(options, config, checkpoint)
     config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
-    if config.cuda_graphs and config.compile == "auto":
-        config = config.model_copy(update={"compile": "step"})  # they are made of it, however short the run
     if not options.evaluate:
         require_what_compiles(config, device)
     if options.is_new and config.eval_epoch >= config.epochs:
@@ -71,7 +69,7 @@ def open_run(options: Options, device: torch.device) -> Run:
 
 def require_what_compiles(config: Config, device: torch.device) -> None:
     """Raises UserError where a training step cannot be compiled or made a CUDA graph as configured."""
-    if config.compile not in (False, "auto"):
+    if config.compile:
         require_compiler()
     if config.cuda_graphs and device.type != "cuda":
         raise UserError(f"config: `cuda_graphs` needs a GPU, and the device is {device.type}; leave `cuda_graphs` out")
@@ -130,11 +128,12 @@ def resume_after_restart(options: Options, folder: RunFolder) -> Options:
     return options
 
 
-def keep_choices(config: Config, checkpoint: Mapping[str, Any]) -> Config:
-    """The configuration in which "auto" is what the run to be resumed has had."""
+def keep_precision(config: Config, checkpoint: Mapping[str, Any]) -> Config:
+    """The configuration in which `precision: auto` is what the run to be resumed has had."""
     saved = saved_config(checkpoint)
-    auto = [key for key in ("precision", "compile") if getattr(config, key) == "auto" and key in saved]
-    return config.model_copy(update={key: saved[key] for key in auto})
+    if config.precision != "auto" or "precision" not in saved:
+        return config
+    return config.model_copy(update={"precision": saved["precision"]})
 
 
 def samples_per_step(config: Config) -> int:

@@ -73,7 +73,7 @@ class Config(ModelSettings):
     schedular: Schedule = Schedule()
     clip_grad_norm: Positive | None = None
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    compile: bool | Literal["auto", "layers", "step"] = "auto"
+    compile: Literal[False, True, "layers", "step"] = False
     cuda_graphs: bool = False
     deterministic: bool = False
     max_steps: Count | None = None
@@ -112,10 +112,6 @@ class Config(ModelSettings):
         """Epochs of the run, those after the cosine's end included."""
         return self.schedular.epochs + self.schedular.cooldown_epochs
 
-    def steps_of(self, batches: int) -> int:
-        """Optimizer steps of the run, whose epochs have so many micro-batches."""
-        return self.max_steps or batches // self.accumulate_steps * self.epochs
-
     @model_validator(mode="after")
     def fits(self) -> "Config":
         for name, conflict in self.conflicts():
@@ -130,8 +126,9 @@ class Config(ModelSettings):
             yield "max_words", f"is beyond bert_config.max_position_embeddings ({positions})"
         if 2 * self.augmentation.crop >= min(self.image_size):
             yield "augmentation.crop", f"{self.augmentation.crop} is half of an image of {self.image_size} or more"
-        if self.cuda_graphs and self.compile not in ("auto", "step"):
-            yield "cuda_graphs", f"needs `compile: step`, of which they are made, and not {self.compile!r}"
+        if self.cuda_graphs and self.compile != "step":
+            how = str(self.compile).lower()
+            yield "cuda_graphs", f"needs `compile: step`, not {how}; set that too, or leave `cuda_graphs` out"
         if self.cuda_graphs and self.accumulate_steps > 1:
             yield "cuda_graphs", "cannot hold gradients of several micro-batches; set accumulate_steps to 1"
         if self.queue_size < self.batch_size_train:

@@ -16,6 +16,7 @@ from dataset.bad_images import leave_out
 from evaluation.evaluate import Metrics, evaluate
 from evaluation.metrics import STAGE_NAMES
 from evaluation.trained import TrainedModel
+from models.released import saved_config
 from utils.checkpoints.files import read_checkpoint
 from utils.checkpoints.named import checkpoint_path
 from utils.checkpoints.run_folder import settings_of_run
@@ -74,7 +75,7 @@ def require_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 def recorded_config(checkpoint: Mapping[str, Any], path: Path) -> Config:
     if not isinstance(checkpoint.get("config"), dict):
         raise UserError(f"checkpoint {path} does not say with which configuration it was trained; evaluate it instead")
-    return resolve_config(checkpoint["config"], f"checkpoint {path}: its configuration")
+    return resolve_config(saved_config(checkpoint), f"checkpoint {path}: its configuration")
 
 
 def check_data(config: Config, checkpoint: Mapping[str, Any], path: Path) -> None:

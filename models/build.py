@@ -1,9 +1,7 @@
 """The configured model: the one place that turns settings into networks."""
 
-import logging
 import os
 import shutil
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -19,9 +17,6 @@ from models.person_search import PersonSearchModel
 from models.settings import ModelSettings
 from utils.errors import UserError
 
-logger = logging.getLogger(__name__)
-
-WORTH_COMPILING = 5_000  # steps of a run, which take longer than compiling the few shapes that they have
 SHAPES = 64  # of batches, that a compiled step is prepared for
 
 
@@ -62,48 +57,22 @@ def require_compiler() -> None:
         )
 
 
-def compile_as_asked(
-    model: PersonSearchModel, asked: bool | str, device: torch.device, steps: int, cuda_graphs: bool
-) -> bool | str:
-    """Compile the model of a run of so many steps as its configuration asks, and return what was compiled.
-
-    A compiler that fails is no error where nobody has asked for it.
-    """
-    how = choose_compile(asked, device, steps)
-    compile_model(model, how, cuda_graphs, optional=asked == "auto" and not cuda_graphs)
-    return how
-
-
-def choose_compile(how: bool | str, device: torch.device, steps: int) -> bool | str:
-    """What `auto` means for a run of so many steps: "step" on a GPU, if many and compilers are there, else False."""
-    if how != "auto":
-        return how
-    if device.type != "cuda" or steps < WORTH_COMPILING or torch.cuda.get_device_capability(device) < (7, 0):
-        return False
-    missing = [] if find_spec("triton") else ["the package triton"]
-    missing += [] if shutil.which(compiler()) else [f"a C++ compiler ({compiler()})"]
-    if missing:
-        logger.warning("steps are not compiled, which would make them faster, for want of %s", " and ".join(missing))
-    return False if missing else "step"
-
-
-def compile_model(model: PersonSearchModel, how: bool | str, cuda_graphs: bool = False, optional: bool = False) -> None:
+def compile_model(model: PersonSearchModel, how: bool | str, cuda_graphs: bool = False) -> None:
     """What the configuration calls `compile`: the whole "step", the "layers" (or True), or nothing (False).
 
-    cuda_graphs, optional: see `compile_step`.
+    cuda_graphs: see `compile_step`.
     """
     if how == "step":
-        compile_step(model, cuda_graphs, optional)
+        compile_step(model, cuda_graphs)
     elif how:
         compile_layers(model)
 
 
-def compile_step(model: PersonSearchModel, cuda_graphs: bool = False, optional: bool = False) -> None:
+def compile_step(model: PersonSearchModel, cuda_graphs: bool = False) -> None:
     """Let torch.compile write kernels for a training step's forward and backward pass as a whole.
 
     Once for each shape of batch: `TrainBatch.with_few_shapes` makes them few. cuda_graphs: kernels are launched
-    together; what a pass returns is overwritten by the next one. optional: where torch.compile fails, steps go on
-    without it, and a warning says so; else that is a UserError.
+    together; what a pass returns is overwritten by the next one. A step raises UserError where torch.compile fails.
     """
     torch._dynamo.config.recompile_limit = SHAPES
     torch._dynamo.config.optimize_ddp = False  # which would cut the graph where gradients are exchanged
@@ -116,11 +85,7 @@ def compile_step(model: PersonSearchModel, cuda_graphs: bool = False, optional: 
             return compiled(*given, **options)
         except TorchDynamoException as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            if not optional:
-                raise UserError(f"config: `compile: step` fails here: {reason}; set `compile` to false") from error
-            logger.warning("steps are not compiled: %s", reason)
-        model._compiled_call_impl = None
-        return model(*given, **options)
+            raise UserError(f"config: `compile: step` fails here: {reason}; set `compile` to false") from error
 
     model._compiled_call_impl = call
 

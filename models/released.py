@@ -342,8 +342,12 @@ def require_trained(report: LoadReport, where: str) -> None:
 
 
 def saved_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration in a checkpoint of ours; empty for others."""
-    return checkpoint["config"] if isinstance(checkpoint.get("config"), dict) else {}
+    """The configuration in a checkpoint of ours; empty for others.
+
+    Exported models may say `compile: auto`, a former default, which is read as false.
+    """
+    saved = checkpoint["config"] if isinstance(checkpoint.get("config"), dict) else {}
+    return {**saved, "compile": False, "cuda_graphs": False} if saved.get("compile") == "auto" else saved
 
 
 def load_language_model(model: PersonSearchModel, name: str) -> bool:

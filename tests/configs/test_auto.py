@@ -1,38 +1,29 @@
-"""What `auto` means on a device, and what is refused where it cannot work."""
-
-import logging
+"""What `auto` means on a device, and what is compiled where it is asked for, or refused where it cannot work."""
 
 import pytest
 import torch
 from torch import nn
 
 from configs import run
+from configs.command_line import parse_arguments, read_config
 from configs.schema import Config, load_config
+from evaluation.trained import settings_of
 from models import build
 from utils.errors import UserError
 from utils.precision import choose_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-MANY = build.WORTH_COMPILING
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    """A GPU of this kind, with all compilers beside it."""
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(build, "find_spec", lambda name: name)
-    monkeypatch.setattr(build.shutil, "which", lambda name: name)
-
-
-def test_auto_is_the_default_of_published_files_too():
-    assert (Config().precision, Config().compile, Config().cuda_graphs) == ("auto", "auto", False)
+def test_the_defaults_are_those_of_published_files_too():
+    assert (Config().precision, Config().compile, Config().cuda_graphs) == ("auto", False, False)
     for name in ("PS_cuhk_pedes", "PS_icfg_pedes", "PS_rstp_reid", "mamba_cuhk_pedes"):
         config = load_config(f"configs/{name}.yaml")
-        assert (config.precision, config.compile) == ("auto", "auto")
+        assert (config.precision, config.compile) == ("auto", False)
 
 
-def test_precision_by_device(gpu, monkeypatch):
+def test_precision_by_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or True)
     assert choose_precision("auto", CPU) == "fp32"
     assert choose_precision("auto", GPU) == "bf16"
     for precision in ("fp32", "tf32", "bf16"):
@@ -41,32 +32,12 @@ def test_precision_by_device(gpu, monkeypatch):
     assert choose_precision("auto", GPU) == "fp32"
 
 
-def test_compiling_by_device_steps_and_compilers(gpu, monkeypatch, caplog):
-    assert build.choose_compile("auto", GPU, MANY) == "step"
-    assert build.choose_compile("auto", GPU, MANY - 1) is False
-    assert build.choose_compile("auto", CPU, MANY) is False
-    for how in (True, False, "layers", "step"):
-        assert build.choose_compile(how, CPU, 1) == how
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
-    assert build.choose_compile("auto", GPU, MANY) is False
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert not caplog.records
-    monkeypatch.setattr(build, "find_spec", lambda name: None)
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    monkeypatch.setenv("CXX", "other++ -O2")
-    assert build.choose_compile("auto", GPU, MANY) is False
-    assert "the package triton and a C++ compiler (other++)" in caplog.text
-
-
 class Successor(nn.Module):
     def forward(self, number):
         return number + 1
 
 
-def failing_model(monkeypatch, **options):
-    """A model of which no step can be compiled."""
-    model = Successor()
-
+def test_a_step_that_cannot_be_compiled_ends_in_one_line(monkeypatch):
     def fail(module, **how):
         def call(*given, **named):
             raise build.TorchDynamoException("no\n kernel")
@@ -74,20 +45,10 @@ def failing_model(monkeypatch, **options):
         module._compiled_call_impl = call
 
     monkeypatch.setattr(nn.Module, "compile", fail)
-    build.compile_model(model, "step", **options)
-    return model
-
-
-def test_a_step_that_cannot_be_compiled_goes_on_without_where_nobody_asked_for_it(monkeypatch, caplog):
-    model = failing_model(monkeypatch, optional=True)
-    with caplog.at_level(logging.WARNING):
-        assert [model(1), model(2)] == [2, 3]
-    assert caplog.text.count("steps are not compiled: no kernel") == 1
-
-
-def test_a_step_that_cannot_be_compiled_as_asked_ends_in_one_line(monkeypatch):
+    model = Successor()
+    build.compile_model(model, "step")
     with pytest.raises(UserError, match=r"^config: `compile: step` fails here: no kernel; set `compile` to false$"):
-        failing_model(monkeypatch)(1)
+        model(1)
 
 
 def test_cuda_graphs_are_made_by_the_compiler(monkeypatch):
@@ -106,9 +67,9 @@ def test_cuda_graphs_are_made_by_the_compiler(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["cuda_graphs=true", "compile=false"], "`cuda_graphs`: needs `compile: step`, of which they are made"),
-        (["cuda_graphs=true", "compile=layers"], "and not 'layers'"),
-        (["cuda_graphs=true", "accumulate_steps=2"], "`cuda_graphs`: cannot hold gradients of several micro-batches"),
+        (["cuda_graphs=true"], "`cuda_graphs`: needs `compile: step`, not false; set that too, or leave"),
+        (["cuda_graphs=true", "compile=layers"], "`cuda_graphs`: needs `compile: step`, not layers"),
+        (["cuda_graphs=true", "compile=step", "accumulate_steps=2"], "`cuda_graphs`: cannot hold gradients of several"),
     ],
 )
 def test_cuda_graphs_are_refused_beside_what_they_cannot_do(settings, message):
@@ -118,7 +79,8 @@ def test_cuda_graphs_are_refused_beside_what_they_cannot_do(settings, message):
 
 
 def test_cuda_graphs_are_refused_where_they_cannot_work(monkeypatch):
-    config = load_config(None, ["cuda_graphs=true"])
+    config = load_config(None, ["cuda_graphs=true", "compile=step"])
+    monkeypatch.setattr(run, "require_compiler", lambda: None)
     with pytest.raises(UserError, match="`cuda_graphs` needs a GPU, and the device is cpu"):
         run.require_what_compiles(config, CPU)
     run.require_what_compiles(config, GPU)
@@ -129,8 +91,15 @@ def test_cuda_graphs_are_refused_where_they_cannot_work(monkeypatch):
 
 def test_a_resumed_run_keeps_what_auto_meant():
     checkpoint = {"config": {"precision": "fp32", "compile": False}}
-    kept = run.keep_choices(Config(), checkpoint)
-    assert (kept.precision, kept.compile) == ("fp32", False)
-    kept = run.keep_choices(Config(precision="bf16", compile="step"), checkpoint)
-    assert (kept.precision, kept.compile) == ("bf16", "step")
-    assert run.keep_choices(Config(), {}).precision == "auto"
+    assert run.keep_precision(Config(), checkpoint).precision == "fp32"
+    assert run.keep_precision(Config(precision="bf16"), checkpoint).precision == "bf16"
+    assert run.keep_precision(Config(), {}).precision == "auto"
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_a_model_that_was_exported_with_the_former_default_is_not_compiled(cuda_graphs, tmp_path):
+    settings = {**Config().model_dump(mode="json"), "compile": "auto", "cuda_graphs": cuda_graphs}
+    content = {"path": str(tmp_path / "model.safetensors"), "config": settings}
+    options = parse_arguments(["--evaluate", "--checkpoint", content["path"]])
+    for config in (settings_of(content, None, []), read_config(options, content)):
+        assert (config.compile, config.cuda_graphs) == (False, False)
