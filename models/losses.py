@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, log_softmax, softmax
 ContrastiveTerm = Literal["i2t", "t2i", "i2i", "t2t"]  # query and key: image or text
 CONTRASTIVE_TERMS: tuple[ContrastiveTerm, ...] = get_args(ContrastiveTerm)
 IGNORED = -100  # label of a position that takes no part in a loss
+SPREAD = -7046029254386353131  # 2^64 over the golden ratio, odd: products with it spread numbers over 64 bits
 FAR_BELOW = -1e9  # a logit whose exponential is 0 beside any other; finite, so that its gradient is 0 and not NaN
 
 
@@ -136,11 +137,31 @@ def attribute_weights(attributes: Tensor, count: int) -> Tensor:
     return chosen / chosen.sum(-1, keepdim=True).clamp(min=1)
 
 
+def attribute_keys(ids: Tensor, attributes: Tensor, count: int) -> Tensor:
+    """A number for each attribute [B, C] that is the same where its tokens are, in whatever order; 0 = absent.
+
+    ids [B, T]; attributes [B, T]: attribute number of each token.
+    """
+    mixed = (ids + 1) * SPREAD
+    mixed = (mixed ^ (mixed >> 31)) * SPREAD
+    numbers = torch.arange(1, count + 1, device=ids.device)
+    return torch.where(attributes[:, None, :] == numbers[:, None], mixed[:, None, :], 0).sum(-1)
+
+
+def named_there(keys: Tensor, texts: Tensor, images: Tensor) -> Tensor:
+    """Whether the caption of the image names an attribute of the text, word for word: [R, C].
+
+    keys [B, C] of `attribute_keys`; texts, images [R]: rows of these, of the text and of the image's own caption.
+    """
+    there = keys[images]
+    return (keys[texts][:, :, None] == there[:, None, :]).any(-1) & (keys[texts] != 0)
+
+
 def attribute_matching(logits: Tensor, present: Tensor, matches: Tensor, valid: Tensor) -> Mean:
     """AL (MARS section 3.3): does each attribute fit the image?
 
     logits [R, C, 2] of the attribute vectors; present [R, C] True = the caption has this
-    attribute; matches [R] 1 = image of the same identity; valid [R] False = row without a valid
+    attribute, and it counts; matches [R] 1 = image of the same identity; valid [R] False = row without a valid
     negative. Mean over a caption's attributes, then over the captions that have any.
     """
     rows, count = present.shape

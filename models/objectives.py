@@ -178,12 +178,21 @@ def decoder_parts(sizes: PartSizes) -> Parts:
 
 
 def attribute_matching(step: TrainingStep) -> losses.Mean:
-    """Attribute loss (MARS section 3.3) on the mean state of each attribute's words."""
+    """Attribute loss (MARS section 3.3) on the mean state of each attribute's words.
+
+    As published, no attribute of a text matches the image of somebody else; "unshared" leaves out those that the
+    image's own caption names too, which do.
+    """
     pairs = step.pairs
     weights = losses.attribute_weights(pairs.attributes, pairs.attribute_count)  # [3B, C, T]
     with full_precision(weights):
         logits = step.model.match_logits(weights @ pairs.states.float())
-    return losses.attribute_matching(logits, weights.any(-1), pairs.matches, pairs.valid)
+    present = weights.any(-1)
+    if step.model.objective.attribute_negatives == "unshared":
+        keys = losses.attribute_keys(step.caption.tokens.ids, step.batch.attributes, pairs.attribute_count)
+        named = losses.named_there(keys, *step.samples_of_pairs())
+        present = present & ~(named & (pairs.matches == 0)[:, None])
+    return losses.attribute_matching(logits, present, pairs.matches, pairs.valid)
 
 
 # Heads are built in this order, and their parameters drawn in it.
@@ -237,7 +246,8 @@ class Objective(Section):
 
     weights: loss name -> weight; a loss of weight 0 is not computed and its parts not built. contrastive_keys:
     "momentum" compares with momentum embeddings of batch and queue (ALBEF); "online" with the batch itself, gradient on
-    both sides and identities alone as targets (CLIP): the quicker way to learn from nothing.
+    both sides and identities alone as targets (CLIP): the quicker way to learn from nothing. attribute_negatives: which
+    attributes of a text are taught not to match another person's image, see `attribute_matching`.
     """
 
     weights: dict[str, NotNegative] = Field(default={}, validate_default=True)
@@ -250,6 +260,7 @@ class Objective(Section):
     mlm_distill_axis: Literal["vocabulary", "positions"] = "vocabulary"
     contrastive_terms: Annotated[list[losses.ContrastiveTerm], Field(min_length=1)] = list(losses.CONTRASTIVE_TERMS)
     contrastive_keys: Literal["momentum", "online"] = "momentum"
+    attribute_negatives: Literal["all", "unshared"] = "all"
 
     @field_validator("weights", mode="before")
     @classmethod

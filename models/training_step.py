@@ -153,6 +153,12 @@ class TrainingStep:
             self.joined = self.join_pairs()
         return self.joined
 
+    def samples_of_pairs(self) -> tuple[Tensor, Tensor]:
+        """The samples [3B] that the texts and the images of `pairs` are of."""
+        assert self.negatives is not None, "a loss on pairs asks for their rows"
+        own = torch.arange(self.batch.size, device=self.negatives.text.device)
+        return torch.cat([own, own, self.negatives.text]), torch.cat([own, self.negatives.image, own])
+
     def join_pairs(self) -> Pairs:
         assert self.negatives is not None, "a loss on pairs asks for their rows"
         names, size, attributes = (

@@ -136,11 +136,20 @@ class PlainStep:
             values = []
             for number in range(1, int(numbers.max()) + 1):
                 places = (numbers == number).nonzero().flatten().tolist()
+                if not match and self.model.objective.attribute_negatives == "unshared":
+                    words = sorted(self.batch.caption2.ids[text][places].tolist())
+                    if words in self.attributes_of(image):
+                        continue
                 vector = sum(states[place] for place in places) / len(places)
                 values.append(cross_entropy(self.model.itm_head(vector), torch.tensor(match)))
             if values:
                 per_caption.append(torch.stack(values).mean())
         return torch.stack(per_caption).mean()
+
+    def attributes_of(self, row: int) -> list[list[int]]:
+        """The word pieces of each attribute of a caption."""
+        numbers, ids = self.batch.attributes[row], self.batch.caption2.ids[row]
+        return [sorted(ids[numbers == number].tolist()) for number in range(1, int(numbers.max()) + 1)]
 
     def prd(self) -> Tensor:
         values = []

@@ -56,6 +56,7 @@ def test_sizes_come_from_the_configuration():
         ("mrtd_mask_probability", 0.45, "mrtd_mask_probability"),
         ("mlm_distill_axis", "positions", "mlm_distill_axis"),
         ("contrastive_keys", "online", "contrastive_keys"),
+        ("attribute_negatives", "unshared", "attribute_negatives"),
     ],
 )
 def test_the_objective_comes_from_the_configuration(key, value, field):

@@ -285,6 +285,33 @@ def test_attribute_matching_is_a_loop_over_captions_and_attributes():
     assert found.item() == pytest.approx(mean(captions), rel=1e-5)
 
 
+def test_attributes_of_the_same_words_have_the_same_key():
+    # [CLS] red coat [SEP] coat red cap; then coat red alone; then red red, and coat coat
+    ids = torch.tensor([[2, 7, 9, 3, 9, 7, 8], [2, 9, 7, 3, 0, 0, 0], [2, 7, 7, 3, 9, 9, 0]])
+    attributes = torch.tensor([[0, 1, 1, 0, 2, 2, 2], [0, 1, 1, 0, 0, 0, 0], [0, 1, 1, 0, 2, 2, 0]])
+    keys = losses.attribute_keys(ids, attributes, 3)
+    assert keys[0, 0] == keys[1, 0]
+    assert len({*keys[0, :2].tolist(), *keys[2, :2].tolist()}) == 4
+    assert keys[0, 2] == keys[1, 1] == keys[1, 2] == 0
+
+
+def test_keys_of_different_attributes_differ():
+    pairs = torch.combinations(torch.arange(300), 2)  # as many as 44,850, of sums that are often equal
+    keys = losses.attribute_keys(pairs, torch.ones_like(pairs), 1)
+    assert len(keys.unique()) == len(pairs)
+
+
+def test_an_attribute_is_named_there_when_the_other_caption_has_it():
+    keys = torch.tensor([[5, 6, 0], [6, 8, 9], [0, 0, 0]])
+    found = losses.named_there(keys, torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 0, 0]))
+    assert found.tolist() == [
+        [True, True, False],
+        [False, True, False],
+        [True, False, False],
+        [False, False, False],
+    ]
+
+
 def test_attribute_matching_weighs_captions_and_not_attributes_equally():
     # losses ln 2 each for three attributes of one caption, ln 4 for the only one of the other
     logits = torch.zeros(2, 3, 2)

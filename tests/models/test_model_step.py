@@ -1,6 +1,6 @@
 """A training step of the whole model, against one caption and one image at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -65,6 +65,24 @@ def test_every_loss_is_that_of_single_pairs(full_ca, alpha):
     assert set(found) == set(LOSSES)
     for name in LOSSES:
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_attributes_that_the_caption_of_a_negative_image_names_too_are_left_out_when_asked():
+    model = lived_in(tiny_model(only("attribute"), objective={"attribute_negatives": "unshared"}))
+    batch, draws = tiny_batch(IDENTITIES), tiny_draws(4)
+    words, attributes = batch.caption2.ids.clone(), torch.zeros_like(batch.attributes)
+    attributes[:, 1:3], attributes[:, 3] = 1, 2
+    words[:, 1:3], words[0, 1:3] = torch.tensor([7, 8]), torch.tensor([8, 7])  # the first is that of all captions
+    words[:, 3] = torch.arange(10, 10 + batch.size)
+    batch = replace(batch, caption2=replace(batch.caption2, ids=words), attributes=attributes, attribute_count=2)
+    draws = ChosenNegatives(draws.noise, draws.special, draws.vocabulary_size)
+    with torch.no_grad():
+        expected = PlainStep(model, batch, draws, 0.0).attribute()
+        found = step(model, batch, draws)["attribute"]
+        model.objective = model.objective.model_copy(update={"attribute_negatives": "all"})
+        published = step(model, batch, draws)["attribute"]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert abs(found - published) > 1e-3
 
 
 @pytest.mark.parametrize("keys", ["momentum", "online"])
