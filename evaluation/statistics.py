@@ -15,6 +15,7 @@ import numpy as np
 RESAMPLES = 2000
 PERMUTATIONS = 10000
 LEVEL = 0.95
+POWER = 2.80  # standard errors of a difference: 1.96 for p < 0.05, and 0.84 to reach that four times out of five
 AT_ONCE = 2**24  # numbers drawn together
 
 
@@ -92,6 +93,19 @@ def paired_p_value(first: np.ndarray, second: np.ndarray, groups: np.ndarray | N
         signs = rng.choice([-1.0, 1.0], size=(len(portion), len(difference)))
         as_large += int((np.abs(signs @ difference) >= observed - 1e-9).sum())
     return (1 + as_large) / (1 + PERMUTATIONS)
+
+
+def smallest_told(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """The difference of means that would be told from chance: p < 0.05 with a probability of 80 %.
+
+    Two-sided, by a paired test of results [C] as in `paired_p_value`, if differences of groups scatter as those of
+    these results do. NaN for a single group.
+    """
+    difference, counts = sums_of_groups(np.asarray(first, dtype=float) - np.asarray(second, dtype=float), groups)
+    if len(difference) < 2:
+        return float("nan")
+    about_mean = difference - counts * difference.sum() / counts.sum()
+    return float(POWER * np.sqrt(len(counts) * about_mean.var(ddof=1)) / counts.sum())
 
 
 # ---- rank correlation ------------------------------------------------------------------

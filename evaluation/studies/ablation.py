@@ -21,7 +21,7 @@ from configs.schema import REPOSITORY
 from evaluation.drawing.figures import COLORS, new_figure, reach, save_figure, tidy
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES, of_captions
 from evaluation.results import RankingFile, read_log, read_rankings
-from evaluation.statistics import Estimate, estimate, paired_p_value
+from evaluation.statistics import Estimate, estimate, paired_p_value, smallest_told
 from evaluation.studies.ablation_plan import MADE_WITH, Plan, Training, all_runs, check, read_plan, trainings
 from evaluation.studies.jobs import Job, run_jobs
 from evaluation.studies.study import Study, add_settings, study
@@ -166,8 +166,9 @@ def compare(outcomes: Mapping[str, Outcome], seed: int) -> list[Row]:
 def compare_values(
     name: str, stage: str, metric: str, values: np.ndarray, base: Outcome, outcome: Outcome, seed: int
 ) -> Row:
-    """values [S, C]. The standard deviation is over seeds; interval and p-value are over people, of the mean over
-    seeds: the former says how far chance in training moves a result, the latter how far other people would."""
+    """values [S, C]. The standard deviation is over seeds; interval, p-value and the smallest difference that is told
+    from chance are over people, of the mean over seeds: the former says how far chance in training moves a result, the
+    latter how far other people would."""
     by_seed, found = values.mean(1), estimate(values.mean(0), outcome.people, seed)
     row: dict[str, Any] = {
         "variant": name,
@@ -185,6 +186,7 @@ def compare_values(
     if outcome is not base and compared is not None:
         row["difference"] = found.mean - float(compared.mean())
         row["p"] = paired_p_value(values.mean(0), compared.mean(0), outcome.people, seed)
+        row["smallest_told"] = smallest_told(values.mean(0), compared.mean(0), outcome.people)
     return row
 
 
@@ -205,6 +207,7 @@ def summary(rows: Sequence[Row], stages: Mapping[str, str]) -> list[Row]:
             row, title = of_variant[metric], METRIC_NAMES[metric]
             line[f"{title} interval"] = f"{row['low']:.1f} to {row['high']:.1f}"
             line[f"{title} difference"] = f"{row['difference']:+.2f} (p {row['p']:.4f})" if "p" in row else ""
+            line[f"{title} told from"] = f"{row['smallest_told']:.2f}" if "p" in row else ""
         line["seeds"] = of_variant["r1"]["seeds"]
         line["minutes"] = f"{of_variant['r1']['minutes']:.1f}"
         lines.append(line)

@@ -11,6 +11,7 @@ from evaluation.statistics import (
     partial_correlation,
     partial_spearman,
     rank_of,
+    smallest_told,
 )
 
 
@@ -65,6 +66,24 @@ def test_a_real_difference_is_found():
     better = np.maximum(worse, rng.random(400) < 0.15)
     assert paired_p_value(better, worse, np.repeat(np.arange(100), 4)) < 0.01
     assert paired_p_value(better, better) == 1
+
+
+def test_four_of_five_differences_of_the_smallest_size_told_are_found():
+    rng, people = np.random.default_rng(3), np.repeat(np.arange(60), 8)
+
+    def results(better):
+        """Two models that err alike, one of them better by so much; of a person all of it or twice or nothing."""
+        ease = np.clip(0.5 + 0.2 * rng.standard_normal(60), 0.1, 0.8)
+        more = better * rng.integers(0, 3, 60)
+        return (rng.random(480) < np.repeat(ease + more, 8)).astype(float), (
+            rng.random(480) < np.repeat(ease, 8)
+        ).astype(float)
+
+    told = np.median([smallest_told(*results(0.08), people) for _ in range(50)])
+    found = [paired_p_value(*results(told), people, trial) < 0.05 for trial in range(300)]
+    assert 0.72 <= np.mean(found) <= 0.88
+    assert np.isnan(smallest_told(np.ones(3), np.zeros(3), np.zeros(3)))
+    assert smallest_told(np.ones(480), np.zeros(480), people) == 0
 
 
 def test_an_interval_holds_its_mean_and_grows_with_its_groups():
