@@ -21,13 +21,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": {"train": 1700, "val": 50, "test": 100, "images_per_identity": 4, "height": 128, "width": 64},
     "full": {"train": 11003, "val": 1000, "test": 1000, "images_per_identity": 3},
     "lookalikes": {
-        "train": 1600,
-        "val": 60,
-        "test": 100,
+        "train": 1200,
+        "val": 56,
+        "test": 104,
         "images_per_identity": 4,
         "height": 128,
         "width": 64,
-        "group_size": 4,
+        "group_size": 8,
+        "details": ("shoes", "bag", "headwear", "hair", "scarf", "item"),  # glasses are lost in smaller images
         "caption_style": "thorough",
         "smallest_detail": 5,
     },

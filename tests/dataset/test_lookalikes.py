@@ -144,7 +144,7 @@ def test_a_smallest_detail_makes_small_ones_larger(detail):
 
 @pytest.mark.parametrize("detail", DETAILS)
 def test_a_differing_detail_shows_in_nearly_every_image(detail):
-    given = {"details": (detail,), "differing_details": 1, "occlusion": 0.0}
+    given = {"group_size": 4, "details": (detail,), "differing_details": 1, "occlusion": 0.0}
     options = options_from("lookalikes", given)
     pictures = [picture_of(options, k, 0, person_of(options, k))[0] for k in range(1, 29)]
     if detail == "glasses":
