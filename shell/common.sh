@@ -242,3 +242,15 @@ run_once() {
     elif [ -n "$checkpoint" ]; then set -- --checkpoint "$checkpoint" "$@"; fi
     "$PYTHON" Retrieval.py --config "$config" --output_dir "$folder" "$@"
 }
+
+# study_once NAME FOLDER: a study of a finished run, unless it is there.
+study_once() {
+    [ -f "$2/studies/$1.json" ] || "$PYTHON" -m evaluation "$1" --checkpoint "$2/checkpoint_best.pth" >/dev/null
+}
+
+# evaluate_once FOLDER CONFIG CHECKPOINT [flags...]: evaluates a checkpoint, unless that is done.
+evaluate_once() {
+    local folder="$1" config="$2" checkpoint="$3"; shift 3
+    [ ! -f "$folder/metrics.json" ] || return 0
+    "$PYTHON" Retrieval.py --config "$config" --output_dir "$folder" --checkpoint "$checkpoint" --evaluate "$@"
+}

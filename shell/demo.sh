@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
-# Makes the synthetic benchmark, trains a small MARS on it, evaluates it, and leaves a report.
-#   bash shell/demo.sh [KEY.PATH=VALUE ...]      settings on top of the configuration
-# Environment: CONFIG (default configs/demo.yaml; its first stage is the file beside it, NAME_pretrain.yaml),
-# OUTPUT (default output/demo), DEMO_DATA (options of dataset.synthetic, to change the benchmark), MARS_ENV.
+# Draws people who look alike, evaluates a kept start on them, trains MARS from it, evaluates that, and leaves a report.
+#   bash shell/demo.sh [--from-nothing] [KEY.PATH=VALUE ...]      settings on top of the configuration
+#   --from-nothing   train on other people from random weights, in two stages, instead
+# Environment: CONFIG (default configs/demo.yaml; with --from-nothing configs/demo_from_nothing.yaml, whose first stage is
+# the file beside it, NAME_pretrain.yaml), START (the start, default demo_start), OUTPUT (default output/demo or
+# output/demo_from_nothing), DEMO_DATA (options of dataset.synthetic, to change the people), MARS_ENV.
 # What is finished is not done again; an interrupted training is resumed.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
+name=demo preset=lookalikes
+if [ "${1:-}" = --from-nothing ]; then name=demo_from_nothing preset=demo; shift; fi
 require_settings "$@"
-ensure_environment
-output="$(absolute "${OUTPUT:-$repository/output/demo}")"
-config="$(absolute "${CONFIG:-$repository/configs/demo.yaml}")"
+output="$(absolute "${OUTPUT:-$repository/output/$name}")"
+config="$(absolute "${CONFIG:-$repository/configs/$name.yaml}")"
 first="${config%.yaml}_pretrain.yaml"
-[ -f "$first" ] || fail "CONFIG=$config: its first stage, $first, does not exist"
+start="$(checkpoint_path "${START:-demo_start}")"
+if [ $name = demo ]; then [ -e "$start" ] || fail "START=${START:-demo_start}: there is no checkpoint $start"
+else [ -f "$first" ] || fail "CONFIG=$config: its first stage, $first, does not exist"; fi
+ensure_environment
 cd "$repository"
 data="$output/data"
 if [ $# -gt 0 ]; then  # wrong settings are told now, not after minutes
@@ -22,13 +28,22 @@ run_command_line(lambda: load_config(sys.argv[1], sys.argv[2:]) and 0)' "$config
 fi
 use_data "$data"
 
-echo "1/4 benchmark"
+echo "1/4 people"
 # shellcheck disable=SC2086  (several options)
-draw "$data" --preset demo ${DEMO_DATA:-}
-echo "2/4 embeddings from nothing"
-run_once "$output/pretraining" "$first" "" --set "${settings[@]}"
+draw "$data" --preset $preset ${DEMO_DATA:-}
+if [ $name = demo ]; then
+    echo "2/4 the start as it is"
+    evaluate_once "$output/start" "$config" "$start" --set "${settings[@]}" "${test_settings[@]}" "$@"
+else
+    echo "2/4 embeddings from nothing"
+    run_once "$output/pretraining" "$first" "" --set "${settings[@]}"
+    start="$output/pretraining/checkpoint_best.pth"
+fi
 echo "3/4 MARS"
-run_once "$output" "$config" "$output/pretraining/checkpoint_best.pth" \
-    --set "${settings[@]}" "${test_settings[@]}" "$@"
+run_once "$output" "$config" "$start" --set "${settings[@]}" "${test_settings[@]}" "$@"
 echo "4/4 report"
-"$PYTHON" -m evaluation report "$output"
+study_once gradcam "$output" &
+study_once reconstruction "$output"
+wait $!
+if [ $name = demo ]; then "$PYTHON" -m evaluation report "$output" --start "$output/start"
+else "$PYTHON" -m evaluation report "$output"; fi

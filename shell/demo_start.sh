@@ -31,8 +31,5 @@ for name in demo hard lookalikes; do
     # shellcheck disable=SC2086  (several options)
     draw "$output/$name/data" --preset "$preset" --difficulty "$difficulty" ${OTHER_DATA:-}
     use_data "$output/$name/data"
-    if [ ! -f "$output/$name/metrics.json" ]; then
-        "$PYTHON" Retrieval.py --config "$output/config.yaml" --checkpoint "$file" --output_dir "$output/$name" \
-            --evaluate --set "${settings[@]}" "${test_settings[@]}"
-    fi
+    evaluate_once "$output/$name" "$output/config.yaml" "$file" --set "${settings[@]}" "${test_settings[@]}"
 done

@@ -143,7 +143,7 @@ def driver(
         *launcher,
         script,
         "--config",
-        "configs/demo.yaml",
+        "configs/demo_from_nothing.yaml",
         "--output_dir",
         str(output),
         *flags,

@@ -67,5 +67,5 @@ def retrieve(output: Path, benchmark: Path, *flags: str | Path, settings: Sequen
     """A tiny run of the driver."""
     import Retrieval
 
-    where = ["--config", "configs/demo.yaml", "--output_dir", output]
+    where = ["--config", "configs/demo_from_nothing.yaml", "--output_dir", output]
     return call_here(Retrieval.main, *where, *flags, "--set", *TINY, *data_settings(benchmark), *settings)

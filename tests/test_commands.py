@@ -43,7 +43,7 @@ MORE = [
     "bash shell/rstp_train.sh ALBEF.pth",
     "bash shell/icfg-eval.sh",
     "bash shell/rstp-eval.sh MARS.pth",
-    "CONFIG=configs/demo_vim.yaml OUTPUT=output/demo-vim bash shell/demo.sh",
+    "CONFIG=configs/demo_vim.yaml OUTPUT=output/demo-vim bash shell/demo.sh --from-nothing",
     "bash shell/demo_start.sh",
     'cd output && bash ../shell/search.sh query "a woman in a red coat" --gallery ../gallery',
     "bash shell/lint.sh style",
@@ -231,7 +231,7 @@ def run_here(command: str, root: Path, new: bool = False) -> subprocess.Complete
 
     new: by a new Python that imports everything, rather than by a fork of one that has (see preloaded.py).
     """
-    number, variables = (None, surroundings(Path(sys.prefix))) if new else stand_in(root)
+    number, variables = (None, surroundings(Path(sys.prefix), root)) if new else stand_in(root)
     return subprocess.run(
         ["bash", "-c", command],
         cwd=root,
@@ -243,12 +243,13 @@ def run_here(command: str, root: Path, new: bool = False) -> subprocess.Complete
     )
 
 
-def surroundings(python: Path) -> dict[str, str]:
-    """The environment of a command line, with a virtual environment."""
+def surroundings(python: Path, root: Path) -> dict[str, str]:
+    """The environment of a command line in the sandbox, with a virtual environment."""
     more = {
         "MARS_ENV": str(python),
         "PATH": f"{python / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "DEMO_DATA": "--train 8 --val 4 --test 4 --images-per-identity 2 --size 96x48",
+        "START": str(root / "MARS.pth"),  # of the size of the configurations here
         "OTHER_DATA": "--train 8 --val 4 --test 4 --images-per-identity 2 --size 96x48",
         "PYTHONPATH": "",
         "GOMP_SPINCOUNT": "2000",  # as scripts set it
@@ -260,7 +261,7 @@ def surroundings(python: Path) -> dict[str, str]:
 def stand_in(root: Path) -> tuple[int, dict[str, str]]:
     """The socket of a server of commands of the sandbox, and the environment of those that it shall fork."""
     folder = root.parent / "stand-in"
-    server = start_server(root, surroundings(folder))
+    server = start_server(root, surroundings(folder, root))
     number = server.connection.fileno()
     write_stand_in(folder / "bin" / "python", number, server.environment, root / "tests")
     return number, dict(server.environment)

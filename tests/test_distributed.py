@@ -20,7 +20,7 @@ def train(output, benchmark, processes: int, *settings: str) -> None:
         *(launcher if processes > 1 else []),
         "Retrieval.py",
         "--config",
-        "configs/demo.yaml",
+        "configs/demo_from_nothing.yaml",
         "--output_dir",
         output,
         "--set",

@@ -23,7 +23,7 @@ SETTINGS = [f"schedular.epochs={EPOCHS}", "workers=0", "bert_config.hidden_dropo
 def train(output, benchmark, *flags) -> Ending:
     with restored():
         os.chdir(REPOSITORY)
-        where = ["--config", "configs/demo.yaml", "--output_dir", output, *flags]
+        where = ["--config", "configs/demo_from_nothing.yaml", "--output_dir", output, *flags]
         return call(Retrieval.main, *where, "--set", *TINY, *data_settings(benchmark), *SETTINGS)
 
 

@@ -45,7 +45,15 @@ def test_an_epoch_that_is_resumed_goes_on_with_its_look_alikes(whole, benchmark,
 
 def test_two_processes_find_the_look_alikes_of_one(whole, benchmark, tmp_path):
     run(
-        *(sys.executable, "-m", "utils.processes.launch", "2", "Retrieval.py", "--config", "configs/demo.yaml"),
+        *(
+            sys.executable,
+            "-m",
+            "utils.processes.launch",
+            "2",
+            "Retrieval.py",
+            "--config",
+            "configs/demo_from_nothing.yaml",
+        ),
         *("--output_dir", tmp_path / "two", "--set", *TINY, *data_settings(benchmark), *MINED, "batch_size_train=4"),
     )
     one, two = (read_checkpoint(folder / LAST) for folder in (whole, tmp_path / "two"))

@@ -102,24 +102,67 @@ def test_a_script_installs_what_it_needs_alone(checkout, script, file):
     assert checkout.call(f"bash shell/{script}", GPUS="1")[1] == [file]
 
 
+def plant_demo(checkout: Checkout) -> None:
+    """The configurations and the start that the demo looks for."""
+    files = ["configs/demo.yaml", "configs/demo_from_nothing.yaml", "configs/demo_from_nothing_pretrain.yaml"]
+    for name in [*files, "checkpoints/demo_start.safetensors"]:
+        (checkout.root / name).parent.mkdir(exist_ok=True)
+        (checkout.root / name).touch()
+
+
 def test_the_demo_installs_no_more_than_training_needs(checkout):
-    (checkout.root / "configs").mkdir()
-    for name in ("demo.yaml", "demo_pretrain.yaml"):
-        (checkout.root / "configs" / name).touch()
+    plant_demo(checkout)
     assert checkout.call("bash shell/demo.sh")[1] == ["requirements.txt"]
 
 
-def test_both_stages_of_the_demo_decode_images_once_unless_told_otherwise(checkout, tmp_path):
-    (checkout.root / "configs").mkdir()
-    for name in ("demo.yaml", "demo_pretrain.yaml"):
-        (checkout.root / "configs" / name).touch()
-    output = tmp_path / "my output"
-    done, _ = checkout.call("bash shell/demo.sh image_cache=null", OUTPUT=str(output))
+def test_the_demo_trains_from_the_start_and_compares_with_it(checkout, tmp_path):
+    plant_demo(checkout)
+    output, root = tmp_path / "my output", checkout.root
+    done, _ = checkout.call("bash shell/demo.sh vision_depth=2", OUTPUT=str(output))
+    assert done.returncode == 0, done.stderr
+    start, trained = runs_of(checkout)
+    kept = f"--checkpoint {root}/checkpoints/demo_start.safetensors "
+    assert f"--config {root}/configs/demo.yaml --output_dir {output}/start {kept}--evaluate " in start
+    assert f"--config {root}/configs/demo.yaml --output_dir {output} {kept}" in trained and "--evaluate" not in trained
+    for line in (start, trained):
+        assert f"test_file={output}/data/processed_data/test.json" in line and line.endswith(" vision_depth=2")
+    ran = checkout.log.read_text().splitlines()
+    assert f"ran -m dataset.synthetic {output}/data --preset lookalikes" in ran
+    assert ran[-1] == f"ran -m evaluation report {output} --start {output}/start"
+
+
+def test_the_demo_starts_from_another_checkpoint(checkout):
+    plant_demo(checkout)
+    other = checkout.root / "other.pth"
+    other.touch()
+    done, _ = checkout.call("bash shell/demo.sh", START="other.pth")
+    assert done.returncode == 0, done.stderr
+    assert all(f" --checkpoint {other} " in line for line in runs_of(checkout))
+
+
+def test_the_demo_misses_a_start_that_is_not_there(checkout):
+    plant_demo(checkout)
+    done, _ = checkout.call("bash shell/demo.sh", START="other.pth")
+    assert done.returncode == 2
+    assert done.stderr == f"error: START=other.pth: there is no checkpoint {checkout.root}/other.pth\n"
+    assert "ran" not in checkout.log.read_text()
+
+
+def test_the_demo_from_nothing_has_two_stages_and_decodes_images_once(checkout, tmp_path):
+    plant_demo(checkout)
+    output, configs = tmp_path / "my output", checkout.root / "configs"
+    done, _ = checkout.call("bash shell/demo.sh --from-nothing image_cache=null", OUTPUT=str(output))
     assert done.returncode == 0, done.stderr
     first, second = runs_of(checkout)
+    assert f"--config {configs}/demo_from_nothing_pretrain.yaml" in first and "--checkpoint" not in first
     assert f" image_cache={output}/data/image_cache" in first and "image_cache=null" not in first
+    assert f"--config {configs}/demo_from_nothing.yaml" in second
+    assert f" --checkpoint {output}/pretraining/checkpoint_best.pth " in second
     assert f" image_cache={output}/data/image_cache " in second
     assert second.endswith(" image_cache=null")  # the last one counts
+    ran = checkout.log.read_text().splitlines()
+    assert f"ran -m dataset.synthetic {output}/data --preset demo" in ran
+    assert ran[-1] == f"ran -m evaluation report {output}"
 
 
 def test_the_start_is_trained_in_two_stages_and_evaluated_on_other_people(checkout, tmp_path):
@@ -132,8 +175,8 @@ def test_the_start_is_trained_in_two_stages_and_evaluated_on_other_people(checko
     assert f"--config configs/demo_start.yaml --output_dir {output} --checkpoint {output}/embeddings/" in second
     assert f"test_file={output}/data/processed_data/test.json" in second and second.endswith(" vision_depth=2")
     for name, line in zip(("demo", "hard", "lookalikes"), evaluated, strict=True):
-        assert f"--config {output}/config.yaml --checkpoint {output}/demo_start.safetensors" in line
-        assert f" --output_dir {output}/{name} --evaluate " in line
+        assert f"--config {output}/config.yaml --output_dir {output}/{name} " in line
+        assert f" --checkpoint {output}/demo_start.safetensors --evaluate " in line
         assert f"test_file={output}/{name}/data/processed_data/test.json" in line
 
 
@@ -170,9 +213,7 @@ def test_scripts_know_the_checkpoints_of_the_repository_by_name(checkout, tmp_pa
     ],
 )
 def test_scripts_work_where_cd_prints_folders(checkout, folders, command, ran):
-    (checkout.root / "configs").mkdir()
-    for name in ("demo.yaml", "demo_pretrain.yaml"):
-        (checkout.root / "configs" / name).touch()
+    plant_demo(checkout)
     done, _ = checkout.call(command, CDPATH=folders.format(root=checkout.root))
     assert done.returncode == 0, done.stderr
     assert f"ran {ran}" in checkout.log.read_text()

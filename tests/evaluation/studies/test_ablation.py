@@ -22,7 +22,7 @@ from utils.errors import UserError
 
 PEOPLE = ["a", "a", "b", "b", "c", "c"]
 PLAN = """
-config: configs/demo.yaml
+config: configs/demo_from_nothing.yaml
 seeds: [1, 2]
 variants:
   full:
@@ -53,7 +53,8 @@ def test_every_variant_is_trained_with_every_seed(tmp_path):
 
 
 def test_a_grid_is_every_combination(tmp_path):
-    text = "config: configs/demo.yaml\nseeds: [1]\ngrid: {weights.mae: [0, 0.5], bert_config.full_ca: [true, false]}"
+    grid = "grid: {weights.mae: [0, 0.5], bert_config.full_ca: [true, false]}"
+    text = f"config: configs/demo_from_nothing.yaml\nseeds: [1]\n{grid}"
     plan = plan_of(tmp_path, text)
     assert list(plan.variants) == [
         "weights.mae=0, bert_config.full_ca=true",
@@ -67,10 +68,14 @@ def test_a_grid_is_every_combination(tmp_path):
 
 
 def test_a_first_stage_is_trained_once_for_each_seed(tmp_path):
-    text = PLAN + "first_stage: configs/demo_pretrain.yaml\nset: [schedular.epochs=1]\n"
+    text = PLAN + "first_stage: configs/demo_from_nothing_pretrain.yaml\nset: [schedular.epochs=1]\n"
     plan = plan_of(tmp_path, text, ["precision=fp32"])
     runs = all_runs(trainings(plan, tmp_path))
-    assert [run.name for run in runs[:3]] == ["first stage demo_pretrain, seed 1", "full, seed 1", "no MAE, seed 1"]
+    assert [run.name for run in runs[:3]] == [
+        "first stage demo_from_nothing_pretrain, seed 1",
+        "full, seed 1",
+        "no MAE, seed 1",
+    ]
     assert len(runs) == 6
     assert runs[1].checkpoint == runs[2].checkpoint == runs[0].folder / "checkpoint_best.pth"
     assert runs[0].overrides == ("precision=fp32",)  # `set` is of the variants
@@ -101,7 +106,7 @@ def test_a_start_of_the_repository_is_meant_by_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("config: configs/demo.yaml\nseeds: [1]", "nothing to compare"),
+        ("config: configs/demo_from_nothing.yaml\nseeds: [1]", "nothing to compare"),
         (PLAN.replace("seeds: [1, 2]", "seeds: []"), "seeds"),
         (PLAN.replace("[1, 2]", "[1, 1]"), "a seed is named twice"),
         (PLAN.replace("[1, 2]", "[-1]"), "seeds"),
@@ -124,19 +129,19 @@ def test_names_become_folders():
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):
-    run = Training("full, seed 1", tmp_path / "run", "configs/demo.yaml", (), 1)
+    run = Training("full, seed 1", tmp_path / "run", "configs/demo_from_nothing.yaml", (), 1)
     check(run)  # nothing there
     (run.folder).mkdir()
     (run.folder / "made_with.json").write_text(json.dumps(run.made_with()))
     check(run)
     with pytest.raises(UserError, match=r"weights.mae 0.1, now 0.0"):
-        check(Training("full, seed 1", tmp_path / "run", "configs/demo.yaml", ("weights.mae=0",), 1))
+        check(Training("full, seed 1", tmp_path / "run", "configs/demo_from_nothing.yaml", ("weights.mae=0",), 1))
     (run.folder / "made_with.json").unlink()
     (run.folder / "precious.txt").write_text("mine")
     with pytest.raises(UserError, match="holds something else"):
         check(run)
     with pytest.raises(UserError, match=r"checkpoint none.pth does not exist"):
-        check(Training("full, seed 1", tmp_path / "new", "configs/demo.yaml", (), 1, "none.pth"))
+        check(Training("full, seed 1", tmp_path / "new", "configs/demo_from_nothing.yaml", (), 1, "none.pth"))
 
 
 # ---- jobs ------------------------------------------------------------------------------
