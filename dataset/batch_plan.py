@@ -6,6 +6,7 @@ Letters: I identities, K look-alikes of each.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,9 @@ class BatchPlan(Plan):
 class LookAlikePlan(BatchPlan):
     """Every sample once an epoch, in groups of consecutive ones whose people look alike to the model.
 
+    People who look alike to one another find together first: with groups around people drawn at random, many would
+    lose their nearest to others.
+
     identity: of every sample, from 0. groups: samples of a group by epoch, None = the published order; the last one
     stays. A batch of a process must hold whole groups. look_alikes: to be set before an epoch with groups, int [I, K],
     for each identity the others that resemble it, most alike first; without them the order is the published one.
@@ -137,10 +141,12 @@ class LookAlikePlan(BatchPlan):
             return super().order(epoch)
         rng = np.random.default_rng((self.seed, epoch))
         left = [rng.permutation(samples).tolist() for samples in self.samples_of]
+        near = tightness(self.look_alikes.numpy(), size)
         groups: list[list[int]] = []
         alone: list[int] = []
         while any(left):
-            for people in self.groups_of(size, [bool(samples) for samples in left], rng):
+            order = np.lexsort((rng.random(self.identities), -near))
+            for people in self.groups_of(size, [person for person in order.tolist() if left[person]]):
                 chosen = [left[person].pop() for person in people]
                 if len(people) == size:
                     groups.append(chosen)
@@ -149,16 +155,37 @@ class LookAlikePlan(BatchPlan):
         rng.shuffle(groups)
         return np.array([sample for group in groups for sample in group] + rng.permutation(alone).astype(int).tolist())
 
-    def groups_of(self, size: int, there: Sequence[bool], rng: np.random.Generator) -> Iterator[list[int]]:
-        """Each of the identities that are there once: a chance one with those most alike, or alone without enough."""
+    def groups_of(self, size: int, people: Sequence[int]) -> Iterator[list[int]]:
+        """Each of the people once, in groups around those who come first; alone where fewer are left.
+
+        Whoever finds too few look-alikes free waits until all others have their groups, and takes what is left.
+        """
         assert self.look_alikes is not None
-        free, alike = list(there), self.look_alikes.tolist()
-        for person in rng.permutation(np.flatnonzero(there)).tolist():
-            if free[person]:
-                free[person] = False
-                others = [other for other in alike[person] if free[other]][: size - 1]
-                if len(others) < size - 1:
-                    others = []
-                for other in others:
-                    free[other] = False
-                yield [person, *others]
+        free, alike = dict.fromkeys(people), self.look_alikes.tolist()
+        for enough in (True, False):
+            for person in people:
+                if person not in free:
+                    continue
+                others = [other for other in alike[person] if other in free][: size - 1]
+                if len(others) < size - 1 and enough:
+                    continue
+                if len(others) < size - 1 < len(free):
+                    more = (other for other in free if other != person and other not in others)
+                    others += islice(more, size - 1 - len(others))
+                group = [person, *others] if len(others) == size - 1 else [person]
+                for member in group:
+                    del free[member]
+                yield group
+
+
+def tightness(alike: np.ndarray, size: int) -> np.ndarray:
+    """How well each identity [I] and the `size` - 1 most like it go together: how many have one another for nearest.
+
+    alike [I, K]: the others that resemble each identity, most alike first.
+    """
+    nearest = alike[:, : size - 1]
+    groups = np.concatenate([np.arange(len(alike))[:, None], nearest], axis=1)
+    total = np.zeros(len(alike), int)
+    for other in nearest.T:
+        total += (groups[other][:, :, None] == groups[:, None, :]).sum((1, 2))
+    return total

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.batch_plan import BatchPlan, LookAlikePlan, Plan
+from dataset.batch_plan import BatchPlan, LookAlikePlan, Plan, tightness
 from utils.errors import UserError
 
 
@@ -86,6 +86,36 @@ def test_groups_are_of_different_people_who_look_alike():
     groups = people(plan_of()).reshape(-1, 4)
     assert all(len(set(group)) == 4 for group in groups)
     assert all(len(set(group // 4)) == 1 for group in groups)
+
+
+def test_no_clan_is_torn_where_some_look_like_strangers_too():
+    """Each third person resembles two of the next clan more than its own; still all find their clans."""
+    plan = plan_of()
+    assert plan.look_alikes is not None
+    for person in range(0, PEOPLE, 3):
+        own = [other for other in range(person // 4 * 4, person // 4 * 4 + 4) if other != person]
+        strangers = [(person // 4 * 4 + 4 + k) % PEOPLE for k in range(2)]
+        rest = [other for other in plan.look_alikes[person].tolist() if other not in (*own, *strangers)]
+        plan.look_alikes[person] = torch.tensor([*strangers, *own, *rest][:16])
+    groups = people(plan).reshape(-1, 4)
+    assert all(len(set(group // 4)) == 1 for group in groups)
+
+
+def test_those_who_are_left_are_grouped_and_do_not_end_the_epoch():
+    """Everybody resembles three others at random, so that many find too few of theirs free."""
+    identity = np.arange(16).repeat(4)
+    plan = LookAlikePlan(identity, [4], 4, 0, 1, seed=3)
+    rng = np.random.default_rng(0)
+    alike = [[other for other in rng.permutation(16) if other != person] for person in range(16)]
+    plan.look_alikes = torch.tensor(np.array(alike), dtype=torch.int32)[:, :3]
+    groups = np.array([identity[list(request.own)] for request in plan.requests(0)])
+    assert sorted(groups.ravel()) == sorted(identity)
+    assert all(len(set(group)) == 4 for group in groups)
+
+
+def test_tightness_counts_who_is_near_one_another():
+    alike = np.array([[1, 2], [0, 2], [1, 0], [0, 1]])
+    assert tightness(alike, 3).tolist() == [6, 6, 6, 4]
 
 
 def test_groups_change_with_the_epoch_and_not_with_the_asking():
