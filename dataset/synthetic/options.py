@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "full": {"train": 11003, "val": 1000, "test": 1000, "images_per_identity": 3},
     "lookalikes": {
         "train": 1200,
-        "val": 56,
+        "val": 24,
         "test": 104,
         "images_per_identity": 4,
         "height": 128,

@@ -13,7 +13,7 @@ import Retrieval
 # settings that train without spaCy, 4 batches an epoch
 SMALL = [*TINY, "weights.attribute=0", "hard_negatives_within=", "max_steps=2"]
 CUT = "longer than the model reads"  # said of all captions of the tiny benchmark, whose word pieces are letters
-DEMO = REPOSITORY / "configs" / "demo.yaml"
+DEMO = REPOSITORY / "configs" / "demo_from_nothing.yaml"
 
 
 def check_refusal(ending: Ending, *parts: str, alone: bool = True) -> None:
