@@ -183,14 +183,21 @@ def is_leftover(entry: os.DirEntry) -> bool:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this number runs here; one that reused the number counts as well."""
+    """Whether a process of this number runs here; one that reused the number counts as well.
+
+    One that has ended and whose end nobody has asked for, as in a container without an init process, does not run.
+    """
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[:1]
+    except OSError:
+        return True
+    return state not in (["Z"], ["X"])
 
 
 # ---- folders, JSON ---------------------------------------------------------------------

@@ -279,6 +279,16 @@ def test_files_of_a_process_that_runs_stay(tmp_path):
     assert remove_leftovers(tmp_path) == names[:1]
 
 
+def test_files_of_a_process_that_has_ended_and_was_not_asked_for_its_end_are_removed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
+        name = f".a.pth.{machine()}-{process.pid}.tmp"
+        write(tmp_path, name)
+        assert remove_leftovers(tmp_path) == []
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        assert remove_leftovers(tmp_path) == [name]
+
+
 def test_the_file_that_this_process_writes_stays_and_older_ones_of_its_number_do_not(tmp_path):
     older = f".b.{machine()}-{os.getpid()}.tmp"
     write(tmp_path, older)
