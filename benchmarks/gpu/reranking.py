@@ -14,7 +14,7 @@ from benchmarks.gpu.timing import time_once
 from benchmarks.rerank import MAX_WORDS, PATCHES, WIDTH, build, plain_scores, random_captions
 from dataset.evaluation_split import Captions
 from evaluation.stages.encoding import Setting, encode_images, kept_dtype
-from evaluation.stages.reranking import AT_ONCE, AtOnce, Group, SortedPairs, TextPrefixes, lengths_of, score_group
+from evaluation.stages.reranking import AtOnce, Group, SortedPairs, TextPrefixes, at_once, lengths_of, score_group
 from models.fusion_packed import prepare_fusion
 from models.person_search import PersonSearchModel
 from utils.precision import set_precision
@@ -105,7 +105,7 @@ def measure_rerank(bench: Bench, precision: str, same: bool) -> RerankFigures:
     problem, setting = make_problem(bench, same), setting_of(bench, precision)
     tokens, model = problem.tokens.to(kept_dtype(setting)), problem.model
     pairs = SortedPairs(problem.candidates, lengths_of(problem.captions))
-    groups = pairs.groups([range(len(tokens))], AT_ONCE[bench.device.type])
+    groups = pairs.groups([range(len(tokens))], at_once(model, bench.device))
     scores = torch.zeros(len(pairs.order), device=bench.device)
     made: list[TextPrefixes] = []
     with prepare_fusion(model.text_encoder, setting.precision) as fusion:

@@ -37,9 +37,16 @@ class AtOnce:
     images: int
 
 
-# on a CPU few enough for its cache to hold their attention, on a GPU enough to keep it busy
+# on a CPU few enough for its cache to hold their states, on a GPU enough to keep it busy
 AT_ONCE = {"cpu": AtOnce(768, 1), "cuda": AtOnce(2**15, 16)}
+USUAL_WIDTH = 768  # of states, that these are for; of narrower ones as many more are scored together
 WORDS_PER_IMAGE = 80  # whose fusion takes as long as the projection of an image
+
+
+def at_once(model: PersonSearchModel, device: torch.device) -> AtOnce:
+    """How many words and images this model scores together on a device."""
+    usual, times = AT_ONCE[device.type], max(1, USUAL_WIDTH // model.text_encoder.size.hidden_size)
+    return AtOnce(usual.words * times, usual.images * times)
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def score_candidates(
     """ITM scores [C, K] of candidates [C, K] on all processes; kept are image tokens of stage 1."""
     pairs = SortedPairs(candidates, lengths_of(split.captions))
     blocks = blocks_of(len(split.images), setting.batch_size)
-    groups = take_share(pairs.groups(blocks, AT_ONCE[setting.device.type]), blocks, model, setting, kept)
+    groups = take_share(pairs.groups(blocks, at_once(model, setting.device)), blocks, model, setting, kept)
     scores = torch.zeros(len(pairs.order), device=setting.device)
     with prepare_fusion(model.text_encoder, setting.precision) as fusion:
         texts = TextPrefixes(model, split.captions, setting, captions_of(groups, pairs))
@@ -202,7 +209,7 @@ def score_group(
     with texts.setting.precision():
         images, here = fusion.project_images(tokens), group.pairs
         lengths = pairs.lengths[here]
-        for portion in portions(lengths.tolist(), AT_ONCE[tokens.device.type].words):
+        for portion in portions(lengths.tolist(), at_once(model, tokens.device).words):
             captions = pairs.captions[here][portion]
             # more than one portion has a group of one image alone
             of_images = group.texts if len(captions) == len(lengths) else np.array([len(captions)])

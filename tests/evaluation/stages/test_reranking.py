@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,13 +21,14 @@ from dataset.evaluation_split import Captions, blocks_of
 from evaluation.stages import reranking
 from evaluation.stages.dealing import deal
 from evaluation.stages.encoding import KeptTokens, Setting
-from evaluation.stages.reranking import AtOnce, SortedPairs, TextPrefixes, portions, score_candidates
+from evaluation.stages.reranking import AtOnce, SortedPairs, TextPrefixes, at_once, portions, score_candidates
 from models.kernels import attend, segments
 from utils.precision import autocast
 from utils.processes import distributed
 
 CPU = torch.device("cpu")
 MEMORY = {"kept": None, "encoded": 0}  # bytes
+FEW = AtOnce(768, 1)
 
 
 # ---- groups of images ------------------------------------------------------------------
@@ -198,6 +200,12 @@ def test_pieces_go_where_there_is_least_to_do():
     assert deal([1, 1, 1], [0, 0, 0], 3) == [1, 2, 0]
 
 
+@pytest.mark.parametrize(("width", "words", "images"), [(768, 768, 1), (1024, 768, 1), (128, 4608, 6)])
+def test_a_narrow_model_scores_more_at_once(width, words, images):
+    model = SimpleNamespace(text_encoder=SimpleNamespace(size=SimpleNamespace(hidden_size=width)))
+    assert at_once(model, CPU) == AtOnce(words, images)
+
+
 def test_a_process_begins_the_captions_that_it_needs_alone(monkeypatch):
     model = tiny_matcher(True, 60)
     captions = Captions([[101, *range(104, 104 + n), 102] for n in (3, 5, 2, 9, 4, 1, 6)], 0)
@@ -219,8 +227,8 @@ def setting_of(images: int, batch_size: int, memory: int | None = None) -> Setti
     return Setting(CPU, partial(autocast, "fp32", "cpu"), (32, 16), batch_size, images, memory=memory)
 
 
-def shared_problem(rank: int, processes: int, memory: int | None = None) -> tuple[Tensor, int, int]:
-    """Scores of 23 captions with 5 of 30 images; how many blocks this process encoded again, and groups it sent."""
+def shared_problem(rank: int, processes: int, memory: int | None = None, few: AtOnce = FEW) -> tuple[Tensor, int, int]:
+    """Scores of 23 captions with 5 of 30 images, few at once; how many blocks were encoded again, and groups sent."""
     model, generator = tiny_matcher(True, 60), torch.Generator().manual_seed(1)
     lengths = torch.randint(1, 20, (23,), generator=generator).tolist()
     captions = Captions([[101, *range(104, 104 + length), 102] for length in lengths], 0)
@@ -238,6 +246,7 @@ def shared_problem(rank: int, processes: int, memory: int | None = None) -> tupl
             encoded.append(block)
             yield tokens[block.start : block.stop]
 
+    reranking.at_once = lambda model, device: few
     reranking.load_blocks = load
     reranking.encode_images = lambda model, images, setting: (images, images)
     reranking.exchange = lambda sent, received: moved.extend(sent) or exchange(sent, received)
@@ -259,16 +268,15 @@ def run_process(rank: int, processes: int, store: str, folder: str) -> None:
 @pytest.fixture
 def put_back(monkeypatch):
     """Undoes what `shared_problem` replaces."""
-    for name in ("load_blocks", "encode_images", "exchange"):
+    for name in ("at_once", "load_blocks", "encode_images", "exchange"):
         monkeypatch.setattr(reranking, name, getattr(reranking, name))
 
 
-@pytest.mark.parametrize("at_once", [AtOnce(10**6, 16), AtOnce(150, 3), AtOnce(1, 1)])
+@pytest.mark.parametrize("few", [AtOnce(10**6, 16), AtOnce(150, 3), AtOnce(1, 1)])
 @torch.inference_mode()
-def test_images_scored_together_have_the_scores_of_each_alone(put_back, monkeypatch, at_once):
+def test_images_scored_together_have_the_scores_of_each_alone(put_back, few):
     expected, *_ = shared_problem(0, 1)
-    monkeypatch.setitem(reranking.AT_ONCE, "cpu", at_once)
-    found, *_ = shared_problem(0, 1)
+    found, *_ = shared_problem(0, 1, few=few)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert torch.equal(found.argsort(1), expected.argsort(1))
 
