@@ -5,7 +5,6 @@ import shutil
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from dataset.batch import SpecialTokens
 from models.decoder import DecoderBlock
@@ -83,7 +82,7 @@ def compile_step(model: PersonSearchModel, cuda_graphs: bool = False) -> None:
     def call(*given: Any, **options: Any) -> Any:
         try:
             return compiled(*given, **options)
-        except TorchDynamoException as error:
+        except torch._dynamo.exc.TorchDynamoException as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"config: `compile: step` fails here: {reason}; set `compile` to false") from error
 

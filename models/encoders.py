@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.image_encoder import ImageEncoder, VisionSize
-from models.timm_encoder import TimmEncoder, sizes_of
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer
 from utils.errors import UserError
@@ -36,6 +35,8 @@ class EncoderFamily:
 
 def timm_family(model: str) -> EncoderFamily:
     """A model of timm by its name there. Raises UserError when it cannot be an image encoder."""
+    from models.timm_encoder import TimmEncoder, sizes_of  # timm takes longer to import than all else
+
     sizes = sizes_of(model)
     return EncoderFamily(
         build=lambda size, gradient_checkpointing: TimmEncoder(model, size, gradient_checkpointing),

@@ -12,7 +12,6 @@ from functools import cache
 from typing import Protocol
 
 import torch
-from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 
@@ -185,6 +184,18 @@ class ImageEncoder(Protocol):
         ...
 
 
+class PatchEmbed(nn.Module):
+    """Pixels of each patch to a token, by a convolution under ViT's name for it."""
+
+    def __init__(self, patch_size: int, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, L, D], the top row of patches first."""
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
 class PatchEncoder(nn.Module, ABC):
     """Patches and a CLS token with positions, which Vision Transformer and Vision Mamba begin with.
 
@@ -198,7 +209,7 @@ class PatchEncoder(nn.Module, ABC):
         super().__init__()
         self.size, self.gradient_checkpointing = size, gradient_checkpointing
         self.width, self.grid, self.patch_size = size.width, size.grid, size.patch_size
-        self.patch_embed = PatchEmbed(size.image_size, size.patch_size, 3, size.width)
+        self.patch_embed = PatchEmbed(size.patch_size, size.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + size.patches, size.width))
 

@@ -8,7 +8,6 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -33,7 +32,7 @@ class Momentum(nn.Module):
         for name in FOLLOWED:
             follower = copy.deepcopy(getattr(self, name)).requires_grad_(False)
             for part in follower.modules():
-                if isinstance(part, DropPath):
+                if hasattr(part, "drop_prob"):  # stochastic depth, here as in timm
                     part.drop_prob = 0.0
             setattr(self, f"{name}_m", follower)
 

@@ -7,19 +7,18 @@ import math
 from typing import cast
 
 import torch
-from timm.layers.drop import DropPath
-from timm.layers.weight_init import lecun_normal_
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, silu
 from torch.utils.checkpoint import checkpoint
 
 from models.image_encoder import PatchEncoder, VisionSize, drop_rates
-from models.kernels import Linear, bytes_of, cast_once, elementwise
+from models.kernels import DropPath, Linear, bytes_of, cast_once, elementwise
 from models.kernels.scan import selective_scan
 from utils.precision import full_precision
 
 DELTA_RANGE = (1e-3, 1e-1)  # of softplus(bias) at the start
 DELTA_MIN = 1e-4
+STD_WITHIN_TWO = 0.8796256610342398  # of a standard normal distribution without what lies beyond 2
 
 
 class DeltaProjection(Linear):
@@ -133,7 +132,9 @@ class VisionMamba(PatchEncoder):
 
     def initialise(self) -> None:
         """What a run without a checkpoint starts from (Vim's and Mamba's)."""
-        lecun_normal_(self.patch_embed.proj.weight)
+        weight = self.patch_embed.proj.weight
+        std = weight[0].numel() ** -0.5 / STD_WITHIN_TWO  # LeCun's variance, 1 / inputs
+        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
         nn.init.zeros_(cast(Tensor, self.patch_embed.proj.bias))
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)

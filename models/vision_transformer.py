@@ -3,12 +3,11 @@
 Letters: B batch, N image tokens, D width.
 """
 
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.image_encoder import PatchEncoder, VisionSize, drop_rates
-from models.kernels import GELU, LayerNorm, Linear, attend
+from models.kernels import GELU, DropPath, LayerNorm, Linear, attend
 
 
 class SelfAttention(nn.Module):

@@ -8,17 +8,18 @@ Blocks read as they would with torch's own. What a processor, a precision or a m
     checkpointed                         inner results computed again in the backward pass, where they are big
     attend, attend_indexed, in_order     scaled dot-product attention
     attend_segments, Segments, kernel_for   the same for rows of many lengths without padding
-    Dropout                              a mask that costs little on a CPU
+    Dropout, DropPath                    a mask that costs little on a CPU; whole branches left out
 """
 
 from models.kernels.attention import attend, attend_indexed, in_order
-from models.kernels.dropout import Dropout
+from models.kernels.dropout import Dropout, DropPath
 from models.kernels.linear import Linear, by_one_product, cast_once, convert_weights, prepare_weights
 from models.kernels.recompute import GELU, LayerNorm, bytes_of, checkpointed, elementwise
 from models.kernels.segments import Segments, attend_segments, kernel_for
 
 __all__ = [
     "GELU",
+    "DropPath",
     "Dropout",
     "LayerNorm",
     "Linear",

@@ -3,12 +3,13 @@
 import shutil
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from models.kernels.dropout import BLOCK, LEVELS, Dropout, dropout
+from models.kernels.dropout import BLOCK, LEVELS, Dropout, DropPath, dropout
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 SHAPE = (3, BLOCK // 2 + 5)  # more than a block, and its end is no whole word of random bits
@@ -208,3 +209,16 @@ def test_the_layer_drops_in_training_alone():
     torch.manual_seed(0)
     assert torch.equal(layer(states), seeded(states, 0.3))
     assert layer.eval()(states) is states
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_branches_are_left_out_as_by_timm(rate):
+    branch = torch.randn(64, 3, 5, generator=torch.Generator().manual_seed(0))
+    for training in (True, False):
+        found = []
+        for layer in (DropPath(rate), timm.layers.DropPath(rate)):
+            torch.manual_seed(7)
+            found.append(layer.train(training)(branch))
+        assert torch.equal(*found)
+    dropped = (DropPath(0.3)(branch) == 0).flatten(1).all(1)
+    assert 5 < dropped.sum() < 35

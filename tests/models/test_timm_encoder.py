@@ -140,7 +140,8 @@ def test_the_momentum_copy_leaves_no_layer_out():
     model = person_search(PLAIN, drop_path=0.5).train()
     image = batch_of(model).image1
     assert model.visual_encoder_m(image).equal(model.visual_encoder_m(image))
-    assert not model.visual_encoder(image).equal(model.visual_encoder(image))
+    online = [model.visual_encoder(image) for _ in range(10)]
+    assert not all(tokens.equal(online[0]) for tokens in online)
 
 
 def test_tokens_and_positions_do_not_decay():
