@@ -1,8 +1,7 @@
 """Optimizer, learning rate and gradient step."""
 
 from collections.abc import Collection, Iterable
-from math import cos, pi
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -80,16 +79,24 @@ def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
 
 
 class LearningRate:
-    """A linear warm-up, then half a period of the cosine down to the lowest rate, at the published positions.
+    """timm's cosine schedule at the published positions.
 
     by_step False: position e + warmup_epochs for epoch e > 0, and in epoch 0 iteration // 100 up to
     warmup_epochs. by_step True: epochs as a fraction, moving with every step.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, settings: Schedule):
+        from timm.scheduler.cosine_lr import CosineLRScheduler  # slow to import, and evaluation does not need it
+
         self.by_step, self.warmup_epochs = settings.sched == "cosine_step", settings.warmup_epochs
-        self.optimizer, self.settings = optimizer, settings
-        self.highest = [group["lr"] for group in optimizer.param_groups]
+        self.schedule = CosineLRScheduler(
+            optimizer,
+            t_initial=settings.epochs,
+            lr_min=settings.min_lr,
+            cycle_decay=settings.decay_rate,
+            warmup_lr_init=settings.warmup_lr,
+            warmup_t=settings.warmup_epochs,
+        )
 
     def position(self, epoch: int, iteration: int, iterations: int) -> float:
         if self.by_step:
@@ -99,21 +106,7 @@ class LearningRate:
     def move_to(self, epoch: int, iteration: int, iterations: int) -> None:
         """Set the learning rates for this iteration (0-based) of `iterations` in this epoch (0-based)."""
         position = self.position(epoch, iteration, iterations)
-        for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
-            group["lr"] = self.rate(position, highest)
-
-    def rate(self, position: float, highest: float) -> float:
-        """The learning rate at a position, in epochs, of what learns with `highest` after the warm-up."""
-        settings = self.settings
-        if position < self.warmup_epochs:
-            return settings.warmup_lr + position * (highest - settings.warmup_lr) / self.warmup_epochs
-        if position >= settings.epochs:
-            return settings.min_lr
-        return settings.min_lr + 0.5 * (highest - settings.min_lr) * (1 + cos(pi * position / settings.epochs))
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint, under the released key `lr_scheduler`; a resumed run has its rates from its settings."""
-        return {"base_values": self.highest, **self.settings.model_dump()}
+        self.schedule.step(cast(int, position))  # timm says int, and interpolates fractions
 
 
 def clip_gradients(model: nn.Module, most: float | None) -> Tensor:
