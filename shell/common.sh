@@ -31,12 +31,20 @@ find_base_python() {
     return 1
 }
 
-# Groups of packages, each with those before it: training, evaluation and the demo; search; tests and checks.
-groups=(base search dev)
+# Groups of packages: training, evaluation and the demo; what IRRA and RDE need beside these; search; tests and checks.
+# groups_of GROUP: the group after those that it includes.
+groups_of() {
+    case "$1" in
+        base) echo base ;;
+        clip | search) echo base "$1" ;;
+        dev) echo base clip search dev ;;
+    esac
+}
 requirements() { if [ "$1" = base ]; then echo requirements.txt; else echo "requirements/$1.txt"; fi; }
 size_of() {
     case "$1" in
         base) echo "PyTorch and what training needs, several gigabytes" ;;
+        clip) echo "what training and the CLIP systems need, several gigabytes where PyTorch is not there yet" ;;
         search) echo "what training and search need, several gigabytes where PyTorch is not there yet" ;;
         dev) echo "all packages and those of tests, several gigabytes where PyTorch is not there yet" ;;
     esac
@@ -44,6 +52,7 @@ size_of() {
 needed_modules() {
     case "$1" in
         base) echo torch timm transformers pydantic ;;
+        clip) echo open_clip ftfy sklearn ;;
         search) echo pymilvus gradio onnx ;;
         dev) echo pytest ruff mypy ;;
     esac
@@ -52,7 +61,7 @@ needed_modules() {
 # ensure_environment [GROUP]: makes .venv on first use and installs the group (base); later calls install nothing.
 # An environment named by MARS_ENV is used as it is.
 ensure_environment() {
-    local group="${1:-base}" folder each text="" included=() stamps=()
+    local group="${1:-base}" folder each stamp
     folder="$(absolute "${MARS_ENV:-$repository/.venv}")"
     PYTHON="$folder/bin/python"
     if [ -n "${MARS_ENV:-}" ]; then
@@ -60,15 +69,19 @@ ensure_environment() {
         require_modules "$group"
         return
     fi
-    for each in "${groups[@]}"; do
-        text+="$(cat "$repository/$(requirements "$each")")" || fail "$(requirements "$each") is absent"
-        included+=("$each")
-        stamps+=("$(cksum <<< "$text")")
-        if [ "$each" = "$group" ]; then break; fi
-    done
-    if [ -x "$PYTHON" ] && [ "$(cat "$folder/.installed-$group" 2>/dev/null)" = "${stamps[-1]}" ]; then return; fi
+    stamp="$(stamp_of "$group")" || exit 2
+    if [ -x "$PYTHON" ] && [ "$(cat "$folder/.installed-$group" 2>/dev/null)" = "$stamp" ]; then return; fi
     install_group "$group" "$folder"
-    for each in "${!included[@]}"; do echo "${stamps[each]}" > "$folder/.installed-${included[each]}"; done
+    for each in $(groups_of "$group"); do stamp_of "$each" > "$folder/.installed-$each"; done
+}
+
+# stamp_of GROUP: another one when a list of packages changes that the group includes.
+stamp_of() {
+    local each text=""
+    for each in $(groups_of "$1"); do
+        text+="$(cat "$repository/$(requirements "$each")")" || fail "$(requirements "$each") is absent"
+    done
+    cksum <<< "$text"
 }
 
 # require_environment FOLDER: ends with one line when the folder that MARS_ENV names is no virtual environment to run.
@@ -101,10 +114,9 @@ install_group() {
 # require_modules GROUP: ends with one line when the environment lacks what the group's scripts import.
 require_modules() {
     local each names=() missing
-    for each in "${groups[@]}"; do
+    for each in $(groups_of "$1"); do
         # shellcheck disable=SC2207  (several names)
         names+=($(needed_modules "$each"))
-        if [ "$each" = "$1" ]; then break; fi
     done
     missing="$("$PYTHON" -c 'import sys
 from importlib.util import find_spec

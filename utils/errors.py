@@ -19,7 +19,10 @@ from utils.paths import expand_paths
 from utils.processes.interruption import BY_HAND, Stopped
 
 FAILED, BAD_INPUT, NOT_READ = 1, 2, 141  # exit codes; the last as of programs that SIGPIPE ends
-GROUPS = "requirements.txt has what training, reports and studies need, requirements/search.txt what search needs"
+GROUPS = (
+    "requirements.txt has what training, reports and studies need, requirements/search.txt what search needs,"
+    " requirements/clip.txt what IRRA and RDE need"
+)
 # environment variables: where a process that torch has launched leaves its error, and whether the launcher tells it
 ERROR_FILE, LAUNCHER_TELLS = "TORCHELASTIC_ERROR_FILE", "LAUNCHER_TELLS_ERRORS"
 

@@ -63,16 +63,20 @@ def ensure(group: str) -> str:
 
 
 def test_each_group_is_installed_on_its_first_use_and_then_no_more(checkout):
-    for group, file in (("base", "requirements.txt"), ("search", "search.txt"), ("dev", "dev.txt")):
+    files = {"base": "requirements.txt", "clip": "clip.txt", "search": "search.txt", "dev": "dev.txt"}
+    for group, file in files.items():
         done, installed = checkout.call(ensure(group))
         assert done.returncode == 0 and installed == [file], done.stderr
         assert checkout.call(ensure(group))[1] == []
 
 
-def test_a_group_holds_those_before_it(checkout):
-    assert checkout.call(ensure("dev"))[1] == ["dev.txt"]
+def test_a_group_holds_those_that_it_includes(checkout):
+    assert checkout.call(ensure("clip"))[1] == ["clip.txt"]
     assert checkout.call(ensure("base"))[1] == []
-    assert checkout.call(ensure("search"))[1] == []
+    assert checkout.call(ensure("search"))[1] == ["search.txt"]
+    assert checkout.call(ensure("dev"))[1] == ["dev.txt"]
+    for group in ("base", "clip", "search"):
+        assert checkout.call(ensure(group))[1] == []
 
 
 def test_what_has_changed_is_installed_again(checkout):
