@@ -1,0 +1,86 @@
+"""Noisy correspondence: training pairs whose captions were exchanged, by a file of the published runs or drawn anew.
+
+N training pairs, in the order of the annotations: all captions of the first image, all of the second, and so on. A
+permutation p [N] int64 gives pair i, whose image and identity stay, the caption of pair p[i].
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dataset.annotations import Entry
+from utils.errors import UserError
+from utils.files import atomic_write, require_file
+from utils.text import counted
+
+
+def read_permutation(path: str | os.PathLike, pairs: int) -> np.ndarray:
+    """The permutation [N] in a .npy file, N = `pairs`. Raises UserError when the file holds anything else."""
+    require_file(path, "noise file")
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError):
+        raise UserError(f"noise file {path} is not a readable .npy file of numbers") from None
+    if problem := _fault(found, pairs):
+        raise UserError(f"noise file {path} {problem}")
+    return found
+
+
+def _fault(found: object, pairs: int) -> str:
+    """What is wrong with what a file holds; empty when nothing is."""
+    if not isinstance(found, np.ndarray) or found.dtype != np.int64 or found.ndim != 1:
+        what = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else "several arrays"
+        return f"holds {what}, not a row of int64"
+    if len(found) != pairs:
+        return (
+            f"is for {counted(len(found), 'pair')}, but the training set has {pairs}: take the file of this data set,"
+            " and annotations from which no pair was left out"
+        )
+    if not np.array_equal(np.sort(found), np.arange(pairs)):
+        return f"is not a permutation: it does not have each number from 0 to {pairs - 1} once"
+    return ""
+
+
+def draw_permutation(pairs: int, rate: float, seed: int) -> np.ndarray:
+    """Choose int(rate * N) pairs and shuffle their captions among them; some may get their own back (RDE section 4.1).
+
+    Raises UserError when the rate is not between 0 and 1.
+    """
+    if not 0 <= rate <= 1:
+        raise UserError(f"a noise rate of {rate} is not between 0 and 1")
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(pairs)[: int(rate * pairs)]
+    permutation = np.arange(pairs, dtype=np.int64)
+    permutation[chosen] = rng.permutation(chosen)
+    return permutation
+
+
+def write_permutation(path: str | os.PathLike, permutation: np.ndarray) -> None:
+    """Write a noise file that `read_permutation` reads. Raises UserError where there is a file, or on failure."""
+    path = Path(path)
+    if path.suffix != ".npy":
+        raise UserError(f"noise file {path}: its name must end with .npy")
+    if os.path.lexists(path):
+        raise UserError(f"noise file {path} exists and is not overwritten: name another, or read this one")
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, permutation.astype(np.int64), allow_pickle=False)
+
+
+def exchange_captions(entries: Sequence[Entry], permutation: np.ndarray) -> list[Entry]:
+    """The same images and identities, each with the captions that the permutation [N] gives to its pairs.
+
+    Raises ValueError when there are not N pairs.
+    """
+    captions = [caption for entry in entries for caption in entry.captions]
+    if len(captions) != len(permutation):
+        raise ValueError(f"a permutation of {len(permutation)} pairs for {len(captions)}")
+    given = iter(permutation.tolist())
+    return [replace(entry, captions=tuple(captions[next(given)] for _ in entry.captions)) for entry in entries]
+
+
+def truly_clean(permutation: np.ndarray) -> np.ndarray:
+    """Which pairs [N] have their own caption, True; for logs, not for training."""
+    return permutation == np.arange(len(permutation))
