@@ -32,6 +32,7 @@ ROOMS = {
     "dataset/": [CORE],
     "dataset/clip_tokens.py": [CORE, CLIP],
     "models/": [CORE],
+    "models/clip/division.py": [CORE, CLIP],
     "utils/": [CORE],
     "evaluation/": [CORE],
     "evaluation/report.py": [CORE, STUDIES],
