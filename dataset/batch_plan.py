@@ -83,6 +83,55 @@ class BatchPlan(Plan):
             yield BatchRequest(epoch, tuple(order[start : start + self.together].tolist()), self.rows)
 
 
+class IdentityPlan(BatchPlan):
+    """Batches of different identities with equally many samples of each (IRRA's sampler `identity`).
+
+    The shuffled samples of an identity make groups; what does not fill one is left out, and an identity with fewer
+    samples has one group of its own, drawn with replacement. A batch has one group of each of its identities. Which
+    ones is by chance, but such that as many batches are filled as can be: the published sampler stops somewhat
+    earlier, after a number of batches that depends on its draws.
+
+    identity: of every sample, from 0. each: samples of a group.
+    """
+
+    def __init__(self, identity: np.ndarray, each: int, batch: int, rank: int, world: int, seed: int):
+        super().__init__(len(identity), batch, rank, world, seed)
+        if batch % each:
+            raise UserError(
+                f"a batch of {batch} is not made of whole groups of {counted(each, 'sample')} of an identity: take a"
+                f" batch_size_train that {each} divides"
+            )
+        self.each, self.people = each, self.together // each
+        self.samples_of = by_identity(identity)
+        groups = np.array([max(1, len(samples) // each) for samples in self.samples_of])
+        self.batches = most_batches(groups, self.people)
+        if not self.batches:
+            raise UserError(
+                f"the training set has {counted(len(groups), 'identity', 'identities')}, fewer than the {self.people}"
+                " of one batch; lower batch_size_train"
+            )
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def order(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, epoch))
+        groups: list[np.ndarray] = []
+        for person in rng.permutation(len(self.samples_of)):
+            groups += self.groups_of(self.samples_of[person], rng)
+        # one group after the other goes to the next batch, so that those of an identity, which are no more than
+        # there are batches, go to different ones
+        dealt = np.array(groups[: self.people * self.batches]).reshape(self.people, self.batches, self.each)
+        return dealt.swapaxes(0, 1)[rng.permutation(self.batches)].ravel()
+
+    def groups_of(self, samples: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        """An identity's samples in groups, of which no more than one goes into each batch."""
+        if len(samples) < self.each:
+            return [rng.choice(samples, self.each)]
+        count = len(samples) // self.each
+        return list(rng.permutation(samples)[: count * self.each].reshape(count, self.each)[: self.batches])
+
+
 class LookAlikePlan(BatchPlan):
     """Every sample once an epoch, in groups of consecutive ones whose people look alike to the model.
 
@@ -100,8 +149,7 @@ class LookAlikePlan(BatchPlan):
         super().__init__(len(identity), batch, rank, world, seed)
         self.identities, self.groups = int(identity.max()) + 1, list(groups)
         self.look_alikes: Tensor | None = None
-        by_identity = np.argsort(identity, kind="stable")
-        self.samples_of = np.split(by_identity, np.flatnonzero(np.diff(identity[by_identity])) + 1)
+        self.samples_of = by_identity(identity)
 
     def group_in(self, epoch: int) -> int | None:
         """Samples of a group in an epoch."""
@@ -176,6 +224,23 @@ class LookAlikePlan(BatchPlan):
                 for member in group:
                     del free[member]
                 yield group
+
+
+def by_identity(identity: np.ndarray) -> list[np.ndarray]:
+    """The samples of every identity, from 0, whose identities are given [N]."""
+    order = np.argsort(identity, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(identity[order])) + 1)
+
+
+def most_batches(groups: np.ndarray, people: int) -> int:
+    """How many batches of so many different identities can be filled, with groups [I] of each of them.
+
+    For b batches an identity gives no more than b groups: the most b for which that is enough.
+    """
+    most = int(groups.sum()) // people
+    with_so_many = np.bincount(groups, minlength=most + 1)[::-1].cumsum()[::-1]  # at least 0, 1, 2, ... groups
+    given = with_so_many[1 : most + 1].cumsum()
+    return int((given >= people * np.arange(1, most + 1)).sum())
 
 
 def tightness(alike: np.ndarray, size: int) -> np.ndarray:

@@ -53,7 +53,9 @@ class MaskedCaptions:
     labels: Tensor
 
 
-def mask_words(ids: Tensor, noise: WordNoise, special: ClipSpecialTokens, probability: float = MASKED) -> MaskedCaptions:
+def mask_words(
+    ids: Tensor, noise: WordNoise, special: ClipSpecialTokens, probability: float = MASKED
+) -> MaskedCaptions:
     """Mask words for masked language modelling (IRRA section 3.2): 80 % become the mask, 10 % another word, 10 % stay.
 
     ids [B, T]. Where none is taken, the first word becomes the mask; a caption without words has no labels.
