@@ -82,6 +82,16 @@ class BatchPlan(Plan):
         for start in range(skip * self.together, len(self) * self.together, self.together):
             yield BatchRequest(epoch, tuple(order[start : start + self.together].tolist()), self.rows)
 
+    def every_sample(self, epoch: int) -> Iterator[BatchRequest]:
+        """Every sample before an epoch, in another order than in it; the last micro-batch is filled up with the first.
+
+        To look at them all, such as at their losses.
+        """
+        order = np.random.default_rng((self.seed, epoch, 2)).permutation(self.samples)
+        filled = np.resize(order, -(-self.samples // self.together) * self.together)
+        for everyone in filled.reshape(-1, self.together).tolist():
+            yield BatchRequest(epoch, tuple(everyone), self.rows)
+
 
 class IdentityPlan(BatchPlan):
     """Batches of different identities with equally many samples of each (IRRA's sampler `identity`).

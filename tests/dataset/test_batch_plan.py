@@ -56,6 +56,16 @@ def test_a_training_set_smaller_than_the_batch_of_all_processes_is_refused():
         BatchPlan(7, 4, 0, 2, 0)
 
 
+@pytest.mark.parametrize("samples", [12, 13, 23, 24])
+def test_every_sample_can_be_looked_at_before_an_epoch(samples):
+    ranks = [list(BatchPlan(samples, 3, rank, 4, 7).every_sample(2)) for rank in range(4)]
+    batches = [sum((request.own for request in requests), ()) for requests in zip(*ranks, strict=True)]
+    assert len(batches) == -(-samples // 12) and all(len(set(batch)) == 12 for batch in batches)
+    assert {sample for batch in batches for sample in batch} == set(range(samples))
+    assert all(request.everyone == batch for request, batch in zip(ranks[0], batches, strict=True))
+    assert batches[0] != next(BatchPlan(samples, 12, 0, 1, 7).requests(2)).own
+
+
 # ---- look-alikes -----------------------------------------------------------------------
 
 PEOPLE, SAMPLES = 24, 5
