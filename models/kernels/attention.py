@@ -14,18 +14,32 @@ from models.kernels.recompute import bytes_of, checkpointed
 from utils.precision import full_precision
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+) -> Tensor:
     """Scaled dot-product attention: query [B, A, T, d], keys and values [B, A, N, d] -> [B, A, T, d].
 
-    mask broadcasts to [B, A, T, N], True = attend. Fused, but on a CPU with bfloat16, where torch's fused
-    kernel takes twice as long as plain products forward and up to ten times backward, or with dropout,
-    for which it has no fused kernel.
+    mask broadcasts to [B, A, T, N], True = attend. causal: no token attends to a later one (T = N, no mask).
+    Fused, but on a CPU with bfloat16, where torch's fused kernel takes twice as long as plain products forward
+    and up to ten times backward, or with dropout, for which it has no fused kernel.
     """
     if query.device.type != "cpu" or (query.dtype != torch.bfloat16 and dropout == 0):
-        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
+        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+    if causal:
+        mask = in_the_past(keys.shape[2], keys.device)
     product = partial(attend_plainly, mask=mask, dropout=dropout)
     kept = bytes_of(*query.shape[:3], keys.shape[2], like=query)
     return checkpointed(product, query, keys, values, kept=kept, random=dropout > 0)
+
+
+def in_the_past(length: int, device: torch.device) -> Tensor:
+    """Which tokens each token of a causal row attends to: itself and the earlier ones [T, T], True = attend."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 def in_order(heads: Tensor) -> Tensor:

@@ -34,15 +34,10 @@ class Linear(nn.Linear):
         """[..., in] -> [..., out]."""
         if self.prepared is not None:
             return product(input.to(self.prepared[0].dtype), *self.prepared)
+        if self.converted is None:
+            return project(input, self.weight, self.added())
         recipe = recipe_of(input)
-        if self.converted is not None:
-            weight, bias = self.converted
-            return linear(input, weight, bias) if recipe is None else linear_of(recipe, input, weight, bias)
-        if {input.dtype, product_type(input.device)} == {torch.float32} and by_onednn(input):
-            return OneDnnLinear.apply(input, self.weight, self.added(), recipe, *(recipe.inputs if recipe else ()))
-        if recipe is None:
-            return linear(input, self.weight, self.added())
-        return linear_of(recipe, input, self.weight, self.added())
+        return linear(input, *self.converted) if recipe is None else linear_of(recipe, input, *self.converted)
 
     def operands(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as products take them here."""
@@ -51,6 +46,14 @@ class Linear(nn.Linear):
     def added(self) -> Tensor | None:
         """The bias, if it is added here."""
         return self.bias if self.adds_bias else None
+
+
+def project(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """linear(input, weight, bias) [..., in] -> [..., out] as `Linear` computes it, of parameters that have no layer."""
+    recipe = recipe_of(input)
+    if {input.dtype, product_type(input.device)} == {torch.float32} and by_onednn(input):
+        return OneDnnLinear.apply(input, weight, bias, recipe, *(recipe.inputs if recipe else ()))
+    return linear(input, weight, bias) if recipe is None else linear_of(recipe, input, weight, bias)
 
 
 def by_one_product(layers: Sequence[Linear], input: Tensor) -> tuple[Tensor, ...]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.kernels import Linear, by_one_product, convert_weights, prepare_weights
+from models.kernels import Linear, by_one_product, convert_weights, prepare_weights, project
 from utils.precision import autocast
 
 
@@ -87,3 +87,16 @@ def test_layers_that_read_the_same_are_one_product(precision):
     for one, other in zip(*found, strict=True):
         error = (other.float() - one.float()).norm() / one.float().norm()
         assert error <= (1e-6 if precision == "fp32" else 0.01)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_parameters_without_a_layer_are_multiplied_as_those_of_one(bias):
+    ours, _ = pair(bias)
+    given = torch.randn(2, 7, 20, requires_grad=True)
+    wanted = [given, *ours.parameters()]
+    found = [
+        [states, *torch.autograd.grad(states.square().sum(), wanted)]
+        for states in (ours(given), project(given, ours.weight, ours.bias))
+    ]
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
