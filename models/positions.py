@@ -4,7 +4,7 @@ Letters: N positions (those of patches and some others), D width.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -23,8 +23,9 @@ def resize_positions(
     grid: Grid,
     where: str,
     layout: PositionLayout = CLS_IN_FRONT,
+    mode: Literal["bicubic", "bilinear"] = "bicubic",
 ) -> Tensor:
-    """Interpolate position embeddings [(1,) N, D] of patches (bicubic) to `grid`; those of other tokens stay.
+    """Interpolate position embeddings [(1,) N, D] of patches to `grid`; those of other tokens stay.
 
     `old` itself when the grids are equal; as many patches in another grid are interpolated.
     Raises UserError when the number of positions is not that of a grid, or the width differs.
@@ -42,7 +43,7 @@ def resize_positions(
     if old_grid is None:
         raise wrong
     patches, others = split_rows(rows.float(), layout.start(count), layout.others)
-    patches = interpolate(patches.T.reshape(1, -1, *old_grid), size=grid, mode="bicubic", align_corners=False)
+    patches = interpolate(patches.T.reshape(1, -1, *old_grid), size=grid, mode=mode, align_corners=False)
     patches = patches.flatten(2)[0].T
     return insert_rows(patches, others, layout.start(len(patches))).reshape(like.shape)
 
