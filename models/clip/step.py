@@ -1,0 +1,68 @@
+"""What IRRA's and RDE's training steps read, and how their losses compare samples of many processes.
+
+Letters: B samples of this process, M samples of all processes, T text tokens, E embedding.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from models.losses import Mean
+from utils.processes.distributed import gather_rows, gather_with_gradient, mean_over_processes, rank
+
+
+@dataclass(frozen=True)
+class MaskedCaptions:
+    """Captions with masked words. ids, labels [B, T]: what is read; what was there, 0 where nothing was masked."""
+
+    ids: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Pairs of an image and a caption: image [B, 3, H, W], normalised; ids [B, T]; identity [B].
+
+    masked: the captions once more, for MLM. clean [B]: 1 = the caption fits its image, 0 = it does not; None = all do.
+    """
+
+    image: Tensor
+    ids: Tensor
+    identity: Tensor
+    masked: MaskedCaptions | None = None
+    clean: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Everyone:
+    """Features of both modalities [M, E] of all processes, with gradient, and which of them share an identity [B, M].
+
+    own [B]: the columns of this process' samples.
+    """
+
+    image: Tensor
+    text: Tensor
+    same: Tensor
+    own: Tensor
+
+
+def gather_pairs(image: Tensor, text: Tensor, identity: Tensor) -> Everyone:
+    """Features [B, E] and identities [B] of all processes, each of which has as many; of equal shape, by one call."""
+    everyone = gather_with_gradient(torch.stack([image, text], dim=1))
+    own = torch.arange(len(identity), device=identity.device) + rank() * len(identity)
+    return Everyone(everyone[:, 0], everyone[:, 1], identity[:, None] == gather_rows(identity), own)
+
+
+def unit(features: Tensor) -> Tensor:
+    """Features of length 1, in float32."""
+    return normalize(features.float(), dim=-1)
+
+
+def over_processes(found: Mapping[str, Tensor | Mean]) -> dict[str, Tensor]:
+    """Losses as scalars; what means are over is counted on all processes at once."""
+    means = [loss for loss in found.values() if isinstance(loss, Mean)]
+    numbers = iter(mean_over_processes(torch.stack([mean.number.float() for mean in means])) if means else ())
+    return {name: loss if isinstance(loss, Tensor) else loss.over(next(numbers)) for name, loss in found.items()}
