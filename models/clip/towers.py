@@ -1,0 +1,140 @@
+"""CLIP's dual encoder: a Vision Transformer for images and a causal one for captions, under OpenAI's names.
+
+Letters: B batch, N image tokens (1 + patches), T text tokens, R tokens of which attention is asked, E embedding,
+P patch.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.clip.blocks import Transformer, initialise_blocks
+from models.image_encoder import CLIP_STATISTICS, take_tokens
+from models.kernels import LayerNorm, project
+
+HEAD_WIDTH = 64  # of published models; the shapes of a file do not tell
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """Sizes of both towers (default: ViT-B/16 on images of persons); image_size is (height, width) in pixels.
+
+    stride: pixels from one patch to the next. text_length: of the table of positions; vocabulary: of token ids.
+    """
+
+    image_size: tuple[int, int] = (384, 128)
+    patch_size: int = 16
+    stride: int = 16
+    vision_width: int = 768
+    vision_depth: int = 12
+    vision_heads: int = 12
+    text_width: int = 512
+    text_depth: int = 12
+    text_heads: int = 8
+    text_length: int = 77
+    vocabulary: int = 49408
+    embedding: int = 512
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches along height and width."""
+        height, width = ((side - self.patch_size) // self.stride + 1 for side in self.image_size)
+        return height, width
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+class Encoded(NamedTuple):
+    """Tokens in the space of embeddings [B, N or T, E], and what some of them attended to [B, R, N or T], if asked."""
+
+    tokens: Tensor
+    attention: Tensor | None
+
+
+class ImageTower(nn.Module):
+    """Vision Transformer with a norm before its blocks; each token is projected, not CLS alone."""
+
+    def __init__(self, size: ClipSize, gradient_checkpointing: bool = False):
+        super().__init__()
+        width = size.vision_width
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(1 + size.patches, width))
+        self.proj = nn.Parameter(torch.empty(width, size.embedding))
+        self.conv1 = nn.Conv2d(3, width, size.patch_size, stride=size.stride, bias=False)
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(
+            width, size.vision_depth, size.vision_heads, gradient_checkpointing=gradient_checkpointing
+        )
+        self.ln_post = LayerNorm(width)
+        for tensor in (self.class_embedding, self.positional_embedding, self.proj):
+            nn.init.normal_(tensor, std=width**-0.5)
+
+    def forward(self, image: Tensor, attention_of: Tensor | None = None) -> Encoded:
+        """Images [B, 3, H, W], normalised -> tokens [B, N, E], CLS first.
+
+        attention_of [B, R]: tokens whose attention in the last block is returned too, mean over heads.
+        """
+        patches = self.conv1(image).flatten(2).transpose(1, 2)  # [B, N - 1, Wv], the top row first
+        cls = self.class_embedding.expand(len(patches), 1, -1)
+        tokens = self.ln_pre(torch.cat([cls, patches], dim=1) + self.positional_embedding)
+        tokens, attention = self.transformer(tokens, attention_of)
+        return Encoded(project(self.ln_post(tokens), self.proj.t()), attention)
+
+
+class DualEncoder(nn.Module):
+    """Both towers of CLIP. The text tower has no prefix in OpenAI's files, and so no module of its own."""
+
+    statistics = CLIP_STATISTICS
+
+    def __init__(self, size: ClipSize, gradient_checkpointing: bool = False):
+        super().__init__()
+        self.size, width = size, size.text_width
+        self.positional_embedding = nn.Parameter(torch.empty(size.text_length, width))
+        self.text_projection = nn.Parameter(torch.empty(width, size.embedding))
+        self.visual = ImageTower(size, gradient_checkpointing)
+        self.transformer = Transformer(
+            width,
+            size.text_depth,
+            size.text_heads,
+            causal=True,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        self.token_embedding = nn.Embedding(size.vocabulary, width)
+        self.ln_final = LayerNorm(width)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """What a run without a file starts from, as CLIP's own training did."""
+        width = self.size.text_width
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=width**-0.5)
+        initialise_blocks(self.transformer.resblocks, width)
+
+    def encode_image(self, image: Tensor, attention_of: Tensor | None = None) -> Encoded:
+        """Images [B, 3, H, W], normalised -> tokens [B, N, E], CLS first; see `ImageTower`."""
+        return self.visual(image, attention_of)
+
+    def encode_text(self, ids: Tensor, attention_of: Tensor | None = None) -> Encoded:
+        """Token ids [B, T] -> tokens [B, T, E]; attention_of as of images.
+
+        Captions that are all shorter than the table of positions need not be padded to its length: no token attends
+        to a later one.
+        """
+        tokens = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
+        tokens, attention = self.transformer(tokens, attention_of)
+        return Encoded(project(self.ln_final(tokens), self.text_projection.t()), attention)
+
+
+def end_of_text(ids: Tensor) -> Tensor:
+    """Where captions [B, T] end: the first token with the highest id, EOT [B]."""
+    return ids.argmax(dim=1)
+
+
+def token_at(tokens: Tensor, index: Tensor) -> Tensor:
+    """One token of each row: tokens [B, T, E], index [B] -> [B, E]."""
+    return take_tokens(tokens, index[:, None]).squeeze(1)

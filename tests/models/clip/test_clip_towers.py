@@ -1,0 +1,110 @@
+"""CLIP's towers: sizes, attention on request, short captions, memory."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_clip import SIZE, captions
+
+from models.clip.blocks import Attention, quick_gelu
+from models.clip.towers import ClipSize, DualEncoder, end_of_text
+from utils.precision import autocast
+
+
+def encoder(**changes) -> DualEncoder:
+    torch.manual_seed(0)
+    return DualEncoder(replace(SIZE, **changes)).eval()
+
+
+@pytest.mark.parametrize(("stride", "grid"), [(16, (24, 8)), (12, (31, 10))])
+def test_grid_of_published_sizes(stride, grid):
+    assert ClipSize(stride=stride).grid == grid
+
+
+def test_patches_may_overlap():
+    model = encoder(stride=2)
+    assert model.size.grid == (9, 5)
+    assert model.encode_image(torch.randn(2, 3, 20, 12)).tokens.shape == (2, 46, 6)
+
+
+def test_quick_gelu():
+    states = torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0])
+    torch.testing.assert_close(quick_gelu(states), states * torch.sigmoid(1.702 * states))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_that_of_torch(causal):
+    torch.manual_seed(0)
+    ours, theirs = Attention(8, 2, causal), torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    theirs.load_state_dict(ours.state_dict())
+    tokens, index = torch.randn(3, 5, 8), torch.tensor([[0, 4], [1, 1], [3, 2]])
+    mask = torch.ones(5, 5, dtype=torch.bool).triu(1) if causal else None
+    output, weights = theirs(tokens, tokens, tokens, attn_mask=mask)
+    torch.testing.assert_close(ours(tokens), output)
+    torch.testing.assert_close(ours.weights(tokens, index), weights.detach()[torch.arange(3)[:, None], index])
+    assert not ours.weights(tokens, index).requires_grad
+
+
+def test_cross_attention_is_that_of_torch():
+    torch.manual_seed(0)
+    ours, theirs = Attention(8, 2), torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    theirs.load_state_dict(ours.state_dict())
+    tokens, others = torch.randn(3, 5, 8), torch.randn(3, 7, 8)
+    torch.testing.assert_close(ours.cross(tokens, others), theirs(tokens, others, others)[0])
+
+
+def test_attention_on_request_changes_no_token():
+    model, image = encoder(), torch.randn(2, 3, 20, 12)
+    tokens, attention = model.encode_image(image, torch.zeros(2, 1, dtype=torch.long))
+    assert torch.equal(tokens, model.encode_image(image).tokens)
+    assert attention.shape == (2, 1, 16)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(2, 1))
+
+
+def test_captions_need_not_be_padded():
+    model, ids = encoder(), captions(3, 5)
+    end = end_of_text(ids)[:, None]
+    padded, of_padded = model.encode_text(ids, end)
+    short, of_short = model.encode_text(ids[:, :7], end)
+    torch.testing.assert_close(short, padded[:, :7])
+    torch.testing.assert_close(of_short, of_padded[..., :7])
+
+
+def test_a_caption_ends_at_its_first_highest_id():
+    assert end_of_text(torch.tensor([[28, 3, 29, 29, 0], [28, 29, 0, 0, 0]])).tolist() == [2, 1]
+
+
+def test_gradient_checkpointing_computes_the_same():
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = DualEncoder(SIZE, checkpointing).train()
+        torch.manual_seed(1)
+        tokens, _ = model.encode_image(torch.randn(2, 3, 20, 12), torch.zeros(2, 1, dtype=torch.long))
+        tokens.square().sum().backward()
+        found.append(model.visual.conv1.weight.grad)
+    torch.testing.assert_close(*found)
+
+
+def test_bfloat16_is_near():
+    model, ids = encoder(), captions(3, 5)
+    with autocast("bf16", "cpu"):
+        found, attention = model.encode_text(ids, end_of_text(ids)[:, None])
+    expected, weights = model.encode_text(ids, end_of_text(ids)[:, None])
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(attention.float(), weights, atol=0.02, rtol=0)
+
+
+def test_a_start_without_a_file():
+    torch.manual_seed(0)
+    model = DualEncoder(replace(SIZE, text_width=64, vision_width=64, vocabulary=2000))
+    block = model.transformer.resblocks[0]
+    for tensor, std in (
+        (model.token_embedding.weight, 0.02),
+        (model.text_projection, 64**-0.5),
+        (block.attn.in_proj_weight, 64**-0.5),
+        (block.attn.out_proj.weight, 64**-0.5 / 2),
+        (block.mlp.c_fc.weight, 128**-0.5),
+        (model.visual.proj, 64**-0.5),
+    ):
+        assert tensor.std().item() == pytest.approx(std, rel=0.1)
