@@ -1,0 +1,165 @@
+"""IRRA (CVPR 2023): CLIP, and losses that align its similarities and its tokens with what is known of a person.
+
+Letters: B batch, N image tokens, T text tokens, E embedding, C identities, V vocabulary, M samples of all processes,
+K masked words.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from models.clip import losses
+from models.clip.cross_modal import CrossModal
+from models.clip.step import ClipBatch, Everyone, gather_pairs, over_processes, unit
+from models.clip.towers import HEAD_WIDTH, ClipSize, DualEncoder, end_of_text, token_at
+from models.kernels import Linear
+from models.losses import Mean
+from utils.errors import UserError, nearest
+from utils.precision import full_precision
+
+PUBLISHED = ("sdm", "mlm", "id")
+
+
+@dataclass(frozen=True)
+class IrraSettings:
+    """What is learned, and with which parts.
+
+    losses: names of LOSSES. classes: identities of the training data. temperature: of SDM and ITC, a constant.
+    masked_captions: the published training masks words in place, so that SDM and the classifier read masked captions.
+    """
+
+    losses: tuple[str, ...] = PUBLISHED
+    classes: int = 0
+    temperature: float = 0.02
+    cross_depth: int = 4
+    cross_heads: int | None = None  # None = as many as are 64 wide
+    masked_captions: bool = True
+
+
+@dataclass(frozen=True)
+class IrraStep:
+    """What a loss reads: tokens of the image [B, N, E] and of the masked caption [B, T, E], features [B, E]."""
+
+    batch: ClipBatch
+    image_tokens: Tensor
+    masked_tokens: Tensor | None
+    image: Tensor
+    text: Tensor
+    everyone: Everyone
+
+
+class IRRA(CrossModal):
+    """The dual encoder, and a classifier and a cross-modal encoder where a loss asks for them.
+
+    Raises UserError when a loss is unknown, or has no classes.
+    """
+
+    def __init__(self, size: ClipSize, settings: IrraSettings, gradient_checkpointing: bool = False):
+        super().__init__()
+        check_losses(settings)
+        self.settings, width = settings, size.embedding
+        self.base_model = DualEncoder(size, gradient_checkpointing)
+        if "id" in settings.losses:
+            self.classifier = Linear(width, settings.classes)
+            nn.init.normal_(self.classifier.weight, std=0.001)
+            nn.init.zeros_(self.classifier.bias)
+        if "mlm" in settings.losses:
+            heads = settings.cross_heads or max(1, width // HEAD_WIDTH)
+            self.build_cross_modal(width, heads, settings.cross_depth, size.vocabulary)
+
+    def encode_image(self, image: Tensor) -> dict[str, Tensor]:
+        """Images [B, 3, H, W], normalised -> embeddings of length 1 by name, [B, E]."""
+        return {"global": unit(self.base_model.encode_image(image).tokens[:, 0])}
+
+    def encode_text(self, ids: Tensor) -> dict[str, Tensor]:
+        """Captions [B, T] -> embeddings of length 1 by name, [B, E]."""
+        return {"global": unit(token_at(self.base_model.encode_text(ids).tokens, end_of_text(ids)))}
+
+    def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
+        """One training step: unweighted losses by name."""
+        step = self.read(batch)
+        return over_processes({name: LOSSES[name](self, step) for name in self.settings.losses})
+
+    def read(self, batch: ClipBatch) -> IrraStep:
+        """Both modalities encoded; the caption once where its features are those of the masked one."""
+        masked, tokens = batch.masked, None
+        image_tokens = self.base_model.encode_image(batch.image).tokens
+        if masked is not None and self.settings.masked_captions:
+            tokens = text_tokens = self.base_model.encode_text(masked.ids).tokens
+            ids = masked.ids
+        else:
+            ids, text_tokens = batch.ids, self.base_model.encode_text(batch.ids).tokens
+            if masked is not None and "mlm" in self.settings.losses:
+                tokens = self.base_model.encode_text(masked.ids).tokens
+        image, text = image_tokens[:, 0].float(), token_at(text_tokens, end_of_text(ids)).float()
+        return IrraStep(batch, image_tokens, tokens, image, text, gather_pairs(image, text, batch.identity))
+
+
+def check_losses(settings: IrraSettings) -> None:
+    unknown = next((name for name in settings.losses if name not in LOSSES), None)
+    if unknown is not None:
+        raise UserError(f"unknown loss '{unknown}' of IRRA{nearest(unknown, LOSSES)}; it has {', '.join(LOSSES)}")
+    if "id" in settings.losses and settings.classes < 1:
+        raise UserError("the loss id of IRRA classifies identities, of which none are there; leave it out or give data")
+
+
+# ---- losses ----------------------------------------------------------------------------
+
+
+def scaled_similarities(model: IRRA, step: IrraStep) -> tuple[Tensor, Tensor]:
+    """Cosines over the temperature, of images to all texts and of texts to all images: [B, M] each."""
+    everyone, scale = step.everyone, 1 / model.settings.temperature
+    with full_precision(step.image):
+        return scale * unit(step.image) @ unit(everyone.text).T, scale * unit(step.text) @ unit(everyone.image).T
+
+
+def similarity_distribution(model: IRRA, step: IrraStep) -> Tensor:
+    """SDM (IRRA section 3.3)."""
+    return losses.similarity_distribution(*scaled_similarities(model, step), step.everyone.same)
+
+
+def contrastive(model: IRRA, step: IrraStep) -> Tensor:
+    """ITC, as CLIP is trained."""
+    return losses.contrastive(*scaled_similarities(model, step), step.everyone.own)
+
+
+def projection_matching(model: IRRA, step: IrraStep) -> Tensor:
+    """CMPM: SDM's forerunner, on projections of features that are not normalised."""
+    everyone = step.everyone
+    with full_precision(step.image):
+        of_images, of_texts = step.image @ unit(everyone.text).T, step.text @ unit(everyone.image).T
+    return losses.projection_matching(of_images, of_texts, everyone.same)
+
+
+def identity(model: IRRA, step: IrraStep) -> Tensor:
+    """Which person is it? Features of both modalities have one classifier."""
+    of_image, of_text = (model.classifier(features).float() for features in (step.image, step.text))
+    return losses.identity(of_image, of_text, step.batch.identity)
+
+
+def masked_words(model: IRRA, step: IrraStep) -> Mean:
+    """MLM (IRRA section 3.2): masked words told from image and caption; logits of masked words alone.
+
+    Raises UserError without masked captions.
+    """
+    masked, tokens = step.batch.masked, step.masked_tokens
+    if masked is None or tokens is None:
+        raise UserError("the loss mlm of IRRA needs captions with masked words; turn masking on, or leave out mlm")
+    chosen = masked.labels != losses.NOT_MASKED
+    states = model.fuse(tokens, step.image_tokens)[chosen]  # [K, E]
+    return losses.masked_words(model.mlm_head(states).float(), masked.labels[chosen])
+
+
+LOSSES: dict[str, Callable[[IRRA, IrraStep], Tensor | Mean]] = {
+    "sdm": similarity_distribution,
+    "mlm": masked_words,
+    "id": identity,
+    "itc": contrastive,
+    "cmpm": projection_matching,
+}
+
+
+def loss_names(text: str) -> tuple[str, ...]:
+    """`sdm+mlm+id` -> its parts."""
+    return tuple(part for part in text.split("+") if part)

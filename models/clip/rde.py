@@ -1,0 +1,105 @@
+"""RDE (CVPR 2024): CLIP with a second embedding of selected tokens, and a loss that noisy pairs cannot dominate.
+
+Letters: B batch, N image tokens, T text tokens, E embedding of CLIP, F embedding of selected tokens, M samples of all
+processes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from models.clip import losses
+from models.clip.losses import PairLossSettings, Pairs
+from models.clip.step import ClipBatch, Everyone, gather_pairs, over_processes, unit
+from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection, attended_by
+from models.clip.towers import ClipSize, DualEncoder, end_of_text, token_at
+from utils.errors import UserError, nearest
+from utils.precision import full_precision
+from utils.processes.distributed import world_size
+
+EMBEDDINGS = ("bge", "tse")  # basic global embedding, token selection embedding
+
+
+@dataclass(frozen=True)
+class RdeSettings:
+    """loss: a name of losses.PAIR_LOSSES; width: F; select_ratio: share of tokens selected; batch_norm: `SelectionMlp`.
+
+    pairs: settings of the loss.
+    """
+
+    loss: str = "TAL"
+    width: int = 1024
+    select_ratio: float = 0.3
+    batch_norm: BatchNorm = "frozen"
+    pairs: PairLossSettings = field(default_factory=PairLossSettings)
+
+
+class RDE(nn.Module):
+    """The dual encoder, and token selection beside it in both modalities, under the released names.
+
+    Raises UserError when the loss is unknown.
+    """
+
+    def __init__(self, size: ClipSize, settings: RdeSettings, gradient_checkpointing: bool = False):
+        super().__init__()
+        if settings.loss not in losses.PAIR_LOSSES:
+            known = losses.PAIR_LOSSES
+            raise UserError(
+                f"unknown loss '{settings.loss}' of RDE{nearest(settings.loss, known)}; it has {list(known)}"
+            )
+        self.settings = settings
+        self.base_model = DualEncoder(size, gradient_checkpointing)
+        selection = size.embedding, settings.width, settings.select_ratio, settings.batch_norm
+        self.visul_emb_layer = PatchSelection(*selection)
+        self.texual_emb_layer = WordSelection(*selection, size.text_length)
+
+    def encode_image(self, image: Tensor) -> dict[str, Tensor]:
+        """Images [B, 3, H, W], normalised -> embeddings of length 1 by name: bge [B, E], tse [B, F]."""
+        return {name: unit(features) for name, features in self.image_features(image).items()}
+
+    def encode_text(self, ids: Tensor) -> dict[str, Tensor]:
+        """Captions [B, T] -> embeddings of length 1 by name: bge [B, E], tse [B, F]."""
+        return {name: unit(features) for name, features in self.text_features(ids).items()}
+
+    def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
+        """One training step: the loss of the clean pairs of a batch, by embedding."""
+        name, values = self.settings.loss, self.pair_losses(batch)
+        clean = torch.ones_like(values["bge"]) if batch.clean is None else batch.clean.float()
+        processes = world_size()
+        return over_processes(
+            {key: losses.over_clean_pairs(name, each, clean, processes) for key, each in values.items()}
+        )
+
+    def pair_losses(self, batch: ClipBatch) -> dict[str, Tensor]:
+        """The loss of each pair [B], by embedding; by it pairs are told clean from noisy."""
+        image, text = self.image_features(batch.image), self.text_features(batch.ids)
+        return {name: self.compare(image[name], text[name], batch.identity) for name in EMBEDDINGS}
+
+    def compare(self, image: Tensor, text: Tensor, identity: Tensor) -> Tensor:
+        """The loss of each pair from features [B, E] of both modalities: [B]."""
+        everyone: Everyone = gather_pairs(unit(image), unit(text), identity)
+        with full_precision(image):
+            of_texts, of_images = unit(text) @ everyone.image.T, unit(image) @ everyone.text.T
+        pairs = Pairs(everyone.same, everyone.own)
+        return losses.loss_of_pairs(self.settings.loss, of_texts, of_images, pairs, self.settings.pairs)
+
+    def image_features(self, image: Tensor) -> dict[str, Tensor]:
+        """Images [B, 3, H, W] -> features by name: CLS [B, E], and the patches that it attends to [B, F]."""
+        cls = torch.zeros(len(image), 1, dtype=torch.long, device=image.device)
+        tokens, attention = self.base_model.encode_image(image, attention_of=cls)
+        return {"bge": tokens[:, 0].float(), "tse": self.visul_emb_layer(tokens, attended_by(attention))}
+
+    def text_features(self, ids: Tensor) -> dict[str, Tensor]:
+        """Captions [B, T] -> features by name: EOT [B, E], and the words that it attends to [B, F]."""
+        end = end_of_text(ids)
+        tokens, attention = self.base_model.encode_text(ids, attention_of=end[:, None])
+        selected = self.texual_emb_layer(tokens, attended_by(attention), end)
+        return {"bge": token_at(tokens, end).float(), "tse": selected}
+
+
+def similarities(text: Mapping[str, Tensor], image: Mapping[str, Tensor]) -> Tensor:
+    """Mean cosine over all embeddings of queries [Q, ...] and gallery [G, ...], of length 1: [Q, G]."""
+    found = [text[name] @ image[name].T for name in text]
+    return torch.stack(found).mean(0)

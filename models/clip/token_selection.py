@@ -1,0 +1,128 @@
+"""RDE's token selection: an embedding of the patches and the words that CLIP attends to most (RDE section 3.1).
+
+Letters: B batch, N image tokens, T text tokens, S selected tokens, E embedding of CLIP, F width of this embedding.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+from torch.nn.functional import batch_norm, relu
+
+from models.image_encoder import take_tokens
+from models.kernels import Linear
+from models.losses import FAR_BELOW
+
+BatchNorm = Literal["frozen", "batch"]
+
+
+class SelectionMlp(nn.Module):
+    """E -> F/2, batch norm, ReLU, F/2 -> F. The second batch norm of the released files has never been used.
+
+    statistics: "frozen" normalises by the running statistics in training too; "batch" by those of the batch.
+    """
+
+    def __init__(self, inputs: int, width: int, statistics: BatchNorm):
+        super().__init__()
+        self.statistics = statistics
+        self.layers = nn.ModuleList([Linear(inputs, width // 2), Linear(width // 2, width)])
+        self.bns = nn.ModuleList([nn.BatchNorm1d(width // 2), nn.BatchNorm1d(width)])
+        self.train()
+
+    def train(self, mode: bool = True) -> "SelectionMlp":
+        super().train(mode)
+        self.bns.train(mode and self.statistics == "batch")
+        return self
+
+    def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """[B, S, E] -> [B, S, F]; valid [B, S] True = a token that counts in the statistics of the batch."""
+        return self.layers[1](relu(self.normalise(self.layers[0](tokens).float(), valid)))
+
+    def normalise(self, hidden: Tensor, valid: Tensor) -> Tensor:
+        """[B, S, F/2] by running statistics, or by those of valid tokens; other tokens are 0 then.
+
+        A single token has no variance: the running statistics stand in.
+        """
+        norm = self.bns[0]
+        assert isinstance(norm, nn.BatchNorm1d)
+        if not norm.training:
+            return norm(hidden.flatten(0, 1)).view_as(hidden)
+        rows = hidden[valid]
+        if len(rows) < 2:
+            rows = batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        else:
+            rows = norm(rows)
+        return torch.zeros_like(hidden).masked_scatter(valid[..., None], rows)
+
+
+class TokenSelection(nn.Module):
+    """The embedding of selected tokens: the largest value of each channel. ratio: share of the tokens selected."""
+
+    mlp: SelectionMlp
+
+    def __init__(self, ratio: float):
+        super().__init__()
+        self.ratio = ratio
+
+    def count(self, tokens: int) -> int:
+        """How many of so many patches or words are selected."""
+        return max(1, int(tokens * self.ratio))
+
+    def embed(self, tokens: Tensor, index: Tensor, valid: Tensor, beside: nn.Module) -> Tensor:
+        """Tokens `index` [B, S] of [B, N, E] through the MLP and the layer beside it: [B, F].
+
+        valid [B, S]: True = take the token into account.
+        """
+        chosen = take_tokens(tokens, index).float()
+        chosen = chosen / (vector_norm(chosen, dim=-1, keepdim=True) + 1e-8)
+        states = (self.mlp(chosen, valid) + beside(chosen)).float()
+        return states.masked_fill(~valid[..., None], FAR_BELOW).max(dim=1).values
+
+
+class PatchSelection(TokenSelection):
+    """Of an image: the patches that CLS attends to most. The layer `linear` is in released files, and unused."""
+
+    def __init__(self, inputs: int, width: int, ratio: float, statistics: BatchNorm):
+        super().__init__(ratio)
+        self.linear = Linear(inputs, width)
+        self.fc = Linear(inputs, width)
+        self.mlp = SelectionMlp(inputs, width, statistics)
+
+    def forward(self, tokens: Tensor, attention: Tensor) -> Tensor:
+        """Image tokens [B, N, E], what CLS attends to [B, N] -> [B, F]."""
+        patches = attention[:, 1:]
+        index = 1 + patches.topk(self.count(patches.shape[1]), dim=1).indices
+        return self.embed(tokens, index, torch.ones_like(index, dtype=torch.bool), self.fc)
+
+
+class WordSelection(TokenSelection):
+    """Of a caption: the words that EOT attends to most, and EOT itself where there is no word.
+
+    text_length: of the table of positions, by which words are counted however short the captions of a batch are.
+    """
+
+    def __init__(self, inputs: int, width: int, ratio: float, statistics: BatchNorm, text_length: int):
+        super().__init__(ratio)
+        self.text_length = text_length
+        self.linear = Linear(inputs, width)
+        self.mlp = SelectionMlp(inputs, width, statistics)
+
+    def forward(self, tokens: Tensor, attention: Tensor, end: Tensor) -> Tensor:
+        """Text tokens [B, T, E], what EOT attends to [B, T], where EOT is [B] -> [B, F]."""
+        words = selectable(end, tokens.shape[1])
+        count = min(self.count(self.text_length - 2), tokens.shape[1])
+        index = attention.masked_fill(~words, -1).topk(count, dim=1).indices  # words first: attention is not negative
+        return self.embed(tokens, index, words.gather(1, index), self.linear)
+
+
+def selectable(end: Tensor, length: int) -> Tensor:
+    """Which tokens of captions that end at `end` [B] are words, or EOT where there are none: [B, length], True = is."""
+    position, end = torch.arange(length, device=end.device), end[:, None]
+    return torch.where(end > 1, (position > 0) & (position < end), position == end)
+
+
+def attended_by(attention: Tensor | None) -> Tensor:
+    """The attention of the one token that was asked for: [B, 1, N] -> [B, N]."""
+    assert attention is not None, "the encoder is asked for attention"
+    return attention[:, 0]
