@@ -12,6 +12,7 @@ from models.clip.rde import RDE, RdeSettings
 from models.clip.step import MaskedCaptions
 from models.clip.token_selection import selectable
 from utils.errors import UserError
+from utils.precision import autocast
 
 NORMS = pytest.mark.parametrize("statistics", ["frozen", "batch"])
 
@@ -77,6 +78,19 @@ def test_captions_are_read_once_where_they_are_masked_in_place():
     model.settings = replace(model.settings, masked_captions=False)
     model(given)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("build", [lambda: irra("sdm", "mlm", "id", "itc", "cmpm"), lambda: rde(statistics="batch")])
+def test_a_step_in_bfloat16_is_near(build):
+    found = {}
+    for precision in ("fp32", "bf16"):
+        model = build().train()
+        with autocast(precision, "cpu"):
+            found[precision] = model(batch())
+        finite_gradients(model, sum(found[precision].values()))
+    for name, value in found["fp32"].items():
+        assert found["bf16"][name].dtype == torch.float32
+        torch.testing.assert_close(found["bf16"][name], value, rtol=0.05, atol=0.05)
 
 
 # ---- RDE -------------------------------------------------------------------------------
