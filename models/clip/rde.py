@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.clip import losses
 from models.clip.losses import PairLossSettings, Pairs
-from models.clip.step import ClipBatch, Everyone, gather_pairs, over_processes, unit
+from models.clip.step import ClipBatch, gather_pairs, over_processes, unit
 from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection, attended_by
 from models.clip.towers import ClipSize, DualEncoder, end_of_text, token_at
 from utils.errors import UserError, nearest
@@ -79,7 +79,7 @@ class RDE(nn.Module):
 
     def compare(self, image: Tensor, text: Tensor, identity: Tensor) -> Tensor:
         """The loss of each pair from features [B, E] of both modalities: [B]."""
-        everyone: Everyone = gather_pairs(unit(image), unit(text), identity)
+        everyone = gather_pairs(unit(image), unit(text), identity)
         with full_precision(image):
             of_texts, of_images = unit(text) @ everyone.image.T, unit(image) @ everyone.text.T
         pairs = Pairs(everyone.same, everyone.own)
