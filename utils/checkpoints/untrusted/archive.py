@@ -1,12 +1,12 @@
 """Zip archives as torch.save writes them: uncompressed records, one behind another, then a list of them.
 
-Anything else is refused. Numbers are little-endian, offsets are bytes from the start of the file; the structures are
-those of the zip specification (APPNOTE 4.3).
+Anything else is refused; torch.jit.save compresses code and constants, which are never read. Numbers are little-endian,
+offsets are bytes from the start of the file; the structures are those of the zip specification (APPNOTE 4.3).
 """
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from utils.checkpoints.untrusted.refusal import Refused, damaged
 
@@ -27,6 +27,7 @@ ENTRY = struct.Struct("<4s6H3L5H2L")
 HEADER = struct.Struct("<4s5H3L2H")
 IN_EXTRA, WIDE = 0xFFFFFFFF, 1  # a number that is too large stands in the extra field of this number
 HARMLESS_FLAGS = 0b1000_0000_1110  # compression level, sizes behind the data, names in UTF-8
+COMPRESSED = "it holds a record that is compressed or encrypted, which torch.save never writes"
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,24 @@ class Directory:
 
 @dataclass(frozen=True)
 class ArchiveRecord:
-    """A file in an archive: its name, the offset of its header, how many bytes it has."""
+    """A file in an archive: its name, the offset of its header, how many bytes it takes, and their checksum (CRC-32).
+
+    method: how it is compressed, 0 = not.
+    """
 
     name: str
     header: int
     size: int
+    checksum: int
+    method: int
+
+
+class Extent(NamedTuple):
+    """Where the bytes of a record are in the file, and their checksum (CRC-32)."""
+
+    offset: int = 0
+    size: int = 0
+    checksum: int = 0
 
 
 def read_directory(file: BinaryIO) -> Directory:
@@ -71,44 +85,50 @@ def read_directory(file: BinaryIO) -> Directory:
     return Directory(start, end, count)
 
 
-def read_records(file: BinaryIO, directory: Directory) -> dict[str, tuple[int, int]]:
-    """Name -> (offset, number of bytes) of every record, in the order of the list.
+def is_code(name: str) -> bool:
+    """Whether a record NAME/... is what torch.jit.save compresses: the code of a module, and its constants."""
+    return name.partition("/")[2].startswith(("code/", "constants.pkl"))
 
+
+def read_records(file: BinaryIO, directory: Directory, with_code: bool = False) -> dict[str, Extent]:
+    """The extent of every record by name, in the order of the list.
+
+    with_code: code and constants may be there, also compressed; they are left out of the result.
     Raises Refused when one is compressed or encrypted, reaches beyond the list, overlaps another or has its name;
     struct.error or UnicodeError when the list is damaged.
     """
-    if directory.count > MOST_RECORDS:
-        raise Refused("it holds more records than any checkpoint")
     records = list_records(file, directory)
+    if any(record.method and not (with_code and is_code(record.name)) for record in records):
+        raise Refused(COMPRESSED)
     if len({record.name.lower() for record in records}) != len(records):  # torch does not tell cases apart
         raise damaged("two records have one name")
-    extents = {record.name: (offset_of(file, record), record.size) for record in records}
+    extents = {record.name: Extent(offset_of(file, record), record.size, record.checksum) for record in records}
     next_header = directory.start
     for record in sorted(records, key=lambda record: record.header, reverse=True):
-        offset, size = extents[record.name]
-        if offset + size > next_header:
+        if extents[record.name].offset + record.size > next_header:
             raise damaged("records overlap, or reach beyond the file")
         next_header = record.header
-    return extents
+    return {name: extent for name, extent in extents.items() if not (with_code and is_code(name))}
 
 
 def list_records(file: BinaryIO, directory: Directory) -> list[ArchiveRecord]:
-    """The records as listed; only how they are stored is checked."""
+    """The records as listed; only how they are stored is checked. Raises Refused, struct.error or UnicodeError."""
+    if directory.count > MOST_RECORDS:
+        raise Refused("it holds more records than any checkpoint")
     file.seek(directory.start)
     data = file.read(directory.end - directory.start)
     records, at = [], 0
     for _ in range(directory.count):
-        signature, _, _, flags, method, *_, stored, size, named, extra, noted, disk, _, _, header = ENTRY.unpack_from(
-            data, at
-        )
+        fields = ENTRY.unpack_from(data, at)
+        signature, _, _, flags, method, _, _, checksum, stored, size, named, extra, noted, disk, _, _, header = fields
         name, at = data[at + ENTRY.size : at + ENTRY.size + named].decode(), at + ENTRY.size + named
         size, stored, header = widened((size, stored, header), data[at : at + extra])
         at += extra + noted
         if signature != b"PK\x01\x02" or disk:
             raise damaged("its list of records is broken")
-        if method or flags & ~HARMLESS_FLAGS or stored != size:
-            raise Refused("it holds a record that is compressed or encrypted, which torch.save never writes")
-        records.append(ArchiveRecord(name, header, size))
+        if flags & ~HARMLESS_FLAGS or (stored != size and not method):
+            raise Refused(COMPRESSED)
+        records.append(ArchiveRecord(name, header, stored, checksum, method))
     if at != len(data):
         raise damaged("its list of records has another length")
     return records
@@ -129,6 +149,7 @@ def offset_of(file: BinaryIO, record: ArchiveRecord) -> int:
     """Where the bytes of a record begin. Raises Refused when its own header differs from the list."""
     file.seek(record.header)
     signature, _, flags, method, *_, named, extra = HEADER.unpack(file.read(HEADER.size))
-    if signature != MAGIC or method or flags & ~HARMLESS_FLAGS or file.read(named) != record.name.encode():
+    is_same = (signature, method, file.read(named)) == (MAGIC, record.method, record.name.encode())
+    if not is_same or flags & ~HARMLESS_FLAGS:
         raise damaged(f"record {record.name[:40]!r} is not where it should be")
     return record.header + HEADER.size + named + extra

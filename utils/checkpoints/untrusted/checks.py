@@ -9,6 +9,7 @@ import struct
 from typing import BinaryIO, NoReturn
 
 from utils.checkpoints.untrusted import archive
+from utils.checkpoints.untrusted.archive import Extent
 from utils.checkpoints.untrusted.pickle_reader import read_outline
 from utils.checkpoints.untrusted.pickle_values import Storage
 from utils.checkpoints.untrusted.refusal import TOO_MANY, Refused, damaged
@@ -47,16 +48,25 @@ def require_sound_archive(file: BinaryIO) -> None:
     """Check that the pickle of an archive is plain, and that every storage has a record of its size."""
     records = archive.read_records(file, archive.read_directory(file))
     top = next(iter(records), "").partition("/")[0]
-    offset, length = records.get(f"{top}/data.pkl", (0, 0))
-    if not length:
+    outline = read_outline(read_pickle(file, records.get(f"{top}/data.pkl", Extent())))
+    for storage in outline.storages.values():
+        require_stored(storage, records.get(f"{top}/data/{storage.key}", Extent()))
+
+
+def read_pickle(file: BinaryIO, extent: Extent) -> bytes:
+    """The bytes of data.pkl. Raises Refused when there are none, or more than in any checkpoint."""
+    if not extent.size:
         raise damaged("it holds no data.pkl")
-    if length > MOST_BYTES:
+    if extent.size > MOST_BYTES:
         raise Refused(TOO_MANY)
-    file.seek(offset)
-    for storage in read_outline(file.read(length)).storages.values():
-        _, size = records.get(f"{top}/data/{storage.key}", (0, 0))
-        if size != storage.size:
-            raise damaged(f"storage {storage.key[:20]!r} has {size} bytes instead of {storage.size}")
+    file.seek(extent.offset)
+    return file.read(extent.size)
+
+
+def require_stored(storage: Storage, extent: Extent) -> None:
+    """Raises Refused unless a storage has a record of its size."""
+    if extent.size != storage.size:
+        raise damaged(f"storage {storage.key[:20]!r} has {extent.size} bytes instead of {storage.size}")
 
 
 def require_sound_legacy(file: BinaryIO) -> None:

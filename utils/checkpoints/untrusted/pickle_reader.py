@@ -5,7 +5,7 @@ Opcodes that torch.save does not write are refused, and so are attributes, which
 
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,21 +70,30 @@ class Reader:
         items, self.stack = self.stack, self.below.pop()
         return items
 
+    def count_call(self) -> None:
+        """Raises Refused when more is called, or made, than in any checkpoint."""
+        self.calls += 1
+        if self.calls > MOST_CALLS:
+            raise Refused(TOO_MANY)
 
-def read_outline(data: bytes, start: int = 0) -> Outline:
-    """Walk through the pickle that begins at `start`.
+
+Operations = Mapping[int, Callable[[Reader], None]]  # by opcode
+
+
+def read_outline(data: bytes, start: int = 0, operations: Operations | None = None) -> Outline:
+    """Walk through the pickle that begins at `start`; `operations` are those of torch.save unless given.
 
     Raises Refused when it holds more than tensors and plain values; nearly any exception when it is damaged.
     """
-    reader = Reader(data, start)
+    reader, operations = Reader(data, start), OPERATIONS if operations is None else operations
     for _ in range(MOST_STEPS):
         code = data[reader.at]
         reader.at += 1
         if code == pickle.STOP[0]:
             return Outline(reader.stack.pop(), reader.storages, reader.at)
-        if code not in OPERATIONS:
+        if code not in operations:
             raise Refused(NOT_PLAIN)
-        OPERATIONS[code](reader)
+        operations[code](reader)
     raise Refused(TOO_MANY)
 
 
@@ -143,9 +152,7 @@ def call(reader: Reader) -> None:
     arguments, function = reader.stack.pop(), reader.stack.pop()
     if type(function) is not Name or function.text not in CALLS or type(arguments) is not tuple:
         raise Refused(NOT_PLAIN)
-    reader.calls += 1
-    if reader.calls > MOST_CALLS:
-        raise Refused(TOO_MANY)
+    reader.count_call()
     reader.stack.append(CALLS[function.text](*arguments))
 
 
@@ -168,9 +175,7 @@ def new(reader: Reader) -> None:
     arguments, owner = reader.stack.pop(), reader.stack.pop()
     if type(owner) is not Name or owner.text != ARGUMENTS or arguments != ():
         raise Refused(NOT_PLAIN)
-    reader.calls += 1
-    if reader.calls > MOST_CALLS:
-        raise Refused(TOO_MANY)
+    reader.count_call()
     reader.stack.append(Arguments())
 
 
@@ -215,7 +220,7 @@ def put(form: str) -> Callable[[Reader], None]:
 
 
 # the opcodes that torch.save writes, in files of all versions
-OPERATIONS: dict[int, Callable[[Reader], None]] = {
+OPERATIONS: Operations = {
     code[0]: operation
     for code, operation in {
         pickle.PROTO: lambda reader: reader.take(1),

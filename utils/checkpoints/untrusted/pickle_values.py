@@ -16,23 +16,23 @@ from utils.checkpoints.untrusted.refusal import NOT_PLAIN, Refused, damaged
 MOST_DIMENSIONS = 64  # as in torch
 
 STORAGES = {
-    f"{module} {name}Storage": size
+    f"{module} {name}Storage": dtype
     for module in ("torch", "torch.cuda")
-    for name, size in {
-        "ComplexDouble": 16,
-        "ComplexFloat": 8,
-        "Double": 8,
-        "Float": 4,
-        "Half": 2,
-        "BFloat16": 2,
-        "Long": 8,
-        "Int": 4,
-        "Short": 2,
-        "Char": 1,
-        "Byte": 1,
-        "Bool": 1,
+    for name, dtype in {
+        "ComplexDouble": torch.complex128,
+        "ComplexFloat": torch.complex64,
+        "Double": torch.float64,
+        "Float": torch.float32,
+        "Half": torch.float16,
+        "BFloat16": torch.bfloat16,
+        "Long": torch.int64,
+        "Int": torch.int32,
+        "Short": torch.int16,
+        "Char": torch.int8,
+        "Byte": torch.uint8,
+        "Bool": torch.bool,
     }.items()
-} | {"torch.storage UntypedStorage": 1}  # bytes of an element
+} | {"torch.storage UntypedStorage": torch.uint8}  # of an element
 DTYPES = {f"torch {name}": value.itemsize for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 ARGUMENTS = "argparse Namespace"
 KEYS = (str, int, float, bool, bytes, type(None))
@@ -54,8 +54,12 @@ class Storage:
     storage_class: str
 
     @property
+    def dtype(self) -> torch.dtype:
+        return STORAGES[self.storage_class]
+
+    @property
     def size(self) -> int:
-        return self.numel * STORAGES[self.storage_class]
+        return self.numel * self.dtype.itemsize
 
 
 class Ordered(dict[Any, Any]):
