@@ -20,7 +20,6 @@ FUZZED = 10_000 if EVERYTHING else 2_000
 ALL = {**CODE, **RESOURCES}
 # those that torch reads without harm, and refuses or leaves to the program to refuse; it never sees the others
 HARMLESS_TO_TORCH = {
-    "compiled module",
     "memo of number 2**32 - 1",
     "tensors that share a storage",
     "laughs of lists",

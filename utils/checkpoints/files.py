@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import safe_open
 
+from utils.checkpoints.torchscript import is_torchscript, read_torchscript
 from utils.checkpoints.untrusted import NOT_PLAIN, PlainFile, Refused, damaged, require_sound
 from utils.checkpoints.values import Unsuitable, first_non_finite, require_plain, sha256_of
 from utils.checkpoints.weights import Ambiguous, find_weights
@@ -88,7 +89,8 @@ def require_readable(path: str | os.PathLike, file: BinaryIO) -> None:
 def read_checkpoint(path: str | os.PathLike, role: str = "checkpoint") -> dict[str, Any]:
     """A checkpoint as {"model": {name: tensor}, ...}, wherever other programs keep their weights (`find_weights`).
 
-    Only tensors and plain values are read (`weights_only=True`), and command lines (argparse.Namespace), as mappings.
+    Only tensors and plain values are read (`weights_only=True`), and command lines (argparse.Namespace), as mappings;
+    of a TorchScript archive its parameters and buffers, as {"model": ...}.
     role: what messages call the file.
     Raises UserError when the file is missing, damaged, hostile, or holds no named tensors, or several sets of them.
     """
@@ -133,7 +135,7 @@ def read_newest(path: str | os.PathLike, previous: str | os.PathLike) -> dict[st
 
 
 def read_content(path: str | os.PathLike) -> Any:
-    """Read a file with torch after checking it. Raises nearly any exception."""
+    """Read a file of any format after checking it. Raises nearly any exception."""
     if str(path).endswith(".safetensors"):  # holds numbers alone by design, and is read by its own program
         weights = torch.load(path, map_location="cpu", weights_only=True)
         about = read_about(path)
@@ -141,16 +143,20 @@ def read_content(path: str | os.PathLike) -> Any:
     with PlainFile(io.FileIO(path)) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice on files of other programs
         has_checksum = check_checksum(file)
-        require_sound(file)
-        # from the file that was checked, also when another has taken its name
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        content = with_mappings(content)
+        content = read_torchscript(file) if is_torchscript(file) else read_saved(file)
         require_plain(content, most_bytes=SHARING * file.seek(0, os.SEEK_END))
     written = content.get("format") if isinstance(content, dict) else None
     if isinstance(written, int) and written >= FORMAT and not has_checksum:
         raise damaged("its checksum is missing; another program that writes it again must leave out its `format`")
     return content
+
+
+def read_saved(file: BinaryIO) -> Any:
+    """What torch.save has written, once it is known to be sound. Raises nearly any exception."""
+    require_sound(file)
+    # from the file that was checked, also when another has taken its name
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return with_mappings(torch.load(file, map_location="cpu", weights_only=True))
 
 
 def read_about(path: str | os.PathLike) -> dict[str, Any]:

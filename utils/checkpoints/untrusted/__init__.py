@@ -20,6 +20,7 @@ checks.py          the two formats of torch.save: what must be true of a file
 archive.py         the zip archive of the newer one
 pickle_reader.py   the opcodes of a pickle
 pickle_values.py   what a pickle may hold and call
+script_reader.py   the pickle of a TorchScript archive, whose tensors utils/checkpoints/torchscript.py reads
 refusal.py         the sentences in which a file is refused
 """
 
