@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from configs.command_line import Options, parse_arguments
 from configs.run import Run, open_run, samples_per_step, warn_of_changes
+from configs.systems import SYSTEMS
 from dataset.batch import TrainBatch
-from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_loader, open_tokenizer, warn_of_shared_identities
+from dataset.build import FROM_CAPTIONS, open_loader, warn_of_shared_identities
 from dataset.evaluation_split import EvaluationSplit
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import TrainLoader
@@ -26,13 +27,12 @@ from evaluation.evaluate import Metrics, evaluate, final_stage
 from evaluation.stages.look_alikes import refresh_look_alikes
 from evaluation.trained import evaluation_setting, load_trained, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
-from models.build import build_model, compile_model
+from models.build import compile_model
 from models.inspection import describe_batch, describe_parameters, describe_step
 from models.objectives import published_names
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws
 from models.released import resume_model
-from models.start import start_model
 from utils.checkpoints.run_folder import CONFIG, RunFolder
 from utils.config import save_yaml
 from utils.device import joined
@@ -57,7 +57,7 @@ class Trainer:
 
     def __init__(self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit):
         self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
-        config, self.seed, self.folder = run.config, run.seed, RunFolder(run.options.output_dir)
+        config, self.seed, self.folder = run.mars, run.seed, RunFolder(run.options.output_dir)
         skipped = run.checkpoint.get("skipped_images") if run.checkpoint and run.options.resume else None
         noise = model.noise_source(self.seed)
         self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped, noise)
@@ -140,7 +140,7 @@ class Trainer:
 
     def prepare(self, batch: TrainBatch, step: Step) -> tuple[TrainBatch, RandomDraws, float | Tensor, int | None]:
         """What the model's `forward` takes: a batch, its random draws, alpha, groups of negatives."""
-        config, device = self.run.config, self.run.device
+        config, device = self.run.mars, self.run.device
         if config.compile == "step":
             batch = batch.with_few_shapes(self.model.special.pad, self.model.text_encoder.size.max_position_embeddings)
         draws = self.model.make_draws(batch.noise, batch.caption).to(device)
@@ -229,7 +229,7 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
         if is_main():
             warn_of_shared_identities(run.config)
             save_yaml(output / CONFIG, run.config)
-            if run.config.text_encoder == FROM_CAPTIONS:
+            if run.mars.text_encoder == FROM_CAPTIONS:
                 tokenizer.save(output / "tokenizer")
         try:
             trainer.train()
@@ -262,20 +262,20 @@ def run_retrieval(options: Options, device: torch.device) -> None:
     if options.verify and options.checkpoint:
         return verify(options.checkpoint, device)
     run = open_run(options, device)
-    tokenizer = on_main(open_tokenizer)(run.config, run.checkpoint, not options.evaluate)
-    run = replace(run, config=fit_vocabulary(run.config, tokenizer))
+    system = SYSTEMS[run.config.system]
+    tokenizer = on_main(system.open_tokenizer)(run.config, run.checkpoint, not options.evaluate)
+    run = replace(run, config=system.fit(run.config, tokenizer))
     splits = open_splits(run.config, options.evaluate, tokenizer)
     torch.manual_seed(run.seed)
-    model = build_model(run.config, tokenizer.special).to(device)
+    model = system.build(run.config, tokenizer.special).to(device)
     if options.evaluate and run.checkpoint:
         load_trained(model, run.checkpoint, run.config)
     elif run.options.resume and run.checkpoint:
         resume_model(model, run.checkpoint, run.config.model_dump(mode="json"))
-    else:
-        bert = None if run.config.text_encoder == FROM_CAPTIONS else run.config.text_encoder
-        start_model(model, run.checkpoint, run.config.vision_checkpoint, bert)
+    elif system.start:
+        system.start(model, run.checkpoint, run.config)
     if options.dry_run:
-        loader = None if options.evaluate else open_loader(run.config, tokenizer, run.seed, device)
+        loader = None if options.evaluate else open_loader(run.mars, tokenizer, run.seed, device)
         dry_run(run, model, loader, splits)
     elif options.evaluate:
         finish(run, model, splits["test"])

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from benchmarks.full_size import configuration, make_batch, make_draws, make_model
 from benchmarks.measure import describe_machine, in_turn, parse_arguments
-from configs.schema import Config
+from configs.schema import MarsConfig
 from models.kernels.dropout import LEVELS, draw_mask, dropout
 from utils.memory import keep_freed_memory
 from utils.precision import set_precision
@@ -89,7 +89,7 @@ def layers(shape: tuple[int, ...], dtype: torch.dtype, repeats: int) -> dict[str
     return least({name: partial(run, drop) for name, drop in WAYS.items() if drop is not keep_all}, repeats)
 
 
-def steps(config: Config, precision: str, size: int, repeats: int) -> dict[str, float]:
+def steps(config: MarsConfig, precision: str, size: int, repeats: int) -> dict[str, float]:
     """Seconds of a training step, each way."""
     in_precision = set_precision(precision, torch.device("cpu"))
     model = make_model(config).train()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs.schema import Config, load_config
+from configs.loading import load_config
+from configs.schema import MarsConfig
 from dataset.batch import SpecialTokens, TextTokens, TrainBatch
 from models.build import build_model
 from models.person_search import PersonSearchModel
@@ -49,12 +50,14 @@ TINY = [  # everything small: seconds on one core
 Lengths = Callable[[int, torch.Generator], Tensor]  # word pieces [C] of so many captions
 
 
-def configuration(quick: bool, *settings: str, dropout: bool = False) -> Config:
+def configuration(quick: bool, *settings: str, dropout: bool = False) -> MarsConfig:
     """MARS as published, or of reduced size; without dropout two ways to compute a step can be compared."""
-    return load_config(CONFIG, [*(() if dropout else NO_DROPOUT), *(QUICK if quick else ()), *settings])
+    config = load_config(CONFIG, [*(() if dropout else NO_DROPOUT), *(QUICK if quick else ()), *settings])
+    assert isinstance(config, MarsConfig)
+    return config
 
 
-def make_model(config: Config) -> PersonSearchModel:
+def make_model(config: MarsConfig) -> PersonSearchModel:
     """Random parameters, the same for the same configuration."""
     torch.manual_seed(0)
     return build_model(config, SPECIAL)
@@ -90,7 +93,7 @@ def make_attributes(text: TextTokens) -> Tensor:
     return numbers.where(text.mask & (text.ids != SPECIAL.sep), 0)
 
 
-def make_batch(config: Config, size: int, lengths_of: Lengths = even_lengths, number: int = 0) -> TrainBatch:
+def make_batch(config: MarsConfig, size: int, lengths_of: Lengths = even_lengths, number: int = 0) -> TrainBatch:
     """Training samples of `size` people; another `number` gives others."""
     first = 3 * number + 1
     generator = torch.Generator().manual_seed(first)

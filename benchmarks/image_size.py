@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measure import describe_machine, make_parser, peak_memory_of, seconds_of
-from configs.schema import load_config
+from configs.loading import load_config
+from configs.schema import MarsConfig
 from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
 from models.build import build_image_encoder
 from utils.files import require_file, write_json
@@ -45,7 +46,9 @@ def run(encoder: str, size: str, side: int, precision: str, trains: bool, repeat
     """The least of several times in seconds; the first call, which gets memory from the system, does not count."""
     keep_freed_memory()
     settings = [f"image_encoder={encoder}", f"vision_size={size}", f"image_res={side}", "gradient_checkpointing=false"]
-    model = build_image_encoder(load_config(None, settings)).train(trains)
+    config = load_config(None, settings)
+    assert isinstance(config, MarsConfig)
+    model = build_image_encoder(config).train(trains)
     in_precision, image = set_precision(precision, torch.device("cpu")), torch.randn(1, 3, side, side)
 
     def once() -> None:

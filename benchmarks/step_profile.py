@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.full_size import configuration, make_batch, make_draws, make_model
 from benchmarks.measure import describe_machine, make_parser, seconds_of
-from configs.schema import Config
+from configs.schema import MarsConfig
 from dataset.annotations import Entry
 from dataset.batch_plan import BatchRequest
 from dataset.tokens import CaptionTokenizer
@@ -99,7 +99,7 @@ class StageClock:
         return seconds
 
 
-def time_data(config: Config, batch: int) -> float:
+def time_data(config: MarsConfig, batch: int) -> float:
     """Seconds in which one loader process makes a batch, from JPEG files of usual size."""
     with tempfile.TemporaryDirectory(prefix="step_profile") as folder:
         for place in range(batch):
@@ -113,7 +113,7 @@ def time_data(config: Config, batch: int) -> float:
         return seconds_of(lambda: data.make_batch(request))
 
 
-def profile(config: Config, batch_size: int) -> dict[str, tuple[float, float]]:
+def profile(config: MarsConfig, batch_size: int) -> dict[str, tuple[float, float]]:
     """Seconds (forward, backward) by stage; what has no gradient has 0 backward."""
     model = make_model(config).train()
     optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())

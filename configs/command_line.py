@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config, load_config, resolve_config
+from configs.loading import load_config, resolve_config
+from configs.schema import Config
 from models.released import saved_config
 from utils.checkpoints.run_folder import config_beside
 from utils.errors import CommandParser, UserError

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from configs.command_line import SEED, SEEDS, Options, read_config
-from configs.schema import Config, require_files
+from configs.schema import Config, MarsConfig, require_files
+from configs.systems import SYSTEMS
 from models.build import require_compiler
 from models.released import saved_config
 from utils.checkpoints.exported import read_trained
@@ -39,6 +40,12 @@ class Run:
     checkpoint: dict[str, Any] | None
     seed: int
 
+    @property
+    def mars(self) -> MarsConfig:
+        """The configuration of a run that trains."""
+        assert isinstance(self.config, MarsConfig), "no other system is trained"
+        return self.config
+
 
 def open_run(options: Options, device: torch.device) -> Run:
     """Configuration and checkpoint, checked for what was asked."""
@@ -56,6 +63,7 @@ def open_run(options: Options, device: torch.device) -> Run:
     require_data(options, config, checkpoint)
     config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
     if not options.evaluate:
+        require_training(config)
         require_what_compiles(config, device)
     if options.is_new and config.eval_epoch >= config.epochs:
         epochs = counted(config.epochs, "epoch")
@@ -65,6 +73,15 @@ def open_run(options: Options, device: torch.device) -> Run:
         logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", unused, used)
     precision = prepare_precision(config.precision, device, config.deterministic)
     return Run(options, config, device, precision, checkpoint, seed_of(options, checkpoint))
+
+
+def require_training(config: Config) -> None:
+    """Raises UserError for a system of which there is no training."""
+    if SYSTEMS[config.system].start is None:
+        raise UserError(
+            f"config: `system` {config.system} is evaluated and searched with, and there is no training of it here;"
+            " give --evaluate and its checkpoint, or another system"
+        )
 
 
 def require_what_compiles(config: Config, device: torch.device) -> None:
@@ -168,7 +185,7 @@ def warn_of_changes(config: Config, checkpoint: Mapping[str, Any]) -> None:
     They are drawn within a process's batch, unless configured.
     """
     pool, batch = checkpoint.get("negatives_pool"), config.batch_size_train
-    if isinstance(pool, int) and pool > 0 and batch % pool and config.hard_negatives_within is None:
+    if isinstance(pool, int) and pool > 0 and batch % pool and getattr(config, "hard_negatives_within", None) is None:
         logger.warning("hard negatives are now drawn among %d samples, no longer among %d", batch, pool)
     saved, here = flat(saved_config(checkpoint)), flat(config.model_dump(mode="json"))
     changed = [key for key, value in saved.items() if key in here and here[key] != value and key not in OF_THE_START]

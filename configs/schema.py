@@ -5,31 +5,26 @@ Keys of the networks and of what they learn are declared in `models/settings.py`
 optimizer and learning rate in `utils/training/optimization.py`; all lie side by side in a file.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from dataset.attributes import AttributeRule
 from dataset.augmentation import Augmentation
 from dataset.captions import CaptionReading
-from models.objectives import name_weights
 from models.settings import ModelSettings
 from utils.config import (
     Count,
     Fraction,
     NotNegative,
     Positive,
+    Section,
     Whole,
-    apply_overrides,
-    merge,
-    read_layers,
-    read_mapping,
-    validate,
 )
 from utils.errors import UserError
-from utils.files import named_path, similar_file
+from utils.files import similar_file
 from utils.paths import PathText
 from utils.training.optimization import Optimizer, Schedule
 
@@ -39,9 +34,14 @@ Group = Annotated[int, Field(ge=2)] | None  # samples; None = the whole batch of
 GroupByEpoch = Group | Annotated[list[Group], Field(min_length=1)]  # the last one of a list stays
 
 
-class Config(ModelSettings):
-    """A whole run: data, model, objective, recipe, evaluation."""
+class Config(Section):
+    """A run of any system: data, what it starts from, recipe, evaluation. Raises ValueError where keys do not fit.
 
+    max_words: words of a caption, or tokens, that are read. k_test: candidates that are re-ranked; 0 = none are.
+    """
+
+    usual: ClassVar[Mapping[str, Any]] = {}  # values, or files that hold them, of keys that others refer to
+    system: str
     # data
     train_file: list[PathText] = []
     val_file: PathText | None = None
@@ -52,21 +52,14 @@ class Config(ModelSettings):
     max_words: Annotated[int, Field(ge=3)] = 75
     caption_rules: CaptionReading = "published"
     attributes: AttributeRule = "published"
-    weak_pos_pair_probability: Fraction = 0.1
-    text_encoder: PathText = "bert-base-uncased"
-    vocabulary_size: Annotated[int, Field(ge=50)] = 4000
     workers: Whole = 4
     bad_images: Literal["stop", "skip"] = "stop"
     image_cache: PathText | None = None
     augmentation: Augmentation = Augmentation()
     # what a run starts from
     checkpoint: PathText | None = None
-    vision_checkpoint: PathText | None = None
     # recipe
-    alpha: Fraction = 0.4
-    warm_up: bool = True
-    hard_negatives_within: GroupByEpoch = None
-    look_alikes: GroupByEpoch = None
+    weights: dict[str, NotNegative] = {}
     batch_size_train: Count = 8
     accumulate_steps: Count = 1
     optimizer: Optimizer = Optimizer()
@@ -81,7 +74,7 @@ class Config(ModelSettings):
     checkpoint_steps: Count | None = None
     # evaluation
     batch_size_test: Count = 64
-    k_test: Whole = 128
+    k_test: Whole = 0
     evaluation_memory: NotNegative | None = None
     eval_epoch: Whole = 0
     model_selection: Literal["val", "test"] = "val"
@@ -94,18 +87,10 @@ class Config(ModelSettings):
             raise ValueError(f"a file or a list of files is expected, not {value!r}")
         return files
 
-    def negatives_within(self, epoch: int, pool: int | None = None) -> int | None:
-        """Samples among which negatives are drawn in an epoch (0-based); None = those of the process.
-
-        pool: as many as a process had when its run began, which stay where batches can be divided by them.
-        """
-        groups = as_list(self.hard_negatives_within)
-        configured = groups[min(epoch, len(groups) - 1)]
-        return pool if configured is None and pool and self.batch_size_train % pool == 0 else configured
-
-    def momentum_share(self, epoch: int, progress: float) -> float:
-        """alpha of a step in an epoch (0-based) of which the share `progress` is done."""
-        return self.alpha * (progress if self.warm_up and epoch == 0 else 1)
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        raise NotImplementedError
 
     @property
     def epochs(self) -> int:
@@ -120,10 +105,6 @@ class Config(ModelSettings):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Pairs (key, what is wrong) for values that do not fit each other."""
-        yield from super().conflicts()
-        positions = self.bert_config.max_position_embeddings
-        if self.max_words > positions:
-            yield "max_words", f"is beyond bert_config.max_position_embeddings ({positions})"
         if 2 * self.augmentation.crop >= min(self.image_size):
             yield "augmentation.crop", f"{self.augmentation.crop} is half of an image of {self.image_size} or more"
         if self.cuda_graphs and self.compile != "step":
@@ -131,6 +112,47 @@ class Config(ModelSettings):
             yield "cuda_graphs", f"needs `compile: step`, not {how}; set that too, or leave `cuda_graphs` out"
         if self.cuda_graphs and self.accumulate_steps > 1:
             yield "cuda_graphs", "cannot hold gradients of several micro-batches; set accumulate_steps to 1"
+
+
+class MarsConfig(ModelSettings, Config):
+    """ALBEF, RaSa, MARS and MAMBA-TBPS: one model with a momentum copy, fusion and re-ranking."""
+
+    usual: ClassVar[Mapping[str, Any]] = {"bert_config": "configs/config_bert.json"}
+    system: Literal["mars"] = "mars"
+    # data
+    weak_pos_pair_probability: Fraction = 0.1
+    text_encoder: PathText = "bert-base-uncased"
+    vocabulary_size: Annotated[int, Field(ge=50)] = 4000
+    # what a run starts from
+    vision_checkpoint: PathText | None = None
+    # recipe
+    alpha: Fraction = 0.4
+    warm_up: bool = True
+    hard_negatives_within: GroupByEpoch = None
+    look_alikes: GroupByEpoch = None
+    # evaluation
+    k_test: Whole = 128
+
+    def negatives_within(self, epoch: int, pool: int | None = None) -> int | None:
+        """Samples among which negatives are drawn in an epoch (0-based); None = those of the process.
+
+        pool: as many as a process had when its run began, which stay where batches can be divided by them.
+        """
+        groups = as_list(self.hard_negatives_within)
+        configured = groups[min(epoch, len(groups) - 1)]
+        return pool if configured is None and pool and self.batch_size_train % pool == 0 else configured
+
+    def momentum_share(self, epoch: int, progress: float) -> float:
+        """alpha of a step in an epoch (0-based) of which the share `progress` is done."""
+        return self.alpha * (progress if self.warm_up and epoch == 0 else 1)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Pairs (key, what is wrong) for values that do not fit each other."""
+        yield from ModelSettings.conflicts(self)
+        positions = self.bert_config.max_position_embeddings
+        if self.max_words > positions:
+            yield "max_words", f"is beyond bert_config.max_position_embeddings ({positions})"
+        yield from Config.conflicts(self)
         if self.queue_size < self.batch_size_train:
             yield "queue_size", f"must hold a batch of {self.batch_size_train}"
         for name in ("hard_negatives_within", "look_alikes"):
@@ -142,75 +164,6 @@ class Config(ModelSettings):
 def as_list(value: Any) -> list[Any]:
     """A list as it is, anything else as a list of one."""
     return value if isinstance(value, list) else [value]
-
-
-Paths = str | Path | Sequence[str | Path] | None
-
-
-def load_config(paths: Paths, overrides: Sequence[str] = ()) -> Config:
-    """Defaults < what a YAML file names as its `base` < the file < files after it < `key.path=value` overrides.
-
-    Raises UserError: one line with file, key and nearest valid name.
-    """
-    files = [] if paths is None else [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    values: dict[str, Any] = {}
-    for path in files:
-        values = merge(values, read_layers(path, expand))
-    return resolve_config(
-        values, " + ".join(["config", *map(str, files)]).replace("config + ", "config ", 1), overrides
-    )
-
-
-def resolve_config(values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Config:
-    """Read what `values` refer to, apply overrides one by one, validate."""
-    values = expand({"bert_config": "configs/config_bert.json", **values}, where)
-    settings = override(values, overrides)
-    try:
-        return validate(Config, settings, where)
-    except UserError:
-        guilty = to_blame(values, overrides)
-        if guilty is None:
-            raise
-    return validate(Config, settings, f"--set {guilty}")
-
-
-def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """`values` with the settings on top, one after the other."""
-    values = dict(values)
-    for setting in overrides:
-        values = expand(apply_overrides(values, [setting]), f"--set {setting}")
-    return values
-
-
-def to_blame(values: Mapping[str, Any], overrides: Sequence[str]) -> str | None:
-    """The first setting without which the configuration is right; None when the file is to blame, or several."""
-    for index, setting in enumerate(overrides):
-        try:
-            validate(Config, override(values, [*overrides[:index], *overrides[index + 1 :]]), "")
-        except UserError:
-            continue
-        return setting
-    return None
-
-
-def expand(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`bert_config` given as a file and `weights` given as a list, as mappings that others can be merged with."""
-    values = dict(values)
-    if isinstance(values.get("bert_config"), str):
-        name = f"{where}: bert_config"
-        values["bert_config"] = read_mapping(find_file(values["bert_config"], name), name)
-    if isinstance(values.get("weights"), list):
-        try:
-            values["weights"] = name_weights(values["weights"])
-        except ValueError as error:
-            raise UserError(f"{where}: `weights`: {error}") from None
-    return values
-
-
-def find_file(name: str, what: str) -> Path:
-    """A file named relative to the current folder, else to the repository. Raises UserError, see `named_path`."""
-    path = named_path(name, what)
-    return path if path.exists() else REPOSITORY / path
 
 
 def require_files(config: Config, keys: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from configs.schema import Config, as_list, require_files
+from configs.schema import Config, MarsConfig, as_list, require_files
 from dataset.annotations import Entry, check_disjoint, check_images, load_annotations, read_captions
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_tokenizer(
-    config: Config, checkpoint: Mapping[str, Any] | None = None, for_training: bool = False
+    config: MarsConfig, checkpoint: Mapping[str, Any] | None = None, for_training: bool = False
 ) -> CaptionTokenizer:
     """The tokenizer of the checkpoint's run, else the configured one, which may learn from the captions.
 
@@ -62,7 +62,7 @@ def open_tokenizer(
     return tokenizer
 
 
-def fit_vocabulary(config: Config, tokenizer: CaptionTokenizer) -> Config:
+def fit_vocabulary(config: MarsConfig, tokenizer: CaptionTokenizer) -> MarsConfig:
     """The configuration with a text encoder as large as a vocabulary learned from captions."""
     if config.text_encoder != FROM_CAPTIONS:
         return config
@@ -71,7 +71,7 @@ def fit_vocabulary(config: Config, tokenizer: CaptionTokenizer) -> Config:
 
 
 def open_training_set(
-    config: Config,
+    config: MarsConfig,
     tokenizer: CaptionTokenizer,
     seed: int,
     cache_folder: Path | None,
@@ -124,7 +124,7 @@ def open_training_set(
 
 
 def open_loader(
-    config: Config,
+    config: MarsConfig,
     tokenizer: CaptionTokenizer,
     seed: int,
     device: torch.device,
@@ -156,7 +156,7 @@ def open_loader(
 
 
 def find_image_cache(
-    config: Config, entries: Sequence[Entry], root: str, digests: Mapping[str, str]
+    config: MarsConfig, entries: Sequence[Entry], root: str, digests: Mapping[str, str]
 ) -> ImageCache | None:
     """The configured cache of the images, made by the main process, and by others where they do not find its file."""
     if not config.image_cache:
@@ -167,7 +167,7 @@ def find_image_cache(
 
 
 def find_attributes(
-    config: Config, files: Sequence[Sequence[Entry]], cache_folder: Path | None
+    config: MarsConfig, files: Sequence[Sequence[Entry]], cache_folder: Path | None
 ) -> dict[str, list[Attribute]]:
     """The attributes of the captions of every training file (`cache_folder` as in `open_training_set`)."""
     attributes: dict[str, list[Attribute]] = {}
@@ -185,7 +185,7 @@ def find_attributes(
     return attributes
 
 
-def warn_of_ignored_size(config: Config, saved: Mapping[str, Any], checkpoint: str) -> None:
+def warn_of_ignored_size(config: MarsConfig, saved: Mapping[str, Any], checkpoint: str) -> None:
     """A vocabulary that was learned comes with its checkpoint, whatever size another one should have."""
     was, wanted = saved.get("vocabulary_size"), config.vocabulary_size
     if config.text_encoder == FROM_CAPTIONS and was is not None and was != wanted:

@@ -10,7 +10,7 @@ from evaluation.metrics import CEILING, STAGE_NAMES
 from evaluation.stages.encoding import Setting
 from evaluation.stages.ranking import StageResult, rank_split, summarise_stages
 from evaluation.tables import metrics_table
-from models.person_search import PersonSearchModel
+from models.search_model import SearchModel
 from utils.files import atomic_write, write_json
 from utils.processes.distributed import is_main
 
@@ -20,7 +20,7 @@ Metrics = dict[str, dict[str, float | int]]
 
 
 def evaluate(
-    model: PersonSearchModel,
+    model: SearchModel,
     split: EvaluationSplit,
     setting: Setting,
     output: Path | None = None,

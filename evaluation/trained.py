@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from configs.schema import Config, load_config, require_files, resolve_config
+from configs.loading import load_config, resolve_config
+from configs.schema import Config, require_files
+from configs.systems import SYSTEMS
 from dataset.annotations import check_images, load_annotations, read_captions
-from dataset.build import fit_vocabulary, open_tokenizer
 from dataset.digests import read_digests
 from dataset.evaluation_split import EvaluationSplit, make_split
 from dataset.synthetic.marker import read_ceiling
 from dataset.tokens import CaptionTokenizer
 from evaluation.stages.encoding import Setting
-from models.build import build_model
 from models.person_search import PersonSearchModel
-from models.positions import grid_of
-from models.released import load_weights, require_trained, saved_config
+from models.released import saved_config
+from models.search_model import SearchModel
 from utils.checkpoints.exported import read_trained
 from utils.checkpoints.run_folder import config_beside
 from utils.device import Autocast, prepare_precision
@@ -38,7 +38,7 @@ class TrainedModel:
 
     checkpoint: Path
     config: Config
-    model: PersonSearchModel
+    model: SearchModel
     tokenizer: CaptionTokenizer
     setting: Setting
 
@@ -57,12 +57,23 @@ class TrainedModel:
     @classmethod
     def build(cls, content: Mapping[str, Any], config: Config, device: torch.device) -> "TrainedModel":
         """The model of what `read_trained` has read. Raises UserError when `config` is not that of its weights."""
-        tokenizer = on_main(open_tokenizer)(config, content)
-        config = fit_vocabulary(config, tokenizer)
-        model = build_model(config, tokenizer.special).to(device).eval()
+        system = SYSTEMS[config.system]
+        tokenizer = on_main(system.open_tokenizer)(config, content)
+        config = system.fit(config, tokenizer)
+        model = system.build(config, tokenizer.special).to(device).eval()
         load_trained(model, content, config)
         setting = evaluation_setting(config, device, prepare_precision(config.precision, device, config.deterministic))
         return cls(Path(content["path"]), config, model, tokenizer, setting)
+
+    @property
+    def matcher(self) -> PersonSearchModel:
+        """The model, where it is one that fuses captions with images. Raises UserError for others."""
+        if not isinstance(self.model, PersonSearchModel):
+            raise UserError(
+                f"checkpoint {self.checkpoint} is of the system {self.config.system}, which does not fuse captions with"
+                " images; this needs ALBEF, RaSa or MARS"
+            )
+        return self.model
 
     def open_split(self, name: str) -> EvaluationSplit:
         """The `val` or `test` split. Raises UserError when its file or an image is missing."""
@@ -80,12 +91,10 @@ def settings_of(content: Mapping[str, Any], config: Path | None, overrides: Sequ
     return resolve_config(saved, f"checkpoint {path}: its configuration", list(overrides))
 
 
-def load_trained(model: PersonSearchModel, content: Mapping[str, Any], config: Config) -> None:
+def load_trained(model: SearchModel, content: Mapping[str, Any], config: Config) -> None:
     """Take all weights from a checkpoint (with its "path"). Raises UserError when some are missing."""
     saved, where = saved_config(content), content["path"]
-    report = load_weights(model, content["model"], where, grid_of(saved))
-    logger.info("checkpoint %s: %s", where, report)
-    require_trained(report, where)
+    SYSTEMS[config.system].load(model, content)
     for key in ("image_res", "max_words"):  # at times wanted, and always worth knowing
         trained, here = saved.get(key), getattr(config, key)
         if trained is not None and trained != here:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from configs.schema import Config, as_list, resolve_config
+from configs.loading import resolve_config
+from configs.schema import Config, as_list
 from dataset.annotation_entries import SPLITS
 from dataset.annotations import fingerprint, load_annotations
 from dataset.bad_images import leave_out

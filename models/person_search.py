@@ -20,13 +20,14 @@ from models import losses
 from models.decoder import DecoderSize, VisualDecoder, fill_removed
 from models.fusion import ImageKeysValues, TextEncoder
 from models.fusion_batch import FusionRows, encode_captions, encode_prefixes, fuse_words
-from models.image_encoder import ImageEncoder, PatchSubset
+from models.image_encoder import ImageEncoder, PatchSubset, PixelStatistics
 from models.kernels import Linear, convert_weights
 from models.momentum import Momentum
 from models.objectives import LOSSES, Objective, PartSizes, compute_losses
 from models.packed_text import PackedText, pack_captions
 from models.pairing import Pairing
 from models.randomness import MaskedTokens, RandomDraws, StepNoise
+from models.search_model import SearchModel
 from models.training_step import Embeddings, Negatives, QueueEntry, Reading, StepOutput, TrainingStep, Words, is_soft
 from utils.precision import full_precision
 from utils.processes.distributed import gather_together
@@ -60,9 +61,10 @@ def masked_first(drawn: MaskedTokens) -> Tensor:
     return (drawn.labels != losses.IGNORED).flatten().byte().argsort(descending=True, stable=True)[: drawn.at_most]
 
 
-class PersonSearchModel(Momentum):
+class PersonSearchModel(Momentum, SearchModel):
     """Image encoder, text and fusion encoder, momentum copies, queues, match head, and the parts of the losses."""
 
+    reranks = True
     visual_encoder_m: ImageEncoder
     text_encoder_m: TextEncoder
     vision_proj_m: nn.Linear
@@ -125,9 +127,18 @@ class PersonSearchModel(Momentum):
 
     # ---- encoding ----------------------------------------------------------------------
 
+    @property
+    def statistics(self) -> PixelStatistics:
+        return self.visual_encoder.statistics
+
+    @property
+    def embedding_width(self) -> int:
+        """E."""
+        return self.vision_proj.out_features
+
     def normalise(self, image: Tensor) -> Tensor:
         """uint8 images [B, 3, H, W] as the image encoder takes them; float images are taken as normalised already."""
-        return self.visual_encoder.statistics.normalise(image)
+        return self.statistics.normalise(image)
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W], uint8 or normalised -> tokens [B, N, D] and embeddings [B, E]."""
@@ -138,6 +149,10 @@ class PersonSearchModel(Momentum):
         """A caption encoded without images; packed: how captions lie, where words alone are computed (training)."""
         prefix, states = encode_captions(self.text_encoder, text, packed)
         return Reading(text, prefix, states, embed(self.text_proj, states))
+
+    def embed_text(self, text: TextTokens) -> Tensor:
+        """Captions -> embeddings [B, E]."""
+        return self.encode_text(text).embedding
 
     def match_scores(self, text_prefix: Tensor, mask: Tensor, images: ImageKeysValues, pairing: Pairing) -> Tensor:
         """ITM match logits [R] of texts (from `text_encoder.encode_prefix`) fused with images."""

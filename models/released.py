@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.image_encoder import CLS_IN_FRONT, PositionLayout
 from models.person_search import PersonSearchModel
-from models.positions import Grid, resize_positions
+from models.positions import Grid, grid_of, resize_positions
 from utils.checkpoints.run_folder import settings_of_run
 from utils.errors import UserError
 from utils.text import agreeing, counted
@@ -339,6 +339,14 @@ def require_trained(report: LoadReport, where: str) -> None:
             f"checkpoint {where} lacks {counted(len(missing), 'tensor')} that search needs, such as {missing[0]};"
             " check that the configuration is the one it was trained with (full_ca, image_encoder, sizes)"
         )
+
+
+def load_trained(model: PersonSearchModel, checkpoint: Mapping[str, Any]) -> None:
+    """Take all weights from a checkpoint (with its "path"). Raises UserError when search needs others."""
+    where = checkpoint["path"]
+    report = load_weights(model, checkpoint["model"], where, grid_of(saved_config(checkpoint)))
+    logger.info("checkpoint %s: %s", where, report)
+    require_trained(report, where)
 
 
 def saved_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Encoder:
     @property
     def dimensions(self) -> int:
         """E."""
-        return self.model.vision_proj.out_features
+        return self.model.embedding_width
 
     def identity(self) -> dict[str, object]:
         """What results depend on: a digest of the weights and word pieces, and how images and captions are read."""
@@ -126,8 +126,8 @@ class Encoder:
         return image_from(content, self.config.image_size)
 
     @torch.inference_mode()
-    def encode_images(self, images: Sequence[Tensor]) -> tuple[Tensor, np.ndarray]:
-        """uint8 images [3, H, W] -> tokens [B, N, D], embeddings [B, E]."""
+    def encode_images(self, images: Sequence[Tensor]) -> tuple[Tensor | None, np.ndarray]:
+        """uint8 images [3, H, W] -> tokens [B, N, D] that pairs are scored by, if any; embeddings [B, E]."""
         batch = torch.stack(list(images)).to(self.setting.device)
         tokens, embeddings = encode_images(self.model, batch, self.setting)
         return tokens, embeddings.cpu().numpy()
@@ -159,7 +159,7 @@ class Encoder:
         ids = torch.tensor([encoded.ids], device=self.setting.device)
         tokens = TextTokens(ids, torch.ones_like(ids, dtype=torch.bool))
         with self.setting.precision():
-            embedding = self.model.encode_text(tokens).embedding.float()
+            embedding = self.model.embed_text(tokens).float()
         return EncodedQuery(
             text=text,
             cleaned=cleaned,
@@ -174,7 +174,7 @@ class Encoder:
     @torch.inference_mode()
     def match(self, query: EncodedQuery, tokens: Tensor) -> np.ndarray:
         """ITM match logits [B] of images with these tokens [B, N, D]."""
-        return match_one(self.model, query.tokens, tokens, self.setting).cpu().numpy()
+        return match_one(self.trained.matcher, query.tokens, tokens, self.setting).cpu().numpy()
 
 
 def known_characters(cleaned: str, encoded: Encoded, unknown: Sequence[tuple[int, int]]) -> str:

@@ -62,7 +62,7 @@ def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Exp
     known = map(query.without_unknown, attributes)
     attributes = [spans for spans in known if len(spans) > 1]
     numbers = torch.tensor([attribute_ids(attributes, query.encoded.offsets, len(query.encoded.ids))])
-    device, model = encoder.setting.device, encoder.model
+    device, model = encoder.setting.device, encoder.trained.matcher
     numbers = numbers.to(device)
     found = word_maps(model, image[None].to(device), query.tokens, numbers)
     grid = model.grid

@@ -108,6 +108,7 @@ def settings_of(encoder: Encoder) -> dict[str, Any]:
 def model_card(encoder: Encoder, metrics: Mapping[str, Any] | None) -> str:
     """What the model is, how it was measured, how to use it, and what for."""
     config, model = encoder.config, encoder.model
+    image_encoder = getattr(config, "image_encoder", config.system)
     count = sum(value.numel() for name, value in model.named_parameters() if is_exported(name))
     rows = [
         {"": stage, **{title: float(found[name]) for name, title in METRIC_NAMES.items() if name in found}}
@@ -121,7 +122,7 @@ tags: [person-search, retrieval]
 ---
 # A text-based person search model
 
-Finds the images of a person that a sentence describes. Image encoder: {config.image_encoder}, images of
+Finds the images of a person that a sentence describes. Image encoder: {image_encoder}, images of
 {config.image_size[0]}x{config.image_size[1]} pixels; sentences of at most {config.max_words} word pieces;
 {count:,} parameters; embeddings of {encoder.dimensions} numbers, compared by their cosine.
 
@@ -189,9 +190,9 @@ def export_onnx(encoder: Encoder, folder: Path) -> None:
     mask = torch.ones_like(ids)
     mask[1, 7:] = 0
     towers = {
-        IMAGE_ONNX: (ImageTower(encoder.model), {"images": images}, {"images": {0: "batch"}}),
+        IMAGE_ONNX: (ImageTower(encoder.trained.matcher), {"images": images}, {"images": {0: "batch"}}),
         TEXT_ONNX: (
-            TextTower(encoder.model),
+            TextTower(encoder.trained.matcher),
             {"ids": ids, "mask": mask},
             {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}},
         ),

@@ -85,12 +85,13 @@ class Searcher:
     def search(self, text: str, top: int = 10, candidates: int = CANDIDATES, where: str = "") -> Answer:
         """The `top` images for a sentence. The nearest `candidates` (0: none) are re-ranked; all others rank below.
 
-        where: a filter on metadata, such as: camera == 'c3' and time < 900.
+        Models without a matching head re-rank none. where: a filter on metadata, such as: camera == 'c3' and time < 900.
 
         Raises UserError for a sentence without words, a wrong filter or wrong numbers.
         """
         if not 1 <= top <= MOST_CANDIDATES or not 0 <= candidates <= MOST_CANDIDATES:
             raise UserError(f"top must be from 1 to {MOST_CANDIDATES}, candidates from 0 to {MOST_CANDIDATES}")
+        candidates = candidates if self.encoder.model.reranks else 0
         with self.turn:
             clock = Clock()
             query = self.encoder.query(text)
@@ -158,6 +159,7 @@ class Searcher:
         if not images:
             return {}
         tokens, _ = self.encoder.encode_images(list(images.values()))
+        assert tokens is not None, "images are encoded again to be re-ranked"
         found = {path: one.clone() for path, one in zip(images, tokens, strict=True)}
         for path, one in found.items():
             self.cache.put(self.gallery.records.by_path[path].digest, one)

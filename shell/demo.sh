@@ -22,7 +22,7 @@ cd "$repository"
 data="$output/data"
 if [ $# -gt 0 ]; then  # wrong settings are told now, not after minutes
     "$PYTHON" -c 'import sys
-from configs.schema import load_config
+from configs.loading import load_config
 from utils.errors import run_command_line
 run_command_line(lambda: load_config(sys.argv[1], sys.argv[2:]) and 0)' "$config" "$@"
 fi

@@ -9,7 +9,7 @@ from added_losses import ADDED
 from benchmark_data import REPOSITORY, run
 from harness import driver, finish
 
-from configs.schema import load_config
+from configs.loading import load_config
 from dataset.batch import SpecialTokens
 from models.build import build_model
 from models.objectives import LOSSES

@@ -27,7 +27,7 @@ from preloaded import start_server
 from preloaded_python import write_stand_in
 from ruamel.yaml import YAML
 
-from configs.schema import load_config
+from configs.loading import load_config
 from dataset.captions import clean_caption
 from dataset.tokens import CaptionTokenizer
 from evaluation.__main__ import main as evaluation

@@ -11,7 +11,8 @@ from benchmark_data import REPOSITORY
 from documents import FENCE, PAGES, README, anchors_of, code_of, links_of, prose, read, rows_of
 from pydantic import BaseModel
 
-from configs.schema import Config, load_config, resolve_config
+from configs.loading import load_config, resolve_config
+from configs.schema import Config
 from utils.config import parse_yaml
 
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from benchmarks.full_size import TINY, configuration, drawn_lengths, flop_of, make_batch, make_draws, make_model
 from benchmarks.gpu.timing import Times, time_calls
-from configs.schema import Config
+from configs.schema import MarsConfig
 from dataset.batch import Samples, TrainBatch
 from models.kernels import recompute
 from models.person_search import PersonSearchModel
@@ -33,7 +33,7 @@ class Bench:
 
     def __init__(self, device: torch.device, quick: bool):
         self.device, self.quick = device, quick
-        self.config: Config = configuration(False, *(TINY if quick else ()), dropout=True)
+        self.config: MarsConfig = configuration(False, *(TINY if quick else ()), dropout=True)
         self.peaks: dict[str, float] = {}
         self.gallery_rate: dict[str, float] = {}
         self.work: dict[int, float] = {}

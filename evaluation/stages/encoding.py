@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset.evaluation_split import Captions, EvaluationSplit, blocks_of, load_blocks
-from models.person_search import PersonSearchModel
+from models.search_model import SearchModel
 from utils.memory import spare_memory
 from utils.precision import product_type
 from utils.processes.distributed import is_main, rank, sum_over_processes, world_size
@@ -74,34 +74,35 @@ class KeptTokens:
         return self.blocks[block][images.start - block.start : images.stop - block.start]
 
 
-def encode_images(model: PersonSearchModel, images: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
-    """Tokens [B, N, D], in the dtype of the products that read them, and embeddings [B, E], float32."""
+def encode_images(model: SearchModel, images: Tensor, setting: Setting) -> tuple[Tensor | None, Tensor]:
+    """Tokens [B, N, D], if any, in the dtype of the products that read them, and embeddings [B, E], float32."""
     with setting.precision():
         tokens, embeddings = model.encode_image(images)
-    return tokens.to(kept_dtype(setting)), embeddings.float()
+    return None if tokens is None else tokens.to(kept_dtype(setting)), embeddings.float()
 
 
-def embed_images(model: PersonSearchModel, split: EvaluationSplit, setting: Setting, kept: KeptTokens) -> Tensor:
+def embed_images(model: SearchModel, split: EvaluationSplit, setting: Setting, kept: KeptTokens) -> Tensor:
     """Embeddings of the gallery [G, E], float32; image tokens are offered to `kept`."""
     own = own_blocks(blocks_of(len(split.images), setting.batch_size))
     loaded = load_blocks(split, own, setting.image_size, setting.device, setting.workers)
     parts = []
     for block, images in zip(progress(own, "gallery"), loaded, strict=True):
         tokens, embeddings = encode_images(model, images, setting)
-        kept.offer(block, tokens)
+        if tokens is not None:
+            kept.offer(block, tokens)
         parts.append((block, embeddings))
-    return assemble(parts, len(split.images), torch.empty(0, model.vision_proj.out_features, device=setting.device))
+    return assemble(parts, len(split.images), torch.empty(0, model.embedding_width, device=setting.device))
 
 
-def embed_captions(model: PersonSearchModel, captions: Captions, setting: Setting) -> Tensor:
+def embed_captions(model: SearchModel, captions: Captions, setting: Setting) -> Tensor:
     """Embeddings of all captions [C, E], float32."""
     parts = []
     own = own_blocks(blocks_of(len(captions), setting.batch_size))
     for block in progress(own, "captions"):
         with setting.precision():
-            reading = model.encode_text(captions.tokens(block).to(setting.device))
-        parts.append((block, reading.embedding.float()))
-    return assemble(parts, len(captions), torch.empty(0, model.text_proj.out_features, device=setting.device))
+            embeddings = model.embed_text(captions.tokens(block).to(setting.device))
+        parts.append((block, embeddings.float()))
+    return assemble(parts, len(captions), torch.empty(0, model.embedding_width, device=setting.device))
 
 
 def kept_dtype(setting: Setting) -> torch.dtype:

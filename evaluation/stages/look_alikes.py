@@ -37,14 +37,14 @@ def find_look_alikes(
     Told by stage 1, from the sum of the embeddings of a chance image of each and its caption: people are alike when
     the model takes the image or the caption of one for that of the other.
     """
-    sums = torch.zeros(plan.identities, model.vision_proj.out_features, device=loader.device)
+    sums = torch.zeros(plan.identities, model.embedding_width, device=loader.device)
     requests = list(plan.one_of_each(epoch))
     training = model.training
     model.eval()
     for batch in tqdm(loader.read(requests), "look-alikes", len(requests), leave=False, disable=not is_main()):
         with precision():
             _, image = model.encode_image(batch.image1)
-            text = model.encode_text(batch.caption).embedding
+            text = model.embed_text(batch.caption)
         sums[batch.identity] = image.float() + text.float()
     model.train(training)
     return from_main(most_alike(sum_over_processes(sums), plan.look_alikes_of_each))

@@ -19,6 +19,7 @@ from evaluation.metrics import count_ahead, rerank_ranks, summarise
 from evaluation.stages.encoding import KeptTokens, Setting, assemble, embed_captions, embed_images, own_blocks, progress
 from evaluation.stages.reranking import room_for_images, score_candidates
 from models.person_search import PersonSearchModel
+from models.search_model import SearchModel
 
 SIMILARITIES_AT_ONCE = 2**25  # caption rows are taken few enough to keep a block of them below this
 
@@ -33,21 +34,29 @@ class StageResult:
 
 
 @torch.inference_mode()
-def rank_split(model: PersonSearchModel, split: EvaluationSplit, setting: Setting) -> dict[str, StageResult]:
+def rank_split(model: SearchModel, split: EvaluationSplit, setting: Setting) -> dict[str, StageResult]:
     """Rank the gallery for every caption: {"stage1": ..., "reranked": ...} on all processes.
 
     Without candidates (K = 0) there is only stage 1.
     """
     model.eval()
-    tokens = KeptTokens(room_for_images(model, split.captions, setting))
+    tokens = KeptTokens(0)
+    if setting.candidates:
+        tokens = KeptTokens(room_for_images(with_matching_head(model), split.captions, setting))
     images = embed_images(model, split, setting, tokens)
     captions = embed_captions(model, split.captions, setting)
     right = right_images(split).to(setting.device)
     keep = min(setting.candidates or 10, len(images))
     results = {"stage1": search(captions, images, right, keep)}
     if setting.candidates:
-        results["reranked"] = rerank(model, split, setting, results["stage1"], right, tokens)
+        results["reranked"] = rerank(with_matching_head(model), split, setting, results["stage1"], right, tokens)
     return results
+
+
+def with_matching_head(model: SearchModel) -> PersonSearchModel:
+    """A model that scores pairs; configurations of others have no candidates."""
+    assert isinstance(model, PersonSearchModel)
+    return model
 
 
 def summarise_stages(results: dict[str, StageResult], split: EvaluationSplit) -> dict[str, dict[str, float | int]]:

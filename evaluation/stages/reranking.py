@@ -191,7 +191,8 @@ def with_tokens(
     for source, here in groupby(progress(groups, "re-ranking"), key=lambda group: group.source):
         tokens = kept.blocks.pop(source, None)
         if tokens is None:
-            tokens = encode_images(model, next(loaded), setting)[0]
+            tokens, _ = encode_images(model, next(loaded), setting)
+        assert tokens is not None, "of models that score pairs"
         for group in here:
             yield group, torch.stack([tokens[image - source.start] for image in group.images])
 

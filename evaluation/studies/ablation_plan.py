@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from configs.schema import load_config
+from configs.loading import load_config
 from utils.checkpoints.named import checkpoint_path
 from utils.checkpoints.run_folder import BEST, RunFolder
 from utils.config import read_mapping, validate

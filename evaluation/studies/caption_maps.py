@@ -59,7 +59,7 @@ def add_map_options(parser: argparse.ArgumentParser) -> None:
 
 def chosen_layer(trained: TrainedModel, options: argparse.Namespace) -> int:
     """The layer that maps are taken from. Raises UserError when it has none for the target."""
-    encoder = trained.model.text_encoder
+    encoder = trained.matcher.text_encoder
     layer = usual_layer(encoder) if options.layer is None else options.layer
     try:
         require_maps(encoder, layer, options.target)
@@ -94,7 +94,7 @@ def maps_on_images(
     text = TextTokens(*pad_batch([one.ids for one in read], trained.tokenizer.special.pad))
     device = trained.setting.device
     trained.model.requires_grad_(False)  # gradients of parameters cost as much as the maps themselves
-    found = word_maps(trained.model, images, text.to(device), numbers.to(device), layer, target)
+    found = word_maps(trained.matcher, images, text.to(device), numbers.to(device), layer, target)
     by_attribute = attribute_maps(found.maps, numbers.to(device)).cpu()
     maps, match, logits = found.maps.cpu(), found.match.tolist(), found.attribute_match.tolist()
     return [

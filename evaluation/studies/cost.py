@@ -90,7 +90,7 @@ def measure(trained: TrainedModel, split: EvaluationSplit, wanted: Sequence[int]
         searching, found = seconds_of(partial(search, captions, images, right, max(k, 1)), device)
         ranking = 0.0
         if k:
-            work = partial(rerank, model, split, setting, found, right, again(blocks))
+            work = partial(rerank, trained.matcher, split, setting, found, right, again(blocks))
             ranking, found = seconds_of(work, device)
         alone = sorted(alone_seconds(trained, split, images, blocks, query, k) for query in queries)
         together = (reading + searching + ranking) / len(captions)
@@ -101,7 +101,7 @@ def measure(trained: TrainedModel, split: EvaluationSplit, wanted: Sequence[int]
 def embed_gallery(trained: TrainedModel, split: EvaluationSplit) -> tuple[Tensor, dict[range, Tensor]]:
     """Embeddings [G, E], and the image tokens of the blocks that there is room for."""
     setting = replace(trained.setting, candidates=max(1, trained.setting.candidates))
-    tokens = KeptTokens(room_for_images(trained.model, split.captions, setting))
+    tokens = KeptTokens(room_for_images(trained.matcher, split.captions, setting))
     return embed_images(trained.model, split, setting, tokens), tokens.blocks
 
 
@@ -124,13 +124,13 @@ def alone_seconds(
     def answer() -> Tensor:
         text = split.captions.tokens([query]).to(setting.device)
         with setting.precision():
-            reading = model.encode_text(text)
-        _, indices = best(reading.embedding.float() @ images.T, max(k, 1))
+            embedding = model.embed_text(text)
+        _, indices = best(embedding.float() @ images.T, max(k, 1))
         if tokens is None:
             return indices
         # those of other images: which ones does not change the time
         chosen = tokens[torch.arange(k, device=tokens.device) % len(tokens)]
-        return match_one(model, text, chosen, setting).argsort(descending=True)
+        return match_one(trained.matcher, text, chosen, setting).argsort(descending=True)
 
     answer()
     return seconds_of(answer, setting.device)[0]

@@ -10,7 +10,7 @@ trained to read them.
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.schema import load_config
+from configs.loading import load_config
 from dataset.evaluation_split import EvaluationSplit
 from evaluation.drawing.figures import COLORS, Style, legend_below, new_figure, reach, save_figure, tidy
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES

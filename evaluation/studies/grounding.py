@@ -87,7 +87,7 @@ def choose_layers(models: Mapping[str, TrainedModel], options: argparse.Namespac
         if not options.every_layer:
             sources[name] = trained, usual
             continue
-        size = trained.model.text_encoder.size
+        size = trained.matcher.text_encoder.size
         for layer in range(size.first_cross_layer, size.num_hidden_layers - (options.target == "match")):
             label = f"layer {layer}" if len(models) == 1 else f"{name}, layer {layer}"
             sources[label] = trained, layer

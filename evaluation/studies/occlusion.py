@@ -92,8 +92,8 @@ def main(study: ModelStudy) -> None:
 
 
 def occluder_for(model: TrainedModel, kind: str, fraction: float, seed: int) -> Occluder:
-    mean = model.model.visual_encoder.statistics.mean
-    return Occluder(kind, fraction, model.config.patch_size, mean, seed)
+    mean = model.model.statistics.mean
+    return Occluder(kind, fraction, model.model.patch_size, mean, seed)
 
 
 def measure(study: ModelStudy) -> Results:
@@ -131,7 +131,11 @@ def rows_of(results: Results, people: np.ndarray, seed: int) -> list[Row]:
 def facts_of(model: TrainedModel) -> Row:
     """What the results of a model depend on, for the JSON file."""
     config = model.config
-    return {"image_size": config.image_size, "patch_size": config.patch_size, "mae_weight": config.weights["mae"]}
+    return {
+        "image_size": config.image_size,
+        "patch_size": model.model.patch_size,
+        "mae_weight": config.weights.get("mae", 0),
+    }
 
 
 def printed(rows: Sequence[Row]) -> str:

@@ -52,7 +52,7 @@ def main(study: ModelStudy) -> None:
     people = split.image_identity[torch.tensor([task.image for task in tasks])].numpy()
     summary = summarise(errors, people, seed)
     pairs = [(tasks[row], examples[row]) for row in sorted(shown)]
-    save_picture(draw_sheet(split, pairs, trained.model, titles(study.labels[0], summary)), study.picture)
+    save_picture(draw_sheet(split, pairs, trained.matcher, titles(study.labels[0], summary)), study.picture)
     study.finish(
         tabulate(split, tasks, errors, shown),
         markdown_table(printed(summary)),
@@ -75,7 +75,7 @@ def check(options: argparse.Namespace) -> None:
 
 def require_decoder(trained: TrainedModel) -> None:
     """Raises UserError when the model cannot draw."""
-    if not trained.model.objective.uses("mae"):
+    if not trained.matcher.objective.uses("mae"):
         raise UserError(
             f"checkpoint {trained.checkpoint} has no decoder: weights.mae is 0 in its configuration; name a"
             " model that was trained with that loss"
@@ -84,7 +84,7 @@ def require_decoder(trained: TrainedModel) -> None:
 
 def checked_ratio(trained: TrainedModel, asked: float | None) -> float:
     """The share of patches that is removed. Raises UserError unless it removes some and keeps some."""
-    ratio = trained.config.mask_ratio if asked is None else asked
+    ratio = trained.matcher.objective.mask_ratio if asked is None else asked
     patches = trained.model.grid[0] * trained.model.grid[1]
     kept = int(patches * (1 - ratio)) if 0 < ratio < 1 else 0
     if not 0 < kept < patches:
@@ -142,7 +142,7 @@ def redraw(
     loaded = load_blocks(split, wanted, setting.image_size, setting.device, setting.workers)
     for block, images in zip(progress(blocks, "reconstruction"), loaded, strict=True):
         own = [tasks[row] for row in block]
-        images = trained.model.normalise(images)
+        images = trained.matcher.normalise(images)
         noise = patch_noise(own, trained.model.grid[0] * trained.model.grid[1], seed)
         keep = PatchSubset.from_noise(noise.to(setting.device), ratio)
         captions = [task.right for task in own], [task.wrong for task in own]
@@ -159,8 +159,8 @@ def drawn_of(
 ) -> Drawn:
     """What became of one image of a block: images [B, 3, H, W], both predictions [B, L, P*P*3], errors [B, 2]."""
     image, removed = images[index], keep.removed[index]
-    right, wrong = (fill(pixels[index], image, removed, trained.model) for pixels in both)
-    drawn = as_picture(image, trained.model)
+    right, wrong = (fill(pixels[index], image, removed, trained.matcher) for pixels in both)
+    drawn = as_picture(image, trained.matcher)
     return Drawn(drawn, right, wrong, removed.cpu(), float(errors[index, 0]), float(errors[index, 1]))
 
 
@@ -168,8 +168,8 @@ def predict(
     trained: TrainedModel, split: EvaluationSplit, images: Tensor, keep: PatchSubset, captions: Sequence[int]
 ) -> Tensor:
     """Patches [B, L, P*P*3] of images [B, 3, H, W], drawn from the kept ones and a caption for each, in float32."""
-    reading = trained.model.encode_text(split.captions.tokens(captions).to(trained.setting.device))
-    return trained.model.predict_patches(images, keep, reading)
+    reading = trained.matcher.encode_text(split.captions.tokens(captions).to(trained.setting.device))
+    return trained.matcher.predict_patches(images, keep, reading)
 
 
 def removed_error(pixels: Tensor, images: Tensor, keep: PatchSubset, trained: TrainedModel) -> Tensor:

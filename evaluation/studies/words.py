@@ -20,7 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
-from configs.schema import Config, load_config, require_files
+from configs.loading import load_config
+from configs.schema import Config, require_files
 from dataset.annotation_entries import SPLITS
 from dataset.annotations import load_annotations, read_captions
 from dataset.attributes import cached_attributes, kind_of_word, load_spacy, worthwhile_processes

@@ -10,7 +10,7 @@ from refusals import DEMO, check_refusal
 from ruamel.yaml import YAML
 
 import Retrieval
-from configs.schema import load_config
+from configs.loading import load_config
 from utils.checkpoints.files import read_checkpoint, save_checkpoint
 
 

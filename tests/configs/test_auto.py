@@ -6,7 +6,8 @@ from torch import nn
 
 from configs import run
 from configs.command_line import parse_arguments, read_config
-from configs.schema import Config, load_config
+from configs.loading import load_config
+from configs.schema import Config
 from evaluation.trained import settings_of
 from models import build
 from utils.errors import UserError

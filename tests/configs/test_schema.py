@@ -5,7 +5,8 @@ import re
 import pytest
 from benchmark_data import REPOSITORY
 
-from configs.schema import Config, load_config, require_files, resolve_config
+from configs.loading import load_config, resolve_config
+from configs.schema import Config, require_files
 from models.fusion_size import FusionSize as Bert
 from models.objectives import LOSSES, name_weights
 from utils.config import save_yaml

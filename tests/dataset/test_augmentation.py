@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from configs.schema import resolve_config
+from configs.loading import resolve_config
 from dataset.augmentation import Augmentation, crop, erase, vary_light
 from utils.errors import UserError
 

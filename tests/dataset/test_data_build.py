@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.schema import Config, load_config
+from configs.loading import load_config
+from configs.schema import Config
 from dataset.batch_plan import BatchPlan
 from dataset.build import open_tokenizer, open_training_set
 from dataset.decoding import image_fault

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.axes import Axes
 
-from configs.schema import load_config
+from configs.loading import load_config
 from dataset.build import open_tokenizer
 from evaluation.evaluate import final_stage
 from evaluation.report import main as report

@@ -3,7 +3,7 @@
 import pytest
 from tiny_model import SPECIAL
 
-from configs.schema import resolve_config
+from configs.loading import resolve_config
 from dataset.batch import SpecialTokens
 from models.build import build_model
 

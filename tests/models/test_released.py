@@ -11,7 +11,7 @@ from golden_numbers import golden_folder
 from tiny_model import SPECIAL, VISION, tiny_model
 from torch.nn.functional import interpolate
 
-from configs.schema import load_config
+from configs.loading import load_config
 from models.build import build_model
 from models.objectives import only
 from models.person_search import PersonSearchModel

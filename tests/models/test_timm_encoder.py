@@ -9,7 +9,7 @@ import torch
 from tiny_model import IDENTITIES, lived_in, step, tiny_batch, tiny_model
 from torch import nn
 
-from configs.schema import load_config
+from configs.loading import load_config
 from models.build import build_image_encoder
 from models.image_encoder import PatchSubset, VisionSize
 from models.inspection import estimate_memory

@@ -10,7 +10,7 @@ from in_process import call
 
 from benchmarks.measure import make_parser
 from configs.command_line import build_parser
-from configs.schema import load_config, resolve_config
+from configs.loading import load_config, resolve_config
 from dataset import prepare
 from dataset.synthetic.__main__ import build_parser as synthetic_parser
 from search.__main__ import build_parser as search_parser

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.schema import load_config
+from configs.loading import load_config
 from dataset.annotations import Entry
 from dataset.evaluation_split import blocks_of, make_split
 from dataset.images import load_image

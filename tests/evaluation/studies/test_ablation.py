@@ -13,7 +13,7 @@ import pytest
 from benchmark_data import REPOSITORY, TINY, data_settings, environment
 from preloaded import Popen
 
-from configs.schema import load_config
+from configs.loading import load_config
 from evaluation.studies import ablation
 from evaluation.studies.ablation_plan import Training, all_runs, check, folder_name, read_plan, trainings
 from evaluation.studies.jobs import Job, run_jobs

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.schema import load_config
+from configs.loading import load_config
 from evaluation.metrics import of_captions
 from evaluation.results import read_metrics, read_rankings
 from evaluation.studies import cost, cross_domain, curves, rankings

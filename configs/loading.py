@@ -1,0 +1,90 @@
+"""Reads configurations: which system a file is of, what it refers to, and settings on top of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.schema import REPOSITORY, Config
+from configs.systems import SYSTEMS, USUAL_SYSTEM
+from models.objectives import name_weights
+from utils.config import apply_overrides, merge, read_layers, read_mapping, validate
+from utils.errors import UserError, nearest
+from utils.files import named_path
+
+Paths = str | Path | Sequence[str | Path] | None
+
+
+def load_config(paths: Paths, overrides: Sequence[str] = ()) -> Config:
+    """Defaults < what a YAML file names as its `base` < the file < files after it < `key.path=value` overrides.
+
+    Raises UserError: one line with file, key and nearest valid name.
+    """
+    files = [] if paths is None else [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    values: dict[str, Any] = {}
+    for path in files:
+        values = merge(values, read_layers(path, expand))
+    return resolve_config(
+        values, " + ".join(["config", *map(str, files)]).replace("config + ", "config ", 1), overrides
+    )
+
+
+def resolve_config(values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Config:
+    """Read what `values` refer to, apply overrides one by one, validate."""
+    schema = schema_of(override(values, overrides), where)
+    values = expand({**schema.usual, **values}, where)
+    settings = override(values, overrides)
+    try:
+        return validate(schema, settings, where)
+    except UserError:
+        guilty = to_blame(schema, values, overrides)
+        if guilty is None:
+            raise
+    return validate(schema, settings, f"--set {guilty}")
+
+
+def schema_of(values: Mapping[str, Any], where: str) -> type[Config]:
+    """What a configuration with these values is. Raises UserError when there is no such system."""
+    name = values.get("system", USUAL_SYSTEM)
+    if not isinstance(name, str) or name not in SYSTEMS:
+        known = ", ".join(SYSTEMS)
+        raise UserError(f"{where}: `system` must be one of {known}, not {name!r}{nearest(str(name), SYSTEMS)}")
+    return SYSTEMS[name].config
+
+
+def override(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`values` with the settings on top, one after the other."""
+    values = dict(values)
+    for setting in overrides:
+        values = expand(apply_overrides(values, [setting]), f"--set {setting}")
+    return values
+
+
+def to_blame(schema: type[Config], values: Mapping[str, Any], overrides: Sequence[str]) -> str | None:
+    """The first setting without which the configuration is right; None when the file is to blame, or several."""
+    for index, setting in enumerate(overrides):
+        try:
+            validate(schema, override(values, [*overrides[:index], *overrides[index + 1 :]]), "")
+        except UserError:
+            continue
+        return setting
+    return None
+
+
+def expand(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`bert_config` given as a file and `weights` given as a list, as mappings that others can be merged with."""
+    values = dict(values)
+    if isinstance(values.get("bert_config"), str):
+        name = f"{where}: bert_config"
+        values["bert_config"] = read_mapping(find_file(values["bert_config"], name), name)
+    if isinstance(values.get("weights"), list):
+        try:
+            values["weights"] = name_weights(values["weights"])
+        except ValueError as error:
+            raise UserError(f"{where}: `weights`: {error}") from None
+    return values
+
+
+def find_file(name: str, what: str) -> Path:
+    """A file named relative to the current folder, else to the repository. Raises UserError, see `named_path`."""
+    path = named_path(name, what)
+    return path if path.exists() else REPOSITORY / path

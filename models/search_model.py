@@ -1,0 +1,44 @@
+"""What evaluation and search ask of a model, whichever system it is of.
+
+Letters: B batch, N image tokens, D width, E embedding.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from dataset.batch import TextTokens
+from models.image_encoder import PixelStatistics
+
+
+class SearchModel(nn.Module, ABC):
+    """A model that embeds images and captions side by side, so that cosine similarity ranks a gallery.
+
+    reranks: whether it also scores pairs (`models.person_search.PersonSearchModel`). grid: patches along height and
+    width; patch_size: their side in pixels; statistics: how pixels are normalised.
+    """
+
+    reranks: ClassVar[bool] = False
+    grid: tuple[int, int]
+    patch_size: int
+
+    @property
+    @abstractmethod
+    def statistics(self) -> PixelStatistics: ...
+
+    @property
+    @abstractmethod
+    def embedding_width(self) -> int:
+        """E."""
+
+    @abstractmethod
+    def encode_image(self, image: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Images [B, 3, H, W], uint8 or normalised -> tokens [B, N, D] that pairs are scored by, and embeddings [B, E].
+
+        None: pairs are not scored. Embeddings are of length 1, in float32.
+        """
+
+    @abstractmethod
+    def embed_text(self, text: TextTokens) -> Tensor:
+        """Captions -> embeddings [B, E] of length 1, in float32."""
