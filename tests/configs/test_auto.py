@@ -7,7 +7,7 @@ from torch import nn
 from configs import run
 from configs.command_line import parse_arguments, read_config
 from configs.loading import load_config
-from configs.schema import Config
+from configs.schema import MarsConfig
 from evaluation.trained import settings_of
 from models import build
 from utils.errors import UserError
@@ -17,7 +17,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def test_the_defaults_are_those_of_published_files_too():
-    assert (Config().precision, Config().compile, Config().cuda_graphs) == ("auto", False, False)
+    assert (MarsConfig().precision, MarsConfig().compile, MarsConfig().cuda_graphs) == ("auto", False, False)
     for name in ("PS_cuhk_pedes", "PS_icfg_pedes", "PS_rstp_reid", "mamba_cuhk_pedes"):
         config = load_config(f"configs/{name}.yaml")
         assert (config.precision, config.compile) == ("auto", False)
@@ -41,7 +41,7 @@ class Successor(nn.Module):
 def test_a_step_that_cannot_be_compiled_ends_in_one_line(monkeypatch):
     def fail(module, **how):
         def call(*given, **named):
-            raise build.TorchDynamoException("no\n kernel")
+            raise torch._dynamo.exc.TorchDynamoException("no\n kernel")
 
         module._compiled_call_impl = call
 
@@ -92,14 +92,14 @@ def test_cuda_graphs_are_refused_where_they_cannot_work(monkeypatch):
 
 def test_a_resumed_run_keeps_what_auto_meant():
     checkpoint = {"config": {"precision": "fp32", "compile": False}}
-    assert run.keep_precision(Config(), checkpoint).precision == "fp32"
-    assert run.keep_precision(Config(precision="bf16"), checkpoint).precision == "bf16"
-    assert run.keep_precision(Config(), {}).precision == "auto"
+    assert run.keep_precision(MarsConfig(), checkpoint).precision == "fp32"
+    assert run.keep_precision(MarsConfig(precision="bf16"), checkpoint).precision == "bf16"
+    assert run.keep_precision(MarsConfig(), {}).precision == "auto"
 
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_a_model_that_was_exported_with_the_former_default_is_not_compiled(cuda_graphs, tmp_path):
-    settings = {**Config().model_dump(mode="json"), "compile": "auto", "cuda_graphs": cuda_graphs}
+    settings = {**MarsConfig().model_dump(mode="json"), "compile": "auto", "cuda_graphs": cuda_graphs}
     content = {"path": str(tmp_path / "model.safetensors"), "config": settings}
     options = parse_arguments(["--evaluate", "--checkpoint", content["path"]])
     for config in (settings_of(content, None, []), read_config(options, content)):
