@@ -20,7 +20,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from dataset.tokens import Encoded
+from dataset.tokens import Encoded, words_before
 from utils.errors import UserError
 
 WORD_END = "</w>"  # what the last symbol of a word carries
@@ -59,6 +59,7 @@ class ClipTokenizer:
 
     special: ClipSpecialTokens
     vocabulary_size: int
+    unknown = -1  # every byte has a symbol
 
     def __init__(self, merges: Sequence[tuple[str, str]]):
         """merges: pairs of symbols, in the order in which they are applied. Raises UserError if they are not such."""
@@ -116,6 +117,18 @@ class ClipTokenizer:
             ids=[self.special.start, *pieces.ids[:kept], self.special.end],
             offsets=[_NO_CHARACTERS, *pieces.offsets[:kept], _NO_CHARACTERS],
         )
+
+    def clean(self, text: str, max_words: int | None = None) -> str:
+        """A caption as written, as it is read: see `clean_clip_caption`; its words are not counted, its pieces are."""
+        return clean_clip_caption(text)
+
+    def count_read(self, caption: str, max_words: int, max_tokens: int) -> int:
+        """How many words of a cleaned caption are read whole, where `max_tokens` ids are."""
+        return words_before(self._tokenizer.encode(caption, add_special_tokens=False), caption, max_tokens - 2)
+
+    def unknown_spans(self, encoded: Encoded) -> list[tuple[int, int]]:
+        """The (start, end) characters that the vocabulary does not have: none."""
+        return []
 
     def rows(self, captions: Iterable[str], length: int) -> Tensor:
         """Cleaned captions as the model takes them: ids [B, T = length] int64, padded at their end."""

@@ -2,8 +2,7 @@
 
 import logging
 
-from dataset.captions import clean_caption
-from dataset.tokens import CaptionTokenizer
+from dataset.tokens import TextTokenizer
 from utils.text import agreeing, counted
 
 logger = logging.getLogger(__name__)
@@ -15,13 +14,13 @@ class CutCaptions:
     max_words, max_tokens: of a cleaned caption, what is read.
     """
 
-    def __init__(self, tokenizer: CaptionTokenizer, max_words: int, max_tokens: int):
+    def __init__(self, tokenizer: TextTokenizer, max_words: int, max_tokens: int):
         self.tokenizer, self.max_words, self.max_tokens = tokenizer, max_words, max_tokens
         self.captions, self.cut, self.longest = 0, 0, 0
 
     def add(self, caption: str) -> None:
         """Count a caption as it is written."""
-        cleaned = clean_caption(caption, None)
+        cleaned = self.tokenizer.clean(caption, None)
         words = cleaned.count(" ") + 1
         self.captions += 1
         self.cut += self.tokenizer.count_read(cleaned, self.max_words, self.max_tokens) < words

@@ -16,11 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.annotations import Entry
 from dataset.batch import TextTokens
-from dataset.captions import clean_caption
 from dataset.cut_captions import CutCaptions
 from dataset.image_files import normal_path
 from dataset.images import load_image
-from dataset.tokens import CaptionTokenizer, pad_batch
+from dataset.tokens import TextTokenizer, pad_batch
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
 from utils.processes.loader_processes import loaded, loader_settings
@@ -76,7 +75,7 @@ class EvaluationSplit:
         """How many captions and images there are, for messages."""
         return f"{counted(len(self.texts), 'caption')}, {counted(len(self.images), 'image')}"
 
-    def with_texts(self, texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int) -> "EvaluationSplit":
+    def with_texts(self, texts: Sequence[str], tokenizer: TextTokenizer, max_words: int) -> "EvaluationSplit":
         """The same queries in other words: one text for each caption."""
         return replace(self, texts=list(texts), captions=encode_captions(texts, tokenizer, max_words), ceiling={})
 
@@ -94,12 +93,12 @@ class EvaluationSplit:
 
 
 def encode_captions(
-    texts: Sequence[str], tokenizer: CaptionTokenizer, max_words: int, whose: str = "captions"
+    texts: Sequence[str], tokenizer: TextTokenizer, max_words: int, whose: str = "captions"
 ) -> Captions:
     """Captions as written, cleaned and cut into at most `max_words` word pieces; warns of unknown words and cuts."""
     unknown, cut, ids = UnknownWords(tokenizer), CutCaptions(tokenizer, max_words, max_words), []
     for text in texts:
-        cleaned = clean_caption(text, max_words)
+        cleaned = tokenizer.clean(text, max_words)
         encoded = tokenizer.encode(cleaned, max_words)
         unknown.add(cleaned, encoded)
         cut.add(text)
@@ -112,7 +111,7 @@ def encode_captions(
 def make_split(
     entries: Sequence[Entry],
     image_root: str | Path,
-    tokenizer: CaptionTokenizer,
+    tokenizer: TextTokenizer,
     max_words: int,
     digests: Mapping[str, str] | None = None,
     whose: str = "evaluation split",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers,
 from torch import Tensor
 
 from dataset.batch import SpecialTokens
+from dataset.captions import clean_caption
 from utils.errors import UserError
 from utils.files import atomic_write, write_json
 from utils.processes.parallel import available_cores
@@ -39,6 +41,39 @@ class Encoded:
 
     ids: list[int]
     offsets: list[tuple[int, int]]
+
+
+class Special(Protocol):
+    """What all tokenizers have of tokens that are no words."""
+
+    @property
+    def pad(self) -> int: ...
+
+
+class TextTokenizer(Protocol):
+    """What evaluation and search ask of a tokenizer: BERT's (`CaptionTokenizer`) or CLIP's.
+
+    unknown: id of pieces that the vocabulary does not have; -1 = it has all. The methods are as those of
+    `CaptionTokenizer`; captions given to all but `clean` are cleaned.
+    """
+
+    unknown: int
+    vocabulary_size: int
+
+    @property
+    def special(self) -> Special: ...
+
+    def clean(self, text: str, max_words: int | None) -> str:
+        """A caption as written, as it is read: its first `max_words` words, where they are counted (None = all)."""
+        ...
+
+    def encode(self, caption: str, max_tokens: int) -> Encoded: ...
+
+    def count_read(self, caption: str, max_words: int, max_tokens: int) -> int: ...
+
+    def unknown_spans(self, encoded: Encoded) -> list[tuple[int, int]]: ...
+
+    def to_json(self) -> str: ...
 
 
 class CaptionTokenizer:
@@ -129,6 +164,10 @@ class CaptionTokenizer:
         }
         write_json(Path(folder) / "tokenizer_config.json", settings, indent=2)
 
+    def clean(self, text: str, max_words: int | None) -> str:
+        """A caption as written, as it is read: see `clean_caption`."""
+        return clean_caption(text, max_words)
+
     def encode(self, caption: str, max_tokens: int | None) -> Encoded:
         """Cut a cleaned caption into word pieces, at most `max_tokens` with [CLS] and [SEP] (None = all).
 
@@ -162,11 +201,7 @@ class CaptionTokenizer:
         kept = " ".join(words)
         if MOST_PIECES * len(kept) <= max_tokens - 2:
             return len(words)
-        offsets = self._tokenizer.encode(kept, add_special_tokens=False).offsets
-        if len(offsets) <= max_tokens - 2:
-            return len(words)
-        start = offsets[max_tokens - 2][0]  # of the first word piece that is not read
-        return kept[:start].count(" ")
+        return words_before(self._tokenizer.encode(kept, add_special_tokens=False), kept, max_tokens - 2)
 
     def unknown_spans(self, encoded: Encoded) -> list[tuple[int, int]]:
         """The (start, end) characters that were read as [UNK]; what lies side by side is one."""
@@ -181,6 +216,13 @@ class CaptionTokenizer:
 
     def __reduce__(self) -> tuple[Callable, tuple[str]]:
         return CaptionTokenizer.from_json, (self.to_json(),)
+
+
+def words_before(pieces: Encoding, caption: str, kept: int) -> int:
+    """How many words of a caption are read whole by its first `kept` pieces."""
+    if len(pieces.offsets) <= kept:
+        return caption.count(" ") + 1
+    return caption[: pieces.offsets[kept][0]].count(" ")
 
 
 def pad_batch(rows: Sequence[Ids], pad_id: int, length: int | None = None) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 
-from dataset.tokens import CaptionTokenizer, Encoded
+from dataset.tokens import Encoded, TextTokenizer
 
 WORTH_A_WARNING = 0.03  # of the word pieces; published captions in bert-base-uncased are far below
 SHOWN = 8
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 class UnknownWords:
     """Word pieces of captions, how many of them are unknown, and the words that are."""
 
-    def __init__(self, tokenizer: CaptionTokenizer):
+    def __init__(self, tokenizer: TextTokenizer):
         self.tokenizer = tokenizer
         self.pieces, self.unknown, self.words = 0, 0, Counter[str]()
 

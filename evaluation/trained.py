@@ -15,7 +15,7 @@ from dataset.annotations import check_images, load_annotations, read_captions
 from dataset.digests import read_digests
 from dataset.evaluation_split import EvaluationSplit, make_split
 from dataset.synthetic.marker import read_ceiling
-from dataset.tokens import CaptionTokenizer
+from dataset.tokens import TextTokenizer
 from evaluation.stages.encoding import Setting
 from models.person_search import PersonSearchModel
 from models.released import saved_config
@@ -39,7 +39,7 @@ class TrainedModel:
     checkpoint: Path
     config: Config
     model: SearchModel
-    tokenizer: CaptionTokenizer
+    tokenizer: TextTokenizer
     setting: Setting
 
     @classmethod
@@ -101,7 +101,7 @@ def load_trained(model: SearchModel, content: Mapping[str, Any], config: Config)
             logger.warning("checkpoint %s was trained with %s %s, and is evaluated with %s", where, key, trained, here)
 
 
-def open_split(config: Config, name: str, tokenizer: CaptionTokenizer) -> EvaluationSplit:
+def open_split(config: Config, name: str, tokenizer: TextTokenizer) -> EvaluationSplit:
     """The `val` or `test` split as gallery and queries.
 
     Raises UserError when its file or an image is missing.
@@ -119,7 +119,7 @@ def open_split(config: Config, name: str, tokenizer: CaptionTokenizer) -> Evalua
     return replace(split, ceiling=read_ceiling(images, (file.parent, file.parent.parent, Path(root).absolute().parent)))
 
 
-def open_splits(config: Config, only_test: bool, tokenizer: CaptionTokenizer) -> dict[str, EvaluationSplit]:
+def open_splits(config: Config, only_test: bool, tokenizer: TextTokenizer) -> dict[str, EvaluationSplit]:
     """The splits that a run evaluates on, the one for its final results last."""
     chosen = [] if only_test else [config.model_selection]
     names = dict.fromkeys([*chosen, *(["test"] if only_test or config.test_file else [])])

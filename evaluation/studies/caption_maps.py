@@ -12,7 +12,6 @@ from torch.nn.functional import interpolate
 
 from dataset.attributes import Attribute, attribute_indices
 from dataset.batch import TextTokens
-from dataset.captions import clean_caption
 from dataset.evaluation_split import EvaluationSplit, blocks_of, load_blocks
 from dataset.tokens import Encoded, pad_batch
 from evaluation.stages.encoding import progress
@@ -71,7 +70,7 @@ def chosen_layer(trained: TrainedModel, options: argparse.Namespace) -> int:
 def read_caption(trained: TrainedModel, text: str) -> Encoded:
     """Word pieces of a caption as written, as the model's evaluation reads it."""
     most = trained.config.max_words
-    return trained.tokenizer.encode(clean_caption(text, most), most)
+    return trained.tokenizer.encode(trained.tokenizer.clean(text, most), most)
 
 
 def maps_on_images(
