@@ -30,7 +30,8 @@ def load_config(paths: Paths, overrides: Sequence[str] = ()) -> Config:
 
 def resolve_config(values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Config:
     """Read what `values` refer to, apply overrides one by one, validate."""
-    schema = schema_of(override(values, overrides), where)
+    setting = next((setting for setting in overrides if setting.split("=")[0].strip() == "system"), None)
+    schema = schema_of(override(values, overrides), f"--set {setting}" if setting else where)
     values = expand({**schema.usual, **values}, where)
     settings = override(values, overrides)
     try:

@@ -60,10 +60,11 @@ def open_run(options: Options, device: torch.device) -> Run:
     config = config or read_config(options, checkpoint)
     if options.resume and checkpoint is not None:
         config = keep_precision(keep_samples_per_step(options, config, checkpoint), checkpoint)
+    if not options.evaluate:
+        require_training(config)
     require_data(options, config, checkpoint)
     config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
     if not options.evaluate:
-        require_training(config)
         require_what_compiles(config, device)
     if options.is_new and config.eval_epoch >= config.epochs:
         epochs = counted(config.epochs, "epoch")

@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from configs.clip import ClipConfig, RdeConfig
 from configs.schema import Config, MarsConfig
-from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_tokenizer
+from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_clip_tokenizer, open_tokenizer
 from models.build import build_model
+from models.clip.build import build_clip, build_rde, load_clip, load_rde
+from models.clip.rde import RdeSettings
 from models.person_search import PersonSearchModel
 from models.released import load_trained
 from models.start import start_model
@@ -43,6 +46,23 @@ def start_mars(model: PersonSearchModel, checkpoint: Mapping[str, Any] | None, c
     start_model(model, checkpoint, config.vision_checkpoint, language_model)
 
 
+def as_it_is(config: Config, tokenizer: Any) -> Config:
+    """A configuration of which nothing follows from the tokenizer."""
+    return config
+
+
+def rde_settings(config: RdeConfig) -> RdeSettings:
+    return RdeSettings(width=config.selection_width, select_ratio=config.select_ratio)
+
+
 SYSTEMS: dict[str, System] = {
     "mars": System(MarsConfig, open_tokenizer, fit_vocabulary, build_model, load_trained, start_mars),
+    "clip": System(ClipConfig, open_clip_tokenizer, as_it_is, lambda config, _: build_clip(config.size), load_clip),
+    "rde": System(
+        RdeConfig,
+        open_clip_tokenizer,
+        as_it_is,
+        lambda config, _: build_rde(config.size, rde_settings(config)),
+        load_rde,
+    ),
 }

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from configs.clip import DualEncoderConfig
 from configs.schema import Config, MarsConfig, as_list, require_files
 from dataset.annotations import Entry, check_disjoint, check_images, load_annotations, read_captions
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
 from dataset.batch_plan import BatchPlan, LookAlikePlan
 from dataset.captions import clean_caption
+from dataset.clip_tokens import ClipTokenizer
 from dataset.cut_captions import CutCaptions
 from dataset.digests import read_digests
 from dataset.image_cache import ImageCache, Source, images_of, open_image_cache
@@ -58,6 +60,26 @@ def open_tokenizer(
         raise UserError(
             f"text_encoder {config.text_encoder} has {tokenizer.vocabulary_size} word pieces, more than"
             f" bert_config.vocab_size ({config.bert_config.vocab_size})"
+        )
+    return tokenizer
+
+
+def open_clip_tokenizer(
+    config: DualEncoderConfig, checkpoint: Mapping[str, Any] | None = None, for_training: bool = False
+) -> ClipTokenizer:
+    """The tokenizer of the checkpoint's run, else CLIP's. Raises UserError when it is not of the configured size."""
+    saved = (checkpoint or {}).get("tokenizer")
+    try:
+        tokenizer = ClipTokenizer.from_json(saved) if isinstance(saved, str) else ClipTokenizer.from_package()
+    except UserError as error:
+        if not isinstance(saved, str):
+            raise
+        where = (checkpoint or {}).get("path", "")
+        raise UserError(f"checkpoint {where} is of another system than {config.system}: {error}") from None
+    if tokenizer.vocabulary_size != config.clip.vocabulary:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocabulary_size} tokens, clip.vocabulary is {config.clip.vocabulary}; they"
+            " must be equal"
         )
     return tokenizer
 

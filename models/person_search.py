@@ -64,6 +64,7 @@ def masked_first(drawn: MaskedTokens) -> Tensor:
 class PersonSearchModel(Momentum, SearchModel):
     """Image encoder, text and fusion encoder, momentum copies, queues, match head, and the parts of the losses."""
 
+    search_parts = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")
     reranks = True
     visual_encoder_m: ImageEncoder
     text_encoder_m: TextEncoder

@@ -36,7 +36,6 @@ OF_THE_MODEL = (  # settings that decide which tensors there are
     "weights",
 )
 OF_A_RUN = (*COUNTERS, "image_queue", "text_queue")  # states of a run, not of the networks
-NEEDED_TO_SEARCH = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")
 
 
 @dataclass(frozen=True)
@@ -314,7 +313,7 @@ def resume_model(model: PersonSearchModel, checkpoint: Mapping[str, Any], settin
 
 def needed_to_search(name: str) -> bool:
     """Whether search reads this tensor: of the encoders, projections and the matching head, not of momentum copies."""
-    return name.startswith(NEEDED_TO_SEARCH)
+    return name.startswith(PersonSearchModel.search_parts)
 
 
 def require_trained(report: LoadReport, where: str) -> None:

@@ -15,10 +15,12 @@ from models.image_encoder import PixelStatistics
 class SearchModel(nn.Module, ABC):
     """A model that embeds images and captions side by side, so that cosine similarity ranks a gallery.
 
-    reranks: whether it also scores pairs (`models.person_search.PersonSearchModel`). grid: patches along height and
+    search_parts: what the names of tensors that search reads begin with. reranks: whether it also scores pairs
+    (`models.person_search.PersonSearchModel`). grid: patches along height and
     width; patch_size: their side in pixels; statistics: how pixels are normalised.
     """
 
+    search_parts: ClassVar[tuple[str, ...]] = ("",)
     reranks: ClassVar[bool] = False
     grid: tuple[int, int]
     patch_size: int

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from dataset.batch import TextTokens
-from dataset.captions import clean_caption, plain_text
+from dataset.captions import plain_text
 from dataset.images import image_from
 from dataset.tokens import Encoded
 from evaluation.stages.encoding import encode_images
 from evaluation.stages.reranking import match_one
 from evaluation.trained import TrainedModel
-from models.released import needed_to_search
 from utils.checkpoints.named import checkpoint_path
 from utils.device import prepare_device
 from utils.errors import UserError
@@ -108,7 +107,7 @@ class Encoder:
         digest = hashlib.sha256()
         for name, value in sorted(self.model.state_dict().items()):
             # all of the text encoder: its MLM head is part of the digest that galleries have recorded
-            if needed_to_search(name) or name.startswith("text_encoder."):
+            if name.startswith((*self.model.search_parts, "text_encoder.")):
                 digest.update(name.encode())
                 digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         digest.update(self.trained.tokenizer.to_json().encode())
@@ -145,12 +144,13 @@ class Encoder:
                 f"the sentence has {counted(len(text), 'character')}; give one of at most {MOST_CHARACTERS}"
             )
         text = text.encode("utf-8", "replace").decode()  # what is not text, such as half of a surrogate pair
-        whole, most = clean_caption(plain_text(text), None), self.config.max_words
-        cleaned, words = clean_caption(whole, most), whole.count(" ") + 1
+        tokenizer, most = self.trained.tokenizer, self.config.max_words
+        whole = tokenizer.clean(plain_text(text), None)
+        cleaned, words = tokenizer.clean(whole, most), whole.count(" ") + 1
         if not any(character.isalnum() for character in cleaned):
             raise UserError("the sentence holds no word; describe a person, such as: a woman in a red coat")
-        encoded = self.trained.tokenizer.encode(cleaned, most)
-        unknown = self.trained.tokenizer.unknown_spans(encoded)
+        encoded = tokenizer.encode(cleaned, most)
+        unknown = tokenizer.unknown_spans(encoded)
         if not any(character.isalnum() for character in known_characters(cleaned, encoded, unknown)):
             raise UserError(
                 f"the model knows no word of {shorten(cleaned, 60)!r}; describe a person in the language and"
@@ -168,7 +168,7 @@ class Encoder:
             tokens=tokens,
             embedding=embedding[0].cpu().numpy(),
             words=words,
-            words_read=self.trained.tokenizer.count_read(whole, most, most),
+            words_read=tokenizer.count_read(whole, most, most),
         )
 
     @torch.inference_mode()

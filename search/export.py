@@ -48,7 +48,11 @@ TOLERANCE = 1e-4  # between ONNX and torch, of embeddings of length 1
 
 
 def export_file(encoder: Encoder, file: Path, dtype: torch.dtype) -> None:
-    """Write the model as one file, which is read as a checkpoint. Raises UserError when there is one already."""
+    """Write the model as one file, which is read as a checkpoint.
+
+    Raises UserError when there is one already, or the model is of another system than MARS.
+    """
+    require_mars(encoder)
     require_file(file, "file")
     if file.exists():
         raise UserError(f"{file} exists; name a new file")
@@ -77,8 +81,9 @@ def export(
 ) -> list[str]:
     """Write the folder; returns the names of its files. metrics: for the card, by stage; dtype: of weights.
 
-    Raises UserError when it cannot be written, or ONNX and torch differ.
+    Raises UserError when it cannot be written, ONNX and torch differ, or the model is of another system than MARS.
     """
+    require_mars(encoder)
     require_folder(folder, "folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder")
@@ -91,6 +96,12 @@ def export(
     if with_onnx:
         export_onnx(encoder, folder)
     return sorted(path.name for path in folder.iterdir())
+
+
+def require_mars(encoder: Encoder) -> None:
+    """Raises UserError for a model whose tensors are not known to `is_exported`."""
+    if not encoder.model.reranks:
+        raise UserError(f"models of the system {encoder.config.system} are not exported; use their own checkpoint")
 
 
 def is_exported(name: str) -> bool:

@@ -85,7 +85,9 @@ class Searcher:
     def search(self, text: str, top: int = 10, candidates: int = CANDIDATES, where: str = "") -> Answer:
         """The `top` images for a sentence. The nearest `candidates` (0: none) are re-ranked; all others rank below.
 
-        Models without a matching head re-rank none. where: a filter on metadata, such as: camera == 'c3' and time < 900.
+        Models without a matching head re-rank none.
+
+        where: a filter on metadata, such as: camera == 'c3' and time < 900.
 
         Raises UserError for a sentence without words, a wrong filter or wrong numbers.
         """

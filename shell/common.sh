@@ -172,6 +172,11 @@ run_name() {
     echo "$1${recipe:+-$recipe}"
 }
 
+# group_of CONFIG: the packages that a configuration needs: those of CLIP where it names a system of its own.
+group_of() {
+    if grep -qsE '^system: *(clip|rde)' "$1"; then echo clip; else echo base; fi
+}
+
 # train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, VISION_CHECKPOINT, OUTPUT, CONFIG, RECIPE
 # A run that is resumed keeps its settings, which are in its folder, unless CONFIG names others.
 train() {
@@ -179,7 +184,7 @@ train() {
     local checkpoint="${CHECKPOINT:-}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
     recipe="$(recipe_file)" || exit 2
-    ensure_environment
+    ensure_environment "$(group_of "$(absolute "${CONFIG:-$repository/$config}")")"
     if [ -n "$checkpoint" ]; then set -- --checkpoint "$(checkpoint_path "$checkpoint")" "$@"; fi
     if [ -n "${VISION_CHECKPOINT:-}" ]; then set -- --vision_checkpoint "$(absolute "$VISION_CHECKPOINT")" "$@"; fi
     output="$(absolute "${OUTPUT:-$repository/output/$name}")"
@@ -203,7 +208,7 @@ evaluate() {
     if [ -z "${OUTPUT:-}" ] || [ -e "$run/log.txt" ]; then results="$run/evaluation"; fi
     beside="$(dirname "$checkpoint")/config.yaml"
     if [ -z "${CONFIG:-}" ] && [ -f "$beside" ]; then config="$beside"; recipe=""; fi
-    ensure_environment
+    ensure_environment "$(group_of "$(absolute "${CONFIG:-$config}")")"
     run_retrieval --config "$(absolute "${CONFIG:-$config}")" ${recipe:+"$recipe"} --output_dir "$results" \
         --checkpoint "$checkpoint" --evaluate --eval_mAP "$@"
 }

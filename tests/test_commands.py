@@ -26,6 +26,7 @@ from in_process import call
 from preloaded import start_server
 from preloaded_python import write_stand_in
 from ruamel.yaml import YAML
+from tiny_clip_files import CLIP_SETTINGS, WIDTH, clip_files
 
 from configs.loading import load_config
 from dataset.captions import clean_caption
@@ -136,6 +137,10 @@ def shrink_configs(folder: Path, vocabulary: int) -> None:
     """The same configurations with tiny networks, for a tokenizer of `vocabulary` word pieces."""
     for path in folder.glob("*.yaml"):
         with changed(path) as values:
+            if values.get("system", "mars") != "mars":
+                small = [f"selection_width={WIDTH}"] if values["system"] == "rde" else []
+                values.update(apply_overrides(values, [*CLIP_SETTINGS, *small]))
+                continue
             bert = values.pop("bert_config", {})
             full = "partial" not in bert if isinstance(bert, str) else bert.get("full_ca", True)
             kept = [setting for setting in SMALLER if setting.partition("=")[0] not in ("k_test", "eval_epoch")]
@@ -208,6 +213,8 @@ def plant_checkpoints(root: Path, benchmark: Path) -> int:
     vim = build_image_encoder(load_config(None, [*TINY, "image_res=32", "image_encoder=vim"]))
     weights = {**vim.state_dict(), "head.weight": torch.zeros(3, 32), "head.bias": torch.zeros(3)}
     torch.save({"model": weights, "args": argparse.Namespace(lr=1e-3)}, root / "vim_b.pth")
+    for name, weights in clip_files().items():
+        torch.save(weights, root / name)
     return tokenizer.vocabulary_size
 
 

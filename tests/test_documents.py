@@ -12,7 +12,8 @@ from documents import FENCE, PAGES, README, anchors_of, code_of, links_of, prose
 from pydantic import BaseModel
 
 from configs.loading import load_config, resolve_config
-from configs.schema import Config
+from configs.schema import Config, MarsConfig
+from configs.systems import SYSTEMS
 from utils.config import parse_yaml
 
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
@@ -163,19 +164,28 @@ def keys_of(settings: dict[str, Any], above: str = "") -> dict[str, Any]:
     return keys
 
 
-def documented() -> dict[str, str]:
-    """Key -> default, as the tables say."""
-    rows = [row for row in rows_of(CONFIGURATION) if row[0].startswith("`")]
+def documented(page: Path = CONFIGURATION) -> dict[str, str]:
+    """Key -> default, as the tables of a page say."""
+    rows = [row for row in rows_of(page) if row[0].startswith("`")]
     assert len({row[0] for row in rows}) == len(rows), "a key stands twice"
     return {row[0].strip("`"): row[1].strip("`") for row in rows}
 
 
 def test_the_configuration_page_names_every_key_and_no_other():
-    assert set(documented()) == set(keys_of(Config.model_validate({}).model_dump(mode="json")))
+    assert set(documented()) == set(keys_of(MarsConfig.model_validate({}).model_dump(mode="json")))
+
+
+def test_the_page_of_clip_names_every_key_that_other_systems_have_of_their_own():
+    settings = {name: keys_of(SYSTEMS[name].config.model_validate({}).model_dump(mode="json")) for name in SYSTEMS}
+    own = {key: value for name in ("rde", "clip") for key, value in settings[name].items() if key != "clip"}
+    common = Config.model_fields.keys() - {"system", "max_words", "k_test"}
+    expected = {key: value for key, value in own.items() if key.partition(".")[0] not in common}
+    found = {key: parse_yaml(default, key) for key, default in documented(REPOSITORY / "docs/clip.md").items()}
+    assert found == expected
 
 
 def test_the_configuration_page_has_every_default():
-    actual = keys_of(Config.model_validate({}).model_dump(mode="json"))
+    actual = keys_of(MarsConfig.model_validate({}).model_dump(mode="json"))
     for key, default in documented().items():
         value = parse_yaml(default, key)
         if key in ("bert_config", "weights", "optimizer", "schedular"):  # a file or a list, as a user may write them

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.clip import losses
+from models.clip.clip_model import CLIP
 from models.clip.cross_modal import CrossModal
 from models.clip.step import ClipBatch, Everyone, gather_pairs, over_processes, unit
-from models.clip.towers import HEAD_WIDTH, ClipSize, DualEncoder, end_of_text, token_at
+from models.clip.towers import HEAD_WIDTH, ClipSize, end_of_text, token_at
 from models.kernels import Linear
 from models.losses import Mean
 from utils.errors import UserError, nearest
@@ -49,17 +50,16 @@ class IrraStep:
     everyone: Everyone
 
 
-class IRRA(CrossModal):
+class IRRA(CLIP, CrossModal):
     """The dual encoder, and a classifier and a cross-modal encoder where a loss asks for them.
 
     Raises UserError when a loss is unknown, or has no classes.
     """
 
     def __init__(self, size: ClipSize, settings: IrraSettings, gradient_checkpointing: bool = False):
-        super().__init__()
         check_losses(settings)
+        super().__init__(size, gradient_checkpointing)
         self.settings, width = settings, size.embedding
-        self.base_model = DualEncoder(size, gradient_checkpointing)
         if "id" in settings.losses:
             self.classifier = Linear(width, settings.classes)
             nn.init.normal_(self.classifier.weight, std=0.001)
@@ -67,14 +67,6 @@ class IRRA(CrossModal):
         if "mlm" in settings.losses:
             heads = settings.cross_heads or max(1, width // HEAD_WIDTH)
             self.build_cross_modal(width, heads, settings.cross_depth, size.vocabulary)
-
-    def encode_image(self, image: Tensor) -> dict[str, Tensor]:
-        """Images [B, 3, H, W], normalised -> embeddings of length 1 by name, [B, E]."""
-        return {"global": unit(self.base_model.encode_image(image).tokens[:, 0])}
-
-    def encode_text(self, ids: Tensor) -> dict[str, Tensor]:
-        """Captions [B, T] -> embeddings of length 1 by name, [B, E]."""
-        return {"global": unit(token_at(self.base_model.encode_text(ids).tokens, end_of_text(ids)))}
 
     def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
         """One training step: unweighted losses by name."""

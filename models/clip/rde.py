@@ -4,17 +4,17 @@ Letters: B batch, N image tokens, T text tokens, E embedding of CLIP, F embeddin
 processes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.clip import losses
+from models.clip.clip_model import ClipModel
 from models.clip.losses import PairLossSettings, Pairs
 from models.clip.step import ClipBatch, gather_pairs, over_processes, unit
 from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection, attended_by
-from models.clip.towers import ClipSize, DualEncoder, end_of_text, token_at
+from models.clip.towers import ClipSize, end_of_text, token_at
 from utils.errors import UserError, nearest
 from utils.precision import full_precision
 from utils.processes.distributed import world_size
@@ -36,30 +36,34 @@ class RdeSettings:
     pairs: PairLossSettings = field(default_factory=PairLossSettings)
 
 
-class RDE(nn.Module):
+class RDE(ClipModel):
     """The dual encoder, and token selection beside it in both modalities, under the released names.
 
     Raises UserError when the loss is unknown.
     """
 
     def __init__(self, size: ClipSize, settings: RdeSettings, gradient_checkpointing: bool = False):
-        super().__init__()
         if settings.loss not in losses.PAIR_LOSSES:
             known = losses.PAIR_LOSSES
             raise UserError(
                 f"unknown loss '{settings.loss}' of RDE{nearest(settings.loss, known)}; it has {list(known)}"
             )
+        super().__init__(size, gradient_checkpointing)
         self.settings = settings
-        self.base_model = DualEncoder(size, gradient_checkpointing)
         selection = size.embedding, settings.width, settings.select_ratio, settings.batch_norm
         self.visul_emb_layer = PatchSelection(*selection)
         self.texual_emb_layer = WordSelection(*selection, size.text_length)
 
-    def encode_image(self, image: Tensor) -> dict[str, Tensor]:
+    @property
+    def embedding_width(self) -> int:
+        """F: of both embeddings."""
+        return self.base_model.size.embedding + self.settings.width
+
+    def image_embeddings(self, image: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W], normalised -> embeddings of length 1 by name: bge [B, E], tse [B, F]."""
         return {name: unit(features) for name, features in self.image_features(image).items()}
 
-    def encode_text(self, ids: Tensor) -> dict[str, Tensor]:
+    def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
         """Captions [B, T] -> embeddings of length 1 by name: bge [B, E], tse [B, F]."""
         return {name: unit(features) for name, features in self.text_features(ids).items()}
 
@@ -97,9 +101,3 @@ class RDE(nn.Module):
         tokens, attention = self.base_model.encode_text(ids, attention_of=end[:, None])
         selected = self.texual_emb_layer(tokens, attended_by(attention), end)
         return {"bge": token_at(tokens, end).float(), "tse": selected}
-
-
-def similarities(text: Mapping[str, Tensor], image: Mapping[str, Tensor]) -> Tensor:
-    """Mean cosine over all embeddings of queries [Q, ...] and gallery [G, ...], of length 1: [Q, G]."""
-    found = [text[name] @ image[name].T for name in text]
-    return torch.stack(found).mean(0)

@@ -10,10 +10,12 @@ from benchmark_data import REPOSITORY, TINY, data_settings
 from in_process import call
 
 import Retrieval
+from configs.loading import load_config
+from configs.systems import SYSTEMS
 from evaluation.studies.ablation_plan import all_runs, read_plan, trainings
 
 FOLDER = REPOSITORY / "configs"
-FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))
+FILES = sorted(path.name for path in FOLDER.glob("*.yaml") if SYSTEMS[load_config(path).system].start)
 RECIPES = sorted(f"recipes/{path.name}" for path in (FOLDER / "recipes").glob("*.yaml"))
 ABLATIONS = sorted((FOLDER / "ablations").glob("*.yaml"))
 DATA_SETS = [name for name in FILES if name.startswith("PS_")]

@@ -126,7 +126,7 @@ def test_what_can_be_selected():
 @NORMS
 def test_a_caption_without_words_has_an_embedding_and_leaves_others_alone(statistics):
     model = rde(statistics=statistics).eval()
-    together, alone = model.encode_text(captions(0, 3, 5))["tse"], model.encode_text(captions(1, 3, 5))["tse"]
+    together, alone = model.text_embeddings(captions(0, 3, 5))["tse"], model.text_embeddings(captions(1, 3, 5))["tse"]
     assert together.isfinite().all()
     torch.testing.assert_close(together[1:], alone[1:])
     finite_gradients(model, sum(model(replace(batch(), ids=captions(0, 3, 0, 5))).values()))
@@ -149,7 +149,7 @@ def test_padding_takes_no_part_in_statistics_of_the_batch():
 
 def test_short_captions_have_the_embeddings_of_padded_ones():
     model, ids = rde(select_ratio=0.9).eval(), captions(1, 3, 5)
-    padded, short = model.encode_text(ids), model.encode_text(ids[:, :7])
+    padded, short = model.text_embeddings(ids), model.text_embeddings(ids[:, :7])
     for name, value in padded.items():
         torch.testing.assert_close(short[name], value)
         torch.testing.assert_close(value.norm(dim=1), torch.ones(3))

@@ -110,7 +110,7 @@ def test_a_step_of_the_optimizer(path):
 def test_similarities_of_evaluation(path):
     golden = read(path)
     model, recorded = build_irra(golden).eval(), golden["evaluation"]
-    text, image = model.encode_text(recorded["caption_ids"]), model.encode_image(recorded["images"])
+    text, image = model.text_embeddings(recorded["caption_ids"]), model.image_embeddings(recorded["images"])
     assert_near(text["global"] @ image["global"].T, recorded["similarity"])
 
 

@@ -13,9 +13,10 @@ from recorded_clip import (
     read,
 )
 
+from models.clip.clip_model import side_by_side
 from models.clip.losses import PAIR_LOSSES, PairLossSettings, Pairs, loss_of_pairs
 from models.clip.parameter_groups import ParameterRates, parameter_groups
-from models.clip.rde import EMBEDDINGS, similarities
+from models.clip.rde import EMBEDDINGS
 from models.clip.step import ClipBatch, unit
 
 pytestmark = [
@@ -122,8 +123,8 @@ def test_optimizer_groups(path):
 def test_similarities_of_evaluation(path):
     golden = read(path)
     model, recorded = build_rde(golden).eval(), golden["evaluation"]
-    text, image = model.encode_text(recorded["caption_ids"]), model.encode_image(recorded["images"])
+    text, image = model.text_embeddings(recorded["caption_ids"]), model.image_embeddings(recorded["images"])
     expected = recorded["similarity"]
     assert_near(text["bge"] @ image["bge"].T, expected["BGE"])
     assert_near(text["tse"] @ image["tse"].T, expected["TSE"])
-    assert_near(similarities(text, image), expected["BGE+TSE"])
+    assert_near(side_by_side(text) @ side_by_side(image).T, expected["BGE+TSE"])

@@ -1,0 +1,65 @@
+"""CLIP's dual encoder as a model to search with; what IRRA and RDE have in common.
+
+Letters: B batch, T text tokens, E embedding, F all embeddings side by side.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dataset.batch import TextTokens
+from models.clip.step import unit
+from models.clip.towers import ClipSize, DualEncoder, end_of_text, token_at
+from models.image_encoder import PixelStatistics
+from models.search_model import SearchModel
+
+
+class ClipModel(SearchModel):
+    """A dual encoder `base_model`, and one or more embeddings of length 1 by name, whose cosines are averaged."""
+
+    def __init__(self, size: ClipSize, gradient_checkpointing: bool = False):
+        super().__init__()
+        self.base_model = DualEncoder(size, gradient_checkpointing)
+        self.grid, self.patch_size = size.grid, size.patch_size
+
+    @property
+    def statistics(self) -> PixelStatistics:
+        return self.base_model.statistics
+
+    @property
+    def embedding_width(self) -> int:
+        """F."""
+        return self.base_model.size.embedding
+
+    @abstractmethod
+    def image_embeddings(self, image: Tensor) -> dict[str, Tensor]:
+        """Images [B, 3, H, W], normalised -> embeddings by name, [B, E]."""
+
+    @abstractmethod
+    def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
+        """Captions [B, T] -> embeddings by name, [B, E]."""
+
+    def encode_image(self, image: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Images [B, 3, H, W], uint8 or normalised -> no tokens, as pairs are not scored, and embeddings [B, F]."""
+        return None, side_by_side(self.image_embeddings(self.statistics.normalise(image)))
+
+    def embed_text(self, text: TextTokens) -> Tensor:
+        """Captions -> embeddings [B, F]; the end of a caption is its highest id."""
+        return side_by_side(self.text_embeddings(text.ids))
+
+
+class CLIP(ClipModel):
+    """The dual encoder alone: CLIP as it is, and whatever of IRRA and others evaluation reads."""
+
+    def image_embeddings(self, image: Tensor) -> dict[str, Tensor]:
+        return {"global": unit(self.base_model.encode_image(image).tokens[:, 0])}
+
+    def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
+        return {"global": unit(token_at(self.base_model.encode_text(ids).tokens, end_of_text(ids)))}
+
+
+def side_by_side(embeddings: Mapping[str, Tensor]) -> Tensor:
+    """Embeddings of length 1 as one of length 1, so that the product of two is the mean of their cosines."""
+    return torch.cat(list(embeddings.values()), dim=-1) / len(embeddings) ** 0.5

@@ -1,0 +1,135 @@
+"""Models of CLIP's family by the commands of users: evaluated, searched with, studied; what cannot be done is said."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmark_data import REPOSITORY, data_settings
+from in_process import Ending, call
+from tiny_clip_files import CLIP_SETTINGS, SIZE, WIDTH, clip_files
+
+import Retrieval
+from configs.loading import load_config
+from configs.systems import SYSTEMS
+from dataset.clip_tokens import ClipTokenizer
+from dataset.images import load_image
+from evaluation.__main__ import main as evaluation
+from models.clip.clip_model import CLIP
+from models.clip.rde import RDE, RdeSettings
+from search.__main__ import main as search
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoints by system."""
+    folder, found = tmp_path_factory.mktemp("clip"), {}
+    for name, weights in clip_files().items():
+        torch.save(weights, folder / name)
+        found[{"ViT-B-16.pt": "clip", "IRRA.pth": "irra", "RDE.pth": "rde"}[name]] = folder / name
+    return found
+
+
+def settings_of(system: str, data: Path) -> list[str]:
+    """Settings of a small model on the tiny benchmark."""
+    return [*CLIP_SETTINGS, *([f"selection_width={WIDTH}"] if system == "rde" else []), *data_settings(data)]
+
+
+def evaluate(system: str, file: Path, data: Path, folder: Path, *more: str) -> Ending:
+    config = ["--config", f"configs/{system}_cuhk_pedes.yaml", "--output_dir", folder]
+    return call(Retrieval.main, *config, "--checkpoint", file, "--evaluate", "--set", *settings_of(system, data), *more)
+
+
+def cosines(model: CLIP | RDE, data: Path) -> np.ndarray:
+    """Every test caption with every test image, one by one in rows of 77 tokens, mean over embeddings."""
+    entries = json.loads((data / "processed_data/test.json").read_text())
+    read = ClipTokenizer.from_package()
+    with torch.inference_mode():
+        images = [model.statistics.normalise(load_image(data / "imgs" / e["file_path"], (64, 32))) for e in entries]
+        of_images = [model.image_embeddings(image[None]) for image in images]
+        captions = [caption for entry in entries for caption in entry["captions"]]
+        of_texts = [model.text_embeddings(read.rows([read.clean(caption)], 77)) for caption in captions]
+        rows = [[np.mean([float(t[n] @ i[n].T) for n in t]) for i in of_images] for t in of_texts]
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(("system", "file"), [("clip", "irra"), ("rde", "rde")])
+def test_a_checkpoint_ranks_the_gallery_by_the_mean_of_its_cosines(benchmark, files, tmp_path, system, file):
+    ending = evaluate(system, files[file], benchmark, tmp_path / "out", "precision=fp32")
+    assert ending.code == 0, ending.errors
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert [name for name in metrics if name != "ceiling"] == ["stage1"]
+    model = {"clip": CLIP(SIZE), "rde": RDE(SIZE, RdeSettings(width=WIDTH))}[system].eval()
+    model.load_state_dict(torch.load(files[file], weights_only=True)["model"], strict=system == "rde")
+    expected, found = cosines(model, benchmark), np.load(tmp_path / "out/rankings.npz")
+    best = np.take_along_axis(expected, found["stage1_indices"], axis=1)
+    np.testing.assert_allclose(found["stage1_scores"], best, atol=1e-4)
+    assert expected.std() > 0.01
+    assert (np.sort(expected, axis=1)[:, ::-1][:, : best.shape[1]] - best).max() < 1e-4  # none better was left out
+
+
+def test_clip_as_it_is_needs_no_training(benchmark, files, tmp_path):
+    ending = evaluate("clip", files["clip"], benchmark, tmp_path / "out")
+    assert ending.code == 0, ending.errors
+    assert "1 of them resized" in ending.errors  # 3 x 3 patches of a square image, here 4 x 2
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["stage1"]["captions"] > 0
+
+
+def test_what_does_not_fit_is_said_in_one_line(benchmark, files, tmp_path):
+    given = ["--config", "configs/clip_cuhk_pedes.yaml", "--output_dir", tmp_path / "out", "--checkpoint"]
+    training = call(Retrieval.main, *given, files["clip"], "--set", *settings_of("clip", benchmark))
+    assert training.code == 2 and "there is no training of it" in training.errors.splitlines()[-1]
+    for more, told in (("k_test=5", "does not re-rank"), ("max_words=78", "clip.text_length"), ("temp=1", "temp")):
+        ending = evaluate("clip", files["clip"], benchmark, tmp_path / "out", more)
+        assert ending.code == 2 and told in ending.errors.splitlines()[-1]
+    ending = evaluate("clip", files["clip"], benchmark, tmp_path / "out", "clip.vision_depth=3")
+    assert ending.code == 2 and "does not fit the configured model" in ending.errors.splitlines()[-1]
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+def test_an_unknown_system_is_said_with_those_there_are():
+    ending = call(Retrieval.main, "--set", "system=irra", "--dry_run")
+    assert ending.code == 2 and "--set system=irra: `system` must be one of mars, clip, rde" in ending.errors
+
+
+def test_search_and_studies_take_it(benchmark, files, tmp_path):
+    given = ["--config", written(tmp_path, benchmark), "--checkpoint", files["irra"]]
+    gallery = ["--gallery", tmp_path / "gallery"]
+    indexed = call(search, "index", benchmark / "imgs", *given, *gallery)
+    assert indexed.code == 0, indexed.errors
+    answer = call(search, "query", "a woman in a red coat", *gallery, "--json")
+    assert answer.code == 0, answer.errors
+    hits = json.loads(answer.output)["hits"]
+    assert len(hits) > 1 and all(hit["match"] is None for hit in hits)
+    assert [hit["similarity"] for hit in hits] == sorted((hit["similarity"] for hit in hits), reverse=True)
+
+    def study(name: str) -> Ending:
+        return call(lambda: evaluation([name, *map(str, given), "--output_dir", str(tmp_path / "studies")]))
+
+    studied = study("density")
+    assert studied.code == 0, studied.errors
+    for name in ("gradcam", "reconstruction", "cost"):
+        refused = study(name)
+        assert refused.code == 2 and "this needs ALBEF, RaSa or MARS" in refused.errors.splitlines()[-1]
+    refused = call(search, "export", tmp_path / "exported", *given)
+    assert refused.code == 2 and "are not exported" in refused.errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml")))
+def test_every_file_of_another_system_evaluates(name, benchmark, files, tmp_path):
+    system = load_config(REPOSITORY / "configs" / name).system
+    if SYSTEMS[system].start:
+        pytest.skip("it trains, and is tested so")
+    given = ["--config", REPOSITORY / "configs" / name, "--output_dir", tmp_path / "out", "--checkpoint", files[system]]
+    ending = call(Retrieval.main, *given, "--evaluate", "--set", *settings_of(system, benchmark))
+    assert ending.code == 0, ending.errors
+
+
+def written(folder: Path, data: Path) -> Path:
+    """The settings of a small CLIP as a file."""
+    from utils.config import save_yaml
+
+    file = folder / "clip.yaml"
+    save_yaml(file, load_config("configs/clip_cuhk_pedes.yaml", settings_of("clip", data)))
+    return file
