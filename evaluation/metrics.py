@@ -18,7 +18,8 @@ from utils.errors import UserError
 
 SCORES_AT_ONCE = 2**20  # compared together on a CPU: they and their buffer stay in its cache
 METRIC_NAMES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "mAP": "mAP", "mINP": "mINP"}
-STAGE_NAMES = {"stage1": "stage 1", "reranked": "re-ranked"}
+# the last one of an evaluation is its result; before stage 1 stand embeddings alone that it takes the mean of
+STAGE_NAMES = {"bge": "global embedding", "tse": "selected tokens", "stage1": "stage 1", "reranked": "re-ranked"}
 CEILING = "ceiling"  # beside the stages: what can be expected at best, where a benchmark knows that
 COUNT_NAMES = {"captions": "captions", "images": "images", "captions_without_match": "without match"}
 

@@ -4,6 +4,7 @@ Letters: B batch, N image tokens, D width, E embedding.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from models.image_encoder import PixelStatistics
 class SearchModel(nn.Module, ABC):
     """A model that embeds images and captions side by side, so that cosine similarity ranks a gallery.
 
+    embeddings: where an embedding is several side by side, the numbers of each by name, as stages of an evaluation.
     search_parts: what the names of tensors that search reads begin with. reranks: whether it also scores pairs
     (`models.person_search.PersonSearchModel`). grid: patches along height and
     width; patch_size: their side in pixels; statistics: how pixels are normalised.
     """
 
+    embeddings: Mapping[str, slice] = {}
     search_parts: ClassVar[tuple[str, ...]] = ("",)
     reranks: ClassVar[bool] = False
     grid: tuple[int, int]

@@ -37,7 +37,7 @@ class StageResult:
 def rank_split(model: SearchModel, split: EvaluationSplit, setting: Setting) -> dict[str, StageResult]:
     """Rank the gallery for every caption: {"stage1": ..., "reranked": ...} on all processes.
 
-    Without candidates (K = 0) there is only stage 1.
+    Without candidates (K = 0) there is only stage 1; where embeddings are several side by side, each alone before it.
     """
     model.eval()
     tokens = KeptTokens(0)
@@ -47,7 +47,11 @@ def rank_split(model: SearchModel, split: EvaluationSplit, setting: Setting) -> 
     captions = embed_captions(model, split.captions, setting)
     right = right_images(split).to(setting.device)
     keep = min(setting.candidates or 10, len(images))
-    results = {"stage1": search(captions, images, right, keep)}
+    results = {
+        name: search(len(model.embeddings) * captions[:, part], images[:, part], right, keep)  # of length 1 each
+        for name, part in model.embeddings.items()
+    }
+    results["stage1"] = search(captions, images, right, keep)
     if setting.candidates:
         results["reranked"] = rerank(with_matching_head(model), split, setting, results["stage1"], right, tokens)
     return results

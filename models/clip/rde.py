@@ -49,7 +49,8 @@ class RDE(ClipModel):
                 f"unknown loss '{settings.loss}' of RDE{nearest(settings.loss, known)}; it has {list(known)}"
             )
         super().__init__(size, gradient_checkpointing)
-        self.settings = settings
+        self.settings, both = settings, size.embedding + settings.width
+        self.embeddings = {"bge": slice(0, size.embedding), "tse": slice(size.embedding, both)}
         selection = size.embedding, settings.width, settings.select_ratio, settings.batch_norm
         self.visul_emb_layer = PatchSelection(*selection)
         self.texual_emb_layer = WordSelection(*selection, size.text_length)
