@@ -122,7 +122,11 @@ SETTINGS = {
     "empty batches": (["batch_size_test=0"], "`batch_size_test` must be greater than or equal to 1"),
     "unknown split": (["model_selection=train"], "`model_selection` must be 'val' or 'test', not 'train'"),
     "missing BERT file": (["bert_config=nothing.json"], "bert_config", "nothing.json does not exist"),
-    "two problems": (["bert_config=[1]", "k_test=-1"], "`bert_config` must hold keys", "and 1 more problem"),
+    "two problems": (
+        ["bert_config=[1]", "k_test=-1"],
+        "`k_test` must be greater than or equal to 0",
+        "and 1 more problem",
+    ),
     "no training file": (["train_file=[]"], "`train_file` is not set", "--set train_file="),
     "no validation file": (["val_file="], "`val_file` is not set"),
     "no validation images": (["val_image_root="], "`val_image_root` is not set"),

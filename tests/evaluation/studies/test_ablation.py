@@ -159,8 +159,12 @@ def test_jobs_wait_for_those_they_rest_on(tmp_path):
     order = []
     jobs = [
         shell("late", f"cat {tmp_path}/made > {tmp_path}/copied", tmp_path, after="early"),
-        shell("early", f"sleep 0.5; echo $PLACE > {tmp_path}/made", tmp_path),
-        shell("other", "true", tmp_path),
+        shell(
+            "early",
+            f"until [ -e {tmp_path}/other ]; do sleep 0.1; done; sleep 1; echo $PLACE > {tmp_path}/made",
+            tmp_path,
+        ),
+        shell("other", f"touch {tmp_path}/other", tmp_path),
     ]
     run_quietly(jobs, done=lambda job: order.append(job.name))
     assert order == ["other", "early", "late"]
