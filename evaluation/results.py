@@ -220,7 +220,7 @@ def read_metrics(path: Path) -> dict[str, dict[str, Any]]:
     """
     stages = stages_of(read_json(path, "metrics file"))
     if not isinstance(stages, dict) or not stages.keys() - {CEILING}:
-        raise UserError(f"{path} holds no metrics of {' or '.join(STAGE_NAMES)}: evaluate the run again")
+        raise UserError(f"{path} holds no metrics of any stage: evaluate the run again")
     try:
         METRICS.validate_python(stages)
     except ValidationError as error:

@@ -21,7 +21,12 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 WITH_INTERVAL = ("r1", "mAP")
-WAYS = {"stage1": "by embeddings", "reranked": "re-ranked"}  # what a reader calls the stages
+WAYS = {  # what a reader calls the stages
+    "bge": "by the global embedding alone",
+    "tse": "by selected tokens alone",
+    "stage1": "by embeddings",
+    "reranked": "re-ranked",
+}
 ROUNDING = 0.005  # per cent by which a mean over captions may differ from metrics.json
 
 CaptionValues = dict[str, dict[str, np.ndarray]]  # stage -> metric -> per cent of each caption [C]
@@ -129,7 +134,7 @@ def rows_of(evaluated: Evaluated, prefix: str, seed: int) -> list[ScoreRow]:
 def differences_of(run: Evaluated, start: Evaluated | None, seed: int) -> list[Difference]:
     """Re-ranking over embeddings, then the run over its start: by each stage that both have, and by their last ones."""
     pairs = []
-    if len(run.values) > 1:
+    if "reranked" in run.values:
         pairs.append(("re-ranking over embeddings alone", run.values["reranked"], run.values["stage1"]))
     if start is not None:
         common = [stage for stage in run.values if stage in start.values]

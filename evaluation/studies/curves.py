@@ -30,7 +30,12 @@ SPLITS = {"val": "validation", "test": "selection on the test split"}
 COMPARED = ("r1", "mAP")  # metrics that several runs are compared by
 CEILING_STYLE: dict[str, Any] = {"linestyle": (0, (6, 3)), "marker": None, "linewidth": 1.0}
 CEILING_COLOR = "#555555"
-STAGE_STYLES = {"stage1": {"linestyle": "--", "marker": "s"}, "reranked": {"linestyle": "-", "marker": "o"}}
+STAGE_STYLES = {
+    "bge": {"linestyle": ":", "marker": "^"},
+    "tse": {"linestyle": "-.", "marker": "v"},
+    "stage1": {"linestyle": "--", "marker": "s"},
+    "reranked": {"linestyle": "-", "marker": "o"},
+}
 
 Epochs = Sequence[Mapping[str, Any]]
 Lines = list[tuple[str, list[float], list[float], dict]]  # label, epochs, values, line style

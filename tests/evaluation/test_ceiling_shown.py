@@ -96,7 +96,7 @@ def test_the_final_stage_is_not_the_ceiling():
 
 def test_a_ceiling_alone_is_no_result(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"ceiling": CEILING}))
-    with pytest.raises(UserError, match="holds no metrics of stage1"):
+    with pytest.raises(UserError, match="holds no metrics of any stage"):
         read_metrics(tmp_path / "metrics.json")
 
 

@@ -2,7 +2,9 @@
 
 import torch
 
-from evaluation.metrics import summarise
+from evaluation.metrics import STAGE_NAMES, summarise
+from evaluation.reporting.scores import WAYS
+from evaluation.studies.curves import STAGE_STYLES
 from evaluation.tables import as_cell, markdown_table, metrics_table
 
 
@@ -32,3 +34,7 @@ def test_table_shows_captions_without_match_only_when_there_are_any():
 def test_table_marks_a_missing_metric():
     line = metrics_table({"stage1": {"r1": 1.0}}).splitlines()[1]
     assert line.split() == ["stage1", "1.00", "-", "-", "-", "-"]
+
+
+def test_every_stage_has_a_name_in_reports_and_a_style_in_curves():
+    assert STAGE_NAMES.keys() == WAYS.keys() == STAGE_STYLES.keys()
