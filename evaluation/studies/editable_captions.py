@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dataset.attribute_words import COLOURS
 from dataset.attributes import Attribute
+from dataset.captions import clean_caption
 from dataset.tokens import TextTokenizer
 
 
@@ -48,7 +49,7 @@ class EditableCaption:
 
 def what_is_read(text: str, tokenizer: TextTokenizer, max_words: int) -> str:
     """The cleaned caption up to the last whole word of which the model reads all pieces."""
-    cleaned = tokenizer.clean(text, max_words)
+    cleaned = clean_caption(text, max_words)
     end = max(stop for _, stop in tokenizer.encode(cleaned, max_words).offsets)
     if end < len(cleaned) and cleaned[end] != " ":  # within a word
         end = cleaned.rfind(" ", 0, end) + 1
@@ -57,7 +58,7 @@ def what_is_read(text: str, tokenizer: TextTokenizer, max_words: int) -> str:
 
 def fits(text: str, tokenizer: TextTokenizer, max_words: int) -> bool:
     """True when a model reads the whole text."""
-    return what_is_read(text, tokenizer, max_words) == tokenizer.clean(text, None)
+    return what_is_read(text, tokenizer, max_words) == clean_caption(text, None)
 
 
 def make_editable(text: str, is_whole: bool, attributes: Sequence[Attribute]) -> EditableCaption:
