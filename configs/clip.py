@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from configs.schema import Config
+from dataset.images import Resampling
 from models.clip.rde import RdeSettings
-from models.clip.towers import ClipSize
+from models.clip.towers import HEAD_WIDTH, ClipSize
 from utils.config import Count, Section, Whole
 
 
@@ -20,15 +21,18 @@ Sides = Annotated[list[Count], Field(min_length=2, max_length=2), BeforeValidato
 
 
 class ClipSizes(Section):
-    """Sizes of both towers, by default those of OpenAI's ViT-B/16; those of a file must be the same."""
+    """Sizes of both towers, by default those of OpenAI's ViT-B/16; those of a file must be the same.
+
+    vision_heads, text_heads: null = one for 64 numbers of the width, as in all published models.
+    """
 
     patch_size: Count = ClipSize.patch_size
     vision_width: Count = ClipSize.vision_width
     vision_depth: Count = ClipSize.vision_depth
-    vision_heads: Count = ClipSize.vision_heads
+    vision_heads: Count | None = None
     text_width: Count = ClipSize.text_width
     text_depth: Count = ClipSize.text_depth
-    text_heads: Count = ClipSize.text_heads
+    text_heads: Count | None = None
     text_length: Annotated[int, Field(ge=3)] = ClipSize.text_length
     vocabulary: Annotated[int, Field(ge=4)] = ClipSize.vocabulary
     embedding: Count = ClipSize.embedding
@@ -55,10 +59,24 @@ class DualEncoderConfig(Config):
         return height, width
 
     @property
+    def resampling(self) -> Resampling:
+        """As IRRA and RDE resize; OpenAI's own evaluation is bicubic."""
+        return "bilinear"
+
+    @property
     def size(self) -> ClipSize:
         """What the towers are built by."""
         stride = self.stride_size or self.clip.patch_size
-        return ClipSize(image_size=self.image_size, stride=stride, **self.clip.model_dump())
+        return ClipSize(image_size=self.image_size, stride=stride, **{**self.clip.model_dump(), **self.heads})
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Of both towers, which the shapes of a file do not tell."""
+        sizes = self.clip
+        return {
+            "vision_heads": sizes.vision_heads or max(1, sizes.vision_width // HEAD_WIDTH),
+            "text_heads": sizes.text_heads or max(1, sizes.text_width // HEAD_WIDTH),
+        }
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Pairs (key, what is wrong) for values that do not fit each other."""
@@ -67,8 +85,8 @@ class DualEncoderConfig(Config):
         if min(self.image_res) < sizes.patch_size:
             yield "image_res", f"{self.image_res} is smaller than a patch of {sizes.patch_size} pixels"
         for tower, width, heads in (
-            ("vision", sizes.vision_width, sizes.vision_heads),
-            ("text", sizes.text_width, sizes.text_heads),
+            ("vision", sizes.vision_width, self.heads["vision_heads"]),
+            ("text", sizes.text_width, self.heads["text_heads"]),
         ):
             if width % heads:
                 yield f"clip.{tower}_heads", f"clip.{tower}_width {width} is not divisible by {heads} heads"

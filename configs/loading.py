@@ -32,6 +32,7 @@ def resolve_config(values: Mapping[str, Any], where: str, overrides: Sequence[st
     """Read what `values` refer to, apply overrides one by one, validate."""
     setting = next((setting for setting in overrides if setting.split("=")[0].strip() == "system"), None)
     schema = schema_of(override(values, overrides), f"--set {setting}" if setting else where)
+    where = f"{where} with --set {setting}" if setting else where
     values = expand({**schema.usual, **values}, where)
     settings = override(values, overrides)
     try:

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from dataset.attributes import AttributeRule
 from dataset.augmentation import Augmentation
 from dataset.captions import CaptionReading
+from dataset.images import Resampling
 from models.settings import ModelSettings
 from utils.config import (
     Count,
@@ -91,6 +92,11 @@ class Config(Section):
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         raise NotImplementedError
+
+    @property
+    def resampling(self) -> Resampling:
+        """How images are resized; as the published work does it."""
+        return "bicubic"
 
     @property
     def epochs(self) -> int:

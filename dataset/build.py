@@ -71,11 +71,11 @@ def open_clip_tokenizer(
     saved = (checkpoint or {}).get("tokenizer")
     try:
         tokenizer = ClipTokenizer.from_json(saved) if isinstance(saved, str) else ClipTokenizer.from_package()
-    except UserError as error:
+    except UserError:
         if not isinstance(saved, str):
             raise
         where = (checkpoint or {}).get("path", "")
-        raise UserError(f"checkpoint {where} is of another system than {config.system}: {error}") from None
+        raise UserError(f"checkpoint {where} is of another system than {config.system}") from None
     if tokenizer.vocabulary_size != config.clip.vocabulary:
         raise UserError(
             f"the tokenizer has {tokenizer.vocabulary_size} tokens, clip.vocabulary is {config.clip.vocabulary}; they"

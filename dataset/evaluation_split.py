@@ -18,7 +18,7 @@ from dataset.annotations import Entry
 from dataset.batch import TextTokens
 from dataset.cut_captions import CutCaptions
 from dataset.image_files import normal_path
-from dataset.images import load_image
+from dataset.images import Resampling, load_image
 from dataset.tokens import TextTokenizer, pad_batch
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
@@ -52,10 +52,10 @@ class EvaluationSplit:
 
     identities are renumbered so that equal ones have equal numbers: image_identity [G],
     caption_identity [C], int64. texts: the captions as written. digests: of image files by
-    normalised name; a file with another one is refused. view: what becomes of a resized image uint8
-    [3, H, W] and its index in the gallery before the model sees it; can be pickled. caption_image [C]: index in
-    the gallery of the image that a caption was written for, where that is known. ceiling: the best metrics that can be
-    expected of these queries, in per cent, and what they were taken over, where they are known.
+    normalised name; a file with another one is refused. resampling: how images are resized. view: what becomes of a
+    resized image uint8 [3, H, W] and its index in the gallery before the model sees it; can be pickled. caption_image
+    [C]: index in the gallery of the image that a caption was written for, where that is known. ceiling: the best
+    metrics that can be expected of these queries, in per cent, and what they were taken over, where they are known.
     """
 
     images: list[str]
@@ -66,6 +66,7 @@ class EvaluationSplit:
     identities: list[int | str]
     captions: Captions
     digests: Mapping[str, str] = field(default_factory=dict)
+    resampling: Resampling = "bicubic"
     view: Callable[[Tensor, int], Tensor] | None = None
     caption_image: Tensor | None = None
     ceiling: Mapping[str, float | int] = field(default_factory=dict)
@@ -159,7 +160,7 @@ class ImageBlocks(Dataset[Tensor | UserError]):
 
     def load(self, index: int) -> Tensor:
         split, name = self.split, self.split.images[index]
-        image = load_image(split.image_root / name, self.size, split.digests.get(normal_path(name)))
+        image = load_image(split.image_root / name, self.size, split.digests.get(normal_path(name)), split.resampling)
         return image if split.view is None else split.view(image, index)
 
 

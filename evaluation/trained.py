@@ -116,6 +116,7 @@ def open_split(config: Config, name: str, tokenizer: TextTokenizer) -> Evaluatio
     check_images(entries, root)
     split = make_split(entries, root, tokenizer, config.max_words, read_digests(file), f"{name} split")
     images = [(entry.image, entry.identity, entry.captions) for entry in written]
+    split = replace(split, resampling=config.resampling)
     return replace(split, ceiling=read_ceiling(images, (file.parent, file.parent.parent, Path(root).absolute().parent)))
 
 

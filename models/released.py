@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 ENCODER = "visual_encoder."
 ENCODERS = (ENCODER, "visual_encoder_m.")
 FOREIGN = "of another image encoder"  # why a tensor is not used
+OF_CLIP = ("visual.class_embedding", "base_model.")  # names in files of CLIP, and of IRRA and RDE
 COUNTERS = ("idx_queue", "queue_ptr")  # mean nothing outside the run that made them
 OF_THE_MODEL = (  # settings that decide which tensors there are
     "image_encoder",
@@ -280,6 +281,8 @@ def refuse_strangers(asked: list[str], fitting: Mapping, unused: Mapping[str, st
     networks = [name for name in asked if name not in OF_A_RUN]
     matched = sum(name in fitting for name in networks)
     if 2 * matched < len(networks):
+        if any(name.startswith(OF_CLIP) for name in unused):
+            raise UserError(f"checkpoint {where} is of CLIP, IRRA or RDE, which system=clip and system=rde evaluate")
         example = next((f"; for example {name}: {why}" for name, why in unused.items()), "")
         raise UserError(
             f"checkpoint {where} matches only {matched} of {len(networks)} tensors of the configured model"

@@ -32,6 +32,10 @@ class SearchModel(nn.Module, ABC):
     @abstractmethod
     def statistics(self) -> PixelStatistics: ...
 
+    def facts(self) -> dict[str, str]:
+        """What results depend on beside the weights: a gallery is searched with the same alone."""
+        return {}
+
     @property
     @abstractmethod
     def embedding_width(self) -> int:

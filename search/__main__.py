@@ -115,9 +115,9 @@ def answer_as_json(answer: Answer, gallery: Gallery) -> str:
 def print_answer(answer: Answer, gallery: Gallery) -> None:
     """A line for each hit; what was left out goes to stderr."""
     for rank, hit in enumerate(answer.hits, 1):
-        match = "     " if hit.match is None else f"{hit.match:.3f}"
+        match = "" if hit.match is None else f"match {hit.match:.3f}  "
         file = in_a_line(str(gallery.images / hit.path))
-        print(f"{rank:3}  match {match}  similarity {hit.similarity:.3f}  {file}")
+        print(f"{rank:3}  {match}similarity {hit.similarity:.3f}  {file}")
     if not answer.hits:
         print("nothing found")
     for path, fault in answer.missing.items():

@@ -109,9 +109,10 @@ class Encoder:
             # all of the text encoder: its MLM head is part of the digest that galleries have recorded
             if name.startswith((*self.model.search_parts, "text_encoder.")):
                 digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         digest.update(self.trained.tokenizer.to_json().encode())
         return {
+            **self.model.facts(),
             "model": digest.hexdigest(),
             "image_size": list(self.config.image_size),
             "max_words": self.config.max_words,
@@ -122,7 +123,7 @@ class Encoder:
 
     def read(self, content: bytes) -> Tensor:
         """The content of an image file as uint8 [3, H, W]. Raises dataset.decoding.Unusable."""
-        return image_from(content, self.config.image_size)
+        return image_from(content, self.config.image_size, self.config.resampling)
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Tensor]) -> tuple[Tensor | None, np.ndarray]:

@@ -1,6 +1,7 @@
 """Models of CLIP's family by the commands of users: evaluated, searched with, studied; what cannot be done is said."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from evaluation.__main__ import main as evaluation
 from models.clip.clip_model import CLIP
 from models.clip.rde import RDE, RdeSettings
 from search.__main__ import main as search
+from utils.config import save_yaml
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,8 @@ def cosines(model: CLIP | RDE, data: Path) -> dict[str, np.ndarray]:
     entries = json.loads((data / "processed_data/test.json").read_text())
     read = ClipTokenizer.from_package()
     with torch.inference_mode():
-        images = [model.statistics.normalise(load_image(data / "imgs" / e["file_path"], (64, 32))) for e in entries]
+        read_image = partial(load_image, size=(64, 32), resampling="bilinear")
+        images = [model.statistics.normalise(read_image(data / "imgs" / entry["file_path"])) for entry in entries]
         of_images = [model.image_embeddings(image[None]) for image in images]
         captions = [caption for entry in entries for caption in entry["captions"]]
         of_texts = [model.text_embeddings(read.rows([read.clean(caption)], 77)) for caption in captions]
@@ -98,8 +101,42 @@ def test_an_unknown_system_is_said_with_those_there_are():
     assert ending.code == 2 and "--set system=irra: `system` must be one of mars, clip, rde" in ending.errors
 
 
+def test_a_file_of_another_system_is_told(benchmark, files, tmp_path):
+    told = evaluate("clip", files["rde"], benchmark, tmp_path / "out").errors
+    assert "is of RDE: set system=rde" in told
+    for file in ("irra", "clip"):
+        ending = evaluate("rde", files[file], benchmark, tmp_path / "other")
+        assert ending.code == 2 and "is not of RDE" in ending.errors.splitlines()[-1]
+    resnet = {"visual.layer1.0.conv1.weight": torch.zeros(2, 2, 1, 1), "token_embedding.weight": torch.zeros(9, 2)}
+    torch.save(resnet, tmp_path / "resnet.pt")
+    ending = evaluate("clip", tmp_path / "resnet.pt", benchmark, tmp_path / "other")
+    assert ending.code == 2 and "encoded by a ResNet" in ending.errors.splitlines()[-1]
+    given = ["--config", "configs/demo_from_nothing.yaml", "--output_dir", tmp_path / "mars", "--evaluate"]
+    settings = ["vocabulary_size=100", *data_settings(benchmark)]
+    ending = call(Retrieval.main, *given, "--checkpoint", files["clip"], "--set", *settings)
+    assert ending.code == 2 and "which system=clip and system=rde evaluate" in ending.errors.splitlines()[-1]
+
+
+def test_heads_are_one_for_64_numbers_unless_they_are_configured():
+    large = ["clip.vision_width=1024", "clip.text_width=768"]
+    size = load_config("configs/clip_cuhk_pedes.yaml", large).size
+    assert (size.vision_heads, size.text_heads) == (16, 12)
+    assert load_config("configs/clip_cuhk_pedes.yaml", [*large, "clip.text_heads=6"]).size.text_heads == 6
+
+
+@pytest.mark.parametrize("system", ["clip", "rde"])
+def test_search_ranks_as_evaluation_does_and_with_the_same_heads_alone(benchmark, files, tmp_path, system):
+    config = written(tmp_path, benchmark, system)
+    gallery = ["--gallery", tmp_path / "gallery"]
+    indexed = call(search, "index", benchmark / "imgs", "--config", config, "--checkpoint", files[system], *gallery)
+    assert indexed.code == 0, indexed.errors
+    assert call(search, "query", "a woman in a red coat", *gallery).code == 0
+    refused = call(search, "query", "a woman in a red coat", *gallery, "--set", "clip.text_heads=4")
+    assert refused.code == 2
+
+
 def test_search_and_studies_take_it(benchmark, files, tmp_path):
-    given = ["--config", written(tmp_path, benchmark), "--checkpoint", files["irra"]]
+    given = ["--config", written(tmp_path, benchmark, "clip"), "--checkpoint", files["irra"]]
     gallery = ["--gallery", tmp_path / "gallery"]
     indexed = call(search, "index", benchmark / "imgs", *given, *gallery)
     assert indexed.code == 0, indexed.errors
@@ -131,10 +168,8 @@ def test_every_file_of_another_system_evaluates(name, benchmark, files, tmp_path
     assert ending.code == 0, ending.errors
 
 
-def written(folder: Path, data: Path) -> Path:
-    """The settings of a small CLIP as a file."""
-    from utils.config import save_yaml
-
-    file = folder / "clip.yaml"
-    save_yaml(file, load_config("configs/clip_cuhk_pedes.yaml", settings_of("clip", data)))
+def written(folder: Path, data: Path, system: str) -> Path:
+    """The settings of a small model as a file."""
+    file = folder / f"{system}.yaml"
+    save_yaml(file, load_config(f"configs/{system}_cuhk_pedes.yaml", settings_of(system, data)))
     return file

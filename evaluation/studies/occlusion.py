@@ -159,7 +159,7 @@ def example_strip(
 ) -> Image.Image:
     """One image of the gallery under each fraction, side by side, as high as the file is in proportion."""
     path = split.image_root / split.images[index]
-    image = load_image(path, model.config.image_size)
+    image = load_image(path, model.config.image_size, resampling=model.config.resampling)
     with Image.open(path) as file:
         width, height = EXAMPLE[0], round(EXAMPLE[0] * file.height / file.width)
     strip = Image.new("RGB", (len(fractions) * sum(EXAMPLE) - EXAMPLE[1], height), PAPER)

@@ -33,6 +33,10 @@ class ClipModel(SearchModel):
         """F."""
         return self.base_model.size.embedding
 
+    def facts(self) -> dict[str, str]:
+        """Weights have the same shapes whatever the heads and the stride are."""
+        return {"clip": str(self.base_model.size)}
+
     @abstractmethod
     def image_embeddings(self, image: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W], normalised -> embeddings by name, [B, E]."""

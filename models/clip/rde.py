@@ -55,6 +55,9 @@ class RDE(ClipModel):
         self.visul_emb_layer = PatchSelection(*selection)
         self.texual_emb_layer = WordSelection(*selection, size.text_length)
 
+    def facts(self) -> dict[str, str]:
+        return {**super().facts(), "select_ratio": str(self.settings.select_ratio)}
+
     @property
     def embedding_width(self) -> int:
         """F: of both embeddings."""

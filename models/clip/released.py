@@ -101,6 +101,8 @@ def load_dual_encoder(
     Raises UserError when a tensor is missing, too many or of another shape: nothing is copied then.
     """
     held = dual_encoder_tensors(weights)
+    if name := resnet(held):
+        raise UserError(f"checkpoint {where} has no Vision Transformer{name}; {WHAT_FITS}")
     fitted, resized = fit_positions(held, model, POSITIONS, where, stated_grid(weights, old_grid))
     load_strictly(model, fitted, where)
     ignored = [name for name in weights if name not in fitted and name.removeprefix(BASE) not in fitted]
@@ -168,7 +170,5 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], where: str) -
     ]
     if wrong:
         more = f" ({counted(len(wrong), 'tensor')} in all)" if len(wrong) > 1 else ""
-        raise UserError(
-            f"checkpoint {where} does not fit the configured model: it {wrong[0]}{more}; check its sizes and losses"
-        )
+        raise UserError(f"checkpoint {where} does not fit the configured model: it {wrong[0]}{more}; check its sizes")
     model.load_state_dict(dict(weights))
