@@ -9,7 +9,7 @@ from configs.schema import Config
 from dataset.images import Resampling
 from models.clip.rde import RdeSettings
 from models.clip.towers import HEAD_WIDTH, ClipSize
-from utils.config import Count, Section, Whole
+from utils.config import Count, Section
 
 
 def both_sides(value: Any) -> Any:
@@ -50,7 +50,6 @@ class DualEncoderConfig(Config):
     stride_size: Count | None = None
     clip: ClipSizes = ClipSizes()
     max_words: Annotated[int, Field(ge=3)] = ClipSize.text_length
-    k_test: Whole = 0
 
     @property
     def image_size(self) -> tuple[int, int]:

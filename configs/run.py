@@ -186,7 +186,8 @@ def warn_of_changes(config: Config, checkpoint: Mapping[str, Any]) -> None:
     They are drawn within a process's batch, unless configured.
     """
     pool, batch = checkpoint.get("negatives_pool"), config.batch_size_train
-    if isinstance(pool, int) and pool > 0 and batch % pool and getattr(config, "hard_negatives_within", None) is None:
+    drawn_among_all = isinstance(config, MarsConfig) and config.hard_negatives_within is None
+    if isinstance(pool, int) and pool > 0 and batch % pool and drawn_among_all:
         logger.warning("hard negatives are now drawn among %d samples, no longer among %d", batch, pool)
     saved, here = flat(saved_config(checkpoint)), flat(config.model_dump(mode="json"))
     changed = [key for key, value in saved.items() if key in here and here[key] != value and key not in OF_THE_START]

@@ -5,6 +5,7 @@ Keys of the networks and of what they learn are declared in `models/settings.py`
 optimizer and learning rate in `utils/training/optimization.py`; all lie side by side in a file.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -89,9 +90,9 @@ class Config(Section):
         return files
 
     @property
+    @abstractmethod
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        raise NotImplementedError
 
     @property
     def resampling(self) -> Resampling:
