@@ -1,5 +1,8 @@
 """What a loader hands to a model: the one place where `dataset/` and `models/` meet.
 
+Batches of MARS are a `TrainBatch`, those of the systems on CLIP a `PairBatch`. A loader hands over what either is made
+of on its device, a `LoadedBatch` or `LoadedPairs`.
+
 Letters: B batch, H and W image height and width, T text tokens, C attributes of a caption.
 """
 
@@ -12,6 +15,7 @@ from torch import Tensor
 from utils.processes.handover import map_leaves
 
 Batch = TypeVar("Batch", bound="Samples")
+Pairs = TypeVar("Pairs", bound="PairBatch")
 BUCKET = 8  # tokens of captions, and attributes of one, are padded to multiples of it where shapes should be few
 MEAN_BUCKET = 4  # and so are the words of captions in the mean, where they are computed without padding
 
@@ -143,6 +147,57 @@ class LoadedBatch(Samples):
         first, second = there.mirrored.unbind(1)
         kept = {part.name: getattr(there, part.name) for part in fields(Samples)}
         return TrainBatch(**kept, image1=mirror(there.views[0], first), image2=mirror(there.views[-1], second))
+
+
+@dataclass(frozen=True)
+class MaskedCaptions:
+    """Captions with masked words. ids, labels [B, T]: what is read; what was there, 0 where nothing was masked."""
+
+    ids: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """B pairs of an image and a caption, as IRRA and RDE take them.
+
+    image: [B, 3, H, W], uint8, or float32 when normalised. ids: [B, T] int64, padded at their end.
+    identity: [B] int64, numbered from 0. index: [B] int64, index of the sample in the data set.
+    masked: the captions once more, for MLM; None = without. clean: [B], 1 = the caption fits its image, 0 = it does
+    not; None = all do.
+    """
+
+    image: Tensor
+    ids: Tensor
+    identity: Tensor
+    index: Tensor
+    masked: MaskedCaptions | None = None
+    clean: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        return self.identity.shape[0]
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """The same on `device`; images stay uint8, and the model normalises them."""
+        return map_leaves(self, lambda part: part.to(device, non_blocking=True))
+
+    def pin_memory(self: Pairs) -> Pairs:
+        """Called by a DataLoader that pins memory."""
+        return map_leaves(self, Tensor.pin_memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPairs(PairBatch):
+    """B pairs as a loader hands them over. mirrored: [B] bool, which images are to be mirrored, on the device."""
+
+    mirrored: Tensor
+
+    def to(self, device: torch.device) -> PairBatch:
+        """The pairs on `device`, where their images are mirrored."""
+        there = map_leaves(self, lambda part: part.to(device, non_blocking=True))
+        kept = {part.name: getattr(there, part.name) for part in fields(PairBatch)}
+        return PairBatch(**{**kept, "image": mirror(there.image, there.mirrored)})
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:

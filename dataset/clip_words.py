@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.batch import MaskedCaptions
 from dataset.clip_tokens import ClipSpecialTokens
 
-NO_LABEL = 0  # where nothing was masked
+NO_LABEL = 0  # where nothing was masked, see `MaskedCaptions`
 MASKED = 0.15  # of all words, for masked language modelling (IRRA)
 AUGMENTED = 0.2  # of all words, where captions are augmented (RDE)
 Purpose = Literal["mlm", "augmentation"]
@@ -43,14 +44,6 @@ class WordNoise:
             uniform[row] = rng.random(length)
             words[row] = rng.integers(1, special.mask, length)
         return cls(torch.from_numpy(uniform), torch.from_numpy(words))
-
-
-@dataclass(frozen=True)
-class MaskedCaptions:
-    """Captions with masked words. ids, labels [B, T]: what is read; what was there, NO_LABEL where not masked."""
-
-    ids: Tensor
-    labels: Tensor
 
 
 def mask_words(

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from dataset.batch import PairBatch
 from models.clip import losses
 from models.clip.clip_model import CLIP
 from models.clip.cross_modal import CrossModal
-from models.clip.step import ClipBatch, Everyone, gather_pairs, over_processes, unit
+from models.clip.step import Everyone, gather_pairs, over_processes, unit
 from models.clip.towers import HEAD_WIDTH, ClipSize, end_of_text, token_at
 from models.kernels import Linear
 from models.losses import Mean
@@ -42,7 +43,7 @@ class IrraSettings:
 class IrraStep:
     """What a loss reads: tokens of the image [B, N, E] and of the masked caption [B, T, E], features [B, E]."""
 
-    batch: ClipBatch
+    batch: PairBatch
     image_tokens: Tensor
     masked_tokens: Tensor | None
     image: Tensor
@@ -68,12 +69,12 @@ class IRRA(CLIP, CrossModal):
             heads = settings.cross_heads or max(1, width // HEAD_WIDTH)
             self.build_cross_modal(width, heads, settings.cross_depth, size.vocabulary)
 
-    def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
+    def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """One training step: unweighted losses by name."""
         step = self.read(batch)
         return over_processes({name: LOSSES[name](self, step) for name in self.settings.losses})
 
-    def read(self, batch: ClipBatch) -> IrraStep:
+    def read(self, batch: PairBatch) -> IrraStep:
         """Both modalities encoded; the caption once where its features are those of the masked one."""
         masked, tokens = batch.masked, None
         image_tokens = self.base_model.encode_image(batch.image).tokens

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dataset.batch import PairBatch
 from models.clip import losses
 from models.clip.clip_model import ClipModel
 from models.clip.losses import PairLossSettings, Pairs
-from models.clip.step import ClipBatch, gather_pairs, over_processes, unit
+from models.clip.step import gather_pairs, over_processes, unit
 from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection, attended_by
 from models.clip.towers import ClipSize, end_of_text, token_at
 from utils.errors import UserError, nearest
@@ -71,7 +72,7 @@ class RDE(ClipModel):
         """Captions [B, T] -> embeddings of length 1 by name: bge [B, E], tse [B, F]."""
         return {name: unit(features) for name, features in self.text_features(ids).items()}
 
-    def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
+    def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """One training step: the loss of the clean pairs of a batch, by embedding."""
         name, values = self.settings.loss, self.pair_losses(batch)
         clean = torch.ones_like(values["bge"]) if batch.clean is None else batch.clean.float()
@@ -80,7 +81,7 @@ class RDE(ClipModel):
             {key: losses.over_clean_pairs(name, each, clean, processes) for key, each in values.items()}
         )
 
-    def pair_losses(self, batch: ClipBatch) -> dict[str, Tensor]:
+    def pair_losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """The loss of each pair [B], by embedding; by it pairs are told clean from noisy."""
         image, text = self.image_features(batch.image), self.text_features(batch.ids)
         return {name: self.compare(image[name], text[name], batch.identity) for name in EMBEDDINGS}

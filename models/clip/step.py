@@ -1,6 +1,6 @@
-"""What IRRA's and RDE's training steps read, and how their losses compare samples of many processes.
+"""How the losses of IRRA and RDE compare samples of many processes.
 
-Letters: B samples of this process, M samples of all processes, T text tokens, E embedding.
+Letters: B samples of this process, M samples of all processes, E embedding.
 """
 
 from collections.abc import Mapping
@@ -12,28 +12,6 @@ from torch.nn.functional import normalize
 
 from models.losses import Mean
 from utils.processes.distributed import gather_rows, gather_with_gradient, mean_over_processes, rank
-
-
-@dataclass(frozen=True)
-class MaskedCaptions:
-    """Captions with masked words. ids, labels [B, T]: what is read; what was there, 0 where nothing was masked."""
-
-    ids: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class ClipBatch:
-    """Pairs of an image and a caption: image [B, 3, H, W], normalised; ids [B, T]; identity [B].
-
-    masked: the captions once more, for MLM. clean [B]: 1 = the caption fits its image, 0 = it does not; None = all do.
-    """
-
-    image: Tensor
-    ids: Tensor
-    identity: Tensor
-    masked: MaskedCaptions | None = None
-    clean: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from tiny_clip import SIZE, batch
 
+from dataset.batch import MaskedCaptions, PairBatch
 from models.clip.irra import IRRA, IrraSettings
 from models.clip.rde import RDE, RdeSettings
-from models.clip.step import ClipBatch, MaskedCaptions
 from utils.processes.distributed import mean_over_processes, rank, world_size
+from utils.processes.handover import map_leaves
 
 
 def models() -> dict[str, torch.nn.Module]:
@@ -24,7 +25,7 @@ def models() -> dict[str, torch.nn.Module]:
     return {"irra": IRRA(SIZE, irra), **{loss: RDE(SIZE, RdeSettings(loss, width=8)) for loss in ("TAL", "SDM")}}
 
 
-def whole_batch() -> ClipBatch:
+def whole_batch() -> PairBatch:
     """Six samples, of which the first half has fewer masked words and clean pairs than the second."""
     given = batch((0, 1, 1, 2, 0, 1))
     labels = given.masked.labels.clone()
@@ -33,12 +34,11 @@ def whole_batch() -> ClipBatch:
     return replace(given, masked=masked, clean=clean)
 
 
-def share(given: ClipBatch) -> ClipBatch:
+def share(given: PairBatch) -> PairBatch:
     """What this process has of a batch."""
-    count = len(given.ids) // world_size()
+    count = given.size // world_size()
     rows = slice(rank() * count, (rank() + 1) * count)
-    masked = MaskedCaptions(given.masked.ids[rows], given.masked.labels[rows])
-    return ClipBatch(given.image[rows], given.ids[rows], given.identity[rows], masked, given.clean[rows])
+    return map_leaves(given, lambda part: part[rows])
 
 
 def results() -> dict[str, dict[str, torch.Tensor]]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from golden_numbers import golden_device, golden_files
 
+from dataset.batch import MaskedCaptions, PairBatch
 from models.clip.irra import IRRA, IrraSettings
 from models.clip.losses import PairLossSettings
 from models.clip.rde import RDE, RdeSettings
-from models.clip.step import ClipBatch, MaskedCaptions
 from models.clip.towers import ClipSize
 
 FILES = golden_files("clip")
@@ -67,10 +67,17 @@ def build_rde(golden: dict, loss: str = "TAL", batch_norm: str = "frozen") -> RD
     return model.to(golden_device())
 
 
-def batch_of(golden: dict) -> ClipBatch:
+def batch_of(golden: dict) -> PairBatch:
     inputs = golden["inputs"]
     masked = MaskedCaptions(inputs["mlm_ids"], inputs["mlm_labels"]) if "mlm_ids" in inputs else None
-    return ClipBatch(inputs["images"], inputs["caption_ids"], inputs["pids"], masked, inputs.get("label_hat"))
+    return PairBatch(
+        image=inputs["images"],
+        ids=inputs["caption_ids"],
+        identity=inputs["pids"],
+        index=torch.arange(len(inputs["pids"])),
+        masked=masked,
+        clean=inputs.get("label_hat"),
+    )
 
 
 def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny_clip import SIZE, batch, captions, finite_gradients
 
+from dataset.batch import MaskedCaptions
 from models.clip.irra import IRRA, IrraSettings, loss_names
 from models.clip.losses import PAIR_LOSSES, PairLossSettings
 from models.clip.rde import RDE, RdeSettings
-from models.clip.step import MaskedCaptions
 from models.clip.token_selection import selectable
 from utils.errors import UserError
 from utils.precision import autocast

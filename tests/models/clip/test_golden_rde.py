@@ -1,5 +1,7 @@
 """RDE against numbers computed by the published code; files as `tests/golden_numbers.py` says."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from golden_numbers import golden_folder
@@ -17,7 +19,7 @@ from models.clip.clip_model import side_by_side
 from models.clip.losses import PAIR_LOSSES, PairLossSettings, Pairs, loss_of_pairs
 from models.clip.parameter_groups import ParameterRates, parameter_groups
 from models.clip.rde import EMBEDDINGS
-from models.clip.step import ClipBatch, unit
+from models.clip.step import unit
 
 pytestmark = [
     pytest.mark.skipif(not RDE_FILES, reason=f"GOLDEN_DIR {golden_folder()} has no numbers of RDE"),
@@ -83,8 +85,8 @@ def test_gradients(path):
 
 def test_statistics_of_the_batch(path):
     golden = read(path)
-    model, recorded, inputs = build_rde(golden, batch_norm="batch").train(), golden["batch_stats"], golden["inputs"]
-    batch = ClipBatch(inputs["images"], recorded["caption_ids"], inputs["pids"], clean=inputs["label_hat"])
+    model, recorded = build_rde(golden, batch_norm="batch").train(), golden["batch_stats"]
+    batch = replace(batch_of(golden), ids=recorded["caption_ids"])
     losses = model(batch)
     sum(losses.values()).backward()
     for name in EMBEDDINGS:

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.clip.step import ClipBatch, MaskedCaptions
+from dataset.batch import MaskedCaptions, PairBatch
 from models.clip.towers import ClipSize
 
 SIZE = ClipSize(
@@ -28,13 +28,19 @@ def captions(*words: int, length: int = 10) -> torch.Tensor:
     return torch.tensor([row + [0] * (length - len(row)) for row in rows])
 
 
-def batch(identities: tuple[int, ...] = (0, 1, 1, 2), masked: bool = True) -> ClipBatch:
+def batch(identities: tuple[int, ...] = (0, 1, 1, 2), masked: bool = True) -> PairBatch:
     ids = captions(*(3 + number % 4 for number in range(len(identities))))
     hidden, labels = ids.clone(), torch.zeros_like(ids)
     hidden[:, 1], labels[:, 1] = 27, ids[:, 1]
     torch.manual_seed(1)
     image = torch.randn(len(identities), 3, *SIZE.image_size)
-    return ClipBatch(image, ids, torch.tensor(identities), MaskedCaptions(hidden, labels) if masked else None)
+    return PairBatch(
+        image=image,
+        ids=ids,
+        identity=torch.tensor(identities),
+        index=torch.arange(len(identities)),
+        masked=MaskedCaptions(hidden, labels) if masked else None,
+    )
 
 
 def finite_gradients(model: torch.nn.Module, total: torch.Tensor) -> None:
