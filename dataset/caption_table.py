@@ -9,21 +9,21 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from dataset.attributes import Attribute, attribute_ids
-from dataset.tokens import CaptionTokenizer
+from dataset.tokens import TextTokenizer
 
 
 class CaptionTable:
     """Token ids of N captions, and which attribute each token belongs to, in the order of the captions.
 
     captions: cleaned; spans: the attributes of each as spans of characters. Captions keep `max_tokens` tokens.
-    lengths [N] int32: tokens of each caption, [CLS] and [SEP] included.
+    lengths [N] int32: tokens of each caption, those at its start and end included.
     """
 
     def __init__(
         self,
         captions: Sequence[str],
         spans: Iterable[Sequence[Attribute]],
-        tokenizer: CaptionTokenizer,
+        tokenizer: TextTokenizer,
         max_tokens: int,
     ):
         ids, attributes, lengths = array("i"), array("i"), array("i")

@@ -9,7 +9,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.resources import files
@@ -17,10 +17,10 @@ from importlib.util import find_spec, module_from_spec
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Encoding, Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
-from dataset.tokens import Encoded, words_before
+from dataset.tokens import Encoded, pieces_of_all, words_before
 from utils.errors import UserError
 
 WORD_END = "</w>"  # what the last symbol of a word carries
@@ -109,9 +109,16 @@ class ClipTokenizer:
 
         What is too long loses its last pieces, never its end. Raises UserError when not even both fit.
         """
+        return self._cut(self._tokenizer.encode(caption, add_special_tokens=False), length)
+
+    def encode_all(self, captions: Sequence[str], length: int) -> Iterator[Encoded]:
+        """`encode` of many captions, on all cores."""
+        return (self._cut(pieces, length) for pieces in pieces_of_all(self._tokenizer, captions))
+
+    def _cut(self, pieces: Encoding, length: int) -> Encoded:
+        """The pieces that are kept of a caption; see `encode`."""
         if length < 2:
             raise UserError(f"a caption of {length} tokens has no words: its start and its end alone are 2")
-        pieces = self._tokenizer.encode(caption, add_special_tokens=False)
         kept = length - 2
         return Encoded(
             ids=[self.special.start, *pieces.ids[:kept], self.special.end],

@@ -45,6 +45,10 @@ class WordNoise:
             words[row] = rng.integers(1, special.mask, length)
         return cls(torch.from_numpy(uniform), torch.from_numpy(words))
 
+    def cut(self, length: int) -> "WordNoise":
+        """That of the first positions, for rows of `length` ids."""
+        return WordNoise(self.uniform[:, :length], self.words[:, :length])
+
 
 def mask_words(
     ids: Tensor, noise: WordNoise, special: ClipSpecialTokens, probability: float = MASKED

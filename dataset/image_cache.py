@@ -33,7 +33,7 @@ from tqdm import tqdm
 from dataset.annotations import Entry
 from dataset.decoding import known_formats
 from dataset.image_files import normal_path
-from dataset.images import load_image
+from dataset.images import Resampling, load_image
 from utils.errors import UserError
 from utils.files import atomic_write, remove_leftovers, require_folder
 from utils.locks import locked
@@ -49,21 +49,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """Image files below a folder, and the (height, width) that they are resized to; digests as of `TrainSet`."""
+    """Image files below a folder, and the (height, width) that they are resized to, and how.
+
+    digests: of image files by normalised name; a file with another one is refused.
+    """
 
     root: Path
     images: Sequence[str]
     size: tuple[int, int]
     digests: Mapping[str, str]
+    resampling: Resampling = "bicubic"
 
     def load(self, number: int) -> Tensor:
         """An image, uint8 [3, H, W], decoded from its file. Raises UserError as `load_image`."""
         name = self.images[number]
-        return load_image(self.root / name, self.size, self.digests.get(normal_path(name)))
+        return load_image(self.root / name, self.size, self.digests.get(normal_path(name)), self.resampling)
 
     def name(self) -> str:
         """One for these files at this size, whatever is in them."""
-        return digest([os.path.realpath(self.root), list(self.images), self.size])
+        how = [] if self.resampling == "bicubic" else [self.resampling]  # caches of earlier versions name none
+        return digest([os.path.realpath(self.root), list(self.images), self.size, *how])
 
     def identity(self) -> str:
         """Changes when a file, its digest, or what decodes it does. Raises UserError when a file is not there."""

@@ -51,7 +51,7 @@ class Special(Protocol):
 
 
 class TextTokenizer(Protocol):
-    """What evaluation and search ask of a tokenizer: BERT's (`CaptionTokenizer`) or CLIP's.
+    """What training data, evaluation and search ask of a tokenizer: BERT's (`CaptionTokenizer`) or CLIP's.
 
     unknown: id of pieces that the vocabulary does not have; -1 = it has all. The methods are as those of
     `CaptionTokenizer`; captions given to all but `clean` are cleaned.
@@ -68,6 +68,8 @@ class TextTokenizer(Protocol):
         ...
 
     def encode(self, caption: str, max_tokens: int) -> Encoded: ...
+
+    def encode_all(self, captions: Sequence[str], max_tokens: int) -> Iterator[Encoded]: ...
 
     def count_read(self, caption: str, max_words: int, max_tokens: int) -> int: ...
 
@@ -177,13 +179,7 @@ class CaptionTokenizer:
 
     def encode_all(self, captions: Sequence[str], max_tokens: int | None) -> Iterator[Encoded]:
         """`encode` of many captions, on all cores."""
-        portions = [captions[start : start + AT_ONCE] for start in range(0, len(captions), AT_ONCE)]
-        cores = available_cores()
-        encode = partial(self._tokenizer.encode_batch, add_special_tokens=False)
-        with _without_threads(), ThreadPoolExecutor(cores) as pool:  # of Python, which are gone afterwards
-            for start in range(0, len(portions), cores):
-                for words in chain.from_iterable(pool.map(encode, portions[start : start + cores])):
-                    yield self._cut(words, max_tokens)
+        return (self._cut(words, max_tokens) for words in pieces_of_all(self._tokenizer, captions))
 
     def _cut(self, words: Encoding, max_tokens: int | None) -> Encoded:
         """The word pieces that are kept of a caption; see `encode`."""
@@ -216,6 +212,16 @@ class CaptionTokenizer:
 
     def __reduce__(self) -> tuple[Callable, tuple[str]]:
         return CaptionTokenizer.from_json, (self.to_json(),)
+
+
+def pieces_of_all(tokenizer: Tokenizer, captions: Sequence[str]) -> Iterator[Encoding]:
+    """The pieces of each caption, without special tokens, on all cores."""
+    portions = [captions[start : start + AT_ONCE] for start in range(0, len(captions), AT_ONCE)]
+    cores = available_cores()
+    encode = partial(tokenizer.encode_batch, add_special_tokens=False)
+    with _without_threads(), ThreadPoolExecutor(cores) as pool:  # of Python, which are gone afterwards
+        for start in range(0, len(portions), cores):
+            yield from chain.from_iterable(pool.map(encode, portions[start : start + cores]))
 
 
 def words_before(pieces: Encoding, caption: str, kept: int) -> int:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from dataset import image_cache
 from dataset.digests import blake2_of
-from dataset.image_cache import ImageCache, Source, open_image_cache
+from dataset.image_cache import ImageCache, Source, digest, open_image_cache
 from dataset.images import load_image
 from utils.errors import UserError
 from utils.files import TEMPORARY
@@ -88,6 +88,16 @@ def test_another_size_and_other_images_are_other_files(root, folder, decoded):
     large, fewer = (open_image_cache(folder, other) for other in (source(root, size=(7, 5)), source(root, NAMES[1:])))
     assert holds(large, root, size=(7, 5)) and holds(fewer, root, NAMES[1:]) and holds(first, root)
     assert len(decoded) == 3 * len(NAMES) - 1 and files(folder).count(".images") == 3
+
+
+def test_images_that_are_resized_in_another_way_are_another_file(root, folder):
+    bicubic = source(root)
+    bilinear = Source(root, list(NAMES), SIZE, {}, "bilinear")
+    first, second = open_image_cache(folder, bicubic), open_image_cache(folder, bilinear)
+    assert holds(first, root) and not holds(second, root)
+    for number, name in enumerate(NAMES):
+        assert second.load(number).equal(load_image(root / name, SIZE, resampling="bilinear"))
+    assert digest([os.path.realpath(root), list(NAMES), SIZE]) == bicubic.name()  # as earlier versions named it
 
 
 def test_a_cache_in_a_folder_of_others_is_only_read(root, folder, decoded, monkeypatch):

@@ -20,8 +20,9 @@ from dataset.batch_plan import BatchPlan, BatchRequest, Plan
 from dataset.captions import clean_caption
 from dataset.image_cache import open_image_cache
 from dataset.images import load_image
+from dataset.sample_set import make_samples
 from dataset.tokens import CaptionTokenizer
-from dataset.train_set import TrainLoader, TrainSet, make_samples
+from dataset.train_set import TrainLoader, TrainSet
 from models.randomness import StepNoise
 from utils.errors import UserError
 
@@ -131,17 +132,17 @@ def test_another_plan_may_choose_the_samples_by_their_identities(root, workers):
 
 
 def test_there_is_a_sample_for_every_image_and_caption():
-    samples = make_samples(ENTRIES, 30)
+    samples = make_samples(ENTRIES, TOKENIZER, 30)
     assert [sample.image[0] for sample in samples] == list("aabbccdd")
     assert [sample.caption for sample in samples] == CAPTIONS
 
 
 def test_identities_are_numbered_from_0_in_order_of_appearance():
-    assert [sample.identity for sample in make_samples(ENTRIES, 30)] == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert [sample.identity for sample in make_samples(ENTRIES, TOKENIZER, 30)] == [0, 0, 1, 1, 0, 0, 1, 1]
 
 
 def test_captions_are_cleaned_and_keep_their_first_words():
-    assert make_samples(ENTRIES, 3)[1].caption == "a man in"
+    assert make_samples(ENTRIES, TOKENIZER, 3)[1].caption == "a man in"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

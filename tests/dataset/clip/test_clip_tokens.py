@@ -152,6 +152,11 @@ def test_a_long_caption_is_cut_and_keeps_its_end(tokenizer):
     assert tokenizer.rows([], 10).shape == (0, 10)
 
 
+def test_many_captions_are_cut_as_each_of_them(tokenizer):
+    captions = ["a red coat " * (number % 9) for number in range(600)]
+    assert list(tokenizer.encode_all(captions, 12)) == [tokenizer.encode(caption, 12) for caption in captions]
+
+
 def test_a_length_without_words_is_refused(tokenizer):
     assert tokenizer.encode("a coat", 2).ids == [49406, 49407]
     with pytest.raises(UserError, match="of 1 tokens has no words"):
