@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from configs.schema import Config, MarsConfig, as_list, require_files
 from dataset.annotations import Entry, check_disjoint, check_images, load_annotations, read_captions
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
+from dataset.batch import PairBatch, TrainBatch
 from dataset.batch_plan import BatchPlan, LookAlikePlan
 from dataset.captions import clean_caption
 from dataset.clip_tokens import ClipTokenizer
 from dataset.cut_captions import CutCaptions
 from dataset.digests import read_digests
 from dataset.image_cache import ImageCache, Source, images_of, open_image_cache
+from dataset.pair_set import PairSet
+from dataset.sample_set import SampleSet, Taken
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import NoiseSource, TrainLoader, TrainSet
 from dataset.unknown_words import UnknownWords
@@ -51,8 +55,7 @@ def open_tokenizer(
             raise UserError(f"checkpoint {of_run.get('path', '')}: its tokenizer is damaged: {error}") from None
     if config.text_encoder == FROM_CAPTIONS:
         require_files(config, ("train_file",))
-        files = (read_captions(load_annotations(name, "train"), config.caption_rules) for name in config.train_file)
-        entries = [entry for of_file in files for entry in of_file]
+        entries = [entry for of_file in read_files(config) for entry in of_file]
         captions = [clean_caption(caption, config.max_words) for entry in entries for caption in entry.captions]
         return CaptionTokenizer.train(captions, config.vocabulary_size)
     tokenizer = CaptionTokenizer.from_pretrained(config.text_encoder)
@@ -92,6 +95,51 @@ def fit_vocabulary(config: MarsConfig, tokenizer: CaptionTokenizer) -> MarsConfi
     return config.model_copy(update={"bert_config": bert})
 
 
+@dataclass(frozen=True)
+class TrainingEntries:
+    """What is trained on: images with captions, their files, without those of `skipped` images; cache: of the rest."""
+
+    entries: Sequence[Entry]
+    files: Source
+    skipped: Sequence[str]
+    cache: ImageCache | None
+
+
+def read_files(config: Config) -> list[list[Entry]]:
+    """The entries of every training file, with captions as they are to be read."""
+    return [read_captions(load_annotations(name, "train"), config.caption_rules) for name in config.train_file]
+
+
+def count_identities(config: Config) -> int:
+    """How many people the training files have, those included whose images are all left out."""
+    require_files(config, ("train_file",))
+    return len({entry.identity for entries in read_files(config) for entry in entries})
+
+
+def open_entries(
+    config: Config, files: Sequence[Sequence[Entry]], cache_folder: Path | None, skipped: Sequence[str] | None
+) -> TrainingEntries:
+    """The entries of all training files (`read_files`) whose images can be used, and an image cache.
+
+    With `bad_images: skip` the main process reads every image and leaves out the bad ones; `skipped`, those that an
+    interrupted run left out (`SampleSet.skipped`), takes the place of looking. Without a `cache_folder`, the folder of
+    a run, no image cache is made either.
+
+    Raises UserError when an image is missing, or, with `skip`, more than 0.1% of them are bad.
+    """
+    root = config.train_image_root or "."
+    digests = {image: digest for name in config.train_file for image, digest in read_digests(name).items()}
+    entries = [entry for of_file in files for entry in of_file]
+    if skipped is None and config.bad_images == "skip":
+        skipped = on_main(find_bad_images)(entries, root, digests)
+    entries = leave_out(entries, skipped or ())
+    check_images(entries, root)
+    warn_of_merged_identities(config.train_file, files)
+    source = Source(Path(root), images_of(entries), config.image_size, digests, config.resampling)
+    cache = find_image_cache(config.image_cache, source) if config.image_cache and cache_folder is not None else None
+    return TrainingEntries(entries, source, skipped or (), cache)
+
+
 def open_training_set(
     config: MarsConfig,
     tokenizer: CaptionTokenizer,
@@ -100,30 +148,19 @@ def open_training_set(
     skipped: Sequence[str] | None = None,
     noise: NoiseSource | None = None,
 ) -> TrainSet:
-    """Training samples with the attributes of their captions.
+    """Training samples of MARS with the attributes of their captions.
 
     Attributes are parsed once, by the main process, and cached beside the annotations, or in
     `cache_folder` where that cannot be written; without one, the first captions are parsed
     and nothing is kept (for a look at the data), nor is an image cache made.
 
-    With `bad_images: skip` the main process reads every image and leaves out the bad ones;
-    `skipped`, those that an interrupted run left out (`TrainSet.skipped`), takes the place of looking.
-    noise: as of a `TrainSet`.
-
-    Raises UserError when an image is missing, or, with `skip`, more than 0.1% of them are bad.
+    skipped: as in `open_entries`, noise: as of a `TrainSet`. Raises UserError as `open_entries` does.
     """
-    root = config.train_image_root or "."
-    files = [read_captions(load_annotations(name, "train"), config.caption_rules) for name in config.train_file]
-    digests = {image: digest for name in config.train_file for image, digest in read_digests(name).items()}
-    entries = [entry for of_file in files for entry in of_file]
-    if skipped is None and config.bad_images == "skip":
-        skipped = on_main(find_bad_images)(entries, root, digests)
-    entries = leave_out(entries, skipped or ())
-    check_images(entries, root)
-    warn_of_merged_identities(config.train_file, files)
+    files = read_files(config)
+    found = open_entries(config, files, cache_folder, skipped)
     data = TrainSet(
-        entries=entries,
-        image_root=root,
+        entries=found.entries,
+        image_root=found.files.root,
         tokenizer=tokenizer,
         attributes=find_attributes(config, files, cache_folder),
         size=config.image_size,
@@ -131,17 +168,13 @@ def open_training_set(
         max_tokens=config.bert_config.max_position_embeddings,
         weak_probability=config.weak_pos_pair_probability,
         seed=seed,
-        digests=digests,
-        skipped=skipped or (),
+        digests=found.files.digests,
+        skipped=found.skipped,
         augment=None if config.augmentation.only_flips else config.augmentation,
         noise=noise,
-        cache=find_image_cache(config, entries, root, digests) if cache_folder is not None else None,
+        cache=found.cache,
     )
-    warn_of_unknown_words(data)
-    cut = CutCaptions(tokenizer, config.max_words, config.bert_config.max_position_embeddings)
-    for caption in (caption for entry in entries for caption in entry.captions):
-        cut.add(caption)
-    cut.warn("training captions")
+    warn_of_captions(data, found.entries, config.max_words)
     return data
 
 
@@ -153,8 +186,8 @@ def open_loader(
     cache_folder: Path | None = None,
     skipped: Sequence[str] | None = None,
     noise: NoiseSource | None = None,
-) -> TrainLoader:
-    """This process's share of the training batches, on its device.
+) -> TrainLoader[TrainBatch]:
+    """This process's share of MARS's training batches, on its device.
 
     `cache_folder`, `skipped` and `noise` are as in `open_training_set`.
     """
@@ -164,11 +197,44 @@ def open_loader(
             f"config: queue_size {config.queue_size} is smaller than the batch of all processes"
             f" ({batch} x {world_size()})"
         )
-    data = open_training_set(config, tokenizer, seed, cache_folder, skipped, noise)
-    plan = BatchPlan(samples=len(data), batch=batch, rank=rank(), world=world_size(), seed=seed)
-    groups = as_list(config.look_alikes)
-    if any(groups):
-        plan = LookAlikePlan(data.identity, groups, batch, rank(), world_size(), seed)
+    return make_loader(config, open_training_set(config, tokenizer, seed, cache_folder, skipped, noise), device)
+
+
+def open_pair_loader(
+    config: DualEncoderConfig,
+    tokenizer: ClipTokenizer,
+    seed: int,
+    device: torch.device,
+    cache_folder: Path | None = None,
+    skipped: Sequence[str] | None = None,
+    full_rows: bool = True,
+    mask_words: float = 0.0,
+) -> TrainLoader[PairBatch]:
+    """This process's share of the training batches of a system on CLIP, on its device.
+
+    `cache_folder` and `skipped` are as in `open_entries`, `full_rows` and `mask_words` as of a `PairSet`.
+    Raises UserError as `open_entries` does.
+    """
+    found = open_entries(config, read_files(config), cache_folder, skipped)
+    data = PairSet(
+        entries=found.entries,
+        files=found.files,
+        tokenizer=tokenizer,
+        length=config.max_words,
+        seed=seed,
+        full_rows=full_rows,
+        mask_words=mask_words,
+        skipped=found.skipped,
+        augment=None if config.augmentation.only_flips else config.augmentation,
+        cache=found.cache,
+    )
+    warn_of_captions(data, found.entries, config.max_words)
+    return make_loader(config, data, device)
+
+
+def make_loader(config: Config, data: SampleSet[Taken], device: torch.device) -> TrainLoader[Taken]:
+    """This process's share of the batches. Raises UserError when an epoch has fewer than a step takes."""
+    plan = plan_of(config, data)
     if len(plan) < config.accumulate_steps:
         raise UserError(
             f"an epoch has {counted(len(plan), 'batch', 'batches')}, fewer than accumulate_steps"
@@ -177,15 +243,19 @@ def open_loader(
     return TrainLoader(data, plan, config.workers, pin_memory=device.type == "cuda", device=device)
 
 
-def find_image_cache(
-    config: MarsConfig, entries: Sequence[Entry], root: str, digests: Mapping[str, str]
-) -> ImageCache | None:
-    """The configured cache of the images, made by the main process, and by others where they do not find its file."""
-    if not config.image_cache:
-        return None
-    source = Source(Path(root), images_of(entries), config.image_size, digests)
-    cache = on_main(open_image_cache)(config.image_cache, source)
-    return cache if cache.is_there() else open_image_cache(config.image_cache, source)
+def plan_of(config: Config, data: SampleSet) -> BatchPlan:
+    """Which samples make up each batch of this process, as configured."""
+    batch, seed = config.batch_size_train, data.seed
+    groups = as_list(config.look_alikes) if isinstance(config, MarsConfig) else []
+    if any(groups):
+        return LookAlikePlan(data.identity, groups, batch, rank(), world_size(), seed)
+    return BatchPlan(len(data), batch, rank(), world_size(), seed)
+
+
+def find_image_cache(folder: str, source: Source) -> ImageCache:
+    """The cache of these images, made by the main process, and by others where they do not find its file."""
+    cache = on_main(open_image_cache)(folder, source)
+    return cache if cache.is_there() else open_image_cache(folder, source)
 
 
 def find_attributes(
@@ -219,13 +289,17 @@ def warn_of_ignored_size(config: MarsConfig, saved: Mapping[str, Any], checkpoin
         )
 
 
-def warn_of_unknown_words(data: TrainSet) -> None:
-    """Captions of another language or data set than the vocabulary's; some captions of all parts of the data tell."""
-    captions = data.captions()
+def warn_of_captions(data: SampleSet, entries: Sequence[Entry], max_words: int) -> None:
+    """Captions of another language or data set than the vocabulary's, and those that are longer than a model reads."""
+    captions = data.captions()  # of which some, of all parts of the data, tell
     unknown = UnknownWords(data.tokenizer)
     for caption in captions[:: max(1, len(captions) // ENOUGH_CAPTIONS)]:
         unknown.add(caption, data.encode(caption))
     unknown.warn("training captions")
+    cut = CutCaptions(data.tokenizer, max_words, data.max_tokens)
+    for caption in (caption for entry in entries for caption in entry.captions):
+        cut.add(caption)
+    cut.warn("training captions")
 
 
 def warn_of_merged_identities(names: Sequence[str], files: Sequence[Sequence[Entry]]) -> None:
