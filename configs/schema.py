@@ -64,6 +64,8 @@ class Config(Section):
     weights: dict[str, NotNegative] = {}
     batch_size_train: Count = 8
     accumulate_steps: Count = 1
+    sampler: Literal["random", "identity"] = "random"
+    samples_per_identity: Count = 4
     optimizer: Optimizer = Optimizer()
     schedular: Schedule = Schedule()
     clip_grad_norm: Positive | None = None
@@ -114,6 +116,9 @@ class Config(Section):
         """Pairs (key, what is wrong) for values that do not fit each other."""
         if 2 * self.augmentation.crop >= min(self.image_size):
             yield "augmentation.crop", f"{self.augmentation.crop} is half of an image of {self.image_size} or more"
+        if self.sampler == "identity" and self.batch_size_train % self.samples_per_identity:
+            batch = self.batch_size_train
+            yield "samples_per_identity", f"{self.samples_per_identity} must divide batch_size_train ({batch})"
         if self.cuda_graphs and self.compile != "step":
             how = str(self.compile).lower()
             yield "cuda_graphs", f"needs `compile: step`, not {how}; set that too, or leave `cuda_graphs` out"
@@ -166,6 +171,8 @@ class MarsConfig(ModelSettings, Config):
             groups = getattr(self, name)
             if any(group and self.batch_size_train % group for group in as_list(groups)):
                 yield name, f"{groups} must divide batch_size_train ({self.batch_size_train}), or be null"
+        if any(as_list(self.look_alikes)) and self.sampler != "random":
+            yield "look_alikes", f"makes batches in its own way; leave it out, or `sampler` {self.sampler}"
 
 
 def as_list(value: Any) -> list[Any]:

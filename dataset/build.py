@@ -14,7 +14,7 @@ from dataset.annotations import Entry, check_disjoint, check_images, load_annota
 from dataset.attributes import Attribute, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
 from dataset.batch import PairBatch, TrainBatch
-from dataset.batch_plan import BatchPlan, LookAlikePlan
+from dataset.batch_plan import BatchPlan, IdentityPlan, LookAlikePlan
 from dataset.captions import clean_caption
 from dataset.clip_tokens import ClipTokenizer
 from dataset.cut_captions import CutCaptions
@@ -249,6 +249,8 @@ def plan_of(config: Config, data: SampleSet) -> BatchPlan:
     groups = as_list(config.look_alikes) if isinstance(config, MarsConfig) else []
     if any(groups):
         return LookAlikePlan(data.identity, groups, batch, rank(), world_size(), seed)
+    if config.sampler == "identity":
+        return IdentityPlan(data.identity, config.samples_per_identity, batch, rank(), world_size(), seed)
     return BatchPlan(len(data), batch, rank(), world_size(), seed)
 
 

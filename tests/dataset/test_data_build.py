@@ -6,6 +6,7 @@ import multiprocessing
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from configs.loading import load_config
 from configs.schema import Config
 from dataset.batch_plan import BatchPlan
-from dataset.build import open_tokenizer, open_training_set
+from dataset.build import open_loader, open_tokenizer, open_training_set
 from dataset.decoding import image_fault
 from dataset.digests import blake2_of, digest_file
 from dataset.tokens import CaptionTokenizer
@@ -286,6 +287,14 @@ def test_an_image_cache_holds_no_images_that_are_skipped(data, tmp_path):
     found = data.open(image_cache=str(tmp_path / "cache"), bad_images="skip")
     assert found.skipped == (bad,) and found.cache.count == IMAGES - 1
     assert read_through(found) == set(data.images()) - {bad}
+
+
+def test_people_and_samples_of_each_make_batches_where_that_is_configured(data):
+    config = data.config(sampler="identity", samples_per_identity=3, batch_size_train=6)
+    loader = open_loader(config, TOKENIZER, 0, torch.device("cpu"), data.folder)
+    (identity,) = (batch.identity.tolist() for batch in islice(loader.epoch(0), 1))
+    loader.close()
+    assert identity[:3] == [identity[0]] * 3 and identity[3:] == [identity[3]] * 3 and identity[0] != identity[3]
 
 
 def test_only_the_two_settings_are_known(data):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from configs.loading import load_config
 from configs.schema import Config
+from dataset.batch_plan import BatchPlan
 from dataset.build import count_identities, open_pair_loader
 from dataset.clip_tokens import ClipTokenizer
 from dataset.images import load_image
@@ -104,3 +105,11 @@ def test_people_of_all_files_are_counted_once(folder):
     assert count_identities(config(folder, train_file=[str(folder / "one.json"), str(folder / "more.json")])) == 2
     with pytest.raises(UserError, match="`train_file` is not set"):
         count_identities(config(folder, train_file=[]))
+
+
+def test_the_sampler_is_the_configured_one(folder):
+    assert type(open_pair_loader(config(folder), TOKENIZER, 3, CPU).plan) is BatchPlan
+    loader = open_pair_loader(config(folder, sampler="identity", samples_per_identity=2), TOKENIZER, 3, CPU)
+    batches = [batch.identity.tolist() for batch in loader.epoch(0)]
+    # two groups of identity 0, which has four samples, and one of each other, by drawing their only sample twice
+    assert sorted(batches) == [[0, 0], [0, 0], [1, 1], [2, 2]]
