@@ -56,6 +56,8 @@ class Config(Section):
     attributes: AttributeRule = "published"
     workers: Whole = 4
     bad_images: Literal["stop", "skip"] = "stop"
+    noisy_rate: Fraction = 0.0
+    noisy_file: PathText | None = None
     image_cache: PathText | None = None
     augmentation: Augmentation = Augmentation()
     # what a run starts from
@@ -116,6 +118,8 @@ class Config(Section):
         """Pairs (key, what is wrong) for values that do not fit each other."""
         if 2 * self.augmentation.crop >= min(self.image_size):
             yield "augmentation.crop", f"{self.augmentation.crop} is half of an image of {self.image_size} or more"
+        if self.noisy_file and self.noisy_rate:
+            yield "noisy_file", f"says which captions are exchanged; leave it out, or `noisy_rate` {self.noisy_rate}"
         if self.sampler == "identity" and self.batch_size_train % self.samples_per_identity:
             batch = self.batch_size_train
             yield "samples_per_identity", f"{self.samples_per_identity} must divide batch_size_train ({batch})"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from configs.clip import DualEncoderConfig
@@ -20,6 +21,8 @@ from dataset.clip_tokens import ClipTokenizer
 from dataset.cut_captions import CutCaptions
 from dataset.digests import read_digests
 from dataset.image_cache import ImageCache, Source, images_of, open_image_cache
+from dataset.image_files import normal_path
+from dataset.noisy_pairs import exchange_captions, open_permutation, truly_clean
 from dataset.pair_set import PairSet
 from dataset.sample_set import SampleSet, Taken
 from dataset.tokens import CaptionTokenizer
@@ -97,12 +100,16 @@ def fit_vocabulary(config: MarsConfig, tokenizer: CaptionTokenizer) -> MarsConfi
 
 @dataclass(frozen=True)
 class TrainingEntries:
-    """What is trained on: images with captions, their files, without those of `skipped` images; cache: of the rest."""
+    """What is trained on: images with captions, their files, without those of `skipped` images; cache: of the rest.
+
+    truly_clean [N]: which of all pairs have their own caption, True; None = no captions are exchanged.
+    """
 
     entries: Sequence[Entry]
     files: Source
     skipped: Sequence[str]
     cache: ImageCache | None
+    truly_clean: np.ndarray | None
 
 
 def read_files(config: Config) -> list[list[Entry]]:
@@ -117,27 +124,43 @@ def count_identities(config: Config) -> int:
 
 
 def open_entries(
-    config: Config, files: Sequence[Sequence[Entry]], cache_folder: Path | None, skipped: Sequence[str] | None
+    config: Config,
+    files: Sequence[Sequence[Entry]],
+    seed: int,
+    cache_folder: Path | None,
+    skipped: Sequence[str] | None,
 ) -> TrainingEntries:
     """The entries of all training files (`read_files`) whose images can be used, and an image cache.
 
+    Captions are exchanged as a noise file says, or by chance (`dataset.noisy_pairs`), before images are left out; the
+    main process keeps what was drawn in `cache_folder`.
+
     With `bad_images: skip` the main process reads every image and leaves out the bad ones; `skipped`, those that an
     interrupted run left out (`SampleSet.skipped`), takes the place of looking. Without a `cache_folder`, the folder of
-    a run, no image cache is made either.
+    a run, nothing is kept there, nor is an image cache made.
 
-    Raises UserError when an image is missing, or, with `skip`, more than 0.1% of them are bad.
+    Raises UserError when an image is missing, or, with `skip`, more than 0.1% of them are bad, or a noise file does not
+    fit.
     """
     root = config.train_image_root or "."
     digests = {image: digest for name in config.train_file for image, digest in read_digests(name).items()}
     entries = [entry for of_file in files for entry in of_file]
+    pairs = sum(len(entry.captions) for entry in entries)
+    noise = on_main(open_permutation)(pairs, config.noisy_file, config.noisy_rate, seed, cache_folder)
+    if noise is not None:
+        entries = exchange_captions(entries, noise)
     if skipped is None and config.bad_images == "skip":
         skipped = on_main(find_bad_images)(entries, root, digests)
+    left_out = set(skipped or ())
+    kept = [normal_path(entry.image) not in left_out for entry in entries for _ in entry.captions]
     entries = leave_out(entries, skipped or ())
     check_images(entries, root)
     warn_of_merged_identities(config.train_file, files)
     source = Source(Path(root), images_of(entries), config.image_size, digests, config.resampling)
     cache = find_image_cache(config.image_cache, source) if config.image_cache and cache_folder is not None else None
-    return TrainingEntries(entries, source, skipped or (), cache)
+    return TrainingEntries(
+        entries, source, skipped or (), cache, truly_clean=None if noise is None else truly_clean(noise)[kept]
+    )
 
 
 def open_training_set(
@@ -157,7 +180,7 @@ def open_training_set(
     skipped: as in `open_entries`, noise: as of a `TrainSet`. Raises UserError as `open_entries` does.
     """
     files = read_files(config)
-    found = open_entries(config, files, cache_folder, skipped)
+    found = open_entries(config, files, seed, cache_folder, skipped)
     data = TrainSet(
         entries=found.entries,
         image_root=found.files.root,
@@ -173,6 +196,7 @@ def open_training_set(
         augment=None if config.augmentation.only_flips else config.augmentation,
         noise=noise,
         cache=found.cache,
+        truly_clean=found.truly_clean,
     )
     warn_of_captions(data, found.entries, config.max_words)
     return data
@@ -215,7 +239,7 @@ def open_pair_loader(
     `cache_folder` and `skipped` are as in `open_entries`, `full_rows` and `mask_words` as of a `PairSet`.
     Raises UserError as `open_entries` does.
     """
-    found = open_entries(config, read_files(config), cache_folder, skipped)
+    found = open_entries(config, read_files(config), seed, cache_folder, skipped)
     data = PairSet(
         entries=found.entries,
         files=found.files,
@@ -227,6 +251,7 @@ def open_pair_loader(
         skipped=found.skipped,
         augment=None if config.augmentation.only_flips else config.augmentation,
         cache=found.cache,
+        truly_clean=found.truly_clean,
     )
     warn_of_captions(data, found.entries, config.max_words)
     return make_loader(config, data, device)

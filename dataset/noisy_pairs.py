@@ -4,6 +4,7 @@ N training pairs, in the order of the annotations: all captions of the first ima
 permutation p [N] int64 gives pair i, whose image and identity stay, the caption of pair p[i].
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,38 @@ from dataset.annotations import Entry
 from utils.errors import UserError
 from utils.files import atomic_write, require_file
 from utils.text import counted
+
+RECORD = "noisy_pairs.npy"  # of what a run has drawn, in its folder
+
+logger = logging.getLogger(__name__)
+
+
+def open_permutation(
+    pairs: int, path: str | os.PathLike | None, rate: float, seed: int, folder: Path | None
+) -> np.ndarray | None:
+    """The permutation [N] of a file, or one drawn at this rate and kept in the folder of the run; None = no noise.
+
+    Without a folder nothing is kept. Raises UserError when the file does not fit, or that in the folder is another one.
+    """
+    if not path and not rate:
+        return None
+    permutation = read_permutation(path, pairs) if path else draw_permutation(pairs, rate, seed)
+    if not path and folder is not None:
+        keep_permutation(folder / RECORD, permutation)
+    noisy = int((~truly_clean(permutation)).sum())
+    logger.info("noisy pairs: %d of %d have the caption of another one", noisy, pairs)
+    return permutation
+
+
+def keep_permutation(path: Path, permutation: np.ndarray) -> None:
+    """Write a noise file, or find it written by a run that is resumed. Raises UserError when it holds another one."""
+    if not os.path.lexists(path):
+        write_permutation(path, permutation)
+    elif not np.array_equal(read_permutation(path, len(permutation)), permutation):
+        raise UserError(
+            f"noise file {path} is of another noisy_rate or seed: resume its run with the settings of that, or name"
+            " another output folder"
+        )
 
 
 def read_permutation(path: str | os.PathLike, pairs: int) -> np.ndarray:

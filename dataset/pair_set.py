@@ -25,7 +25,7 @@ from dataset.tokens import pad_batch
 class PairSet(SampleSet[PairBatch]):
     """Pairs of an image and a caption.
 
-    entries, files, skipped, augment, cache: as of a `SampleSet`. length: the most tokens of a caption.
+    entries, files, skipped, augment, cache, truly_clean: as of a `SampleSet`. length: the most tokens of a caption.
     full_rows: captions are padded to `length`; else to the longest of the batch of all processes.
     augment_words, mask_words: probability of a word to be changed in all that is read of a caption (RDE), and to be
     masked for MLM (IRRA), of what is left then; 0 = none is.
@@ -44,6 +44,7 @@ class PairSet(SampleSet[PairBatch]):
         skipped: Sequence[str] = (),
         augment: Augment | None = None,
         cache: ImageCache | None = None,
+        truly_clean: np.ndarray | None = None,
     ):
         super().__init__(
             entries,
@@ -55,6 +56,7 @@ class PairSet(SampleSet[PairBatch]):
             skipped=skipped,
             augment=augment,
             cache=cache,
+            truly_clean=truly_clean,
         )
         self.special, self.full_rows = tokenizer.special, full_rows
         self.augment_words, self.mask_words = augment_words, mask_words

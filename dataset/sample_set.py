@@ -23,6 +23,8 @@ from dataset.tokens import Encoded, TextTokenizer
 from utils.copy_ahead import Movable
 from utils.errors import UserError
 
+NOT_SENT = ("samples", "tokenizer", "skipped", "truly_clean")
+
 Taken = TypeVar("Taken", bound=Samples | PairBatch)
 """What a model takes of a data set, once it is on its device."""
 
@@ -57,6 +59,7 @@ class SampleSet(ABC, Dataset, Generic[Taken]):
     skipped: names of images that were left out of `entries`, kept here for whoever records them.
     augment: makes a view of an image; None = the image or its mirror image.
     cache: of these images in their order of appearance; None = they are decoded for every batch.
+    truly_clean [N]: which of all samples have their own caption, for logs alone; None = all have.
     """
 
     def __init__(
@@ -71,10 +74,12 @@ class SampleSet(ABC, Dataset, Generic[Taken]):
         skipped: Sequence[str] = (),
         augment: Augment | None = None,
         cache: ImageCache | None = None,
+        truly_clean: np.ndarray | None = None,
     ):
         self.files, self.cache, self.size = files, cache, files.size
         self.tokenizer, self.max_tokens, self.pad_id = tokenizer, max_tokens, tokenizer.special.pad
         self.seed, self.skipped, self.augment = seed, tuple(skipped), augment
+        self.truly_clean = truly_clean
         self.samples = make_samples(entries, tokenizer, max_words)
         originals = (caption for entry in entries for caption in entry.captions)
         spelled = dict(zip((sample.caption for sample in self.samples), originals, strict=True))
@@ -88,7 +93,7 @@ class SampleSet(ABC, Dataset, Generic[Taken]):
 
     def __getstate__(self) -> dict[str, Any]:
         """What loader processes need: neither texts nor the tokenizer, which take long to send."""
-        return {name: part for name, part in vars(self).items() if name not in ("samples", "tokenizer", "skipped")}
+        return {name: part for name, part in vars(self).items() if name not in NOT_SENT}
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -48,7 +48,7 @@ class TrainSet(SampleSet[TrainBatch]):
     entries: images with captions below `image_root`; attributes: spans by caption as written
     in the annotations; size: (height, width) in pixels; captions keep their first `max_words`
     words, and `max_tokens` word pieces of those (what the text encoder has positions for).
-    digests, skipped, cache: as of `Source` and `SampleSet`.
+    digests, skipped, cache, truly_clean: as of `Source` and `SampleSet`.
     augment: makes each of the two views of an image; None = the image or its mirror image, as published.
     noise: draws the random numbers that a training step uses for samples; None = none come with a batch.
     """
@@ -69,6 +69,7 @@ class TrainSet(SampleSet[TrainBatch]):
         augment: Augment | None = None,
         noise: NoiseSource | None = None,
         cache: ImageCache | None = None,
+        truly_clean: np.ndarray | None = None,
     ):
         files = Source(Path(image_root), images_of(entries), size, digests or {})
         super().__init__(
@@ -82,6 +83,7 @@ class TrainSet(SampleSet[TrainBatch]):
             skipped=skipped,
             augment=augment,
             cache=cache,
+            truly_clean=truly_clean,
         )
         self.image_root, self.weak_probability, self.noise = files.root, weak_probability, noise
         self.captions_of = group_by(self.caption, self.identity)

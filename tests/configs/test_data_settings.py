@@ -32,3 +32,12 @@ def test_batches_of_look_alikes_are_those_of_no_sampler():
     assert load_config(None, ["look_alikes=[null]", "sampler=identity"]).sampler == "identity"
     for groups in ("4", "[null, 2]"):
         refused("`look_alikes`: makes batches in its own way", f"look_alikes={groups}", "sampler=identity")
+
+
+@SYSTEMS
+def test_captions_are_exchanged_by_a_file_or_by_chance(system):
+    assert load_config(None, [f"system={system}", "noisy_rate=0.2"]).noisy_rate == 0.2
+    assert load_config(None, [f"system={system}", "noisy_file=a.npy", "noisy_rate=0"]).noisy_file == "a.npy"
+    both = [f"system={system}", "noisy_file=a.npy", "noisy_rate=0.2"]
+    refused("`noisy_file`: says which captions are exchanged; leave it out, or `noisy_rate` 0.2", *both)
+    refused("`noisy_rate`", f"system={system}", "noisy_rate=1.1")

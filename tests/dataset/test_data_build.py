@@ -290,7 +290,7 @@ def test_an_image_cache_holds_no_images_that_are_skipped(data, tmp_path):
 
 
 def test_people_and_samples_of_each_make_batches_where_that_is_configured(data):
-    config = data.config(sampler="identity", samples_per_identity=3, batch_size_train=6)
+    config = data.config(sampler="identity", samples_per_identity=3, batch_size_train=6, workers=0)
     loader = open_loader(config, TOKENIZER, 0, torch.device("cpu"), data.folder)
     (identity,) = (batch.identity.tolist() for batch in islice(loader.epoch(0), 1))
     loader.close()
