@@ -10,16 +10,19 @@ Letters: H and W image height and width.
 import math
 import random
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dataset.batch import PIXEL_MEAN, PIXEL_STD
 from utils.config import Fraction, Part, Section, Whole
 
 Augment = Callable[[Tensor, random.Random], Tensor]
 """Image uint8 [3, H, W] -> image of that size and type. Can be pickled, as loader processes are spawned with it."""
 
+Erased = Literal["image", "published", "mean"]
 ERASED_AREA, ERASED_ASPECT = (0.02, 0.4), (0.3, 3.3)  # of the image; height over width
 TRIES = 10  # to fit a rectangle into the image
 GREY = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # how bright red, green and blue are
@@ -30,18 +33,20 @@ class Augmentation(Section):
 
     flip: probability of the mirror image; crop: black pixels added on all sides, of which a chance part is cut out;
     light: how much brightness, contrast and colour vary, each by a factor from 1 - light to 1 + light;
-    erase: probability that a rectangle of 2 to 40 % of the image becomes the mean colour of it (crop and erase: IRRA).
+    erase: probability that a rectangle of 2 to 40 % of the image is erased (crop and erase: IRRA); erased: what it
+    becomes, see `erased_colour`.
     """
 
     flip: Fraction = 0.5
     crop: Whole = 0
     light: Part = 0.0
     erase: Fraction = 0.0
+    erased: Erased = "image"
 
     @property
     def only_flips(self) -> bool:
         """Whether it is that of the published MARS and RaSa."""
-        return self == Augmentation()
+        return self == Augmentation(erased=self.erased)
 
     def __call__(self, image: Tensor, rng: random.Random) -> Tensor:
         if rng.random() < self.flip:
@@ -50,7 +55,7 @@ class Augmentation(Section):
             image = crop(image, self.crop, rng)
         if self.light:
             image = vary_light(image, self.light, rng)
-        return erase(image, rng) if rng.random() < self.erase else image
+        return erase(image, rng, self.erased) if rng.random() < self.erase else image
 
 
 def draw_mirrored(rng: random.Random) -> bool:
@@ -75,8 +80,8 @@ def vary_light(image: Tensor, by: float, rng: random.Random) -> Tensor:
     return (mean + contrast * (values - mean)).round().clamp(0, 255).to(torch.uint8)
 
 
-def erase(image: Tensor, rng: random.Random) -> Tensor:
-    """The image [3, H, W] with a rectangle in its mean colour; as it is when none fits in a few tries."""
+def erase(image: Tensor, rng: random.Random, becomes: Erased = "image") -> Tensor:
+    """The image [3, H, W] with a rectangle of one colour; as it is when none fits in a few tries."""
     height, width = image.shape[1:]
     for _ in range(TRIES):
         area = rng.uniform(*ERASED_AREA) * height * width
@@ -85,6 +90,18 @@ def erase(image: Tensor, rng: random.Random) -> Tensor:
         if 0 < tall < height and 0 < wide < width:
             top, left = rng.randint(0, height - tall), rng.randint(0, width - wide)
             erased = image.clone()
-            erased[:, top : top + tall, left : left + wide] = image.float().mean((1, 2), keepdim=True).to(torch.uint8)
+            erased[:, top : top + tall, left : left + wide] = erased_colour(image, becomes)
             return erased
     return image
+
+
+def erased_colour(image: Tensor, becomes: Erased) -> Tensor:
+    """What erased pixels become, uint8 [3, 1, 1].
+
+    image: the mean colour of this image; mean: that of all images, 0 once it is normalised; published: what IRRA and
+    RDE write, the three numbers of that mean into an image that is normalised already, which is a lighter grey.
+    """
+    if becomes == "image":
+        return image.float().mean((1, 2), keepdim=True).to(torch.uint8)
+    mean, std = (torch.tensor(part)[:, None, None] for part in (PIXEL_MEAN, PIXEL_STD))
+    return (255 * (mean * std + mean if becomes == "published" else mean)).round().to(torch.uint8)

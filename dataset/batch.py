@@ -16,6 +16,8 @@ from utils.processes.handover import map_leaves
 
 Batch = TypeVar("Batch", bound="Samples")
 Pairs = TypeVar("Pairs", bound="PairBatch")
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green and blue from 0 to 1, in the images of CLIP and ALBEF
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)  # and their standard deviation
 BUCKET = 8  # tokens of captions, and attributes of one, are padded to multiples of it where shapes should be few
 MEAN_BUCKET = 4  # and so are the words of captions in the mean, where they are computed without padding
 

@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from dataset.batch import PIXEL_MEAN, PIXEL_STD
+
 
 @dataclass(frozen=True)
 class VisionSize:
@@ -72,7 +74,7 @@ def channels(statistics: PixelStatistics, device: torch.device) -> tuple[Tensor,
     return mean, std
 
 
-CLIP_STATISTICS = PixelStatistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+CLIP_STATISTICS = PixelStatistics(PIXEL_MEAN, PIXEL_STD)
 
 
 def in_front(patches: int) -> int:
