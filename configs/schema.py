@@ -60,6 +60,7 @@ class Config(Section):
     noisy_file: PathText | None = None
     image_cache: PathText | None = None
     augmentation: Augmentation = Augmentation()
+    augment_words: Fraction = 0.0
     # what a run starts from
     checkpoint: PathText | None = None
     # recipe

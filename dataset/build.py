@@ -194,6 +194,7 @@ def open_training_set(
         digests=found.files.digests,
         skipped=found.skipped,
         augment=None if config.augmentation.only_flips else config.augmentation,
+        augment_words=config.augment_words,
         noise=noise,
         cache=found.cache,
         truly_clean=found.truly_clean,
@@ -250,6 +251,7 @@ def open_pair_loader(
         mask_words=mask_words,
         skipped=found.skipped,
         augment=None if config.augmentation.only_flips else config.augmentation,
+        augment_words=config.augment_words,
         cache=found.cache,
         truly_clean=found.truly_clean,
     )

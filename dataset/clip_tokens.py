@@ -10,7 +10,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.machinery import ModuleSpec
 from importlib.resources import files
 from importlib.util import find_spec, module_from_spec
@@ -21,6 +21,7 @@ from tokenizers import Encoding, Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from dataset.tokens import Encoded, pieces_of_all, words_before
+from dataset.word_noise import WordIds
 from utils.errors import UserError
 
 WORD_END = "</w>"  # what the last symbol of a word carries
@@ -37,7 +38,7 @@ _NO_CHARACTERS = (0, 0)
 class ClipSpecialTokens:
     """The ids of the tokens that are no words: the last three of the vocabulary, and padding.
 
-    Words, such as may be masked, are 1 to mask - 1. Id 0 is also the symbol `!` within a word. `end` is the highest
+    Id 0 is also the symbol `!` within a word. `end` is the highest
     id: where a row has its maximum, the caption ends.
     """
 
@@ -124,6 +125,11 @@ class ClipTokenizer:
             ids=[self.special.start, *pieces.ids[:kept], self.special.end],
             offsets=[_NO_CHARACTERS, *pieces.offsets[:kept], _NO_CHARACTERS],
         )
+
+    @property
+    def words(self) -> WordIds:
+        """Which ids are words: 1 to mask - 1."""
+        return WordIds.of(self.vocabulary_size, astuple(self.special), self.special.mask)
 
     def clean(self, text: str, max_words: int | None = None) -> str:
         """A caption as written, as it is read: see `clean_clip_caption`; its words are not counted, its pieces are."""

@@ -4,7 +4,7 @@ Letters: H and W image height and width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +20,7 @@ from dataset.batch_plan import BatchRequest
 from dataset.caption_table import CaptionTable
 from dataset.image_cache import ImageCache, Source
 from dataset.tokens import Encoded, TextTokenizer
+from dataset.word_noise import WordNoise, augment_words
 from utils.copy_ahead import Movable
 from utils.errors import UserError
 
@@ -57,7 +58,8 @@ class SampleSet(ABC, Dataset, Generic[Taken]):
     Captions are cleaned as the tokenizer says, with their first `max_words` words, and keep `max_tokens` tokens of
     those. attributes: spans by caption as written in the annotations.
     skipped: names of images that were left out of `entries`, kept here for whoever records them.
-    augment: makes a view of an image; None = the image or its mirror image.
+    augment: makes a view of an image; None = the image or its mirror image. augment_words: probability of a word to be
+    changed in all that is read of a caption (RDE); 0 = none is.
     cache: of these images in their order of appearance; None = they are decoded for every batch.
     truly_clean [N]: which of all samples have their own caption, for logs alone; None = all have.
     """
@@ -73,13 +75,14 @@ class SampleSet(ABC, Dataset, Generic[Taken]):
         attributes: Mapping[str, Sequence[Attribute]] | None = None,
         skipped: Sequence[str] = (),
         augment: Augment | None = None,
+        augment_words: float = 0.0,
         cache: ImageCache | None = None,
         truly_clean: np.ndarray | None = None,
     ):
         self.files, self.cache, self.size = files, cache, files.size
         self.tokenizer, self.max_tokens, self.pad_id = tokenizer, max_tokens, tokenizer.special.pad
         self.seed, self.skipped, self.augment = seed, tuple(skipped), augment
-        self.truly_clean = truly_clean
+        self.words, self.augment_words, self.truly_clean = tokenizer.words, augment_words, truly_clean
         self.samples = make_samples(entries, tokenizer, max_words)
         originals = (caption for entry in entries for caption in entry.captions)
         spelled = dict(zip((sample.caption for sample in self.samples), originals, strict=True))
@@ -132,6 +135,19 @@ class SampleSet(ABC, Dataset, Generic[Taken]):
 
     def encode(self, caption: str) -> Encoded:
         return self.tokenizer.encode(caption, self.max_tokens)
+
+    def read(self, request: BatchRequest, captions: Iterable[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """For each own sample a caption, by its number: its token ids, and which attribute each token belongs to.
+
+        Words are changed where that is asked for, in all captions of a sample alike.
+        """
+        rows = [(self.table.ids(caption), self.table.attributes(caption)) for caption in captions]
+        if self.augment_words:
+            noise = WordNoise.draw("augmentation", self.seed, request.epoch, request.own, self.max_tokens, self.words)
+            for row, numbers in enumerate(zip(noise.uniform.numpy(), noise.words.numpy(), strict=True)):
+                ids, kept = augment_words(rows[row][0], *numbers, self.words, self.augment_words)
+                rows[row] = ids, rows[row][1][kept]
+        return [ids for ids, _ in rows], [attributes for _, attributes in rows]
 
     def load_image(self, index: int) -> Tensor:
         """The image of a sample as it is, uint8 [3, H, W]. Raises UserError when it cannot be read."""

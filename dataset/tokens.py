@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dataset.batch import SpecialTokens
 from dataset.captions import clean_caption
+from dataset.word_noise import WordIds
 from utils.errors import UserError
 from utils.files import atomic_write, write_json
 from utils.processes.parallel import available_cores
@@ -62,6 +63,11 @@ class TextTokenizer(Protocol):
 
     @property
     def special(self) -> Special: ...
+
+    @property
+    def words(self) -> WordIds:
+        """Which ids are words, such as may be masked or put in for others."""
+        ...
 
     def clean(self, text: str, max_words: int | None) -> str:
         """A caption as written, as it is read: its first `max_words` words, where they are counted (None = all)."""
@@ -165,6 +171,11 @@ class CaptionTokenizer:
             "mask_token": MASK,
         }
         write_json(Path(folder) / "tokenizer_config.json", settings, indent=2)
+
+    @property
+    def words(self) -> WordIds:
+        """Which ids are words: all but [PAD], [UNK], [CLS], [SEP] and [MASK]."""
+        return WordIds.of(self.vocabulary_size, (*astuple(self.special), self.unknown), self.special.mask)
 
     def clean(self, text: str, max_words: int | None) -> str:
         """A caption as written, as it is read: see `clean_caption`."""

@@ -50,6 +50,7 @@ class TrainSet(SampleSet[TrainBatch]):
     words, and `max_tokens` word pieces of those (what the text encoder has positions for).
     digests, skipped, cache, truly_clean: as of `Source` and `SampleSet`.
     augment: makes each of the two views of an image; None = the image or its mirror image, as published.
+    augment_words: as of `SampleSet`, of both captions.
     noise: draws the random numbers that a training step uses for samples; None = none come with a batch.
     """
 
@@ -67,6 +68,7 @@ class TrainSet(SampleSet[TrainBatch]):
         digests: Mapping[str, str] | None = None,
         skipped: Sequence[str] = (),
         augment: Augment | None = None,
+        augment_words: float = 0.0,
         noise: NoiseSource | None = None,
         cache: ImageCache | None = None,
         truly_clean: np.ndarray | None = None,
@@ -82,6 +84,7 @@ class TrainSet(SampleSet[TrainBatch]):
             attributes=attributes,
             skipped=skipped,
             augment=augment,
+            augment_words=augment_words,
             cache=cache,
             truly_clean=truly_clean,
         )
@@ -92,7 +95,8 @@ class TrainSet(SampleSet[TrainBatch]):
         own = np.array(request.own)
         views, mirrored, drawn = zip(*(self.draw(request.epoch, index) for index in request.own), strict=True)
         first, second = self.caption[own], np.array(drawn)
-        attributes, _ = pad_batch([self.table.attributes(caption) for caption in second], 0)
+        (ids, _), (ids2, numbers) = self.read(request, first), self.read(request, second)
+        attributes, _ = pad_batch(numbers, 0)
         return LoadedBatch(
             views=torch.stack([view for images in zip(*views, strict=True) for view in images]).view(
                 -1, len(own), 3, *self.size
@@ -100,8 +104,8 @@ class TrainSet(SampleSet[TrainBatch]):
             mirrored=torch.tensor(mirrored),
             # the published distillation of MLM normalises over token positions, padding included: a length of each
             # process's own would make the loss depend on how a batch is spread
-            caption=self.read(first, self.longest_of(request.everyone)),
-            caption2=self.read(second),
+            caption=self.pad(ids, self.longest_of(request.everyone)),
+            caption2=self.pad(ids2),
             attributes=attributes,
             attribute_count=int(attributes.max()),
             identity=torch.from_numpy(self.identity[own].astype(np.int64)),
@@ -124,9 +128,8 @@ class TrainSet(SampleSet[TrainBatch]):
             caption = rng.choice(self.captions_of[self.identity[index]])
         return views, mirrored, caption
 
-    def read(self, captions: Iterable[int], length: int | None = None) -> TextTokens:
-        """Captions by their numbers, padded to `length` (None = the longest of them)."""
-        ids = [self.table.ids(caption) for caption in captions]
+    def pad(self, ids: Sequence[np.ndarray], length: int | None = None) -> TextTokens:
+        """Captions, padded to `length` (None = the longest of them)."""
         return TextTokens(*pad_batch(ids, self.pad_id, length), words=sum(map(len, ids)))
 
 

@@ -16,18 +16,19 @@ from dataset.augmentation import Augmentation
 from dataset.batch import PairBatch
 from dataset.batch_plan import BatchPlan, BatchRequest
 from dataset.clip_tokens import ClipTokenizer
-from dataset.clip_words import WordNoise, augment_words, mask_words
 from dataset.image_cache import Source, images_of, open_image_cache
 from dataset.images import load_image
 from dataset.pair_set import PairSet
+from dataset.tokens import pad_batch
 from dataset.train_set import TrainLoader
+from dataset.word_noise import WordNoise, augment_words, mask_words
 from utils.errors import UserError
 from utils.processes.handover import map_leaves
 
 CPU = torch.device("cpu")
 SIZE, LENGTH = (6, 4), 24
 TOKENIZER = ClipTokenizer([])  # every letter is a token
-SPECIAL = TOKENIZER.special
+WORDS = TOKENIZER.words
 ENTRIES = [
     Entry("a.png", 30, ("A red   coat!", "Blue jeans")),
     Entry("b.png", "x", ("A &amp; B",)),
@@ -85,7 +86,7 @@ def test_captions_are_cleaned_as_clip_reads_them(root):
     assert batch.ids.equal(ROWS) and batch.ids.dtype == torch.int64 and batch.masked is None
     assert batch.identity.tolist() == [0, 0, 1, 0, 0, 2, 2, 2] and batch.index.tolist() == list(range(8))
     assert data.longest_caption() == LENGTH  # and a longer one keeps its end
-    assert batch.ids[3, -1] == SPECIAL.end
+    assert batch.ids[3, -1] == TOKENIZER.special.end
 
 
 def test_rows_that_need_not_be_full_are_as_long_as_the_longest_of_all_processes(root):
@@ -96,8 +97,10 @@ def test_rows_that_need_not_be_full_are_as_long_as_the_longest_of_all_processes(
 
 
 def test_changed_and_masked_words_are_those_of_the_functions_on_full_rows(root):
-    augmented = augment_words(ROWS, WordNoise.draw("augmentation", 3, 1, range(8), LENGTH, SPECIAL), SPECIAL, 0.4)
-    masked = mask_words(augmented, WordNoise.draw("mlm", 3, 1, range(8), LENGTH, SPECIAL), SPECIAL, 0.3)
+    noise = WordNoise.draw("augmentation", 3, 1, range(8), LENGTH, WORDS)
+    rows = zip(ROWS.numpy(), noise.uniform.numpy(), noise.words.numpy(), strict=True)
+    augmented, _ = pad_batch([augment_words(*row, WORDS, 0.4)[0] for row in rows], 0, LENGTH)
+    masked = mask_words(augmented, WordNoise.draw("mlm", 3, 1, range(8), LENGTH, WORDS), WORDS, 0.3)
     batch = read(make_set(root, **CHANGED))
     assert batch.ids.equal(augmented) and not augmented.equal(ROWS)
     assert batch.masked.ids.equal(masked.ids) and batch.masked.labels.equal(masked.labels)
