@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from utils.errors import UserError, nearest
@@ -37,13 +38,25 @@ class Section(BaseModel):
         return cls.model_construct(**{name: getattr(settings, name) for name in cls.model_fields})
 
 
+class Constructor(SafeConstructor):
+    """Makes numbers, texts, lists and mappings, and none of the objects that YAML of Python may ask for.
+
+    Tuples are lists, as PyYAML writes those of a command line (`!!python/tuple [384, 128]`).
+    """
+
+
+Constructor.add_constructor("tag:yaml.org,2002:python/tuple", SafeConstructor.construct_yaml_seq)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """YAML 1.2, so that `1e-5` is a number.
 
     Raises UserError naming `where` and the line.
     """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = Constructor
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        return yaml.load(text)
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         problem = " ".join(str(error.problem or error.context or "syntax error").split())

@@ -31,6 +31,7 @@ class Car(Section):
         ("[1, 2]", [1, 2]),
         ("012", 12),
         ("a: {b: 1}", {"a": {"b": 1}}),
+        ("!!python/tuple [384, !!python/tuple [1.0e-05]]", [384, [1e-5]]),
         ("", None),
     ],
 )
@@ -42,6 +43,12 @@ def test_values_are_read_by_the_rules_of_yaml_1_2(text, value):
 def test_a_syntax_error_names_the_place_and_the_line():
     with pytest.raises(UserError, match=r"^here, line 3: not valid YAML: "):
         parse_yaml("a: 1\nb: 2\nc: ]", "here")
+
+
+@pytest.mark.parametrize("text", ["!!python/tuple 5", "!!python/tuple {a: 1}", "!!python/object/apply:os.getcwd []"])
+def test_of_what_python_writes_only_tuples_are_read(text):
+    with pytest.raises(UserError, match=r"^here, line 1: not valid YAML: "):
+        parse_yaml(text, "here")
 
 
 def test_overrides_reach_into_and_make_mappings():
