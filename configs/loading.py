@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.published_clip import is_published, translate
 from configs.schema import REPOSITORY, Config
 from configs.systems import SYSTEMS, USUAL_SYSTEM
 from models.objectives import name_weights
@@ -13,18 +14,21 @@ from utils.files import named_path
 
 Paths = str | Path | Sequence[str | Path] | None
 
+DATA_KEYS = {"train_file", "test_file"}  # what names them says which data set it is of
+
 
 def load_config(paths: Paths, overrides: Sequence[str] = ()) -> Config:
     """Defaults < what a YAML file names as its `base` < the file < files after it < `key.path=value` overrides.
 
+    A file may hold the options of the published IRRA or RDE; of the data set that these name, ours is below all files.
     Raises UserError: one line with file, key and nearest valid name.
     """
     files = [] if paths is None else [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     values: dict[str, Any] = {}
     for path in files:
-        values = merge(values, read_layers(path, expand))
+        values = merge(values, read_layers(path, expand_file))
     return resolve_config(
-        values, " + ".join(["config", *map(str, files)]).replace("config + ", "config ", 1), overrides
+        on_data(values), " + ".join(["config", *map(str, files)]).replace("config + ", "config ", 1), overrides
     )
 
 
@@ -70,6 +74,20 @@ def to_blame(schema: type[Config], values: Mapping[str, Any], overrides: Sequenc
             continue
         return setting
     return None
+
+
+def expand_file(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a file holds in our keys, see `translate` and `expand`."""
+    return expand(translate(values, where) if is_published(values) else values, where)
+
+
+def on_data(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` on top of our file of the data set that `translate` found, unless they name files of their own."""
+    data, values = values.get("data"), dict(values)
+    if not isinstance(data, Path):
+        return values
+    del values["data"]
+    return values if values.keys() & DATA_KEYS else merge(read_layers(data, expand), values)
 
 
 def expand(values: Mapping[str, Any], where: str) -> dict[str, Any]:
