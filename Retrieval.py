@@ -42,7 +42,8 @@ from utils.processes.distributed import barrier, is_main, on_main, world_size
 from utils.processes.interruption import Interruption, Stopped
 from utils.processes.sharing import shared_from_main
 from utils.training.epoch_log import Step
-from utils.training.optimization import LearningRate, make_optimizer
+from utils.training.learning_rate import CosineRate
+from utils.training.optimization import make_optimizer
 from utils.training.run_state import CheckpointClock, RunState
 from utils.training.stepper import Stepper, StepRules, agree, wrap
 
@@ -67,7 +68,7 @@ class Trainer:
         self.stepper = Stepper(
             wrap(model, run.device, world_size(), some_unused=not model.objective.uses_all(published_names())),
             optimizer,
-            LearningRate(optimizer, config.schedular),
+            CosineRate(optimizer, config.schedular),
             StepRules(config.weights, run.precision, config.clip_grad_norm, self.seed, config.cuda_graphs),
         )
         self.state = RunState.at_start(len(self.loader) // config.accumulate_steps, config.batch_size_train)

@@ -28,7 +28,8 @@ from utils.config import (
 from utils.errors import UserError
 from utils.files import similar_file
 from utils.paths import PathText
-from utils.training.optimization import Optimizer, Schedule
+from utils.training.learning_rate import Schedule
+from utils.training.optimization import Optimizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -107,7 +108,7 @@ class Config(Section):
     @property
     def epochs(self) -> int:
         """Epochs of the run, those after the cosine's end included."""
-        return self.schedular.epochs + self.schedular.cooldown_epochs
+        return self.schedular.all_epochs
 
     @model_validator(mode="after")
     def fits(self) -> "Config":

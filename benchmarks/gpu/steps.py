@@ -24,7 +24,8 @@ from models.training_step import QueueEntry
 from utils.device import Autocast
 from utils.precision import set_precision
 from utils.training.epoch_log import EpochLog, Step
-from utils.training.optimization import LearningRate, clip_gradients
+from utils.training.learning_rate import CosineRate
+from utils.training.optimization import clip_gradients
 from utils.training.stepper import Stepper, StepRules
 
 LENGTHS = 4  # batches of other longest captions that a step is taken on
@@ -190,7 +191,7 @@ def training_step_of(bench: Bench, precision: str) -> Callable[[LoadedBatch, Epo
     """What takes a step on a batch in main memory, in the order of `Retrieval.py:Trainer.train_step`."""
     (model, optimizer), config = bench.restart(), bench.config
     rules = StepRules(config.weights, set_precision(precision, bench.device), config.clip_grad_norm, SEED)
-    stepper = Stepper(model, optimizer, LearningRate(optimizer, config.schedular), rules)
+    stepper = Stepper(model, optimizer, CosineRate(optimizer, config.schedular), rules)
     step = Step(0, 0, 1000, 0)
 
     def take(batch: LoadedBatch, log: EpochLog) -> None:

@@ -34,7 +34,8 @@ from utils.errors import UserError
 from utils.precision import autocast
 from utils.processes import distributed
 from utils.training.epoch_log import EpochLog, Step
-from utils.training.optimization import LearningRate, Optimizer, Schedule, make_optimizer
+from utils.training.learning_rate import CosineRate, Schedule
+from utils.training.optimization import Optimizer, make_optimizer
 from utils.training.stepper import LateFlag, Stepper, StepRules, agree
 
 
@@ -97,7 +98,7 @@ def test_a_step_asks_the_device_nothing_but_what_became_of_the_one_before(axis, 
 def stepper_for(model: PersonSearchModel) -> Stepper:
     optimizer = make_optimizer(model.named_parameters(), Optimizer())
     rules = StepRules(model.objective.weights, nullcontext, 1.0, seed=0)
-    return Stepper(model, optimizer, LearningRate(optimizer, Schedule()), rules)
+    return Stepper(model, optimizer, CosineRate(optimizer, Schedule()), rules)
 
 
 def test_a_step_waits_for_other_processes_four_times(monkeypatch):

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from utils.training.epoch_log import EpochLog, Step
-from utils.training.optimization import LearningRate, Optimizer, Schedule, make_optimizer
+from utils.training.learning_rate import CosineRate, Schedule
+from utils.training.optimization import Optimizer, make_optimizer
 from utils.training.stepper import Stepper, StepRules
 
 
@@ -38,7 +39,7 @@ def test_results_of_a_step_outlive_the_next_one(overwritten, monkeypatch):
     model = Graphed()
     optimizer = make_optimizer(model.named_parameters(), Optimizer())
     rules = StepRules({"loss": 1.0}, nullcontext, None, 0, overwritten)
-    stepper, log = Stepper(model, optimizer, LearningRate(optimizer, Schedule()), rules), EpochLog()
+    stepper, log = Stepper(model, optimizer, CosineRate(optimizer, Schedule()), rules), EpochLog()
     kept = [stepper.take_step([(number,)], Step(0, 0, 9, 0), 1, str, log)[0][0] for number in (1.0, 2.0)]
     assert [float(entry) for entry in kept] == ([1.0, 2.0] if overwritten else [2.0, 2.0])
     assert len(began) == 2 * overwritten

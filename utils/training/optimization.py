@@ -1,42 +1,30 @@
-"""Optimizer, learning rate and gradient step."""
+"""Optimizer and gradient step."""
 
 from collections.abc import Collection, Iterable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from utils.config import Count, Fraction, NotNegative, Part, Positive, Section, Whole
+from utils.config import NotNegative, Part, Positive, Section
 
 
-class Optimizer(Section):
-    """AdamW; `lr_custm` is the rate of what learns fast: the PRD and m-RTD heads."""
+class OptimizerSettings(Section):
+    """What every optimizer is configured by: the learning rate of most parameters, and Adam's moments."""
 
-    opt: Literal["adamW", "adamw"] = "adamW"
     lr: Positive = 1e-5
-    lr_custm: Positive = 1e-4
     weight_decay: NotNegative = 0.02
     betas: Annotated[list[Part], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     eps: Positive = 1e-8
 
 
-class Schedule(Section):
-    """Learning rate. `cosine` moves by epoch as published, `cosine_step` by step.
+class Optimizer(OptimizerSettings):
+    """AdamW; `lr_custm` is the rate of what learns fast: the PRD and m-RTD heads."""
 
-    `lr` and `decay_rate` are in published files and change nothing: the rate is the optimizer's, and
-    decay belongs to cycles after the first, which there is none of.
-    """
-
-    sched: Literal["cosine", "cosine_step"] = "cosine"
-    lr: Positive | None = None
-    epochs: Count = 30
-    min_lr: NotNegative = 1e-6
-    decay_rate: Fraction = 1
-    warmup_lr: NotNegative = 1e-5
-    warmup_epochs: Whole = 1
-    cooldown_epochs: Whole = 0
+    opt: Literal["adamW", "adamw"] = "adamW"
+    lr_custm: Positive = 1e-4
 
 
 def make_optimizer(
@@ -76,37 +64,6 @@ def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
     optimizer.load_state_dict(state)
     for group, settings in zip(optimizer.param_groups, configured, strict=True):
         group.update(settings)
-
-
-class LearningRate:
-    """timm's cosine schedule at the published positions.
-
-    by_step False: position e + warmup_epochs for epoch e > 0, and in epoch 0 iteration // 100 up to
-    warmup_epochs. by_step True: epochs as a fraction, moving with every step.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, settings: Schedule):
-        from timm.scheduler.cosine_lr import CosineLRScheduler  # slow to import, and evaluation does not need it
-
-        self.by_step, self.warmup_epochs = settings.sched == "cosine_step", settings.warmup_epochs
-        self.schedule = CosineLRScheduler(
-            optimizer,
-            t_initial=settings.epochs,
-            lr_min=settings.min_lr,
-            cycle_decay=settings.decay_rate,
-            warmup_lr_init=settings.warmup_lr,
-            warmup_t=settings.warmup_epochs,
-        )
-
-    def position(self, epoch: int, iteration: int, iterations: int) -> float:
-        if self.by_step:
-            return epoch + iteration / iterations
-        return epoch + self.warmup_epochs if epoch > 0 else min(iteration // 100, self.warmup_epochs)
-
-    def move_to(self, epoch: int, iteration: int, iterations: int) -> None:
-        """Set the learning rates for this iteration (0-based) of `iterations` in this epoch (0-based)."""
-        position = self.position(epoch, iteration, iterations)
-        self.schedule.step(cast(int, position))  # timm says int, and interpolates fractions
 
 
 def clip_gradients(model: nn.Module, most: float | None) -> Tensor:

@@ -116,7 +116,7 @@ class RunState:
         """For a checkpoint to resume from; all processes take part."""
         return {
             "optimizer": stepper.optimizer.state_dict(),
-            "lr_scheduler": stepper.schedule.schedule.state_dict(),
+            "lr_scheduler": stepper.schedule.state(),
             "failed": stepper.failed,
             "next_epoch": self.step.epoch,
             "next_iteration": self.step.iteration,

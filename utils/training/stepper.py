@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_map_only
 from utils.errors import UserError
 from utils.processes.distributed import gather_objects, is_main, max_over_processes, min_over_processes, rank
 from utils.training.epoch_log import EpochLog, Step, Sums
-from utils.training.optimization import LearningRate, clip_gradients
+from utils.training.learning_rate import LearningRate
+from utils.training.optimization import clip_gradients
 
 logger = logging.getLogger(__name__)
 

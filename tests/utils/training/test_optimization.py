@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.optimization import LearningRate, Optimizer, Schedule, clip_gradients, load_moments, make_optimizer
+from utils.training.learning_rate import CosineRate, Schedule
+from utils.training.optimization import Optimizer, clip_gradients, load_moments, make_optimizer
 
 EPOCHS, LOW, WARM = 30, 1e-6, 1e-7
 
 
-def schedule(by_step: bool = False, warmup: int = 1) -> LearningRate:
+def schedule(by_step: bool = False, warmup: int = 1) -> CosineRate:
     weight = nn.Parameter(torch.zeros(2, 2))
     settings = Schedule(
         sched="cosine_step" if by_step else "cosine",
@@ -20,10 +21,10 @@ def schedule(by_step: bool = False, warmup: int = 1) -> LearningRate:
         warmup_lr=WARM,
         warmup_epochs=warmup,
     )
-    return LearningRate(torch.optim.AdamW([weight], lr=1e-5), settings)
+    return CosineRate(torch.optim.AdamW([weight], lr=1e-5), settings)
 
 
-def rate(learning: LearningRate, epoch: int, iteration: int, iterations: int = 500) -> float:
+def rate(learning: CosineRate, epoch: int, iteration: int, iterations: int = 500) -> float:
     learning.move_to(epoch, iteration, iterations)
     return learning.schedule.optimizer.param_groups[0]["lr"]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from utils.errors import UserError
 from utils.training.epoch_log import EpochLog, Step
-from utils.training.optimization import LearningRate, Schedule
+from utils.training.learning_rate import CosineRate, Schedule
 from utils.training.stepper import LateFlag, Stepper, StepRules, agree
 
 NAN = float("nan")
@@ -45,7 +45,7 @@ class SteepAtFirst(Line):
 
 def stepper_of(model, weights=None) -> Stepper:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
-    schedule = LearningRate(
+    schedule = CosineRate(
         optimizer, Schedule(sched="cosine_step", epochs=10, min_lr=1.0, warmup_lr=1.0, warmup_epochs=0)
     )
     rules = StepRules(weights or {"slope": 1.0, "plain": 0.5}, contextlib.nullcontext, None, seed=0)

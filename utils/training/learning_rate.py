@@ -1,0 +1,130 @@
+"""The course of learning rates over a run: that of MARS and RaSa, and that of IRRA and RDE.
+
+Epochs and iterations are counted from 0.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field
+
+from utils.config import Count, Fraction, NotNegative, Positive, Section, Whole
+
+
+class ScheduleSettings(Section):
+    """What every schedule is configured by."""
+
+    epochs: Count = 30
+    warmup_epochs: Whole = 1
+
+    @property
+    def all_epochs(self) -> int:
+        """Epochs of the run."""
+        return self.epochs
+
+
+class Schedule(ScheduleSettings):
+    """Learning rate. `cosine` moves by epoch as published, `cosine_step` by step.
+
+    `lr` and `decay_rate` are in published files and change nothing: the rate is the optimizer's, and
+    decay belongs to cycles after the first, which there is none of.
+    """
+
+    sched: Literal["cosine", "cosine_step"] = "cosine"
+    lr: Positive | None = None
+    min_lr: NotNegative = 1e-6
+    decay_rate: Fraction = 1
+    warmup_lr: NotNegative = 1e-5
+    cooldown_epochs: Whole = 0
+
+    @property
+    def all_epochs(self) -> int:
+        """Those after the cosine's end included."""
+        return self.epochs + self.cooldown_epochs
+
+
+class FactorSchedule(ScheduleSettings):
+    """One factor for the learning rates of all parameters, which differ (IRRA, RDE).
+
+    `cosine` and `step` move by epoch as published, `cosine_step` by step: a linear rise from warmup_factor to 1, then
+    half a cosine down to min_lr, or times gamma at each of the milestones.
+    """
+
+    sched: Literal["cosine", "cosine_step", "step"] = "cosine"
+    epochs: Count = 60
+    min_lr: NotNegative = 0.0
+    warmup_epochs: Whole = 5
+    warmup_factor: Fraction = 0.1
+    milestones: list[Count] = Field(default=[20, 50])
+    gamma: Positive = 0.1
+
+    def factor(self, done: float) -> float:
+        """What learning rates are multiplied with after so many epochs."""
+        if done < self.warmup_epochs:
+            return self.warmup_factor + (1 - self.warmup_factor) * done / self.warmup_epochs
+        if self.sched == "step":
+            return self.gamma ** bisect_right(sorted(self.milestones), done)
+        falling = max(1, self.epochs - self.warmup_epochs)
+        return (1 + math.cos(math.pi * min(1.0, (done - self.warmup_epochs) / falling))) / 2
+
+
+class LearningRate(ABC):
+    """Sets the learning rates of an optimizer's groups before each step."""
+
+    @abstractmethod
+    def move_to(self, epoch: int, iteration: int, iterations: int) -> None:
+        """Set the learning rates for this iteration of `iterations` in this epoch."""
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint, as released ones have it; nothing is restored from it."""
+        return {}
+
+
+class CosineRate(LearningRate):
+    """timm's cosine schedule at the published positions.
+
+    by_step False: position e + warmup_epochs for epoch e > 0, and in epoch 0 iteration // 100 up to
+    warmup_epochs. by_step True: epochs as a fraction, moving with every step.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, settings: Schedule):
+        from timm.scheduler.cosine_lr import CosineLRScheduler  # slow to import, and evaluation does not need it
+
+        self.by_step, self.warmup_epochs = settings.sched == "cosine_step", settings.warmup_epochs
+        self.schedule = CosineLRScheduler(
+            optimizer,
+            t_initial=settings.epochs,
+            lr_min=settings.min_lr,
+            cycle_decay=settings.decay_rate,
+            warmup_lr_init=settings.warmup_lr,
+            warmup_t=settings.warmup_epochs,
+        )
+
+    def state(self) -> dict[str, Any]:
+        return self.schedule.state_dict()
+
+    def position(self, epoch: int, iteration: int, iterations: int) -> float:
+        if self.by_step:
+            return epoch + iteration / iterations
+        return epoch + self.warmup_epochs if epoch > 0 else min(iteration // 100, self.warmup_epochs)
+
+    def move_to(self, epoch: int, iteration: int, iterations: int) -> None:
+        position = self.position(epoch, iteration, iterations)
+        self.schedule.step(cast(int, position))  # timm says int, and interpolates fractions
+
+
+class FactorRate(LearningRate):
+    """Each group's own learning rate, times the factor of a `FactorSchedule`."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, settings: FactorSchedule):
+        self.optimizer, self.settings = optimizer, settings
+        self.full = [group["lr"] for group in optimizer.param_groups]
+
+    def move_to(self, epoch: int, iteration: int, iterations: int) -> None:
+        within = iteration / iterations if self.settings.sched == "cosine_step" else 0.0
+        factor, least = self.settings.factor(epoch + within), self.settings.min_lr
+        for group, full in zip(self.optimizer.param_groups, self.full, strict=True):
+            group["lr"] = least + (full - least) * factor
