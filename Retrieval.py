@@ -9,30 +9,25 @@ import logging
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from configs.command_line import Options, parse_arguments
 from configs.run import Run, open_run, samples_per_step, warn_of_changes
 from configs.systems import SYSTEMS
-from dataset.batch import TrainBatch
-from dataset.build import FROM_CAPTIONS, open_loader, warn_of_shared_identities
+from configs.systems.system import Training, TrainingSetting
+from dataset.build import warn_of_shared_identities
 from dataset.evaluation_split import EvaluationSplit
-from dataset.tokens import CaptionTokenizer
-from dataset.train_set import TrainLoader
+from dataset.tokens import TextTokenizer
 from evaluation.evaluate import Metrics, evaluate, final_stage
-from evaluation.stages.look_alikes import refresh_look_alikes
 from evaluation.trained import evaluation_setting, load_trained, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
-from models.build import compile_model
-from models.inspection import describe_batch, describe_parameters, describe_step
-from models.objectives import published_names
-from models.person_search import PersonSearchModel
-from models.randomness import RandomDraws
+from models.inspection import describe_parameters
 from models.released import resume_model
+from models.search_model import SearchModel
 from utils.checkpoints.run_folder import CONFIG, RunFolder
 from utils.config import save_yaml
 from utils.device import joined
@@ -41,9 +36,6 @@ from utils.logs import RunLog
 from utils.processes.distributed import barrier, is_main, on_main, world_size
 from utils.processes.interruption import Interruption, Stopped
 from utils.processes.sharing import shared_from_main
-from utils.training.epoch_log import Step
-from utils.training.learning_rate import CosineRate
-from utils.training.optimization import make_optimizer
 from utils.training.run_state import CheckpointClock, RunState
 from utils.training.stepper import Stepper, StepRules, agree, wrap
 
@@ -54,29 +46,27 @@ SHOW_EVERY = 20  # steps between updates of the loss in the progress bar
 
 
 class Trainer:
-    """A run in training: its batches, model, optimizer, and where it stands."""
+    """A run in training: its system, and where it stands."""
 
-    def __init__(self, run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, selection: EvaluationSplit):
+    def __init__(self, run: Run, model: SearchModel, tokenizer: TextTokenizer, selection: EvaluationSplit):
         self.run, self.model, self.tokenizer, self.selection = run, model, tokenizer, selection
-        config, self.seed, self.folder = run.mars, run.seed, RunFolder(run.options.output_dir)
+        config, self.seed, self.folder = run.config, run.seed, RunFolder(run.options.output_dir)
         skipped = run.checkpoint.get("skipped_images") if run.checkpoint and run.options.resume else None
-        noise = model.noise_source(self.seed)
-        self.loader = open_loader(config, tokenizer, self.seed, run.device, run.options.output_dir, skipped, noise)
+        self.training = open_training(run, model, tokenizer, run.options.output_dir, skipped)
+        self.loader = self.training.loader
         self.data = fingerprints(config, self.loader.data.skipped)
-        compile_model(model, config.compile, config.cuda_graphs)
-        optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
         self.stepper = Stepper(
-            wrap(model, run.device, world_size(), some_unused=not model.objective.uses_all(published_names())),
-            optimizer,
-            CosineRate(optimizer, config.schedular),
+            wrap(model, run.device, world_size(), self.training.some_unused),
+            self.training.optimizer,
+            self.training.schedule,
             StepRules(config.weights, run.precision, config.clip_grad_norm, self.seed, config.cuda_graphs),
         )
-        self.state = RunState.at_start(len(self.loader) // config.accumulate_steps, config.batch_size_train)
+        self.state = RunState.at_start(len(self.loader) // config.accumulate_steps)
         self.clock = CheckpointClock(config.checkpoint_minutes, config.checkpoint_steps)
         if run.options.resume and run.checkpoint:
             self.resume(run.checkpoint)
         else:
-            model.follow(config.momentum)  # as published, where every step begins with it
+            self.training.begin()
 
     # ---- epochs, steps, evaluation, checkpoints, in the order in which they happen -----
 
@@ -105,7 +95,8 @@ class Trainer:
         A signal waits for the step under way.
         """
         state, step, config = self.state, self.state.step, self.run.config
-        refresh_look_alikes(self.model, self.loader, step, self.run.precision)
+        with state.log.running():
+            self.training.open_epoch(step)
         batches = self.loader.epoch(step.epoch, skip=step.iteration * config.accumulate_steps)
         bar = tqdm(desc=f"epoch {step.epoch}", total=step.iterations, initial=step.iteration, disable=not is_main())
         self.model.train()
@@ -120,17 +111,17 @@ class Trainer:
                 self.stepper.settle(state.log)
             self.save()
 
-    def train_step(self, batches: list[TrainBatch]) -> None:
+    def train_step(self, batches: list[Any]) -> None:
         """One optimizer step over its micro-batches, or none on any process when a value of one is not finite.
 
         Raises Stopped when a process has received a signal: what was trained so far is kept.
         """
         step, state, size = self.state.step, self.state, sum(batch.size for batch in batches)
         self.stepper.schedule.move_to(step.epoch, step.iteration, step.iterations)
-        inputs = [self.prepare(batch, step) for batch in batches]
+        inputs = [self.training.inputs(batch, step) for batch in batches]
         names = partial(self.loader.data.describe, batches)
-        queued, taken = self.stepper.take_step(inputs, step, size, names, state.log)
-        self.model.advance(queued, taken)
+        kept, taken = self.stepper.take_step(inputs, step, size, names, state.log)
+        self.training.advance(kept, taken)
         signal, save = agree(interruption.received, self.clock.is_due(step))
         state.step, state.evaluated = step.next, False
         if save or signal:
@@ -139,23 +130,13 @@ class Trainer:
             self.settle()
             raise Stopped(signal, self.state.kept)
 
-    def prepare(self, batch: TrainBatch, step: Step) -> tuple[TrainBatch, RandomDraws, float | Tensor, int | None]:
-        """What the model's `forward` takes: a batch, its random draws, alpha, groups of negatives."""
-        config, device = self.run.mars, self.run.device
-        if config.compile == "step":
-            batch = batch.with_few_shapes(self.model.special.pad, self.model.text_encoder.size.max_position_embeddings)
-        draws = self.model.make_draws(batch.noise, batch.caption).to(device)
-        share = config.momentum_share(step.epoch, step.iteration / step.iterations)
-        alpha = torch.full((), share, dtype=torch.float64, device=device) if config.alpha > 0 else 0.0
-        return batch, draws, alpha, config.negatives_within(step.epoch, self.state.negatives_pool)
-
     def close_epoch(self, log: RunLog | None) -> None:
         """Evaluate what was trained, log it, and stand at the beginning of the next epoch.
 
         A run that is killed before its next checkpoint evaluates again, to the same end; the last epoch is kept.
         """
         state = self.state
-        record = state.log.record(state.step, self.stepper.lr)
+        record = {**state.log.record(state.step, self.stepper.lr), **self.training.record()}
         state.metrics = self.select() if state.step.epoch >= self.run.config.eval_epoch or self.finished else None
         with interruption.deferred():
             if log:
@@ -181,7 +162,8 @@ class Trainer:
         self.stepper.settle(self.state.log)
         state = self.state.content(self.stepper, self.seed)  # of all processes
         if is_main():
-            self.folder.save_last({**self.content(), **state, **self.loader.plan.state()})
+            own = {**self.training.state(), **self.loader.plan.state()}
+            self.folder.save_last({**self.content(), **state, **own})
         self.clock.start()
 
     def settle(self) -> None:
@@ -200,7 +182,6 @@ class Trainer:
             "data": self.data,
             "skipped_images": list(self.loader.data.skipped),
             "samples_per_step": samples_per_step(self.run.config),
-            "negatives_pool": self.state.negatives_pool,
             "epoch": self.state.trained_epoch,
             "step": self.state.step.number,
         }
@@ -209,6 +190,7 @@ class Trainer:
         """Stand where a checkpoint stopped. Raises UserError when it is of another run, or of other data."""
         self.state.restore(checkpoint, self.stepper, self.seed)
         self.loader.plan.restore(checkpoint)
+        self.training.restore(checkpoint)
         if not on_main(self.folder.holds_best)():
             if self.finished and self.state.evaluated:
                 self.folder.refuse_finished(checkpoint["path"])
@@ -217,7 +199,15 @@ class Trainer:
         warn_of_changes(self.run.config, checkpoint)
 
 
-def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, splits: dict[str, EvaluationSplit]) -> None:
+def open_training(
+    run: Run, model: SearchModel, tokenizer: TextTokenizer, folder: Path | None, skipped: list[str] | None = None
+) -> Training:
+    """See `Training`; folder and skipped as of a `TrainingSetting`."""
+    setting = TrainingSetting(run.config, run.device, run.precision, run.seed, folder, skipped)
+    return SYSTEMS[run.config.system].open_training(setting, model, tokenizer)
+
+
+def train(run: Run, model: SearchModel, tokenizer: TextTokenizer, splits: dict[str, EvaluationSplit]) -> None:
     """Train, then evaluate the best checkpoint on the last of `splits`.
 
     Everything that is read is checked before anything is written.
@@ -230,8 +220,7 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
         if is_main():
             warn_of_shared_identities(run.config)
             save_yaml(output / CONFIG, run.config)
-            if run.mars.text_encoder == FROM_CAPTIONS:
-                tokenizer.save(output / "tokenizer")
+            trainer.training.prepare_folder(output)
         try:
             trainer.train()
         finally:
@@ -242,18 +231,18 @@ def train(run: Run, model: PersonSearchModel, tokenizer: CaptionTokenizer, split
         finish(run, model, split)
 
 
-def finish(run: Run, model: PersonSearchModel, split: EvaluationSplit) -> None:
+def finish(run: Run, model: SearchModel, split: EvaluationSplit) -> None:
     """Evaluate and leave metrics.json and rankings.npz in the output folder."""
     setting = evaluation_setting(run.config, run.device, run.precision)
     evaluate(model, split, setting, run.options.output_dir, run.options.eval_mAP)
     logger.info("metrics and rankings: %s", run.options.output_dir)
 
 
-def dry_run(run: Run, model: PersonSearchModel, loader: TrainLoader | None, splits: dict[str, EvaluationSplit]) -> None:
+def dry_run(run: Run, model: SearchModel, training: Training | None, splits: dict[str, EvaluationSplit]) -> None:
     """Print what a run would be, once."""
     rows = [describe_parameters(model), *(f"{name} split: {split.sizes}" for name, split in splits.items())]
-    if loader is not None and is_main():
-        rows += [describe_batch(next(loader.epoch(0))), describe_step(model, run.config, loader.data.longest_caption())]
+    if training is not None and is_main():
+        rows += training.describe()
     if is_main():
         print("\n".join(rows))
 
@@ -265,7 +254,7 @@ def run_retrieval(options: Options, device: torch.device) -> None:
     run = open_run(options, device)
     system = SYSTEMS[run.config.system]
     tokenizer = on_main(system.open_tokenizer)(run.config, run.checkpoint, not options.evaluate)
-    run = replace(run, config=system.fit(run.config, tokenizer))
+    run = replace(run, config=system.fit(run.config, tokenizer, not options.evaluate))
     splits = open_splits(run.config, options.evaluate, tokenizer)
     torch.manual_seed(run.seed)
     model = system.build(run.config, tokenizer.special).to(device)
@@ -273,11 +262,10 @@ def run_retrieval(options: Options, device: torch.device) -> None:
         load_trained(model, run.checkpoint, run.config)
     elif run.options.resume and run.checkpoint:
         resume_model(model, run.checkpoint, run.config.model_dump(mode="json"))
-    elif system.start:
+    else:
         system.start(model, run.checkpoint, run.config)
     if options.dry_run:
-        loader = None if options.evaluate else open_loader(run.mars, tokenizer, run.seed, device)
-        dry_run(run, model, loader, splits)
+        dry_run(run, model, None if options.evaluate else open_training(run, model, tokenizer, None), splits)
     elif options.evaluate:
         finish(run, model, splits["test"])
     else:

@@ -1,15 +1,22 @@
 """Keys of the CLIP systems, beside those of every run (`configs.schema.Config`)."""
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from configs.schema import Config
 from dataset.images import Resampling
-from models.clip.rde import RdeSettings
+from dataset.word_noise import MASKED
+from models.clip.irra import LOSSES, PUBLISHED, IrraSettings
+from models.clip.losses import PairLossSettings
+from models.clip.parameter_groups import ClipOptimizer, RdeOptimizer
+from models.clip.rde import EMBEDDINGS, RdeSettings
+from models.clip.token_selection import BatchNorm
 from models.clip.towers import HEAD_WIDTH, ClipSize
-from utils.config import Count, Section
+from utils.config import Count, NotNegative, Positive, Section
+from utils.errors import nearest
+from utils.training.learning_rate import FactorSchedule
 
 
 def both_sides(value: Any) -> Any:
@@ -44,12 +51,29 @@ class DualEncoderConfig(Config):
     image_res: [height, width] in pixels, or one side of squares.
     stride_size: pixels from one patch to the next; null = they lie side by side.
     max_words: tokens of a caption that are read, start and end included.
+    weights: of the losses by name; one that is 0 is not computed.
     """
 
+    usual_weights: ClassVar[Mapping[str, float]]  # of all losses there are
     image_res: Sides = [384, 128]
     stride_size: Count | None = None
     clip: ClipSizes = ClipSizes()
     max_words: Annotated[int, Field(ge=3)] = ClipSize.text_length
+    gradient_checkpointing: bool = False
+    # recipe
+    batch_size_train: Count = 64
+    optimizer: ClipOptimizer = ClipOptimizer()
+    schedular: FactorSchedule = FactorSchedule()
+
+    @field_validator("weights")
+    @classmethod
+    def known_losses(cls, values: dict[str, float]) -> dict[str, float]:
+        """Weights that are not given are the usual ones."""
+        for name in values:
+            if name not in cls.usual_weights:
+                known = ", ".join(cls.usual_weights)
+                raise ValueError(f"unknown loss '{name}'{nearest(name, cls.usual_weights)}; there are {known}")
+        return {**cls.usual_weights, **values}
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -93,20 +117,96 @@ class DualEncoderConfig(Config):
             yield "max_words", f"is beyond clip.text_length ({sizes.text_length})"
         if self.k_test:
             yield "k_test", f"a model of the system {self.system} does not re-rank; leave it out, or set it to 0"
+        if not any(self.weights.values()):
+            yield "weights", "every weight is 0, so there is nothing to learn"
+        if self.compile == "step":
+            yield "compile", f"the system {self.system} compiles its layers alone; set it to layers, or to false"
 
 
 class ClipConfig(DualEncoderConfig):
-    """The dual encoder alone: CLIP as it is, or fine-tuned; of IRRA, all that evaluation reads."""
+    """The dual encoder, trained as IRRA is, by default with the contrastive loss alone, as CLIP was.
 
-    system: Literal["clip"] = "clip"
+    temperature: of the losses, a constant. mlm_probability: share of the words that are masked; masked_captions: all
+    losses read the masked captions, as published. cross_depth, cross_heads: blocks of the cross-modal encoder that
+    tells masked words, and their heads (null = one for 64 numbers of the width). identities: people of the training
+    data, whom the classifier tells apart; null = they are counted.
+    """
+
+    usual_weights = dict.fromkeys(LOSSES, 0.0) | {"itc": 1.0}
+    system: Literal["clip", "irra"] = "clip"
+    weights: dict[str, NotNegative] = dict(usual_weights)
+    temperature: Positive = IrraSettings.temperature
+    mlm_probability: Annotated[float, Field(gt=0, lt=1)] = MASKED
+    masked_captions: bool = IrraSettings.masked_captions
+    cross_depth: Count = IrraSettings.cross_depth
+    cross_heads: Count | None = None
+    identities: Count | None = None
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Pairs (key, what is wrong) for values that do not fit each other."""
+        yield from DualEncoderConfig.conflicts(self)
+        width, heads = self.clip.embedding, self.irra.heads(self.clip.embedding)
+        if width % heads:
+            yield "cross_heads", f"clip.embedding {width} is not divisible by {heads} heads"
+
+    @property
+    def masks_words(self) -> float:
+        """The share of words that training masks."""
+        return self.mlm_probability if self.weights["mlm"] else 0.0
+
+    @property
+    def irra(self) -> IrraSettings:
+        """What is learned. Without a number of identities there is no classifier."""
+        used = [name for name, weight in self.weights.items() if weight and (name != "id" or self.identities)]
+        return IrraSettings(
+            losses=tuple(used),
+            classes=self.identities or 0,
+            temperature=self.temperature,
+            cross_depth=self.cross_depth,
+            cross_heads=self.cross_heads,
+            masked_captions=self.masked_captions,
+        )
+
+
+class IrraConfig(ClipConfig):
+    """IRRA: similarity distributions, masked words told from the image, identities."""
+
+    usual_weights = dict.fromkeys(LOSSES, 0.0) | dict.fromkeys(PUBLISHED, 1.0)
+    system: Literal["irra"] = "irra"
+    weights: dict[str, NotNegative] = dict(usual_weights)
 
 
 class RdeConfig(DualEncoderConfig):
-    """RDE: beside the embedding of CLS and end, one of the tokens that these attend to.
+    """RDE: beside the embedding of CLS and end, one of the tokens that these attend to, and a division of all pairs.
 
-    select_ratio: share of patches and tokens that are selected; selection_width: of their embedding.
+    select_ratio: share of patches and tokens that are selected; selection_width: of their embedding. weights: of the
+    loss of either embedding. pair_loss, tau, margin, temperature: that loss. batch_norm: "frozen" = with running
+    statistics in training too. mixture: how closely the losses of clean and noisy pairs are fitted; division: false =
+    all pairs count as clean.
     """
 
+    usual_weights = dict.fromkeys(EMBEDDINGS, 1.0)
     system: Literal["rde"] = "rde"
+    weights: dict[str, NotNegative] = dict(usual_weights)
+    optimizer: RdeOptimizer = RdeOptimizer()
     select_ratio: Annotated[float, Field(gt=0, le=1)] = RdeSettings.select_ratio
-    selection_width: Count = RdeSettings.width
+    selection_width: Annotated[int, Field(ge=2)] = RdeSettings.width
+    pair_loss: Literal["TAL", "TRL", "InfoNCE", "SDM"] = "TAL"
+    tau: Positive = PairLossSettings._field_defaults["tau"]
+    margin: NotNegative = PairLossSettings._field_defaults["margin"]
+    temperature: Positive = PairLossSettings._field_defaults["temperature"]
+    batch_norm: BatchNorm = "frozen"
+    division: bool = True
+    mixture: Literal["loose", "tight"] = "loose"
+
+    @property
+    def rde(self) -> RdeSettings:
+        """What is learned."""
+        return RdeSettings(
+            loss=self.pair_loss,
+            width=self.selection_width,
+            select_ratio=self.select_ratio,
+            batch_norm=self.batch_norm,
+            pairs=PairLossSettings(self.tau, self.margin, self.temperature),
+            micro_batches=self.accumulate_steps,
+        )

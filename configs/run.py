@@ -9,7 +9,6 @@ import torch
 
 from configs.command_line import SEED, SEEDS, Options, read_config
 from configs.schema import Config, MarsConfig, require_files
-from configs.systems import SYSTEMS
 from models.build import require_compiler
 from models.released import saved_config
 from utils.checkpoints.exported import read_trained
@@ -40,12 +39,6 @@ class Run:
     checkpoint: dict[str, Any] | None
     seed: int
 
-    @property
-    def mars(self) -> MarsConfig:
-        """The configuration of a run that trains."""
-        assert isinstance(self.config, MarsConfig), "no other system is trained"
-        return self.config
-
 
 def open_run(options: Options, device: torch.device) -> Run:
     """Configuration and checkpoint, checked for what was asked."""
@@ -60,8 +53,6 @@ def open_run(options: Options, device: torch.device) -> Run:
     config = config or read_config(options, checkpoint)
     if options.resume and checkpoint is not None:
         config = keep_precision(keep_samples_per_step(options, config, checkpoint), checkpoint)
-    if not options.evaluate:
-        require_training(config)
     require_data(options, config, checkpoint)
     config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
     if not options.evaluate:
@@ -69,20 +60,11 @@ def open_run(options: Options, device: torch.device) -> Run:
     if options.is_new and config.eval_epoch >= config.epochs:
         epochs = counted(config.epochs, "epoch")
         logger.warning("eval_epoch %d: of %s, only the last is evaluated", config.eval_epoch, epochs)
-    if config.schedular.lr not in (None, config.optimizer.lr):
-        unused, used = config.schedular.lr, config.optimizer.lr
+    unused, used = getattr(config.schedular, "lr", None), config.optimizer.lr
+    if unused not in (None, used):
         logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", unused, used)
     precision = prepare_precision(config.precision, device, config.deterministic)
     return Run(options, config, device, precision, checkpoint, seed_of(options, checkpoint))
-
-
-def require_training(config: Config) -> None:
-    """Raises UserError for a system of which there is no training."""
-    if SYSTEMS[config.system].start is None:
-        raise UserError(
-            f"config: `system` {config.system} is evaluated and searched with, and there is no training of it here;"
-            " give --evaluate and its checkpoint, or another system"
-        )
 
 
 def require_what_compiles(config: Config, device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 The defaults are MARS on CUHK-PEDES; a YAML file holds what differs. Published names are kept, `schedular` included.
 Keys of the networks and of what they learn are declared in `models/settings.py` and `models/objectives.py`, those of
-optimizer and learning rate in `utils/training/optimization.py`; all lie side by side in a file.
+optimizer and learning rate in `utils/training`; all lie side by side in a file.
 """
 
 from abc import abstractmethod
@@ -28,8 +28,8 @@ from utils.config import (
 from utils.errors import UserError
 from utils.files import similar_file
 from utils.paths import PathText
-from utils.training.learning_rate import Schedule
-from utils.training.optimization import Optimizer
+from utils.training.learning_rate import Schedule, ScheduleSettings
+from utils.training.optimization import Optimizer, OptimizerSettings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -68,10 +68,10 @@ class Config(Section):
     weights: dict[str, NotNegative] = {}
     batch_size_train: Count = 8
     accumulate_steps: Count = 1
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedular: ScheduleSettings = ScheduleSettings()
     sampler: Literal["random", "identity"] = "random"
     samples_per_identity: Count = 4
-    optimizer: Optimizer = Optimizer()
-    schedular: Schedule = Schedule()
     clip_grad_norm: Positive | None = None
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     compile: Literal[False, True, "layers", "step"] = False
@@ -107,7 +107,7 @@ class Config(Section):
 
     @property
     def epochs(self) -> int:
-        """Epochs of the run, those after the cosine's end included."""
+        """Epochs of the run."""
         return self.schedular.all_epochs
 
     @model_validator(mode="after")
@@ -144,6 +144,8 @@ class MarsConfig(ModelSettings, Config):
     # what a run starts from
     vision_checkpoint: PathText | None = None
     # recipe
+    optimizer: Optimizer = Optimizer()
+    schedular: Schedule = Schedule()
     alpha: Fraction = 0.4
     warm_up: bool = True
     hard_negatives_within: GroupByEpoch = None

@@ -153,10 +153,14 @@ class LoadedBatch(Samples):
 
 @dataclass(frozen=True)
 class MaskedCaptions:
-    """Captions with masked words. ids, labels [B, T]: what is read; what was there, 0 where nothing was masked."""
+    """Captions with masked words. ids, labels [B, T]: what is read; what was there, 0 where nothing was masked.
+
+    most: how many words are masked, and at times somewhat more, in main memory; None = not counted.
+    """
 
     ids: Tensor
     labels: Tensor
+    most: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,8 @@ def mask_words(ids: Tensor, noise: WordNoise, words: WordIds, probability: float
     hidden = taken & (how < 0.8) | first
     read = ids.masked_fill(hidden, words.mask)
     read = torch.where(taken & (how >= 0.8) & (how < 0.9), noise.words, read)
-    return MaskedCaptions(read, ids.masked_fill(~(taken | first), NO_LABEL))
+    chosen = taken | first
+    return MaskedCaptions(read, ids.masked_fill(~chosen, NO_LABEL), most=int(chosen.sum()))
 
 
 def augment_words(

@@ -5,8 +5,10 @@ import shutil
 from typing import Any
 
 import torch
+from torch import nn
 
 from dataset.batch import SpecialTokens
+from models.clip.blocks import Block
 from models.decoder import DecoderBlock
 from models.encoders import family_of
 from models.fusion import Layer, TextEncoder
@@ -98,3 +100,10 @@ def compile_layers(model: PersonSearchModel) -> None:
     parts += [module for module in model.modules() if isinstance(module, Layer | DecoderBlock)]
     for part in parts:
         part.compile(dynamic=True)
+
+
+def compile_blocks(model: nn.Module, how: bool | str) -> None:
+    """Let torch.compile write kernels for the transformer blocks of a CLIP system, where `how` asks for it."""
+    if how:
+        for block in (module for module in model.modules() if isinstance(module, Block)):
+            block.compile(dynamic=True)

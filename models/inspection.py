@@ -2,15 +2,18 @@
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dataset.batch import TextTokens, TrainBatch
+from dataset.batch import PairBatch, TextTokens, TrainBatch
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, StepNoise
 from utils.memory import GIB
+from utils.processes.handover import map_leaves
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,18 @@ def describe_step(model: PersonSearchModel, settings: StepSettings, tokens: int)
     return f"a training step with captions of {tokens} tokens, the longest there are, takes about {memory}"
 
 
+def describe_pairs(batch: PairBatch) -> str:
+    """The shapes of a batch of pairs, a line each."""
+    shapes = {name: getattr(batch, name).shape for name in ("image", "ids", "identity")}
+    return "\n".join(f"{name:28} {list(shape)}" for name, shape in shapes.items())
+
+
+def describe_pair_step(model: nn.Module, batch: PairBatch, precision: str) -> str:
+    """A line on the memory of a training step with a batch like this one."""
+    memory = memory_of_step(model, (map_leaves(batch, lambda part: part.to("meta")),), precision == "bf16")
+    return f"a training step with captions of {batch.ids.shape[1]} tokens takes about {memory}"
+
+
 def meta_batch(batch: int, tokens: int, attributes: int, image_size: tuple[int, int]) -> TrainBatch:
     """A training batch without content."""
 
@@ -98,7 +113,7 @@ def meta_batch(batch: int, tokens: int, attributes: int, image_size: tuple[int, 
     )
 
 
-def without_content(model: PersonSearchModel) -> PersonSearchModel:
+def without_content(model: Model) -> Model:
     """A copy on the meta device, whose tensors have shapes and no memory."""
     meta: dict[int, Any] = {}
     for parameter in model.parameters():
@@ -111,7 +126,14 @@ def without_content(model: PersonSearchModel) -> PersonSearchModel:
 def estimate_memory(
     model: PersonSearchModel, batch: int, tokens: int, image_size: tuple[int, int], bf16: bool
 ) -> Memory:
-    """Memory of a training step at these sizes, from a forward pass without content.
+    """Memory of a training step of MARS at these sizes; see `memory_of_step`."""
+    noise = StepNoise.draw(0, 0, list(range(batch)), tokens, model.grid[0] * model.grid[1])
+    draws = RandomDraws(noise, model.special, model.text_encoder.size.vocab_size).to(torch.device("meta"))
+    return memory_of_step(model, (meta_batch(batch, tokens, 4, image_size), draws, 0.4), bf16)
+
+
+def memory_of_step(model: nn.Module, inputs: tuple[Any, ...], bf16: bool) -> Memory:
+    """Memory of a training step, from a forward pass without content: inputs are on the meta device.
 
     Activations are what autograd keeps for the backward pass, each storage once; autocast to
     bf16 is taken as half. Work space of kernels is not counted.
@@ -130,10 +152,8 @@ def estimate_memory(
             kept[storage] = tensor
         return tensor
 
-    noise = StepNoise.draw(0, 0, list(range(batch)), tokens, model.grid[0] * model.grid[1])
-    draws = RandomDraws(noise, model.special, model.text_encoder.size.vocab_size).to(torch.device("meta"))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        found, _ = model(meta_batch(batch, tokens, 4, image_size), draws, 0.4)
+        found, _ = model(*inputs)
         sum(found.values())
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     return Memory(fixed, trainable, 2 * trainable, activations // (2 if bf16 else 1))

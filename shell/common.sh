@@ -172,9 +172,9 @@ run_name() {
     echo "$1${recipe:+-$recipe}"
 }
 
-# group_of CONFIG: the packages that a configuration needs: those of CLIP where it names a system of its own.
+# group_of CONFIG ...: the packages that configurations need: those of CLIP where one is of a system of its family.
 group_of() {
-    if grep -qsE '^system: *(clip|rde)' "$1"; then echo clip; else echo base; fi
+    if grep -qsE '^system: *(clip|irra|rde)|recipes/(clip|irra|rde)\.yaml' "$@"; then echo clip; else echo base; fi
 }
 
 # train NAME CONFIG [CHECKPOINT] [flags...]   environment: CHECKPOINT, VISION_CHECKPOINT, OUTPUT, CONFIG, RECIPE
@@ -184,10 +184,10 @@ train() {
     local checkpoint="${CHECKPOINT:-}"
     if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then checkpoint="$1"; shift; fi
     recipe="$(recipe_file)" || exit 2
-    ensure_environment "$(group_of "$(absolute "${CONFIG:-$repository/$config}")")"
+    output="$(absolute "${OUTPUT:-$repository/output/$name}")"
+    ensure_environment "$(group_of "$(absolute "${CONFIG:-$repository/$config}")" "$recipe" "$output/config.yaml")"
     if [ -n "$checkpoint" ]; then set -- --checkpoint "$(checkpoint_path "$checkpoint")" "$@"; fi
     if [ -n "${VISION_CHECKPOINT:-}" ]; then set -- --vision_checkpoint "$(absolute "$VISION_CHECKPOINT")" "$@"; fi
-    output="$(absolute "${OUTPUT:-$repository/output/$name}")"
     if [[ " $* " != *" --resume "* ]] || [ -n "${CONFIG:-}" ] || [ ! -f "$output/config.yaml" ]; then
         settings=(--config "$(absolute "${CONFIG:-$repository/$config}")" ${recipe:+"$recipe"})
     fi

@@ -177,8 +177,11 @@ def test_the_configuration_page_names_every_key_and_no_other():
 
 def test_the_page_of_clip_names_every_key_that_other_systems_have_of_their_own():
     settings = {name: keys_of(SYSTEMS[name].config.model_validate({}).model_dump(mode="json")) for name in SYSTEMS}
-    own = {key: value for name in ("rde", "clip") for key, value in settings[name].items() if key != "clip"}
-    common = Config.model_fields.keys() - {"system", "max_words", "k_test"}
+    sections = ("clip", "optimizer", "schedular")
+    own = {
+        key: value for name in ("rde", "irra", "clip") for key, value in settings[name].items() if key not in sections
+    }
+    common = Config.model_fields.keys() - {"system", "max_words", "k_test", "batch_size_train", *sections}
     expected = {key: value for key, value in own.items() if key.partition(".")[0] not in common}
     found = {key: parse_yaml(default, key) for key, default in documented(REPOSITORY / "docs/clip.md").items()}
     assert found == expected
@@ -209,7 +212,7 @@ def test_examples_of_configurations_load(page, tmp_path):
 def test_keys_within_text_are_keys():
     """`section.key` anywhere in the pages."""
     sections = "|".join(("weights", "bert_config", "optimizer", "schedular"))
-    known = set(documented())
+    known = {*documented(), *documented(REPOSITORY / "docs/clip.md")}
     for page in PAGES:
         found = set(re.findall(rf"\b(?:{sections})\.\w+", prose(page)))
         assert {key for key in found if not key.endswith((".json", ".yaml"))} <= known, page.name

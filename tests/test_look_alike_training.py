@@ -8,7 +8,7 @@ from benchmark_data import TINY, data_settings, run
 from harness import state_of
 from in_process import retrieve
 
-from evaluation.stages.look_alikes import most_alike
+from configs.systems.look_alikes import most_alike
 from utils.checkpoints.files import read_checkpoint
 from utils.checkpoints.run_folder import LAST
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from models.clip.clip_model import CLIP
 from models.clip.irra import IRRA, IrraSettings
 from models.clip.rde import RDE, RdeSettings
 from models.clip.towers import ClipSize
@@ -33,7 +32,7 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
 
 def square_clip() -> dict[str, torch.Tensor]:
     """OpenAI's layout: positions of square images, in float16, and keys that are no parameters."""
-    model = randomised(CLIP(ClipSize(image_size=(48, 48), **SIZES)))
+    model = randomised(IRRA(ClipSize(image_size=(48, 48), **SIZES), IrraSettings(("itc",))))
     numbers = {"input_resolution": 48, "context_length": 77, "vocab_size": 49408}
     extra = {**{name: torch.tensor(value) for name, value in numbers.items()}, "logit_scale": torch.tensor(4.6)}
     return {**{name: value.half() for name, value in model.base_model.state_dict().items()}, **extra}

@@ -5,13 +5,13 @@ Letters: B batch, T text tokens, E embedding, F all embeddings side by side.
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from dataset.batch import TextTokens
-from models.clip.step import unit
-from models.clip.towers import ClipSize, DualEncoder, end_of_text, token_at
+from dataset.batch import PairBatch, TextTokens
+from models.clip.towers import ClipSize, DualEncoder
 from models.image_encoder import PixelStatistics
 from models.search_model import SearchModel
 
@@ -45,6 +45,18 @@ class ClipModel(SearchModel):
     def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
         """Captions [B, T] -> embeddings by name, [B, E]."""
 
+    @abstractmethod
+    def compute_losses(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Unweighted losses of a training step by name, of images that are normalised."""
+
+    def forward(self, batch: PairBatch) -> tuple[dict[str, Tensor], None]:
+        """One training step: unweighted losses by name; nothing is kept of it."""
+        return self.compute_losses(self.normalised(batch)), None
+
+    def normalised(self, batch: PairBatch) -> PairBatch:
+        """A batch as losses read it, its images [B, 3, H, W], uint8 or normalised already."""
+        return replace(batch, image=self.statistics.normalise(batch.image))
+
     def encode_image(self, image: Tensor) -> tuple[Tensor | None, Tensor]:
         """Images [B, 3, H, W], uint8 or normalised -> no tokens, as pairs are not scored, and embeddings [B, F]."""
         return None, side_by_side(self.image_embeddings(self.statistics.normalise(image)))
@@ -52,16 +64,6 @@ class ClipModel(SearchModel):
     def embed_text(self, text: TextTokens) -> Tensor:
         """Captions -> embeddings [B, F]; the end of a caption is its highest id."""
         return side_by_side(self.text_embeddings(text.ids))
-
-
-class CLIP(ClipModel):
-    """The dual encoder alone: CLIP as it is, and whatever of IRRA and others evaluation reads."""
-
-    def image_embeddings(self, image: Tensor) -> dict[str, Tensor]:
-        return {"global": unit(self.base_model.encode_image(image).tokens[:, 0])}
-
-    def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
-        return {"global": unit(token_at(self.base_model.encode_text(ids).tokens, end_of_text(ids)))}
 
 
 def side_by_side(embeddings: Mapping[str, Tensor]) -> Tensor:

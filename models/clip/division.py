@@ -31,7 +31,8 @@ class MixtureSettings:
 
 LOOSE = MixtureSettings(rounds=10, tolerance=1e-2, regularisation=5e-4)
 TIGHT = MixtureSettings(rounds=100, tolerance=1e-4, regularisation=1e-6)
-"""Published: TIGHT where more than 0.4 of all pairs are noisy, and for RSTPReid; else LOOSE."""
+MIXTURES = {"loose": LOOSE, "tight": TIGHT}
+"""Published: tight where more than 0.4 of all pairs are noisy, and for RSTPReid; else loose."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """IRRA (CVPR 2023): CLIP, and losses that align its similarities and its tokens with what is known of a person.
 
+With the contrastive loss alone it is CLIP, as it is or fine-tuned.
+
 Letters: B batch, N image tokens, T text tokens, E embedding, C identities, V vocabulary, M samples of all processes,
 K masked words.
 """
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from dataset.batch import PairBatch
 from models.clip import losses
-from models.clip.clip_model import CLIP
+from models.clip.clip_model import ClipModel
 from models.clip.cross_modal import CrossModal
 from models.clip.step import Everyone, gather_pairs, over_processes, unit
 from models.clip.towers import HEAD_WIDTH, ClipSize, end_of_text, token_at
@@ -38,6 +40,10 @@ class IrraSettings:
     cross_heads: int | None = None  # None = as many as are 64 wide
     masked_captions: bool = True
 
+    def heads(self, width: int) -> int:
+        """Of the cross-modal encoder, which is as wide as the embedding."""
+        return self.cross_heads or max(1, width // HEAD_WIDTH)
+
 
 @dataclass(frozen=True)
 class IrraStep:
@@ -51,7 +57,7 @@ class IrraStep:
     everyone: Everyone
 
 
-class IRRA(CLIP, CrossModal):
+class IRRA(ClipModel, CrossModal):
     """The dual encoder, and a classifier and a cross-modal encoder where a loss asks for them.
 
     Raises UserError when a loss is unknown, or has no classes.
@@ -66,10 +72,15 @@ class IRRA(CLIP, CrossModal):
             nn.init.normal_(self.classifier.weight, std=0.001)
             nn.init.zeros_(self.classifier.bias)
         if "mlm" in settings.losses:
-            heads = settings.cross_heads or max(1, width // HEAD_WIDTH)
-            self.build_cross_modal(width, heads, settings.cross_depth, size.vocabulary)
+            self.build_cross_modal(width, settings.heads(width), settings.cross_depth, size.vocabulary)
 
-    def forward(self, batch: PairBatch) -> dict[str, Tensor]:
+    def image_embeddings(self, image: Tensor) -> dict[str, Tensor]:
+        return {"global": unit(self.base_model.encode_image(image).tokens[:, 0])}
+
+    def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
+        return {"global": unit(token_at(self.base_model.encode_text(ids).tokens, end_of_text(ids)))}
+
+    def compute_losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """One training step: unweighted losses by name."""
         step = self.read(batch)
         return over_processes({name: LOSSES[name](self, step) for name in self.settings.losses})
@@ -139,9 +150,10 @@ def masked_words(model: IRRA, step: IrraStep) -> Mean:
     masked, tokens = step.batch.masked, step.masked_tokens
     if masked is None or tokens is None:
         raise UserError("the loss mlm of IRRA needs captions with masked words; turn masking on, or leave out mlm")
-    chosen = masked.labels != losses.NOT_MASKED
-    states = model.fuse(tokens, step.image_tokens)[chosen]  # [K, E]
-    return losses.masked_words(model.mlm_head(states).float(), masked.labels[chosen])
+    # an index of known length, which neither waits for a GPU nor is a shape of its own
+    chosen = (masked.labels != losses.NOT_MASKED).flatten().byte().argsort(descending=True, stable=True)[: masked.most]
+    states = model.fuse(tokens, step.image_tokens).flatten(0, 1).index_select(0, chosen)  # [K, E]
+    return losses.masked_words(model.mlm_head(states).float(), masked.labels.flatten().index_select(0, chosen))
 
 
 LOSSES: dict[str, Callable[[IRRA, IrraStep], Tensor | Mean]] = {

@@ -144,10 +144,11 @@ def loss_of_pairs(name: str, of_texts: Tensor, of_images: Tensor, pairs: Pairs, 
     return of_rows(of_texts, pairs, settings) + of_rows(of_images, pairs, settings)
 
 
-def over_clean_pairs(name: str, values: Tensor, clean: Tensor, processes: int = 1) -> Mean:
+def over_clean_pairs(name: str, values: Tensor, clean: Tensor, parts: int = 1) -> Mean:
     """The loss of a batch from that of its pairs [B], of which `clean` [B] says whether they count (1) or not (0).
 
-    A sum over the batch of all processes is `processes` times the mean of their sums, as gradients are averaged.
+    A sum over a batch that is spread over processes and micro-batches is `parts` times the mean of their sums, as
+    gradients are averaged over both.
     """
     total = (values * clean).sum()
-    return Mean(total, clean.sum()) if PAIR_LOSSES[name].is_mean else Mean(total * processes, torch.ones_like(total))
+    return Mean(total, clean.sum()) if PAIR_LOSSES[name].is_mean else Mean(total * parts, torch.ones_like(total))

@@ -27,7 +27,7 @@ EMBEDDINGS = ("bge", "tse")  # basic global embedding, token selection embedding
 class RdeSettings:
     """loss: a name of losses.PAIR_LOSSES; width: F; select_ratio: share of tokens selected; batch_norm: `SelectionMlp`.
 
-    pairs: settings of the loss.
+    pairs: settings of the loss. micro_batches: of a step, whose mean is taken where the loss is a sum.
     """
 
     loss: str = "TAL"
@@ -35,6 +35,7 @@ class RdeSettings:
     select_ratio: float = 0.3
     batch_norm: BatchNorm = "frozen"
     pairs: PairLossSettings = field(default_factory=PairLossSettings)
+    micro_batches: int = 1
 
 
 class RDE(ClipModel):
@@ -55,6 +56,13 @@ class RDE(ClipModel):
         selection = size.embedding, settings.width, settings.select_ratio, settings.batch_norm
         self.visul_emb_layer = PatchSelection(*selection)
         self.texual_emb_layer = WordSelection(*selection, size.text_length)
+        for part in (self.visul_emb_layer.linear, *(part.mlp.bns[1] for part in self.selections)):
+            part.requires_grad_(False)  # in released files, and never used
+
+    @property
+    def selections(self) -> tuple[PatchSelection, WordSelection]:
+        """The layers that select tokens, of images and of captions."""
+        return self.visul_emb_layer, self.texual_emb_layer
 
     def facts(self) -> dict[str, str]:
         return {**super().facts(), "select_ratio": str(self.settings.select_ratio)}
@@ -72,14 +80,12 @@ class RDE(ClipModel):
         """Captions [B, T] -> embeddings of length 1 by name: bge [B, E], tse [B, F]."""
         return {name: unit(features) for name, features in self.text_features(ids).items()}
 
-    def forward(self, batch: PairBatch) -> dict[str, Tensor]:
+    def compute_losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """One training step: the loss of the clean pairs of a batch, by embedding."""
         name, values = self.settings.loss, self.pair_losses(batch)
         clean = torch.ones_like(values["bge"]) if batch.clean is None else batch.clean.float()
-        processes = world_size()
-        return over_processes(
-            {key: losses.over_clean_pairs(name, each, clean, processes) for key, each in values.items()}
-        )
+        parts = world_size() * self.settings.micro_batches
+        return over_processes({key: losses.over_clean_pairs(name, each, clean, parts) for key, each in values.items()})
 
     def pair_losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """The loss of each pair [B], by embedding; by it pairs are told clean from noisy."""

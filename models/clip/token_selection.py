@@ -13,6 +13,7 @@ from torch.nn.functional import batch_norm, relu
 from models.image_encoder import take_tokens
 from models.kernels import Linear
 from models.losses import FAR_BELOW
+from utils.processes.distributed import gather_with_gradient, sum_over_processes, world_size
 
 BatchNorm = Literal["frozen", "batch"]
 
@@ -40,7 +41,7 @@ class SelectionMlp(nn.Module):
         return self.layers[1](relu(self.normalise(self.layers[0](tokens).float(), valid)))
 
     def normalise(self, hidden: Tensor, valid: Tensor) -> Tensor:
-        """[B, S, F/2] by running statistics, or by those of valid tokens; other tokens are 0 then.
+        """[B, S, F/2] by running statistics, or by those of valid tokens of all processes; other tokens are 0 then.
 
         A single token has no variance: the running statistics stand in.
         """
@@ -49,11 +50,27 @@ class SelectionMlp(nn.Module):
         if not norm.training:
             return norm(hidden.flatten(0, 1)).view_as(hidden)
         rows = hidden[valid]
-        if len(rows) < 2:
+        count = sum_over_processes(torch.tensor(float(len(rows)), device=rows.device))
+        if count < 2:
             rows = batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        elif world_size() > 1:
+            rows = normalise_together(rows, norm, count)
         else:
             rows = norm(rows)
         return torch.zeros_like(hidden).masked_scatter(valid[..., None], rows)
+
+
+def normalise_together(rows: Tensor, norm: nn.BatchNorm1d, count: Tensor) -> Tensor:
+    """What `norm` makes of the rows [R, F/2] of all processes together, `count` of them; for this process's rows."""
+    mean = gather_with_gradient(rows.sum(0, keepdim=True)).sum(0) / count
+    variance = gather_with_gradient((rows - mean).square().sum(0, keepdim=True)).sum(0) / count
+    with torch.no_grad():
+        for running, found in ((norm.running_mean, mean), (norm.running_var, variance * count / (count - 1))):
+            assert running is not None and norm.momentum is not None
+            running.lerp_(found, norm.momentum)
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked += 1
+    return (rows - mean) * (variance + norm.eps).rsqrt() * norm.weight + norm.bias
 
 
 class TokenSelection(nn.Module):

@@ -8,9 +8,7 @@ resumed ends with the same bits as one that was not.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from utils.checkpoints.fields import CheckpointFields, read_fields
 from utils.checkpoints.run_folder import settings_of_run
@@ -36,7 +34,6 @@ class RunFields(CheckpointFields):
     best_epoch: int
     metrics: dict[str, Any] | None
     seed: int
-    negatives_pool: Annotated[int, Field(gt=0)] | None = None
 
 
 class CheckpointClock:
@@ -61,12 +58,10 @@ class RunState:
     """What a run carries from step to step.
 
     step: where it stands; log: of the epoch under way; evaluated: whether what was trained so far is evaluated and
-    logged; best, best_epoch: score and number of the best epoch; metrics: of the last evaluation, if any;
-    negatives_pool: samples of a process when the run began, among which it draws hard negatives unless configured.
+    logged; best, best_epoch: score and number of the best epoch; metrics: of the last evaluation, if any.
     """
 
     step: Step
-    negatives_pool: int
     log: EpochLog = field(default_factory=EpochLog)
     evaluated: bool = True
     best: float = -1.0
@@ -74,9 +69,9 @@ class RunState:
     metrics: dict[str, Any] | None = None
 
     @classmethod
-    def at_start(cls, iterations: int, batch: int) -> "RunState":
-        """A new run, of so many steps an epoch and samples in the batch of a process."""
-        return cls(Step(0, 0, iterations, 0), batch)
+    def at_start(cls, iterations: int) -> "RunState":
+        """A new run, of so many steps an epoch."""
+        return cls(Step(0, 0, iterations, 0))
 
     @property
     def kept(self) -> str:
@@ -156,7 +151,6 @@ class RunState:
             found.metrics,
         )
         self.best, self.best_epoch, stepper.failed = found.best, found.best_epoch, found.failed
-        self.negatives_pool = found.negatives_pool or self.negatives_pool
         if found.step:  # rates are as the last step left them
             before = (epoch, iteration - 1) if iteration else (epoch - 1, of_run - 1)
             stepper.schedule.move_to(*before, of_run)

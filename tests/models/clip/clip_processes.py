@@ -45,7 +45,7 @@ def results() -> dict[str, dict[str, torch.Tensor]]:
     """Losses and gradients by model and name, as the mean of all processes."""
     found, given = {}, share(whole_batch())
     for name, model in models().items():
-        losses = model.train()(given)
+        losses = model.train().compute_losses(given)
         sum(losses.values()).backward()
         learned = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
         found[name] = {key: mean_over_processes(value.detach().clone()) for key, value in {**losses, **learned}.items()}

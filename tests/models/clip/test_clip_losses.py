@@ -108,7 +108,7 @@ def test_losses_of_two_processes_have_the_mean_of_one(name):
     for rows in (slice(0, 2), slice(2, 4)):
         pairs = Pairs(SAME[rows], PAIRS.own[rows])
         values = loss_of_pairs(name, similarity[rows], similarity.T[rows], pairs, SETTINGS)
-        parts.append(over_clean_pairs(name, values, clean[rows], processes=2))
+        parts.append(over_clean_pairs(name, values, clean[rows], parts=2))
     number = (parts[0].number + parts[1].number) / 2  # the mean over processes
     torch.testing.assert_close((parts[0].over(number) + parts[1].over(number)) / 2, whole.value)
 

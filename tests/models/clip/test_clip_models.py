@@ -58,13 +58,13 @@ def test_masked_words_need_masked_captions():
 @pytest.mark.parametrize("identities", [(0, 0, 0), (1,)])
 def test_irra_learns_from_one_identity(identities):
     model = irra("sdm", "mlm", "id", "itc", "cmpm").train()
-    finite_gradients(model, sum(model(batch(identities)).values()))
+    finite_gradients(model, sum(model.compute_losses(batch(identities)).values()))
 
 
 def test_nothing_masked_is_no_loss():
     model, given = irra().train(), batch()
     masked = MaskedCaptions(given.ids, torch.zeros_like(given.ids))
-    found = model(replace(given, masked=masked))
+    found = model.compute_losses(replace(given, masked=masked))
     assert found["mlm"] == 0
     finite_gradients(model, sum(found.values()))
 
@@ -73,10 +73,10 @@ def test_captions_are_read_once_where_they_are_masked_in_place():
     model, given = irra(masked_captions=True), batch()
     calls = []
     model.base_model.transformer.register_forward_hook(lambda *_: calls.append(1))
-    model(given)
+    model.compute_losses(given)
     assert len(calls) == 1
     model.settings = replace(model.settings, masked_captions=False)
-    model(given)
+    model.compute_losses(given)
     assert len(calls) == 3
 
 
@@ -86,7 +86,7 @@ def test_a_step_in_bfloat16_is_near(build):
     for precision in ("fp32", "bf16"):
         model = build().train()
         with autocast(precision, "cpu"):
-            found[precision] = model(batch())
+            found[precision] = model.compute_losses(batch())
         finite_gradients(model, sum(found[precision].values()))
     for name, value in found["fp32"].items():
         assert found["bf16"][name].dtype == torch.float32
@@ -106,13 +106,13 @@ def test_an_unknown_loss_of_rde_is_refused():
 @pytest.mark.parametrize("identities", [(0, 1, 1, 2), (0, 0, 0), (1,)])
 def test_rde_learns_from_any_batch(loss, statistics, identities):
     model = rde(loss, statistics, pairs=PairLossSettings(tau=1e-3)).train()
-    finite_gradients(model, sum(model(batch(identities)).values()))
+    finite_gradients(model, sum(model.compute_losses(batch(identities)).values()))
 
 
 @pytest.mark.parametrize("loss", list(PAIR_LOSSES))
 def test_noisy_pairs_alone_teach_nothing(loss):
     model, given = rde(loss).train(), batch()
-    total = sum(model(replace(given, clean=torch.zeros(4))).values())
+    total = sum(model.compute_losses(replace(given, clean=torch.zeros(4))).values())
     finite_gradients(model, total)
     assert total == 0 and not model.base_model.visual.proj.grad.any()
 
@@ -129,7 +129,7 @@ def test_a_caption_without_words_has_an_embedding_and_leaves_others_alone(statis
     together, alone = model.text_embeddings(captions(0, 3, 5))["tse"], model.text_embeddings(captions(1, 3, 5))["tse"]
     assert together.isfinite().all()
     torch.testing.assert_close(together[1:], alone[1:])
-    finite_gradients(model, sum(model(replace(batch(), ids=captions(0, 3, 0, 5))).values()))
+    finite_gradients(model, sum(model.compute_losses(replace(batch(), ids=captions(0, 3, 0, 5))).values()))
 
 
 def test_one_caption_without_words_in_statistics_of_the_batch():
@@ -158,5 +158,5 @@ def test_short_captions_have_the_embeddings_of_padded_ones():
 def test_frozen_statistics_stay_whatever_the_mode():
     for model in (rde(), rde().train()):
         before = model.visul_emb_layer.mlp.bns[0].running_mean.clone()
-        model(batch())
+        model.compute_losses(batch())
         assert torch.equal(model.visul_emb_layer.mlp.bns[0].running_mean, before)

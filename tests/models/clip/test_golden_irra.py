@@ -14,9 +14,10 @@ from recorded_clip import (
     size_of,
 )
 
-from models.clip.parameter_groups import ParameterRates, epoch_factor, parameter_groups
+from models.clip.parameter_groups import ClipOptimizer, make_clip_optimizer
 from models.clip.released import load_dual_encoder
 from models.clip.towers import DualEncoder, end_of_text, token_at
+from utils.training.learning_rate import FactorSchedule
 
 pytestmark = [
     pytest.mark.skipif(not IRRA_FILES, reason=f"GOLDEN_DIR {golden_folder()} has no numbers of IRRA"),
@@ -59,7 +60,7 @@ def test_tokens_features_and_logits(path):
 @torch.no_grad()
 def test_losses(path):
     golden = read(path)
-    weights, found = weights_of(golden), build_irra(golden, ALL)(batch_of(golden))
+    weights, found = weights_of(golden), build_irra(golden, ALL).compute_losses(batch_of(golden))
     assert set(found) == set(golden["losses"])
     for name, value in golden["losses"].items():
         assert_near(weights.get(name, 1) * found[name], value, atol=0, rtol=1e-5)
@@ -68,7 +69,7 @@ def test_losses(path):
 @torch.no_grad()
 def test_losses_of_captions_that_are_masked_in_place(path):
     golden = read(path)
-    weights, found = weights_of(golden), build_irra(golden, masked_captions=True)(batch_of(golden))
+    weights, found = weights_of(golden), build_irra(golden, masked_captions=True).compute_losses(batch_of(golden))
     for name, value in golden["losses_masked_caption"].items():
         assert_near(weights.get(name, 1) * found[name], value, atol=0, rtol=1e-5)
 
@@ -76,23 +77,25 @@ def test_losses_of_captions_that_are_masked_in_place(path):
 def test_gradients(path):
     golden = read(path)
     model, weights = build_irra(golden).train(), weights_of(golden)
-    total = sum(weights.get(name, 1) * value for name, value in model(batch_of(golden)).items())
+    total = sum(weights.get(name, 1) * value for name, value in model.compute_losses(batch_of(golden)).items())
     total.backward()
     assert_near(total, golden["total"], atol=0, rtol=1e-5)
     assert_gradients(gradients_of(model), golden["gradients"])
 
 
-def test_optimizer_groups(path):
+def test_rates_of_parameters(path):
     golden = read(path)
-    groups = parameter_groups(build_irra(golden), ParameterRates())
-    found = {group["name"]: [group["lr"], group["weight_decay"]] for group in groups}
-    assert list(found) == list(golden["optimizer_groups"])
-    assert found == {name: pytest.approx(rates) for name, rates in golden["optimizer_groups"].items()}
+    learned = [name for name, value in build_irra(golden).named_parameters() if value.requires_grad]
+    found = {name: list(ClipOptimizer().rates_of(name)) for name in learned}
+    recorded = golden["optimizer_groups"]
+    assert found == {name: pytest.approx(recorded[name]) for name in learned}
+    assert list(found) == list(recorded)
 
 
 def test_learning_rates_of_epochs(path):
     factors = read(path)["lr_factors"]
-    assert [epoch_factor(epoch, len(factors)) for epoch in range(1, len(factors) + 1)] == pytest.approx(factors)
+    schedule = FactorSchedule(epochs=len(factors))
+    assert [schedule.factor(epoch) for epoch in range(len(factors))] == pytest.approx(factors)
 
 
 def test_a_step_of_the_optimizer(path):
@@ -100,7 +103,7 @@ def test_a_step_of_the_optimizer(path):
     model, step = build_irra(golden), golden["one_step"]
     for name, parameter in model.named_parameters():
         parameter.grad = golden["gradients"][name].clone()
-    torch.optim.Adam(parameter_groups(model, ParameterRates(lr=step["lr"])), eps=1e-3).step()
+    make_clip_optimizer(model.named_parameters(), ClipOptimizer(lr=step["lr"])).step()
     own = dict(model.named_parameters())
     for name, value in step["parameters"].items():
         assert_near(own[name], value, atol=1e-6)

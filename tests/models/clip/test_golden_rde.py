@@ -17,7 +17,7 @@ from recorded_clip import (
 
 from models.clip.clip_model import side_by_side
 from models.clip.losses import PAIR_LOSSES, PairLossSettings, Pairs, loss_of_pairs
-from models.clip.parameter_groups import ParameterRates, parameter_groups
+from models.clip.parameter_groups import RdeOptimizer
 from models.clip.rde import EMBEDDINGS
 from models.clip.step import unit
 
@@ -64,7 +64,7 @@ def test_embeddings(path):
 def test_losses(path, loss):
     golden = read(path)
     model, batch = build_rde(golden, loss), batch_of(golden)
-    of_pairs, of_batch = model.pair_losses(batch), model(batch)
+    of_pairs, of_batch = model.pair_losses(batch), model.compute_losses(batch)
     for name in EMBEDDINGS:
         assert_near(of_pairs[name], golden["per_sample"][loss][name], rtol=1e-5)
         assert_near(of_batch[name], golden["losses"][loss][name], atol=0, rtol=1e-5)
@@ -73,7 +73,7 @@ def test_losses(path, loss):
 def test_gradients(path):
     golden = read(path)
     model = build_rde(golden).train()
-    total = sum(model(batch_of(golden)).values())
+    total = sum(model.compute_losses(batch_of(golden)).values())
     total.backward()
     assert_near(total, golden["total"], atol=0, rtol=1e-5)
     found = gradients_of(model)
@@ -87,7 +87,7 @@ def test_statistics_of_the_batch(path):
     golden = read(path)
     model, recorded = build_rde(golden, batch_norm="batch").train(), golden["batch_stats"]
     batch = replace(batch_of(golden), ids=recorded["caption_ids"])
-    losses = model(batch)
+    losses = model.compute_losses(batch)
     sum(losses.values()).backward()
     for name in EMBEDDINGS:
         assert_near(losses[name], recorded["losses"][name], atol=0, rtol=1e-5)
@@ -113,12 +113,14 @@ def test_losses_of_given_similarities(path, loss):
     assert_gradients({loss: scores.grad}, {loss: cases["gradients"][loss]})
 
 
-def test_optimizer_groups(path):
+def test_rates_of_parameters(path):
     golden = read(path)
-    groups = parameter_groups(build_rde(golden), ParameterRates())
-    found = {group["name"]: [group["lr"], group["weight_decay"]] for group in groups}
-    assert list(found) == list(golden["optimizer_groups"])
-    assert found == {name: pytest.approx(rates) for name, rates in golden["optimizer_groups"].items()}
+    learned = [name for name, value in build_rde(golden).named_parameters() if value.requires_grad]
+    found = {name: list(RdeOptimizer().rates_of(name)) for name in learned}
+    recorded = golden["optimizer_groups"]
+    assert found == {name: pytest.approx(recorded[name]) for name in learned}
+    never_used = ("visul_emb_layer.linear.", "visul_emb_layer.mlp.bns.1.", "texual_emb_layer.mlp.bns.1.")
+    assert recorded.keys() - found.keys() == {name for name in recorded if name.startswith(never_used)}
 
 
 @torch.no_grad()
