@@ -65,6 +65,15 @@ class PersonSearchModel(Momentum, SearchModel):
     """Image encoder, text and fusion encoder, momentum copies, queues, match head, and the parts of the losses."""
 
     search_parts = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")
+    # word and pixel predictions
+    study_parts = (
+        "text_encoder.cls.",
+        "mask_token",
+        "visual_decoder.",
+        "visual_decoder_pos_embed",
+        "decoder_pred.",
+        "temp",
+    )
     reranks = True
     visual_encoder_m: ImageEncoder
     text_encoder_m: TextEncoder

@@ -17,13 +17,15 @@ class SearchModel(nn.Module, ABC):
     """A model that embeds images and captions side by side, so that cosine similarity ranks a gallery.
 
     embeddings: where an embedding is several side by side, the numbers of each by name, as stages of an evaluation.
-    search_parts: what the names of tensors that search reads begin with. reranks: whether it also scores pairs
-    (`models.person_search.PersonSearchModel`). grid: patches along height and
-    width; patch_size: their side in pixels; statistics: how pixels are normalised.
+    search_parts: what the names of tensors that search reads begin with; study_parts: of those that studies of a
+    trained model read beside. reranks: whether it also scores pairs (`models.person_search.PersonSearchModel`).
+    row_length: to which captions are padded, where no mask tells their words; None = a mask does, at any length.
+    grid: patches along height and width; patch_size: their side in pixels; statistics: how pixels are normalised.
     """
 
     embeddings: Mapping[str, slice] = {}
     search_parts: ClassVar[tuple[str, ...]] = ("",)
+    study_parts: ClassVar[tuple[str, ...]] = ()
     reranks: ClassVar[bool] = False
     grid: tuple[int, int]
     patch_size: int
@@ -31,6 +33,15 @@ class SearchModel(nn.Module, ABC):
     @property
     @abstractmethod
     def statistics(self) -> PixelStatistics: ...
+
+    @property
+    def row_length(self) -> int | None:
+        return None
+
+    @classmethod
+    def is_exported(cls, name: str) -> bool:
+        """Whether a tensor is of use without training: momentum copies, queues and heads of other losses are not."""
+        return name.startswith((*cls.search_parts, *cls.study_parts))
 
     def facts(self) -> dict[str, str]:
         """What results depend on beside the weights: a gallery is searched with the same alone."""

@@ -13,19 +13,18 @@ Letters: B images or captions, H and W height and width, T text tokens, E embedd
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
+from dataset.batch import TextTokens
 from evaluation.metrics import METRIC_NAMES
 from evaluation.tables import markdown_table
-from models.person_search import PersonSearchModel
-from models.released import needed_to_search
+from models.search_model import SearchModel
 from search.encoder import Encoder
 from utils.checkpoints.exported import SETTINGS, TOKENIZER, WEIGHTS
 from utils.errors import UserError
@@ -34,39 +33,37 @@ from utils.files import atomic_write, require_file, require_folder, write_json
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
-# What is of use without training beside search: word and pixel predictions, which studies show.
-PREDICTIONS = (
-    "text_encoder.cls.",
-    "mask_token",
-    "visual_decoder.",
-    "visual_decoder_pos_embed",
-    "decoder_pred.",
-    "temp",
-)
+USE = """from search import from_pretrained
+
+encoder = from_pretrained("this-folder")"""
 IMAGE_ONNX, TEXT_ONNX = "image_encoder.onnx", "text_encoder.onnx"
+EXAMPLES = "a woman in a red coat and blue jeans", "a man"  # that ONNX is tried with
 TOLERANCE = 1e-4  # between ONNX and torch, of embeddings of length 1
 
 
 def export_file(encoder: Encoder, file: Path, dtype: torch.dtype) -> None:
     """Write the model as one file, which is read as a checkpoint.
 
-    Raises UserError when there is one already, or the model is of another system than MARS.
+    Raises UserError when there is one already.
     """
-    require_mars(encoder)
     require_file(file, "file")
     if file.exists():
         raise UserError(f"{file} exists; name a new file")
     about = {"config": json.dumps(settings_of(encoder)), "tokenizer": encoder.trained.tokenizer.to_json()}
-    write_weights(file, encoder, dtype, about)
+    write_weights(file, exported_tensors(encoder.model), dtype, about)
 
 
-def write_weights(file: Path, encoder: Encoder, dtype: torch.dtype, about: Mapping[str, str]) -> None:
-    """All weights that are of use without training; floating point numbers in `dtype`."""
+def exported_tensors(model: SearchModel) -> dict[str, Tensor]:
+    """All weights that are of use without training."""
+    return {name: value for name, value in model.state_dict().items() if model.is_exported(name)}
+
+
+def write_weights(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, about: Mapping[str, str]) -> None:
+    """Floating point numbers are written in `dtype`."""
     from safetensors.torch import save
 
     # a copy of each: safetensors refuses tensors that share their memory, as tied embeddings do
-    needed = {name: value for name, value in encoder.model.state_dict().items() if is_exported(name)}
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in needed.items()}
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
     with atomic_write(file) as temporary:
         temporary.write_bytes(save(weights, metadata={"format": "pt", **about}))
@@ -81,46 +78,42 @@ def export(
 ) -> list[str]:
     """Write the folder; returns the names of its files. metrics: for the card, by stage; dtype: of weights.
 
-    Raises UserError when it cannot be written, ONNX and torch differ, or the model is of another system than MARS.
+    Raises UserError when it cannot be written, or ONNX and torch differ.
     """
-    require_mars(encoder)
-    require_folder(folder, "folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; name a new folder")
-    write_weights(folder / WEIGHTS, encoder, dtype, {})
+    require_new_folder(folder)
+    write_weights(folder / WEIGHTS, exported_tensors(encoder.model), dtype, {})
     write_json(folder / SETTINGS, settings_of(encoder), indent=2)
-    with atomic_write(folder / TOKENIZER) as temporary:
-        temporary.write_text(encoder.trained.tokenizer.to_json(), encoding="utf-8")
-    with atomic_write(folder / CARD) as temporary:
-        temporary.write_text(model_card(encoder, metrics), encoding="utf-8")
+    write_text(folder / TOKENIZER, encoder.trained.tokenizer.to_json())
+    used = [value for name, value in encoder.model.named_parameters() if encoder.model.is_exported(name)]
+    write_text(folder / CARD, model_card(encoder, metrics, used, USE))
     if with_onnx:
         export_onnx(encoder, folder)
     return sorted(path.name for path in folder.iterdir())
 
 
-def require_mars(encoder: Encoder) -> None:
-    """Raises UserError for a model whose tensors are not known to `is_exported`."""
-    if not encoder.model.reranks:
-        raise UserError(f"models of the system {encoder.config.system} are not exported; use their own checkpoint")
+def require_new_folder(folder: Path) -> None:
+    """Raises UserError when there are files in it, or it cannot be made."""
+    require_folder(folder, "folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; name a new folder")
 
 
-def is_exported(name: str) -> bool:
-    """Whether a tensor is of use without training: momentum copies, queues and heads of other losses are not."""
-    return needed_to_search(name) or name.startswith(PREDICTIONS)
+def write_text(file: Path, text: str) -> None:
+    with atomic_write(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def settings_of(encoder: Encoder) -> dict[str, Any]:
-    """The settings of a model, without those that name files of its training."""
+    """The settings of a model, without those that are of its training data."""
     settings = encoder.config.model_dump(mode="json")
-    files = "_file", "_image_root", "checkpoint", "image_cache"
-    return {key: value for key, value in settings.items() if not key.endswith(files)}
+    of_data = "_file", "_image_root", "checkpoint", "image_cache", "identities"
+    return {key: value for key, value in settings.items() if not key.endswith(of_data)}
 
 
-def model_card(encoder: Encoder, metrics: Mapping[str, Any] | None) -> str:
-    """What the model is, how it was measured, how to use it, and what for."""
-    config, model = encoder.config, encoder.model
+def model_card(encoder: Encoder, metrics: Mapping[str, Any] | None, parameters: Iterable[Tensor], use: str) -> str:
+    """What the model is, how it was measured, how to use it (lines of Python), and what for."""
+    config, count = encoder.config, sum(value.numel() for value in parameters)
     image_encoder = getattr(config, "image_encoder", config.system)
-    count = sum(value.numel() for name, value in model.named_parameters() if is_exported(name))
     rows = [
         {"": stage, **{title: float(found[name]) for name, title in METRIC_NAMES.items() if name in found}}
         for stage, found in (metrics or {}).items()
@@ -146,9 +139,7 @@ On the test split of its run, per cent:
 ## Use
 
 ```python
-from search import from_pretrained
-
-encoder = from_pretrained("this-folder")
+{use}
 ```
 
 ## Limits
@@ -168,50 +159,56 @@ class ImageTower(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: PersonSearchModel):
+    def __init__(self, model: SearchModel):
         super().__init__()
-        self.encoder, self.projection = model.visual_encoder, model.vision_proj
-        statistics = model.visual_encoder.statistics
-        self.register_buffer("mean", torch.tensor(statistics.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(statistics.std).view(1, 3, 1, 1))
+        self.model = model
+        self.register_buffer("mean", torch.tensor(model.statistics.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(model.statistics.std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return normalize(self.projection(self.encoder((images / 255 - self.mean) / self.std)[:, 0]), dim=-1)
+        return self.model.encode_image((images / 255 - self.mean) / self.std)[1]
 
 
 class TextTower(nn.Module):
-    """Word pieces [B, T] and mask [B, T] (1 = word) -> embeddings [B, E]."""
+    """Word pieces [B, T] and, where the model reads one, mask [B, T] (1 = word) -> embeddings [B, E]."""
 
-    def __init__(self, model: PersonSearchModel):
+    def __init__(self, model: SearchModel):
         super().__init__()
-        self.encoder, self.projection = model.text_encoder, model.text_proj
+        self.model = model
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        keep = mask.bool()
-        states = self.encoder.encode_text(self.encoder.encode_prefix(ids, keep), keep)
-        return normalize(self.projection(states[:, 0]), dim=-1)
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        return self.model.embed_text(TextTokens(ids, keep))
 
 
 @torch.no_grad()
 def export_onnx(encoder: Encoder, folder: Path) -> None:
-    """Both encoders in float32, for any batch and length. Raises UserError when they differ from torch."""
+    """Both encoders in float32, for any batch, and any length where captions have a mask.
+
+    Raises UserError when they differ from torch.
+    """
     height, width = encoder.config.image_size
     images = torch.randint(0, 256, (2, 3, height, width)).float()
-    ids = torch.randint(5, encoder.trained.tokenizer.vocabulary_size, (2, 12))
-    mask = torch.ones_like(ids)
-    mask[1, 7:] = 0
+    captions = example_captions(encoder)
+    axes = {0: "batch"} if encoder.model.row_length else {0: "batch", 1: "length"}
     towers = {
-        IMAGE_ONNX: (ImageTower(encoder.trained.matcher), {"images": images}, {"images": {0: "batch"}}),
-        TEXT_ONNX: (
-            TextTower(encoder.trained.matcher),
-            {"ids": ids, "mask": mask},
-            {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}},
-        ),
+        IMAGE_ONNX: (ImageTower(encoder.model), {"images": images}, {"images": {0: "batch"}}),
+        TEXT_ONNX: (TextTower(encoder.model), captions, dict.fromkeys(captions, axes)),
     }
-    for name, (tower, inputs, axes) in towers.items():
+    for name, (tower, inputs, axes_of) in towers.items():
         tower = tower.cpu().float().eval()
-        write_onnx(tower, inputs, axes, folder / name)
+        write_onnx(tower, inputs, axes_of, folder / name)
         check_onnx(tower, inputs, folder / name)
+
+
+def example_captions(encoder: Encoder) -> dict[str, Tensor]:
+    """Two captions of different length as the text encoder takes them: `ids` [2, T], and `mask` where it reads one."""
+    tokenizer, most = encoder.trained.tokenizer, encoder.config.max_words
+    encoded = [tokenizer.encode(tokenizer.clean(text, most), most).ids for text in EXAMPLES]
+    length = encoder.model.row_length or max(map(len, encoded))
+    ids = torch.tensor([row + [tokenizer.special.pad] * (length - len(row)) for row in encoded])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in encoded])
+    return {"ids": ids} if encoder.model.row_length else {"ids": ids, "mask": mask}
 
 
 def write_onnx(

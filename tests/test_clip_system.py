@@ -150,8 +150,6 @@ def test_search_and_studies_take_it(benchmark, files, tmp_path):
     for name in ("gradcam", "reconstruction", "cost"):
         refused = study(name)
         assert refused.code == 2 and "this needs ALBEF, RaSa or MARS" in refused.errors.splitlines()[-1]
-    refused = call(search, "export", tmp_path / "exported", *given)
-    assert refused.code == 2 and "are not exported" in refused.errors.splitlines()[-1]
 
 
 def written(folder: Path, data: Path, system: str) -> Path:

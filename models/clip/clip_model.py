@@ -33,6 +33,11 @@ class ClipModel(SearchModel):
         """F."""
         return self.base_model.size.embedding
 
+    @property
+    def row_length(self) -> int:
+        """That of the table of positions, as tokenizers of CLIP pad."""
+        return self.base_model.size.text_length
+
     def facts(self) -> dict[str, str]:
         """Weights have the same shapes whatever the heads and the stride are."""
         return {"clip": str(self.base_model.size)}

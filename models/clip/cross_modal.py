@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from models.clip.blocks import Attention, QuickGELU, Transformer, initialise_attention, initialise_blocks, residual_std
 from models.kernels import LayerNorm, Linear
 
+# what the names of its tensors begin with
+PARTS = ("cross_attn.", "cross_modal_transformer.", "ln_pre_t.", "ln_pre_i.", "ln_post.", "mlm_head.")
+
 
 class WordHead(nn.Module):
     """E -> E, QuickGELU, norm, E -> V; it shares no weight with the embedding of tokens."""

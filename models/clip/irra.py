@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dataset.batch import PairBatch
 from models.clip import losses
 from models.clip.clip_model import ClipModel
-from models.clip.cross_modal import CrossModal
+from models.clip.cross_modal import PARTS, CrossModal
 from models.clip.step import Everyone, gather_pairs, over_processes, unit
 from models.clip.towers import HEAD_WIDTH, ClipSize, end_of_text, token_at
 from models.kernels import Linear
@@ -62,6 +62,9 @@ class IRRA(ClipModel, CrossModal):
 
     Raises UserError when a loss is unknown, or has no classes.
     """
+
+    search_parts = ("base_model.",)
+    study_parts = PARTS  # it tells words; the classifier knows the people of its training data alone
 
     def __init__(self, size: ClipSize, settings: IrraSettings, gradient_checkpointing: bool = False):
         check_losses(settings)

@@ -102,7 +102,7 @@ class RDE(ClipModel):
 
     def image_features(self, image: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W] -> features by name: CLS [B, E], and the patches that it attends to [B, F]."""
-        cls = torch.zeros(len(image), 1, dtype=torch.long, device=image.device)
+        cls = torch.zeros(image.shape[0], 1, dtype=torch.long, device=image.device)
         tokens, attention = self.base_model.encode_image(image, attention_of=cls)
         return {"bge": tokens[:, 0].float(), "tse": self.visul_emb_layer(tokens, attended_by(attention))}
 

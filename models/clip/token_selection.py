@@ -136,7 +136,8 @@ class WordSelection(TokenSelection):
 def selectable(end: Tensor, length: int) -> Tensor:
     """Which tokens of captions that end at `end` [B] are words, or EOT where there are none: [B, length], True = is."""
     position, end = torch.arange(length, device=end.device), end[:, None]
-    return torch.where(end > 1, (position > 0) & (position < end), position == end)
+    words = (position > 0) & (position < end)
+    return words | ((end <= 1) & (position == end))  # no torch.where, which onnxruntime lacks of bool
 
 
 def attended_by(attention: Tensor | None) -> Tensor:

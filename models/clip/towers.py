@@ -79,7 +79,7 @@ class ImageTower(nn.Module):
         attention_of [B, R]: tokens whose attention in the last block is returned too, mean over heads.
         """
         patches = self.conv1(image).flatten(2).transpose(1, 2)  # [B, N - 1, Wv], the top row first
-        cls = self.class_embedding.expand(len(patches), 1, -1)
+        cls = self.class_embedding.expand(patches.shape[0], 1, -1)
         tokens = self.ln_pre(torch.cat([cls, patches], dim=1) + self.positional_embedding)
         tokens, attention = self.transformer(tokens, attention_of)
         return Encoded(project(self.ln_post(tokens), self.proj.t()), attention)

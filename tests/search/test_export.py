@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import Retrieval
 from search.__main__ import main as command
 from search.encoder import Encoder
-from search.export import export, is_exported, settings_of
+from search.export import export, settings_of
 from utils.checkpoints import named
 from utils.errors import UserError
 
@@ -108,7 +108,7 @@ def test_what_only_training_needs_is_left_out(encoder, tmp_path):
         *("prd_head", "mrtd_head"),
     }
     assert all(torch.equal(value, own[name]) for name, value in kept.items())
-    assert not is_exported("another_head.weight")
+    assert not encoder.model.is_exported("another_head.weight")
 
 
 def test_an_exported_folder_takes_the_settings_of_a_checkpoint(encoder, tmp_path):
