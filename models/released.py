@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.clip.open_clip import settings_from_open_clip
 from models.image_encoder import CLS_IN_FRONT, PositionLayout
 from models.person_search import PersonSearchModel
 from models.positions import Grid, grid_of, resize_positions
@@ -352,10 +353,14 @@ def load_trained(model: PersonSearchModel, checkpoint: Mapping[str, Any]) -> Non
 
 
 def saved_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration in a checkpoint of ours; empty for others.
+    """The configuration in a checkpoint of ours, or what open_clip writes beside one; empty for others.
 
     Exported models may say `compile: auto`, a former default, which is read as false.
+
+    Raises UserError when open_clip's is of another architecture than ours.
     """
+    if "open_clip" in checkpoint:
+        return settings_from_open_clip(checkpoint["open_clip"], f"checkpoint {checkpoint['path']}")
     saved = checkpoint["config"] if isinstance(checkpoint.get("config"), dict) else {}
     return {**saved, "compile": False, "cuda_graphs": False} if saved.get("compile") == "auto" else saved
 

@@ -198,11 +198,14 @@ def run_rebuild(options: argparse.Namespace) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """Write a model as one file, or as a folder with a model card and, if asked for, its two encoders as ONNX."""
-    from search.export import export, export_file
+    from search.export import export, export_file, export_open_clip
 
     one_file, dtype = options.output.suffix == ".safetensors", torch.bfloat16 if options.bf16 else torch.float32
-    if one_file and options.onnx:
-        raise UserError("--onnx writes files beside the weights; name a folder, not a .safetensors file")
+    if one_file and (options.onnx or options.open_clip):
+        flag = "--onnx" if options.onnx else "--open_clip"
+        raise UserError(f"{flag} writes files beside the weights; name a folder, not a .safetensors file")
+    if options.onnx and options.open_clip:
+        raise UserError("--onnx and --open_clip write a folder each; give one of them")
 
     beside = options.checkpoint.parent / "metrics.json"
     metrics = read_metrics(beside) if beside.is_file() else None
@@ -211,7 +214,10 @@ def run_export(options: argparse.Namespace) -> None:
         export_file(encoder, options.output, dtype)
         print(f"written: {options.output}")
         return
-    names = export(encoder, options.output, metrics, options.onnx, dtype)
+    if options.open_clip:
+        names = export_open_clip(encoder, options.output, metrics, dtype)
+    else:
+        names = export(encoder, options.output, metrics, options.onnx, dtype)
     print(f"written to {options.output}: {', '.join(names)}")
 
 
@@ -280,6 +286,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, help="a new folder, or one file NAME.safetensors")
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: half as large")
     parser.add_argument("--onnx", action="store_true", help="write image_encoder.onnx and text_encoder.onnx too")
+    parser.add_argument("--open_clip", action="store_true", help="a folder that open_clip loads (of CLIP and IRRA)")
     add_model(parser, needed=True)
 
 
@@ -293,7 +300,8 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, needed: bool = False) -> None:
-    source = "a checkpoint of a run, or an exported folder" + ("" if needed else " (default: as the gallery was made)")
+    source = "a checkpoint of a run, or a folder that was exported or is of open_clip"
+    source += "" if needed else " (default: as the gallery was made)"
     parser.add_argument("--checkpoint", required=needed, type=Path, help=source)
     parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside the checkpoint)")
     parser.add_argument(

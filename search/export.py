@@ -7,6 +7,9 @@
     FOLDER/README.md           the model card
     FOLDER/image_encoder.onnx, text_encoder.onnx   where asked for
 
+    FOLDER/open_clip_model.safetensors   or both towers of CLIP and IRRA under the names of open_clip
+    FOLDER/open_clip_config.json         with their sizes, and a model card
+
 Letters: B images or captions, H and W height and width, T text tokens, E embedding.
 """
 
@@ -22,11 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from dataset.batch import TextTokens
+from dataset.clip_tokens import ClipTokenizer
 from evaluation.metrics import METRIC_NAMES
 from evaluation.tables import markdown_table
+from models.clip.irra import IRRA
+from models.clip.open_clip import open_clip_config, open_clip_tensors
 from models.search_model import SearchModel
 from search.encoder import Encoder
-from utils.checkpoints.exported import SETTINGS, TOKENIZER, WEIGHTS
+from utils.checkpoints.exported import OPEN_CLIP_SETTINGS, OPEN_CLIP_WEIGHTS, SETTINGS, TOKENIZER, WEIGHTS
 from utils.errors import UserError
 from utils.files import atomic_write, require_file, require_folder, write_json
 
@@ -36,6 +42,10 @@ CARD = "README.md"
 USE = """from search import from_pretrained
 
 encoder = from_pretrained("this-folder")"""
+OPEN_CLIP_USE = """import open_clip
+
+model, preprocess = open_clip.create_model_from_pretrained("local-dir:this-folder")
+tokenizer = open_clip.get_tokenizer("local-dir:this-folder")"""
 IMAGE_ONNX, TEXT_ONNX = "image_encoder.onnx", "text_encoder.onnx"
 EXAMPLES = "a woman in a red coat and blue jeans", "a man"  # that ONNX is tried with
 TOLERANCE = 1e-4  # between ONNX and torch, of embeddings of length 1
@@ -88,6 +98,32 @@ def export(
     write_text(folder / CARD, model_card(encoder, metrics, used, USE))
     if with_onnx:
         export_onnx(encoder, folder)
+    return sorted(path.name for path in folder.iterdir())
+
+
+def export_open_clip(
+    encoder: Encoder, folder: Path, metrics: Mapping[str, Any] | None, dtype: torch.dtype = torch.float32
+) -> list[str]:
+    """Write a folder that open_clip loads as "local-dir:FOLDER"; otherwise as `export`.
+
+    Raises UserError when it cannot be written, or open_clip has no such model.
+    """
+    require_new_folder(folder)
+    model, config = encoder.model, encoder.config
+    if not isinstance(model, IRRA):
+        raise UserError(
+            f"--open_clip writes the two towers of CLIP, and a model of the system {config.system} ranks by more than"
+            " them; leave it out"
+        )
+    if encoder.trained.tokenizer.to_json() != ClipTokenizer.from_package().to_json():
+        raise UserError(
+            "--open_clip: this model has a vocabulary of its own, open_clip that of CLIP alone; leave it out"
+        )
+    settings = open_clip_config(model.base_model.size, config.max_words, config.resampling)
+    tensors = open_clip_tensors(model.base_model, config.max_words, model.settings.temperature)
+    write_weights(folder / OPEN_CLIP_WEIGHTS[0], tensors, dtype, {})
+    write_json(folder / OPEN_CLIP_SETTINGS, settings, indent=2)
+    write_text(folder / CARD, model_card(encoder, metrics, model.base_model.parameters(), OPEN_CLIP_USE))
     return sorted(path.name for path in folder.iterdir())
 
 

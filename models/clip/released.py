@@ -13,7 +13,10 @@ from utils.text import counted
 
 BASE = "base_model."  # before the names of CLIP's parameters in files of IRRA and RDE
 POSITIONS = "visual.positional_embedding"
-DROPPED = ("logit_scale", "input_resolution", "context_length", "vocab_size")
+DROPPED = (
+    *("logit_scale", "input_resolution", "context_length", "vocab_size"),
+    *("logit_bias", "attn_mask"),  # in files of open_clip
+)
 SHAPES = {  # what sizes are read from, with the dimensions of each
     "visual.conv1.weight": 4,
     POSITIONS: 2,

@@ -1,7 +1,12 @@
-"""A trained model in a file: a checkpoint of a run, or an exported folder.
+"""A trained model in a file or a folder: a checkpoint of a run, or an exported folder.
 
 FOLDER/model.safetensors   all weights that are of use without training
 FOLDER/config.json         the settings, FOLDER/tokenizer.json the word pieces
+
+or one of open_clip, as it lies on the Hugging Face Hub:
+
+FOLDER/open_clip_model.safetensors, or .bin   both towers of a CLIP
+FOLDER/open_clip_config.json                  their sizes
 """
 
 from pathlib import Path
@@ -16,15 +21,43 @@ from utils.errors import UserError
 from utils.files import read_json
 
 WEIGHTS, SETTINGS, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+OPEN_CLIP_SETTINGS = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS = (  # the first that is there
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
 
 
 def read_trained(source: Path) -> dict[str, Any]:
     """What a checkpoint or an exported folder holds, as {"model": {name: tensor}, ...} with the "path" of its weights.
 
+    "open_clip": what open_clip writes beside weights, if they are its own.
     Raises UserError when it cannot be read.
     """
     source = checkpoint_path(source)
-    return read_exported(source) if source.is_dir() else {**read_checkpoint(source), "path": str(source)}
+    if not source.is_dir():
+        return {**read_checkpoint(source), "path": str(source), **open_clip_settings(source)}
+    return read_trained(open_clip_weights(source)) if (source / OPEN_CLIP_SETTINGS).is_file() else read_exported(source)
+
+
+def open_clip_weights(folder: Path) -> Path:
+    """The weights in a folder of open_clip. Raises UserError when there are none."""
+    found = next((folder / name for name in OPEN_CLIP_WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(
+            f"{folder} has {OPEN_CLIP_SETTINGS}, but no {OPEN_CLIP_WEIGHTS[0]}; copy it there, or name a file"
+        )
+    return found
+
+
+def open_clip_settings(file: Path) -> dict[str, Any]:
+    """{"open_clip": the settings beside weights that are named as open_clip names them}, if they are there."""
+    settings = file.with_name(OPEN_CLIP_SETTINGS)
+    if file.name not in OPEN_CLIP_WEIGHTS or not settings.is_file():
+        return {}
+    return {"open_clip": read_json(settings, "settings of open_clip")}
 
 
 def read_exported(folder: Path) -> dict[str, Any]:
