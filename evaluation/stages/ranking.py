@@ -3,7 +3,8 @@
 Letters: C captions, G gallery images, K candidates of a caption, P right images of the caption
 that has most, E embedding. Rows are captions.
 
-Stage 1 ranks the gallery by cosine similarity. Stage 2 (`reranking.py`) scores the K best of each caption.
+Stage 1 ranks the gallery by cosine similarity. Stage 2 (`reranking.py`) scores the K best of each caption, by the same
+model or another.
 Both are split over processes by blocks that do not depend on their number, and neither ever
 holds a captions x images matrix. Image tokens and prefixes of captions are kept as far as memory
 is granted; what does not fit is computed again when it is needed.
@@ -17,7 +18,7 @@ from torch import Tensor
 from dataset.evaluation_split import EvaluationSplit, blocks_of
 from evaluation.metrics import count_ahead, rerank_ranks, summarise
 from evaluation.stages.encoding import KeptTokens, Setting, assemble, embed_captions, embed_images, own_blocks, progress
-from evaluation.stages.reranking import room_for_images, score_candidates
+from evaluation.stages.reranking import Reranker, room_for_images, score_candidates
 from models.person_search import PersonSearchModel
 from models.search_model import SearchModel
 
@@ -34,33 +35,39 @@ class StageResult:
 
 
 @torch.inference_mode()
-def rank_split(model: SearchModel, split: EvaluationSplit, setting: Setting) -> dict[str, StageResult]:
+def rank_split(
+    model: SearchModel, split: EvaluationSplit, setting: Setting, reranker: Reranker | None = None
+) -> dict[str, StageResult]:
     """Rank the gallery for every caption: {"stage1": ..., "reranked": ...} on all processes.
 
-    Without candidates (K = 0) there is only stage 1; where embeddings are several side by side, each alone before it.
+    reranker: what re-ranks the images that `model` finds; None = it does so itself, if the setting has candidates.
+    Without one (K = 0) there is only stage 1; where embeddings are several side by side, each alone before it.
     """
+    reranker = reranker or own_reranker(model, split, setting)
     model.eval()
-    tokens = KeptTokens(0)
-    if setting.candidates:
-        tokens = KeptTokens(room_for_images(with_matching_head(model), split.captions, setting))
+    tokens = KeptTokens(0)  # of another model, images are encoded in stage 2, each once
+    if reranker is not None and reranker.model is model:
+        tokens = KeptTokens(room_for_images(reranker.model, split.captions, setting))
     images = embed_images(model, split, setting, tokens)
     captions = embed_captions(model, split.captions, setting)
     right = right_images(split).to(setting.device)
-    keep = min(setting.candidates or 10, len(images))
+    keep = min(reranker.setting.candidates if reranker else 10, len(images))
     results = {
         name: search(len(model.embeddings) * captions[:, part], images[:, part], right, keep)  # of length 1 each
         for name, part in model.embeddings.items()
     }
     results["stage1"] = search(captions, images, right, keep)
-    if setting.candidates:
-        results["reranked"] = rerank(with_matching_head(model), split, setting, results["stage1"], right, tokens)
+    if reranker is not None:
+        results["reranked"] = rerank(reranker, results["stage1"], right, tokens)
     return results
 
 
-def with_matching_head(model: SearchModel) -> PersonSearchModel:
-    """A model that scores pairs; configurations of others have no candidates."""
-    assert isinstance(model, PersonSearchModel)
-    return model
+def own_reranker(model: SearchModel, split: EvaluationSplit, setting: Setting) -> Reranker | None:
+    """A model that re-ranks what it has found itself; None without candidates."""
+    if not setting.candidates:
+        return None
+    assert isinstance(model, PersonSearchModel), "configurations of models that score no pairs have no candidates"
+    return Reranker(model, split, setting)
 
 
 def summarise_stages(results: dict[str, StageResult], split: EvaluationSplit) -> dict[str, dict[str, float | int]]:
@@ -120,17 +127,14 @@ def best(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     return values.gather(1, order), indices.gather(1, order)
 
 
-def rerank(
-    model: PersonSearchModel,
-    split: EvaluationSplit,
-    setting: Setting,
-    stage1: StageResult,
-    right: Tensor,
-    tokens: KeptTokens,
-) -> StageResult:
-    """Stage 2: re-order each caption's candidates by ITM score; the rest stays behind them."""
+def rerank(reranker: Reranker, stage1: StageResult, right: Tensor, tokens: KeptTokens) -> StageResult:
+    """Stage 2: re-order each caption's candidates by ITM score; the rest stays behind them.
+
+    tokens: of images, by the model that re-ranks, as far as they were kept.
+    """
     candidates = stage1.indices
-    itm = score_candidates(model, split, setting, candidates, tokens)
+    reranker.model.eval()
+    itm = score_candidates(reranker.model, reranker.split, reranker.setting, candidates, tokens)
     order = itm.argsort(dim=1, descending=True, stable=True)
     ranks = rerank_ranks(candidates, itm, right, stage1.ranks)
     return StageResult(candidates.gather(1, order), itm.gather(1, order), ranks)

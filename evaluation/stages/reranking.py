@@ -9,6 +9,7 @@ captions stands in main memory: the device is given one group of images after th
 the last. Groups do not depend on the number of processes, nor do scores.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -27,6 +28,18 @@ from models.pairing import Pairing
 from models.person_search import PersonSearchModel
 from utils.device import upload
 from utils.processes.distributed import exchange, rank, sum_over_processes, world_size
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """What re-ranks: a model that scores pairs, the split as it reads it, and how many candidates of each caption.
+
+    It may be the model that finds the candidates too, or another, which resizes images and reads captions in its way.
+    """
+
+    model: PersonSearchModel
+    split: EvaluationSplit
+    setting: Setting
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,7 @@ def portions(sizes: Sequence[int], most: int, longest: int | None = None) -> Ite
 def score_candidates(
     model: PersonSearchModel, split: EvaluationSplit, setting: Setting, candidates: Tensor, kept: KeptTokens
 ) -> Tensor:
-    """ITM scores [C, K] of candidates [C, K] on all processes; kept are image tokens of stage 1."""
+    """ITM scores [C, K] of candidates [C, K] on all processes; kept: image tokens, where stage 1 had this model too."""
     pairs = SortedPairs(candidates, lengths_of(split.captions))
     blocks = blocks_of(len(split.images), setting.batch_size)
     groups = take_share(pairs.groups(blocks, at_once(model, setting.device)), blocks, model, setting, kept)
@@ -153,15 +166,12 @@ def take_share(
     takers = deal([group.work for group in groups], owners, world_size())
     moves = [move for move in zip(groups, owners, takers, strict=True) if move[1] != move[2]]
     shape = 1 + model.grid[0] * model.grid[1], model.text_encoder.size.encoder_width
-    arriving = {
-        group.span: torch.empty(len(group.span), *shape, dtype=kept_dtype(setting), device=setting.device)
-        for group, _, taker in moves
-        if taker == rank()
-    }
+    spans, dtype = [group.span for group, _, taker in moves if taker == rank()], kept_dtype(setting)
     own = {group.source for group, one in zip(groups, owners, strict=True) if one == rank()}
-    ready = own <= kept.blocks.keys() and sum(tokens.nbytes for tokens in arriving.values()) <= kept.room
+    ready = own <= kept.blocks.keys() and sum(map(len, spans)) * math.prod(shape) * dtype.itemsize <= kept.room
     if sum_over_processes(torch.tensor(float(ready), device=setting.device)) < world_size():
         return [group for group, one in zip(groups, owners, strict=True) if one == rank()]
+    arriving = {span: torch.empty(len(span), *shape, dtype=dtype, device=setting.device) for span in spans}
     sent = [(taker, kept.part(group.source, group.span)) for group, one, taker in moves if one == rank()]
     exchange(sent, [(one, arriving[group.span]) for group, one, taker in moves if taker == rank()])
     share = [

@@ -22,7 +22,7 @@ from evaluation.drawing.figures import COLORS, draw_estimates, legend_below, new
 from evaluation.metrics import METRIC_NAMES
 from evaluation.stages.encoding import KeptTokens, embed_captions, embed_images, progress
 from evaluation.stages.ranking import best, rerank, right_images, search
-from evaluation.stages.reranking import match_one, room_for_images
+from evaluation.stages.reranking import Reranker, match_one, room_for_images
 from evaluation.statistics import Estimate
 from evaluation.studies.comparison import as_columns, estimates_of, people_of
 from evaluation.studies.study import ModelStudy, model_study
@@ -90,7 +90,7 @@ def measure(trained: TrainedModel, split: EvaluationSplit, wanted: Sequence[int]
         searching, found = seconds_of(partial(search, captions, images, right, max(k, 1)), device)
         ranking = 0.0
         if k:
-            work = partial(rerank, trained.matcher, split, setting, found, right, again(blocks))
+            work = partial(rerank, Reranker(trained.matcher, split, setting), found, right, again(blocks))
             ranking, found = seconds_of(work, device)
         alone = sorted(alone_seconds(trained, split, images, blocks, query, k) for query in queries)
         together = (reading + searching + ranking) / len(captions)
