@@ -2,6 +2,7 @@
 
 python Retrieval.py --config configs/PS_cuhk_pedes.yaml --output_dir output/cuhk --checkpoint ALBEF.pth
 python Retrieval.py --config ... --output_dir ... --checkpoint output/cuhk/checkpoint_best.pth --evaluate
+python Retrieval.py --config ... --output_dir ... --checkpoint RDE.pth --evaluate --rerank MARS.pth
 torchrun --nproc_per_node 4 Retrieval.py ...
 """
 
@@ -23,7 +24,8 @@ from dataset.build import warn_of_shared_identities
 from dataset.evaluation_split import EvaluationSplit
 from dataset.tokens import TextTokenizer
 from evaluation.evaluate import Metrics, evaluate, final_stage
-from evaluation.trained import evaluation_setting, load_trained, open_splits
+from evaluation.stages.reranking import Reranker
+from evaluation.trained import evaluation_setting, load_trained, open_reranker, open_splits
 from evaluation.verify import fingerprints, require_same_data, verify
 from models.inspection import describe_parameters
 from models.released import resume_model
@@ -231,10 +233,10 @@ def train(run: Run, model: SearchModel, tokenizer: TextTokenizer, splits: dict[s
         finish(run, model, split)
 
 
-def finish(run: Run, model: SearchModel, split: EvaluationSplit) -> None:
+def finish(run: Run, model: SearchModel, split: EvaluationSplit, reranker: Reranker | None = None) -> None:
     """Evaluate and leave metrics.json and rankings.npz in the output folder."""
     setting = evaluation_setting(run.config, run.device, run.precision)
-    evaluate(model, split, setting, run.options.output_dir, run.options.eval_mAP)
+    evaluate(model, split, setting, run.options.output_dir, run.options.eval_mAP, reranker)
     logger.info("metrics and rankings: %s", run.options.output_dir)
 
 
@@ -264,10 +266,11 @@ def run_retrieval(options: Options, device: torch.device) -> None:
         resume_model(model, run.checkpoint, run.config.model_dump(mode="json"))
     else:
         system.start(model, run.checkpoint, run.config)
+    reranker = open_reranker(options.rerank, options.rerank_config, run.config, device) if options.rerank else None
     if options.dry_run:
         dry_run(run, model, None if options.evaluate else open_training(run, model, tokenizer, None), splits)
     elif options.evaluate:
-        finish(run, model, splits["test"])
+        finish(run, model, splits["test"], reranker)
     else:
         train(run, model, tokenizer, splits)
 

@@ -31,6 +31,8 @@ class Options:
     vision_checkpoint: Path | None
     resume: bool
     evaluate: bool
+    rerank: Path | None
+    rerank_config: list[Path] | None
     eval_mAP: bool
     text_encoder: str | None
     verify: bool
@@ -52,6 +54,10 @@ def parse_arguments(arguments: list[str] | None = None) -> Options:
         raise UserError(f"--seed must be from 0 to {SEEDS - 1}, not {options.seed}")
     if options.vision_checkpoint and not options.is_new:
         raise UserError("--vision_checkpoint is what a new run starts from; --checkpoint has the trained image encoder")
+    if options.rerank_config and not options.rerank:
+        raise UserError("--rerank_config is of the checkpoint of --rerank: which one is it?")
+    if options.rerank and not options.evaluate:
+        raise UserError("--rerank is for --evaluate: a second checkpoint, which re-ranks what --checkpoint finds")
     if options.verify and options.checkpoint is None:
         raise UserError("--verify needs --checkpoint: which one shall be verified?")
     return options
@@ -74,6 +80,10 @@ def build_parser() -> CommandParser:
     resume = "continue the run of --checkpoint (default: checkpoint_last.pth of --output_dir) with its settings"
     add("--resume", action="store_true", help=resume)
     add("--evaluate", action="store_true", help="only evaluate --checkpoint on the test split")
+    rerank = "with --evaluate, a checkpoint that re-ranks what --checkpoint finds: the k_test best of its configuration"
+    add("--rerank", type=Path, metavar="CHECKPOINT", help=rerank)
+    config = "YAML files of that checkpoint (default: config.yaml beside it, else what it records)"
+    add("--rerank_config", type=Path, nargs="+", metavar="CONFIG", help=config)
     add("--eval_mAP", action=argparse.BooleanOptionalAction, default=True, help="report mAP and mINP beside R@k")
     add("--text_encoder", help="tokenizer and BERT weights: folder, hub name, or from_captions")
     verify = "check that --checkpoint is whole, that its data are there, and that it has its metrics"

@@ -84,6 +84,8 @@ def check_folder(options: Options, folder: RunFolder) -> None:
         require_folder(options.output_dir, "--output_dir")
         results = () if options.evaluate else RESULTS
         folder.refuse_to_overwrite(options.checkpoint, options.resume, results, options.evaluate)
+        if options.rerank and folder.holds_checkpoint():  # beside results of two models, its own would be lost
+            raise UserError(f"--output_dir {options.output_dir} is that of a run; with --rerank, name another folder")
         for name in RESULTS:
             require_file(options.output_dir / name, "result")
     if options.evaluate and options.checkpoint is None:

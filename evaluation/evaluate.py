@@ -9,6 +9,7 @@ from dataset.evaluation_split import EvaluationSplit
 from evaluation.metrics import CEILING, STAGE_NAMES
 from evaluation.stages.encoding import Setting
 from evaluation.stages.ranking import StageResult, rank_split, summarise_stages
+from evaluation.stages.reranking import Reranker
 from evaluation.tables import metrics_table
 from models.search_model import SearchModel
 from utils.files import atomic_write, write_json
@@ -25,12 +26,14 @@ def evaluate(
     setting: Setting,
     output: Path | None = None,
     with_mean_precision: bool = True,
+    reranker: Reranker | None = None,
 ) -> Metrics:
     """Metrics by stage, on all processes; with `output`, metrics.json and rankings.npz are written there.
 
     Where the split has a ceiling, it stands behind the stages. with_mean_precision: report mAP and mINP beside R@k.
+    reranker: as of `rank_split`.
     """
-    results = rank_split(model, split, setting)
+    results = rank_split(model, split, setting, reranker)
     metrics = summarise_stages(results, split)
     if split.ceiling:
         metrics[CEILING] = dict(split.ceiling)

@@ -17,6 +17,7 @@ from dataset.evaluation_split import EvaluationSplit, make_split
 from dataset.synthetic.marker import read_ceiling
 from dataset.tokens import TextTokenizer
 from evaluation.stages.encoding import Setting
+from evaluation.stages.reranking import Reranker
 from models.person_search import PersonSearchModel
 from models.released import saved_config
 from models.search_model import SearchModel
@@ -26,10 +27,22 @@ from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
 from utils.memory import GIB
 from utils.processes.distributed import on_main
+from utils.processes.sharing import shared_from_main
 
 logger = logging.getLogger(__name__)
 
+Files = Path | Sequence[Path] | None  # of a configuration, later ones on top of earlier ones
 CPU = torch.device("cpu")
+# what a model that re-ranks takes over from the run it works for: its data, and how it computes
+OF_THE_RUN = (
+    "test_file",
+    "test_image_root",
+    "precision",
+    "deterministic",
+    "batch_size_test",
+    "evaluation_memory",
+    "workers",
+)
 
 
 @dataclass(frozen=True)
@@ -80,14 +93,16 @@ class TrainedModel:
         return open_split(self.config, name, self.tokenizer)
 
 
-def settings_of(content: Mapping[str, Any], config: Path | None, overrides: Sequence[str]) -> Config:
+def settings_of(content: Mapping[str, Any], config: Files, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a trained model, as `TrainedModel.open` says. Raises UserError."""
     path = Path(content["path"])
     if (file := config or config_beside(path)) is not None:
         return load_config(file, list(overrides))
     saved = saved_config(content)
     if not saved:
-        raise UserError(f"checkpoint {path} does not say how it was trained; give --config")
+        raise UserError(
+            f"checkpoint {path} does not say how it was trained; give --config (of --rerank: --rerank_config)"
+        )
     return resolve_config(saved, f"checkpoint {path}: its configuration", list(overrides))
 
 
@@ -99,6 +114,24 @@ def load_trained(model: SearchModel, content: Mapping[str, Any], config: Config)
         trained, here = saved.get(key), getattr(config, key)
         if trained is not None and trained != here:
             logger.warning("checkpoint %s was trained with %s %s, and is evaluated with %s", where, key, trained, here)
+
+
+def open_reranker(source: Path, settings: Files, run: Config, device: torch.device) -> Reranker:
+    """A second model, with its settings as of `TrainedModel.open`, re-ranks what a run's model finds in its test split.
+
+    How it reads images and captions, and how many candidates, is as its own configuration says; all else as `run` does.
+
+    Raises UserError when it cannot re-rank, or has no configuration.
+    """
+    content = shared_from_main(read_trained)(source)
+    config = settings_of(content, settings)
+    config = config.model_copy(update={key: getattr(run, key) for key in OF_THE_RUN})
+    trained = TrainedModel.build(content, config, device)
+    matcher, where = trained.matcher, content["path"]
+    if not config.k_test:
+        raise UserError(f"checkpoint {where} re-ranks nothing, as its k_test is 0; set that in a --rerank_config")
+    logger.info("candidates of each caption: %d, re-ranked by %s", config.k_test, where)
+    return Reranker(matcher, trained.open_split("test"), trained.setting)
 
 
 def open_split(config: Config, name: str, tokenizer: TextTokenizer) -> EvaluationSplit:
