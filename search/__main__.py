@@ -38,6 +38,17 @@ def open_encoder(options: argparse.Namespace) -> Encoder:
     return Encoder.open(source["checkpoint"], options.config or source.get("config"), options.device, overrides)
 
 
+def open_both(options: argparse.Namespace) -> tuple[Encoder, Encoder | None]:
+    """The encoder of the gallery, and the model of --rerank, which computes in the same precision."""
+    if options.rerank_config and not options.rerank:
+        raise UserError("--rerank_config is of the checkpoint of --rerank: which one is it?")
+    encoder = open_encoder(options)
+    if options.rerank is None:
+        return encoder, None
+    same = [f"precision={encoder.precision}"]
+    return encoder, Encoder.open(options.rerank, options.rerank_config, options.device, same)
+
+
 # ---- commands --------------------------------------------------------------------------
 
 
@@ -72,12 +83,13 @@ def run_query(options: argparse.Namespace) -> None:
     """Rank a gallery for a sentence."""
     if options.sheet:
         require_sheet(options.sheet)
-    encoder = open_encoder(options)
+    encoder, reranker = open_both(options)
     with open_gallery(options.gallery, encoder) as gallery:
         if options.sheet and options.sheet.resolve() in {gallery.images / path for path in gallery.records.by_path}:
             raise UserError(f"--sheet {options.sheet} is an image of the gallery; name another file")
-        answer = Searcher(encoder, gallery).search(options.text, options.top, options.candidates, options.where)
-        for line in answer.query.told:
+        searcher = Searcher(encoder, gallery, reranker=reranker)
+        answer = searcher.search(options.text, options.top, options.candidates, options.where)
+        for line in answer.told:
             print(one_line(line), file=sys.stderr)
         if options.json:
             print(answer_as_json(answer, gallery))
@@ -101,10 +113,7 @@ def answer_as_json(answer: Answer, gallery: Gallery) -> str:
     ]
     found = {
         "query": answer.query.text,
-        "read_as": answer.query.read_as,
-        "unknown": answer.query.unknown,
-        "words": answer.query.words,
-        "words_read": answer.query.words_read,
+        **answer.reading(),
         "hits": hits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,
@@ -158,9 +167,9 @@ def run_serve(options: argparse.Namespace) -> None:
     from search.site import build_site
 
     sockets = open_sockets(options.host, options.port)
-    encoder = open_encoder(options)
+    encoder, reranker = open_both(options)
     with open_gallery(options.gallery, encoder) as gallery:
-        site = build_site(Searcher(encoder, gallery), options.allow_upload, options.host)
+        site = build_site(Searcher(encoder, gallery, reranker=reranker), options.allow_upload, options.host)
         address = url_of(options.host, sockets[0].getsockname()[1])
         print(f"{address} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
         try:
@@ -259,6 +268,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--where", default="", help="filter on metadata, such as: camera == 'c3' and time < 900")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the images")
+    add_reranker(parser)
     add_gallery_and_model(parser)
 
 
@@ -279,7 +289,15 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="where to serve (%(default)s: this machine alone)")
     parser.add_argument("--port", type=int, default=7860, help="port to serve on (%(default)s)")
     parser.add_argument("--allow_upload", action="store_true", help="let users of the page add images")
+    add_reranker(parser)
     add_gallery_and_model(parser)
+
+
+def add_reranker(parser: argparse.ArgumentParser) -> None:
+    source = "a checkpoint that re-ranks what the gallery's model finds (default: that model itself, if it can)"
+    parser.add_argument("--rerank", type=Path, metavar="CHECKPOINT", help=source)
+    config = "YAML file of that checkpoint (default: config.yaml beside it)"
+    parser.add_argument("--rerank_config", type=Path, metavar="CONFIG", help=config)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:

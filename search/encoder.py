@@ -102,6 +102,11 @@ class Encoder:
         """E."""
         return self.model.embedding_width
 
+    @property
+    def precision(self) -> str:
+        """fp32, tf32 or bf16."""
+        return choose_precision(self.config.precision, self.setting.device)
+
     def identity(self) -> dict[str, object]:
         """What results depend on: a digest of the weights and word pieces, and how images and captions are read."""
         digest = hashlib.sha256()
@@ -116,7 +121,7 @@ class Encoder:
             "model": digest.hexdigest(),
             "image_size": list(self.config.image_size),
             "max_words": self.config.max_words,
-            "precision": choose_precision(self.config.precision, self.setting.device),
+            "precision": self.precision,
         }
 
     # ---- images ------------------------------------------------------------------------

@@ -43,14 +43,14 @@ class Explanation:
 
 
 def explain(searcher: Searcher, text: str, path: str) -> Explanation:
-    """Explain an image of the gallery as a hit for a sentence (attribute head: MARS section 3.3).
+    """Explain an image of the gallery as a hit for a sentence (attribute head: MARS section 3.3), by what re-ranks.
 
     Raises UserError when the sentence holds no word, or spaCy is not installed; NotThere when the gallery holds no such
     image, or its file is gone or changed.
     """
     with searcher.turn:
         try:
-            return explain_image(searcher.encoder, text, path, searcher.gallery.content_of(path))
+            return explain_image(searcher.reranker, text, path, searcher.gallery.content_of(path))
         except Unusable as fault:
             raise NotThere(f"image {path} {fault}") from None
 

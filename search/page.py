@@ -163,7 +163,7 @@ def summary(found: Answer) -> str:
     lost = len(found.missing)
     left_out = f" {counted(lost, 'image')} could not be read and {agreeing(lost, 'is', 'are')} left out."
     missing = left_out if lost else ""
-    missing += "".join(f" {escaped(line[0].upper() + line[1:])}." for line in found.query.told)
+    missing += "".join(f" {escaped(line[0].upper() + line[1:])}." for line in found.told)
     if not found.hits:
         return f"Nothing found.{missing}"
     return f"{counted(len(found.hits), 'image')} in {seconds:.2f} s ({stages}).{missing}"

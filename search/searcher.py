@@ -1,5 +1,7 @@
 """Search in two stages: the nearest embeddings of a gallery, of which the best are then re-ranked by the matching head.
 
+The model that made the gallery does both, or another one re-ranks: nothing of that is kept with the gallery.
+
 Letters: K candidates, N image tokens, D width.
 """
 
@@ -45,12 +47,40 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hits, best first; milliseconds by stage; missing: images whose files could not be read, with why."""
+    """Hits, best first; milliseconds by stage; missing: images whose files could not be read, with why.
+
+    query: as the model of the gallery reads it; matched: as another model that re-ranked reads it.
+    """
 
     query: EncodedQuery
     hits: list[Hit]
     milliseconds: dict[str, float]
     missing: dict[str, str]
+    matched: EncodedQuery | None = None
+
+    @property
+    def readings(self) -> list[EncodedQuery]:
+        """The sentence as each model reads it."""
+        return [self.query, *([self.matched] if self.matched else [])]
+
+    @property
+    def told(self) -> list[str]:
+        """What a user is to know of how the sentence was read."""
+        of_matching = self.matched.told if self.matched else []
+        return [*self.query.told, *(f"in re-ranking: {line}" for line in of_matching)]
+
+    def reading(self) -> dict[str, Any]:
+        """For programs, what was read of the sentence: by the model that reads the smallest part of it, if two do.
+
+        unknown: to any of them.
+        """
+        least = min(self.readings, key=lambda reading: reading.words_read / reading.words)
+        return {
+            "read_as": least.read_as,
+            "unknown": list(dict.fromkeys(word for reading in self.readings for word in reading.unknown)),
+            "words": least.words,
+            "words_read": least.words_read,
+        }
 
 
 class TokenCache:
@@ -77,15 +107,24 @@ class TokenCache:
 class Searcher:
     """Finds the images of a gallery that fit a sentence. Calls from several threads take turns."""
 
-    def __init__(self, encoder: Encoder, gallery: Gallery, cache_bytes: int = CACHE_BYTES):
+    def __init__(
+        self, encoder: Encoder, gallery: Gallery, cache_bytes: int = CACHE_BYTES, reranker: Encoder | None = None
+    ):
+        """encoder: of the gallery; reranker: another model that re-ranks what it finds and explains hits.
+
+        Raises UserError when that one cannot re-rank.
+        """
+        if reranker is not None:
+            _ = reranker.trained.matcher  # raises it where there is none
         self.encoder, self.gallery, self.cache = encoder, gallery, TokenCache(cache_bytes)
+        self.reranker = reranker or encoder
         self.turn = threading.RLock()
         self.read_as: dict[str, tuple[int, ...] | None] = {}  # by path: the state of the file when it was read
 
     def search(self, text: str, top: int = 10, candidates: int = CANDIDATES, where: str = "") -> Answer:
         """The `top` images for a sentence. The nearest `candidates` (0: none) are re-ranked; all others rank below.
 
-        Models without a matching head re-rank none.
+        Without a model that has a matching head none are re-ranked.
 
         where: a filter on metadata, such as: camera == 'c3' and time < 900.
 
@@ -93,17 +132,18 @@ class Searcher:
         """
         if not 1 <= top <= MOST_CANDIDATES or not 0 <= candidates <= MOST_CANDIDATES:
             raise UserError(f"top must be from 1 to {MOST_CANDIDATES}, candidates from 0 to {MOST_CANDIDATES}")
-        candidates = candidates if self.encoder.model.reranks else 0
+        candidates = candidates if self.reranker.model.reranks else 0
         with self.turn:
             clock = Clock()
             query = self.encoder.query(text)
+            matched = self.reranker.query(text) if candidates and self.reranker is not self.encoder else None
             clock.lap("reading")
             where = check_filter(where, self.gallery.columns() if where else {})
             near = self.gallery.store.search(query.embedding, max(top, candidates), where)
             clock.lap("embedding search")
             tokens, missing = self.image_tokens([path for _, path, _ in near[:candidates]])
             clock.lap("image tokens")
-            scores = self.match(query, tokens)
+            scores = self.match(matched or query, tokens)
             clock.lap("re-ranking")
         ranked = sorted(near[:candidates], key=lambda hit: -scores.get(hit[1], -np.inf))
         missing |= {path: GONE for _, path, _ in near[candidates:] if state_of(self.gallery.images / path) is None}
@@ -112,14 +152,14 @@ class Searcher:
             Hit(path, similarity, scores.get(path), dict(self.gallery.records.by_path[path].metadata))
             for _, path, similarity in kept[:top]
         ]
-        return Answer(query, hits, clock.milliseconds, missing)
+        return Answer(query, hits, clock.milliseconds, missing, matched)
 
     def match(self, query: EncodedQuery, tokens: dict[str, Tensor]) -> dict[str, float]:
         """Match logits by path of images whose tokens [N, D] are given by path."""
         paths, scores = list(tokens), dict[str, float]()
         for start in range(0, len(paths), ENCODED_AT_ONCE):
             batch = paths[start : start + ENCODED_AT_ONCE]
-            logits = self.encoder.match(query, torch.stack([tokens[path] for path in batch]))
+            logits = self.reranker.match(query, torch.stack([tokens[path] for path in batch]))
             scores |= dict(zip(batch, map(float, logits), strict=True))
         return scores
 
@@ -135,7 +175,7 @@ class Searcher:
                 if cached is not None:
                     found[path] = cached
                 elif content is not None:
-                    waiting[path] = self.encoder.read(content)
+                    waiting[path] = self.reranker.read(content)
             except Unusable as fault:
                 missing[path] = str(fault)
             if len(waiting) == ENCODED_AT_ONCE:
@@ -160,7 +200,7 @@ class Searcher:
         """uint8 images [3, H, W] by path -> tokens [N, D] by path, which the cache takes."""
         if not images:
             return {}
-        tokens, _ = self.encoder.encode_images(list(images.values()))
+        tokens, _ = self.reranker.encode_images(list(images.values()))
         assert tokens is not None, "images are encoded again to be re-ranked"
         found = {path: one.clone() for path, one in zip(images, tokens, strict=True)}
         for path, one in found.items():

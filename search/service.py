@@ -259,10 +259,7 @@ def answer_as_json(answer: Answer, searcher: Searcher) -> dict[str, Any]:
     ]
     return {
         "text": answer.query.text,
-        "read_as": answer.query.read_as,
-        "unknown": answer.query.unknown,
-        "words": answer.query.words,
-        "words_read": answer.query.words_read,
+        **answer.reading(),
         "hits": hits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,

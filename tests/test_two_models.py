@@ -16,11 +16,20 @@ import Retrieval
 from configs.loading import load_config
 from dataset.evaluation_split import EvaluationSplit
 from dataset.images import load_image
-from evaluation.trained import TrainedModel
+from evaluation.evaluate import evaluate
+from evaluation.trained import TrainedModel, open_reranker
 from models.pairing import Pairing
+from search.__main__ import main as search
+from search.encoder import Encoder
+from search.explain import explain
+from search.gallery import open_gallery
+from search.indexing import index
+from search.searcher import Searcher
 from utils.checkpoints.files import read_checkpoint
 from utils.config import save_yaml
+from utils.errors import UserError
 
+SENTENCE = "A woman in a red coat, grey jeans and white sneakers."
 K = 6  # candidates, of the tiny models of MARS
 
 
@@ -196,3 +205,63 @@ def test_results_of_two_models_do_not_replace_those_of_a_run(rde, mars, tmp_path
     (tmp_path / "run/checkpoint_last.pth").touch()
     ending = evaluation(tmp_path / "run/RDE.pth", tmp_path / "run", "--rerank", mars)
     assert ending.code == 2 and "is that of a run; with --rerank, name another folder" in ending.errors
+
+
+# ---- one's own photos ------------------------------------------------------------------
+
+
+def test_search_ranks_as_an_evaluation_does(rde, mars, benchmark, tmp_path):
+    pytest.importorskip("pymilvus")
+    from fastapi.testclient import TestClient
+
+    from search.service import build_app
+
+    finder, reranker = Encoder.open(rde), Encoder.open(mars)
+    split = finder.trained.open_split("test")
+    second = open_reranker(mars, None, finder.config, finder.setting.device)
+    evaluate(finder.model, split, finder.setting, tmp_path, reranker=second)
+    _, expected = results(tmp_path)
+    with open_gallery(str(tmp_path / "gallery"), finder, benchmark / "imgs") as gallery:
+        index(gallery, finder)
+        gallery.drop([path for path in gallery.records.by_path if path not in set(split.images)])
+        searcher = Searcher(finder, gallery, reranker=reranker)
+        for caption, text in enumerate(split.texts):
+            found = searcher.search(text, top=K, candidates=K)
+            indices = expected["reranked_indices"][caption]
+            assert [hit.path for hit in found.hits] == [split.images[place] for place in indices]
+            scores = expected["reranked_scores"][caption].tolist()
+            assert [hit.score for hit in found.hits] == pytest.approx(scores, abs=1e-4)
+        why = explain(searcher, SENTENCE, searcher.search(SENTENCE).hits[0].path)
+        assert why.match == pytest.approx(searcher.search(SENTENCE).hits[0].match, abs=1e-4)
+        assert [one.words for one in why.attributes] == ["red coat", "grey jeans", "white sneakers"]
+        assert why.image.shape[:2] == reranker.config.image_size
+        client = TestClient(build_app(searcher))
+        (hit,) = client.post("/api/search", json={"text": SENTENCE, "top": 1}).json()["hits"]
+        assert hit["match"] == pytest.approx(why.match, abs=1e-4)
+        assert client.post("/api/explain", json={"text": SENTENCE, "id": hit["id"]}).json()["attributes"]
+        answer = searcher.search(f"{SENTENCE} \u7ea2\u8272")
+        assert answer.told == ["in re-ranking: not known to the model, and not read: \u7ea2\u8272"]
+        assert answer.reading()["unknown"] == ["\u7ea2\u8272"]
+        assert searcher.search(f"{SENTENCE} \u7ea2\u8272", candidates=0).told == []  # CLIP reads bytes
+        with pytest.raises(UserError, match="does not fuse captions with images"):
+            Searcher(finder, gallery, reranker=finder)
+
+
+def test_the_commands_of_search_take_a_second_model(rde, mars, benchmark, tmp_path):
+    pytest.importorskip("pymilvus")
+    gallery = ["--gallery", tmp_path / "gallery"]
+    indexed = call(search, "index", benchmark / "imgs/test", "--checkpoint", rde, *gallery)
+    assert indexed.code == 0, indexed.errors
+    found = {}
+    for name, more in (("one", []), ("two", ["--rerank", mars])):
+        answer = call(search, "query", SENTENCE, *gallery, "--json", *more)
+        assert answer.code == 0, answer.errors
+        found[name] = json.loads(answer.output)["hits"]
+    assert all(hit["match"] is None for hit in found["one"])
+    matches = [hit["match"] for hit in found["two"]]
+    assert len(matches) > 1 and matches == sorted(matches, reverse=True)
+    refused = call(search, "query", SENTENCE, *gallery, "--rerank", rde)
+    assert refused.code == 2 and "does not fuse captions with images" in refused.errors.splitlines()[-1]
+    refused = call(search, "query", SENTENCE, *gallery, "--rerank_config", rde)
+    assert refused.code == 2 and "--rerank_config is of the checkpoint of --rerank" in refused.errors
+    assert "--rerank" in call(search, "serve", "--help").output
