@@ -130,11 +130,12 @@ class RandomDraws:
     def masked_tokens(self, text: TextTokens, purpose: str, probability: float) -> MaskedTokens:
         """Mask words for `purpose` "mlm" or "mrtd".
 
-        Never [CLS], never padding; 80% become [MASK], 10% a random word, 10% stay.
+        Never [CLS], never padding, nor what the data's own noise has hidden; 80% become [MASK], 10% a random word, 10%
+        stay.
         """
         length = text.ids.shape[1]
         chance, kind, word = getattr(self.noise, purpose)[:, :length].unbind(2)
-        masked = (chance < probability) & text.mask & (text.ids != self.special.cls)
+        masked = (chance < probability) & text.mask & (text.ids != self.special.cls) & (text.ids != self.special.mask)
         labels = text.ids.masked_fill(~masked, IGNORED)
         ids = text.ids.masked_fill(masked & (kind < 0.8), self.special.mask)
         ids = torch.where(masked & (kind >= 0.9), (word * self.vocabulary_size).long(), ids)

@@ -94,6 +94,15 @@ def test_masked_tokens_leave_cls_and_padding_alone(purpose):
     assert torch.equal(ids[~may_change], text.ids[~may_change])
 
 
+def test_words_that_the_data_have_hidden_are_nothing_to_tell():
+    draws, text = crowd(200)
+    hidden = text.mask & (text.ids % 3 == 0) & (text.ids != SPECIAL.cls)
+    assert hidden.any()
+    given = replace(text, ids=text.ids.masked_fill(hidden, SPECIAL.mask))
+    drawn = draws.masked_tokens(given, "mlm", probability=1.0)
+    assert torch.equal(drawn.labels != IGNORED, text.mask & (text.ids != SPECIAL.cls) & ~hidden)
+
+
 @pytest.mark.parametrize("purpose", ["mlm", "mrtd"])
 def test_labels_hold_the_original_ids(purpose):
     draws, text = crowd(200)
