@@ -9,6 +9,7 @@ import pytest
 import torch
 from benchmark_data import data_settings
 from in_process import Ending, call
+from published_options import irra, rde
 from tiny_clip_files import CLIP_SETTINGS, SIZE, WIDTH, clip_files
 
 import Retrieval
@@ -80,6 +81,19 @@ def test_clip_as_it_is_needs_no_training(benchmark, files, tmp_path):
     ending = evaluate("clip", files["clip"], benchmark, tmp_path / "out")
     assert ending.code == 0, ending.errors
     assert "1 of them resized" in ending.errors  # 3 x 3 patches of a square image, here 4 x 2
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["stage1"]["captions"] > 0
+
+
+@pytest.mark.parametrize(("system", "options"), [("irra", irra()), ("rde", rde())])
+def test_a_published_checkpoint_is_read_by_the_options_beside_it(benchmark, files, tmp_path, system, options):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/configs.yaml").write_text(json.dumps(options))  # which is YAML
+    (tmp_path / "logs/best.pth").write_bytes(files[system].read_bytes())
+    given = ["--checkpoint", tmp_path / "logs/best.pth", "--evaluate", "--output_dir", tmp_path / "out"]
+    ending = call(Retrieval.main, *given, "--set", *settings_of(system, benchmark))
+    assert ending.code == 0, ending.errors
+    read = load_config(tmp_path / "logs/configs.yaml", settings_of(system, benchmark))
+    assert read.system == system and read.test_file.endswith("processed_data/test.json")
     assert json.loads((tmp_path / "out/metrics.json").read_text())["stage1"]["captions"] > 0
 
 

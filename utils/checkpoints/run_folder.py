@@ -21,6 +21,7 @@ from utils.locks import locked
 
 LAST, PREVIOUS, BEST = "checkpoint_last.pth", "checkpoint_previous.pth", "checkpoint_best.pth"
 CONFIG = "config.yaml"
+CONFIG_OF_OTHERS = "configs.yaml"  # options of a run of the published IRRA or RDE
 LOCK = ".lock"
 
 
@@ -114,9 +115,9 @@ class RunFolder:
 
 
 def config_beside(checkpoint: str | Path) -> Path | None:
-    """The configuration of the run of a checkpoint, where it is in its folder."""
-    path = Path(checkpoint).with_name(CONFIG)
-    return path if path.is_file() else None
+    """The configuration of the run of a checkpoint, where it is in its folder, under our name or IRRA's and RDE's."""
+    paths = (Path(checkpoint).with_name(name) for name in (CONFIG, CONFIG_OF_OTHERS))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def settings_of_run(checkpoint: str | Path) -> str:
