@@ -1,5 +1,6 @@
 """What is wrong in a `configs.yaml` of the published IRRA and RDE is one line, and where it lies among other files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from published_options import IRRA, irra, rde
 from configs import loading
 from configs.loading import load_config
 from configs.published_clip import DATA_FILES, translate
+from configs.run import flat
 from utils.config import merge, parse_yaml
 from utils.errors import UserError
 
@@ -146,6 +148,17 @@ def test_a_file_may_be_the_base_of_others(layers):
 def test_a_data_file_may_lie_below(tmp_path, layers):
     (tmp_path / "data.yaml").write_text(f"base: {REPOSITORY}/configs/data/icfg_pedes.yaml")
     assert layers("base: data.yaml", IRRA) == merge(DATA["ICFG-PEDES"], READ)
+
+
+@pytest.mark.parametrize(("system", "options"), [("irra", irra()), ("rde", rde())])
+def test_our_recipe_is_the_published_one(system, options, tmp_path):
+    (tmp_path / "configs.yaml").write_text(json.dumps(options))  # which is YAML
+    read, ours = (
+        flat(load_config(path).model_dump(mode="json"))
+        for path in (tmp_path / "configs.yaml", REPOSITORY / f"configs/{system}_cuhk_pedes.yaml")
+    )
+    own = {"model_selection": "val", "batch_size_test": 64, "workers": 4, "stride_size": None, "noisy_file": None}
+    assert {**read, **own} == ours
 
 
 def test_an_error_names_the_file(tmp_path):
