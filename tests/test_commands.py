@@ -135,11 +135,13 @@ COMMANDS = [*commands_of(README), *ON_PAGES, *MORE]
 
 def shrink_configs(folder: Path, vocabulary: int) -> None:
     """The same configurations with tiny networks, for a tokenizer of `vocabulary` word pieces."""
-    for path in folder.glob("*.yaml"):
+    systems = {path: load_config(path).system for path in folder.glob("*.yaml")}
+    for path, system in systems.items():
         with changed(path) as values:
-            if values.get("system", "mars") != "mars":
-                small = [f"selection_width={WIDTH}"] if values["system"] == "rde" else []
-                values.update(apply_overrides(values, [*CLIP_SETTINGS, *small]))
+            if system != "mars":
+                small = [f"selection_width={WIDTH}"] if system == "rde" else []
+                short = ["schedular.epochs=1", "max_steps=2", "batch_size_train=2"]
+                values.update(apply_overrides(values, [*CLIP_SETTINGS, *small, *short]))
                 continue
             bert = values.pop("bert_config", {})
             full = "partial" not in bert if isinstance(bert, str) else bert.get("full_ca", True)
