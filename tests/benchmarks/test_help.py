@@ -6,7 +6,7 @@ import sys
 import pytest
 from benchmark_data import REPOSITORY
 
-HELPERS = {"__init__", "full_size", "loading_ways", "measure", "published_step"}
+HELPERS = {"__init__", "full_size", "loading_ways", "measure", "plain_clip", "published_step"}
 FOLDER = REPOSITORY / "benchmarks"
 BENCHMARKS = sorted({path.stem for path in FOLDER.glob("*.py")} - HELPERS)
 BENCHMARKS += [f"{path.parent.name}.__main__" for path in FOLDER.glob("*/__main__.py")]
