@@ -1,7 +1,7 @@
 """The transformer of both towers of CLIP and of IRRA's cross-modal encoder, under OpenAI's names.
 
-Letters: B batch, L tokens, M tokens of another row, R tokens of which attention is asked, W width, A heads,
-d width of a head.
+Letters: B batch, L tokens, M tokens of another row, R tokens that are asked for alone, W width, A heads, d width of a
+head.
 """
 
 import torch
@@ -43,10 +43,13 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Self-attention: [B, L, W] -> [B, L, W]."""
-        query, keys, values = self.heads_of(tokens, 0, 3)
-        return self.merge(attend(query, keys, values, causal=self.causal))
+    def forward(self, tokens: Tensor, index: Tensor | None = None) -> Tensor:
+        """Self-attention: [B, L, W] -> [B, L, W]; of tokens `index` [B, R] alone: [B, R, W]."""
+        if index is None:
+            query, keys, values = self.heads_of(tokens, 0, 3)
+            return self.merge(attend(query, keys, values, causal=self.causal))
+        (query,), (keys, values) = self.heads_of(take_tokens(tokens, index), 0, 1), self.heads_of(tokens, 1, 3)
+        return self.merge(attend(query, keys, values, mask=self.mask_of(index, tokens.shape[1])))
 
     def cross(self, tokens: Tensor, others: Tensor) -> Tensor:
         """Cross-attention of tokens [B, L, W] to those of another row [B, M, W]: [B, L, W]."""
@@ -60,10 +63,13 @@ class Attention(nn.Module):
         (keys,) = self.heads_of(tokens, 1, 2)
         with full_precision(query):
             scores = (query * query.shape[-1] ** -0.5).float() @ keys.float().transpose(-1, -2)  # [B, A, R, L]
-            if self.causal:
-                later = ~in_the_past(tokens.shape[1], tokens.device)[index]  # [B, R, L]
-                scores = scores.masked_fill(later[:, None], -torch.inf)
+            if (mask := self.mask_of(index, tokens.shape[1])) is not None:
+                scores = scores.masked_fill(~mask, -torch.inf)
             return softmax(scores, dim=-1).mean(1)
+
+    def mask_of(self, index: Tensor, length: int) -> Tensor | None:
+        """What tokens `index` [B, R] may attend to among so many, True: [B, 1, R, L]; None = to all."""
+        return in_the_past(length, index.device)[index][:, None] if self.causal else None
 
     def heads_of(self, tokens: Tensor, first: int, end: int) -> Tensor:
         """Query (0), keys (1) and values (2) of tokens, from `first` to before `end`: [count, B, A, L, d]."""
@@ -100,9 +106,10 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, L, W] -> [B, L, W]."""
-        tokens = tokens + self.attn(self.ln_1(tokens))
+    def forward(self, tokens: Tensor, index: Tensor | None = None) -> Tensor:
+        """[B, L, W] -> [B, L, W]; of tokens `index` [B, R] alone: [B, R, W]."""
+        attended = self.attn(self.ln_1(tokens), index)
+        tokens = attended + (tokens if index is None else take_tokens(tokens, index))
         return tokens + self.mlp(self.ln_2(tokens))
 
 
@@ -114,22 +121,31 @@ class Transformer(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.resblocks = nn.ModuleList(Block(width, heads, causal) for _ in range(depth))
 
-    def forward(self, tokens: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """[B, L, W] -> [B, L, W]; with index [B, R] also what these tokens attend to in the last block [B, R, L].
+    def forward(self, tokens: Tensor, but_last: bool = False) -> Tensor:
+        """[B, L, W] -> [B, L, W]; but_last: leaves the last block to `last`."""
+        blocks = list(self.resblocks)
+        for block in blocks[:-1] if but_last else blocks:
+            tokens = self.run(block, tokens)
+        return tokens
+
+    def last(self, tokens: Tensor, index: Tensor | None = None) -> Tensor:
+        """The last block: [B, L, W] -> [B, L, W]; of tokens `index` [B, R] alone: [B, R, W]."""
+        return self.run(self.resblocks[-1], tokens, index)
+
+    @torch.no_grad()
+    def attention(self, tokens: Tensor, index: Tensor) -> Tensor:
+        """What tokens `index` [B, R] of what the last block reads attend to in it, without gradient: [B, R, L].
 
         That is computed beside the block, and not by it, which leaves it the fused kernel.
         """
-        attention = None
-        for number, block in enumerate(self.resblocks, start=1):
-            assert isinstance(block, Block)
-            if index is not None and number == len(self.resblocks):
-                with torch.no_grad():
-                    attention = block.attn.weights(block.ln_1(tokens), index)
-            if self.gradient_checkpointing and self.training:
-                tokens = checkpoint(block, tokens, use_reentrant=False)
-            else:
-                tokens = block(tokens)
-        return tokens, attention
+        block = self.resblocks[-1]
+        assert isinstance(block, Block)
+        return block.attn.weights(block.ln_1(tokens), index)
+
+    def run(self, block: nn.Module, tokens: Tensor, index: Tensor | None = None) -> Tensor:
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(block, tokens, index, use_reentrant=False)
+        return block(tokens, index)
 
 
 @torch.no_grad()

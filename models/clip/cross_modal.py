@@ -53,5 +53,5 @@ class CrossModal(nn.Module):
     def fuse(self, text: Tensor, image: Tensor) -> Tensor:
         """Tokens of captions [B, T, E] and of their images [B, N, E] -> states [B, T, E]."""
         states = self.cross_attn.cross(self.ln_pre_t(text), self.ln_pre_i(image))
-        states, _ = self.cross_modal_transformer(states.float())  # sums of residual branches, which autocast leaves so
+        states = self.cross_modal_transformer(states.float())  # sums of residual branches, which autocast leaves so
         return self.ln_post(states)

@@ -16,7 +16,7 @@ from models.clip import losses
 from models.clip.clip_model import ClipModel
 from models.clip.cross_modal import PARTS, CrossModal
 from models.clip.step import Everyone, gather_pairs, over_processes, unit
-from models.clip.towers import HEAD_WIDTH, ClipSize, end_of_text, token_at
+from models.clip.towers import HEAD_WIDTH, ClipSize, token_at
 from models.kernels import Linear
 from models.losses import Mean
 from utils.errors import UserError, nearest
@@ -47,10 +47,10 @@ class IrraSettings:
 
 @dataclass(frozen=True)
 class IrraStep:
-    """What a loss reads: tokens of the image [B, N, E] and of the masked caption [B, T, E], features [B, E]."""
+    """What a loss reads: features [B, E]; for MLM tokens of image [B, N, E] and masked caption [B, T, E], else None."""
 
     batch: PairBatch
-    image_tokens: Tensor
+    image_tokens: Tensor | None
     masked_tokens: Tensor | None
     image: Tensor
     text: Tensor
@@ -78,10 +78,10 @@ class IRRA(ClipModel, CrossModal):
             self.build_cross_modal(width, settings.heads(width), settings.cross_depth, size.vocabulary)
 
     def image_embeddings(self, image: Tensor) -> dict[str, Tensor]:
-        return {"global": unit(self.base_model.encode_image(image).tokens[:, 0])}
+        return {"global": unit(self.base_model.encode_image(image).feature())}
 
     def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
-        return {"global": unit(token_at(self.base_model.encode_text(ids).tokens, end_of_text(ids)))}
+        return {"global": unit(self.base_model.encode_text(ids).feature())}
 
     def compute_losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """One training step: unweighted losses by name."""
@@ -89,18 +89,31 @@ class IRRA(ClipModel, CrossModal):
         return over_processes({name: LOSSES[name](self, step) for name in self.settings.losses})
 
     def read(self, batch: PairBatch) -> IrraStep:
-        """Both modalities encoded; the caption once where its features are those of the masked one."""
-        masked, tokens = batch.masked, None
-        image_tokens = self.base_model.encode_image(batch.image).tokens
-        if masked is not None and self.settings.masked_captions:
-            tokens = text_tokens = self.base_model.encode_text(masked.ids).tokens
-            ids = masked.ids
-        else:
-            ids, text_tokens = batch.ids, self.base_model.encode_text(batch.ids).tokens
-            if masked is not None and "mlm" in self.settings.losses:
-                tokens = self.base_model.encode_text(masked.ids).tokens
-        image, text = image_tokens[:, 0].float(), token_at(text_tokens, end_of_text(ids)).float()
-        return IrraStep(batch, image_tokens, tokens, image, text, gather_pairs(image, text, batch.identity))
+        """Both modalities encoded; the caption once where its features are those of the masked one.
+
+        Where no masked words are told, no token but CLS and EOT comes out of the last block.
+        """
+        masked, in_place = batch.masked, self.settings.masked_captions
+        image = self.base_model.encode_image(batch.image)
+        text = self.base_model.encode_text(masked.ids if masked is not None and in_place else batch.ids)
+        if masked is None or "mlm" not in self.settings.losses:
+            return step_of(batch, image.feature(), text.feature())
+        image_tokens = image.tokens()
+        masked_tokens = (text if in_place else self.base_model.encode_text(masked.ids)).tokens()
+        text_feature = token_at(masked_tokens, text.own) if in_place else text.feature()
+        return step_of(batch, image_tokens[:, 0], text_feature, image_tokens, masked_tokens)
+
+
+def step_of(
+    batch: PairBatch,
+    image: Tensor,
+    text: Tensor,
+    image_tokens: Tensor | None = None,
+    masked_tokens: Tensor | None = None,
+) -> IrraStep:
+    """See `IrraStep`; features [B, E] in any precision."""
+    image, text = image.float(), text.float()
+    return IrraStep(batch, image_tokens, masked_tokens, image, text, gather_pairs(image, text, batch.identity))
 
 
 def check_losses(settings: IrraSettings) -> None:
@@ -150,12 +163,12 @@ def masked_words(model: IRRA, step: IrraStep) -> Mean:
 
     Raises UserError without masked captions.
     """
-    masked, tokens = step.batch.masked, step.masked_tokens
-    if masked is None or tokens is None:
+    masked, tokens, image_tokens = step.batch.masked, step.masked_tokens, step.image_tokens
+    if masked is None or tokens is None or image_tokens is None:
         raise UserError("the loss mlm of IRRA needs captions with masked words; turn masking on, or leave out mlm")
     # an index of known length, which neither waits for a GPU nor is a shape of its own
     chosen = (masked.labels != losses.NOT_MASKED).flatten().byte().argsort(descending=True, stable=True)[: masked.most]
-    states = model.fuse(tokens, step.image_tokens).flatten(0, 1).index_select(0, chosen)  # [K, E]
+    states = model.fuse(tokens, image_tokens).flatten(0, 1).index_select(0, chosen)  # [K, E]
     return losses.masked_words(model.mlm_head(states).float(), masked.labels.flatten().index_select(0, chosen))
 
 

@@ -14,8 +14,8 @@ from models.clip import losses
 from models.clip.clip_model import ClipModel
 from models.clip.losses import PairLossSettings, Pairs
 from models.clip.step import gather_pairs, over_processes, unit
-from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection, attended_by
-from models.clip.towers import ClipSize, end_of_text, token_at
+from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection
+from models.clip.towers import ClipSize
 from utils.errors import UserError, nearest
 from utils.precision import full_precision
 from utils.processes.distributed import world_size
@@ -102,13 +102,14 @@ class RDE(ClipModel):
 
     def image_features(self, image: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W] -> features by name: CLS [B, E], and the patches that it attends to [B, F]."""
-        cls = torch.zeros(image.shape[0], 1, dtype=torch.long, device=image.device)
-        tokens, attention = self.base_model.encode_image(image, attention_of=cls)
-        return {"bge": tokens[:, 0].float(), "tse": self.visul_emb_layer(tokens, attended_by(attention))}
+        found = self.base_model.encode_image(image)
+        index = self.visul_emb_layer.select(found.own_attention())
+        tokens = found.tokens(torch.cat([found.own[:, None], index], dim=1))
+        return {"bge": tokens[:, 0].float(), "tse": self.visul_emb_layer(tokens[:, 1:])}
 
     def text_features(self, ids: Tensor) -> dict[str, Tensor]:
         """Captions [B, T] -> features by name: EOT [B, E], and the words that it attends to [B, F]."""
-        end = end_of_text(ids)
-        tokens, attention = self.base_model.encode_text(ids, attention_of=end[:, None])
-        selected = self.texual_emb_layer(tokens, attended_by(attention), end)
-        return {"bge": token_at(tokens, end).float(), "tse": selected}
+        found = self.base_model.encode_text(ids)
+        index, valid = self.texual_emb_layer.select(found.own_attention(), found.own)
+        tokens = found.tokens(torch.cat([found.own[:, None], index], dim=1))
+        return {"bge": tokens[:, 0].float(), "tse": self.texual_emb_layer(tokens[:, 1:], valid)}

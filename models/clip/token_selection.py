@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.nn.functional import batch_norm, relu
 
-from models.image_encoder import take_tokens
 from models.kernels import Linear
 from models.losses import FAR_BELOW
 from utils.processes.distributed import gather_with_gradient, sum_over_processes, world_size
@@ -86,12 +85,12 @@ class TokenSelection(nn.Module):
         """How many of so many patches or words are selected."""
         return max(1, int(tokens * self.ratio))
 
-    def embed(self, tokens: Tensor, index: Tensor, valid: Tensor, beside: nn.Module) -> Tensor:
-        """Tokens `index` [B, S] of [B, N, E] through the MLP and the layer beside it: [B, F].
+    def embed(self, chosen: Tensor, valid: Tensor, beside: nn.Module) -> Tensor:
+        """Selected tokens [B, S, E] through the MLP and the layer beside it: [B, F].
 
         valid [B, S]: True = take the token into account.
         """
-        chosen = take_tokens(tokens, index).float()
+        chosen = chosen.float()
         chosen = chosen / (vector_norm(chosen, dim=-1, keepdim=True) + 1e-8)
         states = (self.mlp(chosen, valid) + beside(chosen)).float()
         return states.masked_fill(~valid[..., None], FAR_BELOW).max(dim=1).values
@@ -106,11 +105,14 @@ class PatchSelection(TokenSelection):
         self.fc = Linear(inputs, width)
         self.mlp = SelectionMlp(inputs, width, statistics)
 
-    def forward(self, tokens: Tensor, attention: Tensor) -> Tensor:
-        """Image tokens [B, N, E], what CLS attends to [B, N] -> [B, F]."""
+    def select(self, attention: Tensor) -> Tensor:
+        """What CLS attends to [B, N] -> tokens by index [B, S]."""
         patches = attention[:, 1:]
-        index = 1 + patches.topk(self.count(patches.shape[1]), dim=1).indices
-        return self.embed(tokens, index, torch.ones_like(index, dtype=torch.bool), self.fc)
+        return 1 + patches.topk(self.count(patches.shape[1]), dim=1).indices
+
+    def forward(self, chosen: Tensor) -> Tensor:
+        """Selected tokens [B, S, E] -> [B, F]."""
+        return self.embed(chosen, torch.ones_like(chosen[..., 0], dtype=torch.bool), self.fc)
 
 
 class WordSelection(TokenSelection):
@@ -125,12 +127,16 @@ class WordSelection(TokenSelection):
         self.linear = Linear(inputs, width)
         self.mlp = SelectionMlp(inputs, width, statistics)
 
-    def forward(self, tokens: Tensor, attention: Tensor, end: Tensor) -> Tensor:
-        """Text tokens [B, T, E], what EOT attends to [B, T], where EOT is [B] -> [B, F]."""
-        words = selectable(end, tokens.shape[1])
-        count = min(self.count(self.text_length - 2), tokens.shape[1])
+    def select(self, attention: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        """What EOT attends to [B, T], where EOT is [B] -> tokens by index [B, S], and which of them count [B, S]."""
+        words = selectable(end, attention.shape[1])
+        count = min(self.count(self.text_length - 2), attention.shape[1])
         index = attention.masked_fill(~words, -1).topk(count, dim=1).indices  # words first: attention is not negative
-        return self.embed(tokens, index, words.gather(1, index), self.linear)
+        return index, words.gather(1, index)
+
+    def forward(self, chosen: Tensor, valid: Tensor) -> Tensor:
+        """Selected tokens [B, S, E]; valid [B, S] True = counts -> [B, F]."""
+        return self.embed(chosen, valid, self.linear)
 
 
 def selectable(end: Tensor, length: int) -> Tensor:
@@ -138,9 +144,3 @@ def selectable(end: Tensor, length: int) -> Tensor:
     position, end = torch.arange(length, device=end.device), end[:, None]
     words = (position > 0) & (position < end)
     return words | ((end <= 1) & (position == end))  # no torch.where, which onnxruntime lacks of bool
-
-
-def attended_by(attention: Tensor | None) -> Tensor:
-    """The attention of the one token that was asked for: [B, 1, N] -> [B, N]."""
-    assert attention is not None, "the encoder is asked for attention"
-    return attention[:, 0]

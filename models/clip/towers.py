@@ -1,11 +1,10 @@
 """CLIP's dual encoder: a Vision Transformer for images and a causal one for captions, under OpenAI's names.
 
-Letters: B batch, N image tokens (1 + patches), T text tokens, R tokens of which attention is asked, E embedding,
-P patch.
+Letters: B batch, N image tokens (1 + patches), T text tokens, L either, R tokens that are asked for alone, W width,
+E embedding, P patch.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,11 +47,35 @@ class ClipSize:
         return self.grid[0] * self.grid[1]
 
 
-class Encoded(NamedTuple):
-    """Tokens in the space of embeddings [B, N or T, E], and what some of them attended to [B, R, N or T], if asked."""
+@dataclass(frozen=True)
+class Encoding:
+    """A batch in a tower up to its last block, which is computed for those tokens alone that are asked for.
 
-    tokens: Tensor
-    attention: Tensor | None
+    states [B, L, W]: what that block reads. own [B]: the token that stands for its row, CLS or EOT. transformer, norm,
+    projection [W, E]: of the tower.
+    """
+
+    states: Tensor
+    own: Tensor
+    transformer: Transformer
+    norm: LayerNorm
+    projection: Tensor
+
+    def tokens(self, index: Tensor | None = None) -> Tensor:
+        """Tokens in the space of embeddings: all [B, L, E], or those at index [B, R] alone: [B, R, E]."""
+        return project(self.norm(self.transformer.last(self.states, index)), self.projection.t())
+
+    def feature(self) -> Tensor:
+        """The token that stands for its row, alone: [B, E]."""
+        return self.tokens(self.own[:, None]).squeeze(1)
+
+    def attention(self, index: Tensor) -> Tensor:
+        """What tokens `index` [B, R] attend to in the last block, mean over heads, without gradient: [B, R, L]."""
+        return self.transformer.attention(self.states, index)
+
+    def own_attention(self) -> Tensor:
+        """The same of the token that stands for its row: [B, L]."""
+        return self.attention(self.own[:, None]).squeeze(1)
 
 
 class ImageTower(nn.Module):
@@ -73,16 +96,13 @@ class ImageTower(nn.Module):
         for tensor in (self.class_embedding, self.positional_embedding, self.proj):
             nn.init.normal_(tensor, std=width**-0.5)
 
-    def forward(self, image: Tensor, attention_of: Tensor | None = None) -> Encoded:
-        """Images [B, 3, H, W], normalised -> tokens [B, N, E], CLS first.
-
-        attention_of [B, R]: tokens whose attention in the last block is returned too, mean over heads.
-        """
+    def forward(self, image: Tensor) -> Encoding:
+        """Images [B, 3, H, W], normalised -> tokens [B, N, E], CLS first."""
         patches = self.conv1(image).flatten(2).transpose(1, 2)  # [B, N - 1, Wv], the top row first
         cls = self.class_embedding.expand(patches.shape[0], 1, -1)
         tokens = self.ln_pre(torch.cat([cls, patches], dim=1) + self.positional_embedding)
-        tokens, attention = self.transformer(tokens, attention_of)
-        return Encoded(project(self.ln_post(tokens), self.proj.t()), attention)
+        first = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+        return Encoding(self.transformer(tokens, but_last=True), first, self.transformer, self.ln_post, self.proj)
 
 
 class DualEncoder(nn.Module):
@@ -115,19 +135,19 @@ class DualEncoder(nn.Module):
         nn.init.normal_(self.text_projection, std=width**-0.5)
         initialise_blocks(self.transformer.resblocks, width)
 
-    def encode_image(self, image: Tensor, attention_of: Tensor | None = None) -> Encoded:
-        """Images [B, 3, H, W], normalised -> tokens [B, N, E], CLS first; see `ImageTower`."""
-        return self.visual(image, attention_of)
+    def encode_image(self, image: Tensor) -> Encoding:
+        """Images [B, 3, H, W], normalised -> tokens [B, N, E], CLS first."""
+        return self.visual(image)
 
-    def encode_text(self, ids: Tensor, attention_of: Tensor | None = None) -> Encoded:
-        """Token ids [B, T] -> tokens [B, T, E]; attention_of as of images.
+    def encode_text(self, ids: Tensor) -> Encoding:
+        """Token ids [B, T] -> tokens [B, T, E].
 
         Captions that are all shorter than the table of positions need not be padded to its length: no token attends
         to a later one.
         """
         tokens = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
-        tokens, attention = self.transformer(tokens, attention_of)
-        return Encoded(project(self.ln_final(tokens), self.text_projection.t()), attention)
+        states = self.transformer(tokens, but_last=True)
+        return Encoding(states, end_of_text(ids), self.transformer, self.ln_final, self.text_projection)
 
 
 def end_of_text(ids: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def test_grid_of_published_sizes(stride, grid):
 def test_patches_may_overlap():
     model = encoder(stride=2)
     assert model.size.grid == (9, 5)
-    assert model.encode_image(torch.randn(2, 3, 20, 12)).tokens.shape == (2, 46, 6)
+    assert model.encode_image(torch.randn(2, 3, 20, 12)).tokens().shape == (2, 46, 6)
 
 
 def test_quick_gelu():
@@ -43,6 +43,7 @@ def test_attention_is_that_of_torch(causal):
     torch.testing.assert_close(ours(tokens), output)
     torch.testing.assert_close(ours.weights(tokens, index), weights.detach()[torch.arange(3)[:, None], index])
     assert not ours.weights(tokens, index).requires_grad
+    torch.testing.assert_close(ours(tokens, index), output[torch.arange(3)[:, None], index])
 
 
 def test_cross_attention_is_that_of_torch():
@@ -53,21 +54,40 @@ def test_cross_attention_is_that_of_torch():
     torch.testing.assert_close(ours.cross(tokens, others), theirs(tokens, others, others)[0])
 
 
-def test_attention_on_request_changes_no_token():
-    model, image = encoder(), torch.randn(2, 3, 20, 12)
-    tokens, attention = model.encode_image(image, torch.zeros(2, 1, dtype=torch.long))
-    assert torch.equal(tokens, model.encode_image(image).tokens)
-    assert attention.shape == (2, 1, 16)
-    torch.testing.assert_close(attention.sum(-1), torch.ones(2, 1))
+def test_attention_is_that_of_cls():
+    found = encoder().encode_image(torch.randn(2, 3, 20, 12))
+    attention = found.own_attention()
+    assert torch.equal(attention, found.attention(torch.tensor([[0], [0]]))[:, 0]) and attention.shape == (2, 16)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(2))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_tokens_alone_are_those_among_all(checkpointing):
+    torch.manual_seed(0)
+    model, image, ids = DualEncoder(SIZE, checkpointing).train(), torch.randn(3, 3, 20, 12), captions(3, 5, 0)
+    index, rows = torch.tensor([[0, 4], [1, 1], [3, 2]]), torch.arange(3)[:, None]
+    for found in (model.encode_image(image), model.encode_text(ids)):
+        of_all, of_some = found.tokens(), found.tokens(index)
+        torch.testing.assert_close(of_some, of_all[rows, index])
+        torch.testing.assert_close(found.feature(), of_all[rows[:, 0], found.own])
+        gradients = []
+        for tokens in (of_all[rows, index], of_some):
+            model.zero_grad()
+            tokens.square().sum().backward(retain_graph=True)
+            gradients.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
+        expected, given = gradients
+        assert set(given) == set(expected)
+        for name, value in expected.items():
+            torch.testing.assert_close(
+                given[name], value, rtol=1e-3, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_captions_need_not_be_padded():
     model, ids = encoder(), captions(3, 5)
-    end = end_of_text(ids)[:, None]
-    padded, of_padded = model.encode_text(ids, end)
-    short, of_short = model.encode_text(ids[:, :7], end)
-    torch.testing.assert_close(short, padded[:, :7])
-    torch.testing.assert_close(of_short, of_padded[..., :7])
+    padded, short = model.encode_text(ids), model.encode_text(ids[:, :7])
+    torch.testing.assert_close(short.tokens(), padded.tokens()[:, :7])
+    torch.testing.assert_close(short.own_attention(), padded.own_attention()[..., :7])
 
 
 def test_a_caption_ends_at_its_first_highest_id():
@@ -80,8 +100,7 @@ def test_gradient_checkpointing_computes_the_same():
         torch.manual_seed(0)
         model = DualEncoder(SIZE, checkpointing).train()
         torch.manual_seed(1)
-        tokens, _ = model.encode_image(torch.randn(2, 3, 20, 12), torch.zeros(2, 1, dtype=torch.long))
-        tokens.square().sum().backward()
+        model.encode_image(torch.randn(2, 3, 20, 12)).tokens().square().sum().backward()
         found.append(model.visual.conv1.weight.grad)
     torch.testing.assert_close(*found)
 
@@ -89,10 +108,12 @@ def test_gradient_checkpointing_computes_the_same():
 def test_bfloat16_is_near():
     model, ids = encoder(), captions(3, 5)
     with autocast("bf16", "cpu"):
-        found, attention = model.encode_text(ids, end_of_text(ids)[:, None])
-    expected, weights = model.encode_text(ids, end_of_text(ids)[:, None])
-    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
-    torch.testing.assert_close(attention.float(), weights, atol=0.02, rtol=0)
+        found = model.encode_text(ids)
+        tokens, feature, attention = found.tokens(), found.feature(), found.own_attention()
+    expected = model.encode_text(ids)
+    torch.testing.assert_close(tokens.float(), expected.tokens(), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(feature.float(), expected.feature(), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(attention.float(), expected.own_attention(), atol=0.02, rtol=0)
 
 
 def test_a_start_without_a_file():

@@ -36,9 +36,9 @@ def weights_of(golden: dict) -> dict[str, float]:
 def test_tokens_features_and_logits(path):
     golden = read(path)
     model, inputs, expected = build_irra(golden), golden["inputs"], golden["outputs"]
-    image = model.base_model.encode_image(inputs["images"]).tokens
-    text = model.base_model.encode_text(inputs["caption_ids"]).tokens
-    masked = model.base_model.encode_text(inputs["mlm_ids"]).tokens
+    image = model.base_model.encode_image(inputs["images"]).tokens()
+    text = model.base_model.encode_text(inputs["caption_ids"]).tokens()
+    masked = model.base_model.encode_text(inputs["mlm_ids"]).tokens()
     features = token_at(text, end_of_text(inputs["caption_ids"]))
     fused = model.fuse(masked, image)
     found = {
