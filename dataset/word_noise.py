@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.batch import MaskedCaptions
+from dataset.batch import BUCKET, MaskedCaptions
 
 NO_LABEL = 0  # where nothing was masked, see `MaskedCaptions`
 MASKED = 0.15  # of all words, for masked language modelling (IRRA)
@@ -87,8 +87,13 @@ def mask_words(ids: Tensor, noise: WordNoise, words: WordIds, probability: float
     hidden = taken & (how < 0.8) | first
     read = ids.masked_fill(hidden, words.mask)
     read = torch.where(taken & (how >= 0.8) & (how < 0.9), noise.words, read)
-    chosen = taken | first
-    return MaskedCaptions(read, ids.masked_fill(~chosen, NO_LABEL), most=int(chosen.sum()))
+    labels = ids.masked_fill(~(taken | first), NO_LABEL)
+    return MaskedCaptions(read, labels, most=rounded_up(int((labels != NO_LABEL).sum())))
+
+
+def rounded_up(words: int) -> int:
+    """So many words, or somewhat more, that batches may have few shapes."""
+    return max(1, -(-words // BUCKET)) * BUCKET
 
 
 def augment_words(

@@ -78,6 +78,14 @@ def test_where_no_word_is_taken_the_first_is_hidden():
     assert inner.ids.tolist() == [[38, 0, 37, 39, 0]] and inner.labels.tolist() == [[0, 0, 11, 0, 0]]
 
 
+def test_masked_words_are_counted_for_a_loss_that_reads_no_others():
+    ids = torch.arange(1, 31).clamp(max=29).repeat(2, 1)
+    for taken, most in ((0, 8), (4, 8), (5, 16)):  # of 2 captions; none is the first of each
+        uniform = (torch.arange(30) >= taken).double().repeat(2, 1)
+        masked = mask_words(ids, WordNoise(uniform, torch.ones(2, 30, dtype=torch.long)), SMALL)
+        assert (masked.labels != 0).sum() == max(2, 2 * taken) and masked.most == most
+
+
 def test_a_caption_without_words_is_left_alone():
     ids = torch.tensor([[38, 39, 0, 0]])
     masked = mask_words(ids, noise_of([0.0] * 4), SMALL)

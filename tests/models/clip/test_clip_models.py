@@ -69,6 +69,16 @@ def test_nothing_masked_is_no_loss():
     finite_gradients(model, sum(found.values()))
 
 
+def test_words_that_are_not_masked_need_no_logits():
+    found = []
+    for most in (None, 7):
+        model, given = irra("mlm").train(), batch()
+        model(replace(given, masked=replace(given.masked, most=most)).to(torch.device("cpu")))[0]["mlm"].backward()
+        found.append({name: value.grad for name, value in model.named_parameters()})
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, msg=lambda text, name=name: f"{name}: {text}")
+
+
 def test_captions_are_read_once_where_they_are_masked_in_place():
     model, given = irra(masked_captions=True), batch()
     calls = []
