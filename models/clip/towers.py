@@ -101,7 +101,7 @@ class ImageTower(nn.Module):
         patches = self.conv1(image).flatten(2).transpose(1, 2)  # [B, N - 1, Wv], the top row first
         cls = self.class_embedding.expand(patches.shape[0], 1, -1)
         tokens = self.ln_pre(torch.cat([cls, patches], dim=1) + self.positional_embedding)
-        first = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+        first = torch.zeros(tokens.shape[0], dtype=torch.long, device=tokens.device)
         return Encoding(self.transformer(tokens, but_last=True), first, self.transformer, self.ln_post, self.proj)
 
 
