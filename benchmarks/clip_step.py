@@ -25,7 +25,7 @@ from benchmarks.plain_clip import PlainIRRA, PlainRDE, halve_weights, plain_opti
 from benchmarks.train_step import print_losses, print_memory
 from dataset.batch import PairBatch
 from dataset.clip_tokens import ClipSpecialTokens
-from dataset.clip_words import WordNoise, mask_words
+from dataset.word_noise import WordIds, WordNoise, mask_words
 from models.clip.irra import IRRA, IrraSettings
 from models.clip.parameter_groups import ClipOptimizer, RdeOptimizer, make_clip_optimizer
 from models.clip.rde import RDE, RdeSettings
@@ -92,13 +92,14 @@ def make_pairs(size: ClipSize, count: int) -> PairBatch:
     words = torch.randint(1, special.mask, (count, size.text_length), generator=generator)
     ids = words.where(position < last, special.pad).masked_fill(position == last, special.end)
     ids[:, 0] = special.start
-    noise = WordNoise.draw("mlm", 0, 0, range(count), size.text_length, special)
+    known = WordIds.of(size.vocabulary, (special.pad, special.mask, special.start, special.end), special.mask)
+    noise = WordNoise.draw("mlm", 0, 0, range(count), size.text_length, known)
     return PairBatch(
         image=torch.randint(0, 256, (count, 3, *size.image_size), dtype=torch.uint8, generator=generator),
         ids=ids,
         identity=torch.arange(count) % max(1, count - 1),
         index=torch.arange(count),
-        masked=mask_words(ids, noise, special),
+        masked=mask_words(ids, noise, known),
         clean=torch.arange(count) % 2,
     )
 

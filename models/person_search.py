@@ -191,10 +191,11 @@ class PersonSearchModel(Momentum, SearchModel):
         tokens, patches = self.text_encoder.size.max_position_embeddings, self.grid[0] * self.grid[1]
         return partial(StepNoise.draw, seed, tokens=tokens, patches=patches)
 
-    def make_draws(self, noise: StepNoise, caption: TextTokens) -> RandomDraws:
-        """The random draws of a step from its noise, in main memory; caption: what words are masked of."""
+    def make_draws(self, noise: StepNoise, caption: TextTokens, some_hidden: bool = False) -> RandomDraws:
+        """The random draws of a step from its noise, in main memory; caption: what words are masked of, some of which
+        the data may have hidden already."""
         most = noise.most_masked("mlm", caption.ids.shape[1], self.objective.mlm_probability)
-        return RandomDraws(noise, self.special, self.text_encoder.size.vocab_size, {"mlm": most})
+        return RandomDraws(noise, self.special, self.text_encoder.size.vocab_size, {"mlm": most}, some_hidden)
 
     # ---- a training step ---------------------------------------------------------------
 

@@ -107,13 +107,14 @@ class RandomDraws:
     """The draws of one step from its noise.
 
     most_masked: by purpose, more words than that are not masked; without it, all may be. A shape must be known
-    without a look at the device, which would wait for it.
+    without a look at the device, which would wait for it. some_hidden: the data may have hidden words themselves.
     """
 
     noise: StepNoise
     special: SpecialTokens
     vocabulary_size: int
     most_masked: Mapping[str, int] = field(default_factory=dict)
+    some_hidden: bool = False
 
     def to(self, device: torch.device) -> "RandomDraws":
         return replace(self, noise=self.noise.to(device))
@@ -135,7 +136,9 @@ class RandomDraws:
         """
         length = text.ids.shape[1]
         chance, kind, word = getattr(self.noise, purpose)[:, :length].unbind(2)
-        masked = (chance < probability) & text.mask & (text.ids != self.special.cls) & (text.ids != self.special.mask)
+        masked = (chance < probability) & text.mask & (text.ids != self.special.cls)
+        if self.some_hidden:
+            masked &= text.ids != self.special.mask
         labels = text.ids.masked_fill(~masked, IGNORED)
         ids = text.ids.masked_fill(masked & (kind < 0.8), self.special.mask)
         ids = torch.where(masked & (kind >= 0.9), (word * self.vocabulary_size).long(), ids)

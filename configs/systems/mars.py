@@ -68,7 +68,7 @@ class MarsTraining(Training):
         config, device = self.config, self.setting.device
         if config.compile == "step":
             batch = batch.with_few_shapes(self.model.special.pad, self.model.text_encoder.size.max_position_embeddings)
-        draws = self.model.make_draws(batch.noise, batch.caption).to(device)
+        draws = self.model.make_draws(batch.noise, batch.caption, config.augment_words > 0).to(device)
         share = config.momentum_share(step.epoch, step.iteration / step.iterations)
         alpha = torch.full((), share, dtype=torch.float64, device=device) if config.alpha > 0 else 0.0
         return batch, draws, alpha, config.negatives_within(step.epoch, self.negatives_pool)

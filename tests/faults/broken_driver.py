@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import Retrieval
+from configs.systems.mars import MarsTraining
 from models.person_search import PersonSearchModel
 from models.training_step import StepOutput
 from utils.errors import run_command_line
@@ -22,14 +23,14 @@ from utils.processes.distributed import rank
 WHAT, RANK, STEPS = os.environ["BREAK"].split(":")
 FIRST, LAST = map(int, STEPS.split("-"))
 NAN = float("nan")
-forward, prepare = PersonSearchModel.forward, Retrieval.Trainer.prepare
+forward, prepare = PersonSearchModel.forward, MarsTraining.inputs
 under_way = []  # the step, as its first micro-batch is prepared
 
 
-def prepared(trainer, batch, step):
-    """`Trainer.prepare`, which every micro-batch of a step passes."""
+def prepared(training, batch, step):
+    """`MarsTraining.inputs`, which every micro-batch of a step passes."""
     under_way[:] = [step]
-    return prepare(trainer, batch, step)
+    return prepare(training, batch, step)
 
 
 def broken(model, *given):
@@ -51,6 +52,6 @@ def broken(model, *given):
     return StepOutput(found, queued)
 
 
-Retrieval.Trainer.prepare, PersonSearchModel.forward = prepared, broken
+MarsTraining.inputs, PersonSearchModel.forward = prepared, broken
 if __name__ == "__main__":
     run_command_line(Retrieval.main)

@@ -16,7 +16,7 @@ import Retrieval
 from utils.errors import run_command_line
 
 EVERY = 10  # steps
-prepare, seen = Retrieval.Trainer.prepare, []
+train_step, seen = Retrieval.Trainer.train_step, []
 
 
 class Mallinfo(ctypes.Structure):
@@ -43,15 +43,15 @@ mallinfo = ctypes.CDLL(None).mallinfo2
 mallinfo.restype = Mallinfo
 
 
-def watched(trainer, batch, step):
-    """`Trainer.prepare`, with a look at memory and open files."""
-    if step.number % EVERY == 0:
+def watched(trainer, batches):
+    """`Trainer.train_step`, with a look at memory and open files."""
+    if trainer.state.step.number % EVERY == 0:
         found = mallinfo()
-        seen.append([step.number, found.uordblks + found.hblkhd, len(os.listdir("/proc/self/fd"))])
-    return prepare(trainer, batch, step)
+        seen.append([trainer.state.step.number, found.uordblks + found.hblkhd, len(os.listdir("/proc/self/fd"))])
+    return train_step(trainer, batches)
 
 
-Retrieval.Trainer.prepare = watched
+Retrieval.Trainer.train_step = watched
 if __name__ == "__main__":
     try:
         run_command_line(Retrieval.main)

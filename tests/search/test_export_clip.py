@@ -18,6 +18,7 @@ from evaluation.__main__ import main as studies
 from evaluation.trained import TrainedModel
 from search.__main__ import main as command
 from search.encoder import Encoder
+from utils.checkpoints.files import read_checkpoint
 from utils.config import save_yaml
 
 FILES = {"clip": "ViT-B-16.pt", "irra": "IRRA.pth", "rde": "RDE.pth"}
@@ -64,7 +65,7 @@ def test_the_driver_and_studies_take_what_is_exported(checkpoints, benchmark, tm
 
 def test_what_irra_needs_for_its_training_alone_is_left_out(checkpoints, tmp_path):
     call_here(command, "export", tmp_path / "model", "--checkpoint", checkpoints["irra"])
-    own, kept = torch.load(checkpoints["irra"])["model"], load_file(tmp_path / "model" / "model.safetensors")
+    own, kept = read_checkpoint(checkpoints["irra"])["model"], load_file(tmp_path / "model" / "model.safetensors")
     assert own.keys() - kept.keys() == {"classifier.weight", "classifier.bias"} and kept.keys() < own.keys()
     assert any(name.startswith("mlm_head.") for name in kept)
     assert "identities" not in json.loads((tmp_path / "model" / "config.json").read_text())
