@@ -2,7 +2,6 @@
 
 import json
 import logging
-import multiprocessing
 import struct
 import zlib
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from two_processes import results_of_two
 
 from configs.loading import load_config
 from configs.schema import Config
@@ -255,15 +255,7 @@ def open_in_process(data: Data, rank: int, results) -> None:
 
 def test_the_main_process_looks_for_all(data):
     bad = break_file(data, 400)
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    processes = [context.Process(target=open_in_process, args=(data, rank, results)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    main, other = sorted(results.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    main, other = results_of_two(open_in_process, data)
     assert main == (0, 1, (bad,), other[3]) and other == (1, 0, (bad,), main[3])
     assert len(main[3]) == 2 * (IMAGES - 1)
 

@@ -2,13 +2,13 @@
 
 import json
 import logging
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from two_processes import results_of_two
 
 from configs.loading import load_config
 from configs.schema import Config
@@ -132,13 +132,5 @@ def open_in_process(folder: Path, rank: int, results) -> None:
 
 
 def test_all_processes_train_on_the_same_pairs(folder):
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    processes = [context.Process(target=open_in_process, args=(folder, rank, results)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    main, other = sorted(results.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
+    main, other = results_of_two(open_in_process, folder)
     assert main[1:] == other[1:] and main[1] == [WRITTEN[number] for number in np.load(folder / "run" / RECORD)]
