@@ -8,8 +8,9 @@ from pydantic import BeforeValidator, Field, field_validator
 from configs.schema import Config
 from dataset.images import Resampling
 from dataset.word_noise import MASKED
+from models.clip.division import MixtureName
 from models.clip.irra import LOSSES, PUBLISHED, IrraSettings
-from models.clip.losses import PairLossSettings
+from models.clip.losses import PairLossName, PairLossSettings
 from models.clip.parameter_groups import ClipOptimizer, RdeOptimizer
 from models.clip.rde import EMBEDDINGS, RdeSettings
 from models.clip.token_selection import BatchNorm
@@ -191,19 +192,20 @@ class RdeConfig(DualEncoderConfig):
     optimizer: RdeOptimizer = RdeOptimizer()
     select_ratio: Annotated[float, Field(gt=0, le=1)] = RdeSettings.select_ratio
     selection_width: Annotated[int, Field(ge=2)] = RdeSettings.width
-    pair_loss: Literal["TAL", "TRL", "InfoNCE", "SDM"] = "TAL"
+    pair_loss: PairLossName = RdeSettings.loss
     tau: Positive = PairLossSettings._field_defaults["tau"]
     margin: NotNegative = PairLossSettings._field_defaults["margin"]
     temperature: Positive = PairLossSettings._field_defaults["temperature"]
-    batch_norm: BatchNorm = "frozen"
+    batch_norm: BatchNorm = RdeSettings.batch_norm
     division: bool = True
-    mixture: Literal["loose", "tight"] = "loose"
+    mixture: MixtureName = "loose"
 
     @property
     def rde(self) -> RdeSettings:
         """What is learned."""
         return RdeSettings(
             loss=self.pair_loss,
+            learned=tuple(name for name in EMBEDDINGS if self.weights[name]),
             width=self.selection_width,
             select_ratio=self.select_ratio,
             batch_norm=self.batch_norm,

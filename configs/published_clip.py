@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.clip import Sides
 from configs.schema import REPOSITORY
+from dataset.word_noise import AUGMENTED
 from models.clip.irra import LOSSES
 from models.clip.losses import PAIR_LOSSES
 from models.clip.towers import ClipSize
@@ -34,7 +35,6 @@ TRANSFORMERS = {
     "ViT-L/14@336px": LARGE,
 }
 RESNET, TRANSFORMER = re.compile(r"RN\d+(x\d+)?"), re.compile(r"ViT-[^./]*(/[^./]*)?")  # OpenAI's names
-AUGMENTED_WORDS = 0.2  # share that --txt_aug masks, exchanges or removes
 NOISY = 0.4  # rates above it have mixtures of their own
 
 
@@ -218,7 +218,7 @@ def rde_keys(options: PublishedOptions) -> dict[str, Any]:
         "margin": options.margin,
         "select_ratio": options.select_ratio,
         "mixture": "tight" if tight else "loose",
-        "augment_words": AUGMENTED_WORDS if options.txt_aug else 0.0,
+        "augment_words": AUGMENTED if options.txt_aug else 0.0,
         **noise,
     }
 

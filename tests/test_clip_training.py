@@ -111,6 +111,21 @@ def test_a_look_at_a_run_writes_nothing(benchmark, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_loss_without_weight_is_not_computed(benchmark, tmp_path):
+    for system, weight, left in (("rde", "weights.tse=0", {"bge"}), ("irra", "weights.mlm=0", {"sdm", "id"})):
+        ending = train(system, benchmark, tmp_path / system, weight, "max_steps=2")
+        assert ending.code == 0, ending.errors
+        assert log_of(tmp_path / system)[0]["train"].keys() == left | {"total"}
+    assert not any(name.startswith("mlm_head.") for name in weights_of(tmp_path / "irra"))
+
+
+def test_blocks_may_be_compiled(benchmark, tmp_path):
+    ending = train("irra", benchmark, tmp_path / "run", "compile=layers", "max_steps=2")
+    assert ending.code == 0, ending.errors
+    refused = train("irra", benchmark, tmp_path / "step", "compile=step")
+    assert refused.code == 2 and "compiles its layers alone" in refused.errors.splitlines()[-1]
+
+
 def test_fewer_identities_than_the_data_have_are_refused(benchmark, tmp_path):
     ending = train("irra", benchmark, tmp_path / "run", "identities=1")
     assert ending.code == 2 and "`identities` 1 is less than the" in ending.errors.splitlines()[-1]

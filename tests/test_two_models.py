@@ -121,7 +121,7 @@ def test_what_a_dual_encoder_finds_is_re_ranked_by_another_model(rde, mars, tmp_
         by_cosine = np.argsort(-row, kind="stable").tolist()
         scores = np.array(match_scores(matcher, as_matched, caption, by_cosine[:K]))
         by_score = np.argsort(-scores, kind="stable")
-        order.append([*(by_cosine[place] for place in by_score), *by_cosine[K:]])
+        order.append([*(by_cosine[index] for index in by_score), *by_cosine[K:]])
         assert found["stage1_indices"][caption].tolist() == by_cosine[:K]
         assert found["reranked_indices"][caption].tolist() == order[-1][:K]
         np.testing.assert_allclose(found["reranked_scores"][caption], scores[by_score], atol=1e-4)
@@ -228,7 +228,7 @@ def test_search_ranks_as_an_evaluation_does(rde, mars, benchmark, tmp_path):
         for caption, text in enumerate(split.texts):
             found = searcher.search(text, top=K, candidates=K)
             indices = expected["reranked_indices"][caption]
-            assert [hit.path for hit in found.hits] == [split.images[place] for place in indices]
+            assert [hit.path for hit in found.hits] == [split.images[index] for index in indices]
             scores = expected["reranked_scores"][caption].tolist()
             assert [hit.score for hit in found.hits] == pytest.approx(scores, abs=1e-4)
         why = explain(searcher, SENTENCE, searcher.search(SENTENCE).hits[0].path)

@@ -16,13 +16,14 @@ from dataset.build import open_clip_tokenizer
 from dataset.clip_tokens import ClipTokenizer
 from models.clip.build import load_rde, start_clip
 from models.clip.division import MIXTURES
+from models.clip.rde import EMBEDDINGS
 from models.clip.rde import RDE as Model
 from utils.errors import UserError
 from utils.training.epoch_log import Step
 
 
 class RdeTraining(PairTraining):
-    """clean [N] bool: the pairs that the loss of this epoch is taken of; None = of all."""
+    """clean [N] bool, on the device: the pairs that the loss of this epoch is taken of; None = of all."""
 
     model: Model
     config: RdeConfig
@@ -30,24 +31,26 @@ class RdeTraining(PairTraining):
     def __init__(self, setting: TrainingSetting, model: Model, tokenizer: ClipTokenizer):
         super().__init__(setting, model, tokenizer)
         self.clean: Tensor | None = None
+        # without a weight for the embedding of selected tokens, the layers that make it get no gradient
+        self.some_unused = model.settings.learned != EMBEDDINGS
 
     def open_epoch(self, step: Step) -> None:
         """Divide all pairs, unless the epoch is resumed: it goes on with the division that its checkpoint holds."""
         if self.config.division and step.iteration == 0:
             mixture, seed = MIXTURES[self.config.mixture], self.setting.seed
-            self.clean = divide_pairs(self.model, self.loader, step.epoch, self.setting.precision, mixture, seed)
+            clean = divide_pairs(self.model, self.loader, step.epoch, self.setting.precision, mixture, seed)
+            self.clean = clean.to(self.setting.device)
 
     def inputs(self, batch: PairBatch, step: Step) -> tuple[Any, ...]:
         if self.clean is None:
             return (batch,)
-        clean = self.clean[batch.index.cpu()].to(self.setting.device)
-        return (replace(batch, clean=clean),)
+        return (replace(batch, clean=self.clean[batch.index]),)
 
     def record(self) -> dict[str, Any]:
-        return {} if self.clean is None else {"division": shares_of(self.clean, self.loader.data.truly_clean)}
+        return {} if self.clean is None else {"division": shares_of(self.clean.cpu(), self.loader.data.truly_clean)}
 
     def state(self) -> dict[str, Any]:
-        return {"clean_pairs": self.clean}
+        return {"clean_pairs": None if self.clean is None else self.clean.cpu()}
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
         found = checkpoint.get("clean_pairs")
@@ -57,7 +60,7 @@ class RdeTraining(PairTraining):
                 f"checkpoint {checkpoint['path']}: its division of clean and noisy pairs is not of these training data;"
                 " resume it with the settings of its run"
             )
-        self.clean = found
+        self.clean = None if found is None else found.to(self.setting.device)
 
 
 def fit(config: RdeConfig, tokenizer: ClipTokenizer, for_training: bool = False) -> RdeConfig:

@@ -6,6 +6,7 @@ tells them apart, for each of the two embeddings. Pairs on which the two disagre
 
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ class MixtureSettings:
 
 LOOSE = MixtureSettings(rounds=10, tolerance=1e-2, regularisation=5e-4)
 TIGHT = MixtureSettings(rounds=100, tolerance=1e-4, regularisation=1e-6)
-MIXTURES = {"loose": LOOSE, "tight": TIGHT}
+MixtureName = Literal["loose", "tight"]
+MIXTURES: dict[MixtureName, MixtureSettings] = {"loose": LOOSE, "tight": TIGHT}
 """Published: tight where more than 0.4 of all pairs are noisy, and for RSTPReid; else loose."""
 
 

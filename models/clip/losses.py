@@ -10,7 +10,7 @@ transpose of the first where there is one process. `same` [B, M] tells which row
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -130,7 +130,8 @@ class PairLoss(NamedTuple):
     is_mean: bool
 
 
-PAIR_LOSSES = {
+PairLossName = Literal["TAL", "TRL", "InfoNCE", "SDM"]
+PAIR_LOSSES: dict[PairLossName, PairLoss] = {
     "TAL": PairLoss(triplet_alignment, is_mean=False),
     "TRL": PairLoss(triplet_ranking, is_mean=False),
     "InfoNCE": PairLoss(pair_contrast, is_mean=True),
@@ -138,13 +139,15 @@ PAIR_LOSSES = {
 }
 
 
-def loss_of_pairs(name: str, of_texts: Tensor, of_images: Tensor, pairs: Pairs, settings: PairLossSettings) -> Tensor:
+def loss_of_pairs(
+    name: PairLossName, of_texts: Tensor, of_images: Tensor, pairs: Pairs, settings: PairLossSettings
+) -> Tensor:
     """The loss of each pair, both directions together: similarities [B, M] -> [B]."""
     of_rows = PAIR_LOSSES[name].of_rows
     return of_rows(of_texts, pairs, settings) + of_rows(of_images, pairs, settings)
 
 
-def over_clean_pairs(name: str, values: Tensor, clean: Tensor, parts: int = 1) -> Mean:
+def over_clean_pairs(name: PairLossName, values: Tensor, clean: Tensor, parts: int = 1) -> Mean:
     """The loss of a batch from that of its pairs [B], of which `clean` [B] says whether they count (1) or not (0).
 
     A sum over a batch that is spread over processes and micro-batches is `parts` times the mean of their sums, as

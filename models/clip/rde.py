@@ -12,7 +12,7 @@ from torch import Tensor
 from dataset.batch import PairBatch
 from models.clip import losses
 from models.clip.clip_model import ClipModel
-from models.clip.losses import PairLossSettings, Pairs
+from models.clip.losses import PairLossName, PairLossSettings, Pairs
 from models.clip.step import gather_pairs, over_processes, unit
 from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection
 from models.clip.towers import ClipSize
@@ -25,12 +25,14 @@ EMBEDDINGS = ("bge", "tse")  # basic global embedding, token selection embedding
 
 @dataclass(frozen=True)
 class RdeSettings:
-    """loss: a name of losses.PAIR_LOSSES; width: F; select_ratio: share of tokens selected; batch_norm: `SelectionMlp`.
+    """loss: a name of losses.PAIR_LOSSES; learned: the embeddings that it is taken of; width: F; select_ratio: share of
+    tokens selected; batch_norm: `SelectionMlp`.
 
     pairs: settings of the loss. micro_batches: of a step, whose mean is taken where the loss is a sum.
     """
 
-    loss: str = "TAL"
+    loss: PairLossName = "TAL"
+    learned: tuple[str, ...] = EMBEDDINGS
     width: int = 1024
     select_ratio: float = 0.3
     batch_norm: BatchNorm = "frozen"
@@ -85,7 +87,8 @@ class RDE(ClipModel):
         name, values = self.settings.loss, self.pair_losses(batch)
         clean = torch.ones_like(values["bge"]) if batch.clean is None else batch.clean.float()
         parts = world_size() * self.settings.micro_batches
-        return over_processes({key: losses.over_clean_pairs(name, each, clean, parts) for key, each in values.items()})
+        learned = {key: values[key] for key in self.settings.learned}
+        return over_processes({key: losses.over_clean_pairs(name, each, clean, parts) for key, each in learned.items()})
 
     def pair_losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """The loss of each pair [B], by embedding; by it pairs are told clean from noisy."""
