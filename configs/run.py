@@ -60,7 +60,7 @@ def open_run(options: Options, device: torch.device) -> Run:
     if options.is_new and config.eval_epoch >= config.epochs:
         epochs = counted(config.epochs, "epoch")
         logger.warning("eval_epoch %d: of %s, only the last is evaluated", config.eval_epoch, epochs)
-    unused, used = getattr(config.schedular, "lr", None), config.optimizer.lr
+    unused, used = config.schedular.unread_rate, config.optimizer.lr
     if unused not in (None, used):
         logger.warning("schedular.lr %g is not used: the learning rate is optimizer.lr %g", unused, used)
     precision = prepare_precision(config.precision, device, config.deterministic)

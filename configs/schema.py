@@ -101,6 +101,11 @@ class Config(Section):
         """(height, width) in pixels."""
 
     @property
+    def encodes_images_by(self) -> str:
+        """The name of what encodes images, for people."""
+        return self.system
+
+    @property
     def resampling(self) -> Resampling:
         """How images are resized; as the published work does it."""
         return "bicubic"
@@ -152,6 +157,10 @@ class MarsConfig(ModelSettings, Config):
     look_alikes: GroupByEpoch = None
     # evaluation
     k_test: Whole = 128
+
+    @property
+    def encodes_images_by(self) -> str:
+        return self.image_encoder
 
     def negatives_within(self, epoch: int, pool: int | None = None) -> int | None:
         """Samples among which negatives are drawn in an epoch (0-based); None = those of the process.

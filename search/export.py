@@ -149,7 +149,7 @@ def settings_of(encoder: Encoder) -> dict[str, Any]:
 def model_card(encoder: Encoder, metrics: Mapping[str, Any] | None, parameters: Iterable[Tensor], use: str) -> str:
     """What the model is, how it was measured, how to use it (lines of Python), and what for."""
     config, count = encoder.config, sum(value.numel() for value in parameters)
-    image_encoder = getattr(config, "image_encoder", config.system)
+    image_encoder = config.encodes_images_by
     rows = [
         {"": stage, **{title: float(found[name]) for name, title in METRIC_NAMES.items() if name in found}}
         for stage, found in (metrics or {}).items()

@@ -25,6 +25,11 @@ class ScheduleSettings(Section):
         """Epochs of the run."""
         return self.epochs
 
+    @property
+    def unread_rate(self) -> float | None:
+        """A learning rate that a file names, and that changes nothing: the rate is the optimizer's."""
+        return None
+
 
 class Schedule(ScheduleSettings):
     """Learning rate. `cosine` moves by epoch as published, `cosine_step` by step.
@@ -44,6 +49,10 @@ class Schedule(ScheduleSettings):
     def all_epochs(self) -> int:
         """Those after the cosine's end included."""
         return self.epochs + self.cooldown_epochs
+
+    @property
+    def unread_rate(self) -> float | None:
+        return self.lr
 
 
 class FactorSchedule(ScheduleSettings):
