@@ -3,6 +3,8 @@
 import functools
 import re
 import unicodedata
+from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import Literal
 
 CAPTION_RULES = "1"
@@ -55,6 +57,31 @@ def _delete(text: str, origins: list[int], pattern: re.Pattern) -> tuple[str, li
     removed = {index for match in pattern.finditer(text) for index in range(*match.span())}
     kept = [index for index in range(len(text)) if index not in removed]
     return "".join(text[index] for index in kept), [origins[index] for index in kept]
+
+
+def spans_when_cleaned(text: str, read: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Characters [start, end) of a caption as some tokenizer reads it, as those of `clean_caption` of what was written.
+
+    Attributes are marked in the latter. (0, 0) for what cleaning leaves nothing of, such as a comma that CLIP reads.
+    """
+    cleaned = clean_caption(text, None)
+    if cleaned.startswith(read):
+        return list(spans)
+    again, origins = clean_caption_with_offsets(read, None)
+    # where both differ, as an entity of HTML does, what they have in common is aligned
+    blocks = SequenceMatcher(None, again, cleaned, autojunk=False).get_matching_blocks() if again != cleaned else []
+    aligned = {first + step: second + step for first, second, size in blocks for step in range(size)}
+    indices: dict[int, list[int]] = {}  # by character as read
+    for index, origin in enumerate(origins):
+        if again[index] != " " and (again == cleaned or index in aligned):
+            indices.setdefault(origin, []).append(aligned.get(index, index))
+    found = [[index for at in range(start, end) for index in indices.get(at, ())] for start, end in spans]
+    return [(min(own), max(own) + 1) if own else (0, 0) for own in found]
+
+
+def word_numbers(cleaned: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """The number of the word of a cleaned caption that each piece belongs to, from 1 on; 0 = none, of (0, 0)."""
+    return [cleaned.count(" ", 0, start) + 1 if start < end else 0 for start, end in offsets]
 
 
 # ---- what people type ----

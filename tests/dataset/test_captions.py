@@ -5,7 +5,13 @@ import random
 import pytest
 
 from dataset.annotations import Entry, read_captions
-from dataset.captions import clean_caption, clean_caption_with_offsets, plain_text
+from dataset.captions import (
+    clean_caption,
+    clean_caption_with_offsets,
+    plain_text,
+    spans_when_cleaned,
+    word_numbers,
+)
 
 
 @pytest.mark.parametrize(
@@ -126,3 +132,39 @@ def test_captions_are_read_by_the_configured_rules():
     entries = [Entry("one.jpg", 1, ("coat,blue", "plain"))]
     assert read_captions(entries, "published") == entries
     assert read_captions(entries, "plain") == [Entry("one.jpg", 1, ("coat, blue", "plain"))]
+
+
+# ---- other readings --------------------------------------------------------------------
+
+
+def moved(text: str, read: str, *parts: str) -> list[str]:
+    """What parts of a caption as it is read are in the cleaned caption."""
+    starts = [read.index(part) for part in parts]
+    spans = spans_when_cleaned(
+        text, read, [(start, start + len(part)) for start, part in zip(starts, parts, strict=True)]
+    )
+    return [clean_caption(text, None)[start:end] for start, end in spans]
+
+
+def test_parts_of_other_readings_are_found_in_the_cleaned_caption():
+    text = "A T-shirt, (light-blue) & the man's bag."
+    parts = ["t", "-", "shirt", ",", "light-blue", "man", "'s", "bag", "."]
+    assert moved(text, text.lower(), *parts) == ["t", "", "shirt", "", "light blue", "man", "s", "bag", ""]
+    assert spans_when_cleaned("A red coat", "a red", [(0, 0), (0, 1), (2, 5), (0, 0)]) == [
+        (0, 0),
+        (0, 1),
+        (2, 5),
+        (0, 0),
+    ]
+    assert spans_when_cleaned("...", "...", [(0, 0), (0, 3)]) == [(0, 0), (0, 0)]
+
+
+def test_parts_are_found_where_an_entity_was_resolved():
+    text, read = "A coat &amp; blue jeans&hellip; she is naïve", "a coat & blue jeans\u2026 she is naïve"
+    assert moved(text, read, "coat", "blue", "jeans", "she", "naïve") == ["coat", "blue", "jeans", "she", "naïve"]
+
+
+def test_pieces_have_the_number_of_their_word():
+    #                                  red back pack's comma
+    offsets = [(0, 0), (0, 1), (2, 5), (6, 10), (10, 14), (0, 0), (15, 18), (0, 0)]
+    assert word_numbers("a red backpack and", offsets) == [0, 1, 2, 3, 3, 0, 4, 0]
