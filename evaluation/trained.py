@@ -21,6 +21,7 @@ from evaluation.stages.reranking import Reranker
 from models.person_search import PersonSearchModel
 from models.released import saved_config
 from models.search_model import SearchModel
+from models.word_maps import ExplainsWords
 from utils.checkpoints.exported import read_trained
 from utils.checkpoints.run_folder import config_beside
 from utils.device import Autocast, prepare_precision
@@ -85,6 +86,15 @@ class TrainedModel:
             raise UserError(
                 f"checkpoint {self.checkpoint} is of the system {self.config.system}, which does not fuse captions with"
                 " images; this needs ALBEF, RaSa or MARS"
+            )
+        return self.model
+
+    @property
+    def explainer(self) -> ExplainsWords:
+        """The model, where it has maps of words. Raises UserError for others."""
+        if not isinstance(self.model, ExplainsWords):
+            raise UserError(
+                f"checkpoint {self.checkpoint} is of the system {self.config.system}, which has no maps of words"
             )
         return self.model
 

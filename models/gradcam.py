@@ -4,10 +4,11 @@ Letters: B pairs of caption and image, A heads, T text tokens, L patches, N imag
 
 The map of a word is its attention to each patch in one fusion layer times the gradient of a match logit by that
 attention, negative products left out, averaged over heads: the patches that this word attended to and that spoke for a
-match.
+match. That of an attribute, or of a whole caption, is the mean of its words.
 """
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,25 +16,44 @@ from torch.nn.functional import softmax
 
 from dataset.batch import TextTokens
 from models.fusion import ImageKeysValues, Layer, LayerContext, TextEncoder
+from models.image_encoder import ImageEncoder
 from models.losses import attribute_weights
 from models.pairing import Pairing
-from models.person_search import PersonSearchModel
+from models.word_maps import ExplainsWords, MarkedText, WordMaps, attribute_maps
 from utils.errors import UserError
 
-TARGETS = ("match", "attribute")
 
+class FusionMaps(ExplainsWords):
+    """Maps of words of a model whose fusion encoder attends to images."""
 
-@dataclass(frozen=True)
-class WordMaps:
-    """maps [B, T, L]: Grad-CAM of each word, 0 or more; match [B]: ITM match logits.
+    visual_encoder: ImageEncoder
+    text_encoder: TextEncoder
 
-    attribute_match [B, C]: match logits of attributes 1 ... C by the mean state of their words (MARS section 3.3), 0
-    where a caption has none of that number.
-    """
+    @abstractmethod
+    def normalise(self, image: Tensor) -> Tensor: ...
 
-    maps: Tensor
-    match: Tensor
-    attribute_match: Tensor
+    @abstractmethod
+    def match_logits(self, states: Tensor) -> Tensor: ...
+
+    @property
+    def map_targets(self) -> Sequence[str]:
+        return "match", "attribute"
+
+    def map_layers(self, target: str) -> Sequence[int]:
+        size = self.text_encoder.size
+        return range(size.first_cross_layer, size.num_hidden_layers - (target == "match"))
+
+    def usual_map_layer(self, target: str) -> int:
+        return usual_layer(self.text_encoder)
+
+    def require_map_layer(self, layer: int, target: str) -> None:
+        require_maps(self.text_encoder, layer, target)
+
+    def word_maps(
+        self, images: Tensor, marked: MarkedText, layer: int, target: str, with_words: bool = False
+    ) -> WordMaps:
+        """Those of all words are the others' origin, and always there."""
+        return word_maps(self, images, marked.text, marked.attributes, layer, target)
 
 
 def usual_layer(encoder: TextEncoder) -> int:
@@ -56,7 +76,7 @@ def require_maps(encoder: TextEncoder, layer: int, target: str) -> None:
 
 
 def word_maps(
-    model: PersonSearchModel,
+    model: FusionMaps,
     images: Tensor,
     text: TextTokens,
     attributes: Tensor,
@@ -86,9 +106,20 @@ def word_maps(
             gradient = torch.autograd.grad(match.sum(), attention)[0]
         else:
             gradient = attribute_gradient(by_attribute, attention, attributes)
-    maps = (attention * gradient).clamp(min=0).mean(1)[..., 1:]
-    present = weights.any(-1)
-    return WordMaps(maps.detach().float(), match.detach(), by_attribute.detach().where(present, 0))
+    maps = (attention * gradient).clamp(min=0).mean(1)[..., 1:].detach().float()
+    return WordMaps(
+        maps=maps,
+        caption=mean_of_words(maps, text.mask),
+        attributes=attribute_maps(maps, attributes),
+        score=match.detach(),
+        attribute_score=by_attribute.detach().where(weights.any(-1), 0),
+    )
+
+
+def mean_of_words(maps: Tensor, mask: Tensor) -> Tensor:
+    """Mean map over all words, CLS and SEP left out: maps [B, T, L], mask [B, T] True = word -> [B, L]."""
+    rows = [row[1 : length - 1] for row, length in zip(maps, mask.sum(1).tolist(), strict=True)]
+    return torch.stack([row.mean(0) if len(row) else row.new_zeros(row.shape[1]) for row in rows])
 
 
 def attribute_gradient(logits: Tensor, attention: Tensor, attributes: Tensor) -> Tensor:
@@ -121,8 +152,3 @@ def cross_attend_with_maps(layer: Layer, states: Tensor, keys: Tensor, values: T
     maps = softmax((query * query.shape[-1] ** -0.5) @ keys.transpose(-1, -2), dim=-1)
     maps = maps.detach().requires_grad_()
     return layer.feed_forward(attention.merge(maps @ values, states)), maps
-
-
-def attribute_maps(maps: Tensor, attributes: Tensor) -> Tensor:
-    """Mean map of the words of each attribute: maps [B, T, L], attributes [B, T] -> [B, C, L]."""
-    return attribute_weights(attributes, int(attributes.max())).to(maps.dtype) @ maps

@@ -20,6 +20,7 @@ from models import losses
 from models.decoder import DecoderSize, VisualDecoder, fill_removed
 from models.fusion import ImageKeysValues, TextEncoder
 from models.fusion_batch import FusionRows, encode_captions, encode_prefixes, fuse_words
+from models.gradcam import FusionMaps
 from models.image_encoder import ImageEncoder, PatchSubset, PixelStatistics
 from models.kernels import Linear, convert_weights
 from models.momentum import Momentum
@@ -61,7 +62,7 @@ def masked_first(drawn: MaskedTokens) -> Tensor:
     return (drawn.labels != losses.IGNORED).flatten().byte().argsort(descending=True, stable=True)[: drawn.at_most]
 
 
-class PersonSearchModel(Momentum, SearchModel):
+class PersonSearchModel(Momentum, SearchModel, FusionMaps):
     """Image encoder, text and fusion encoder, momentum copies, queues, match head, and the parts of the losses."""
 
     search_parts = ("visual_encoder.", "text_encoder.bert.", "vision_proj.", "text_proj.", "itm_head.")

@@ -1,6 +1,6 @@
 """Explains a hit: how well each attribute of the sentence matches the image, and where the model attended to it.
 
-Letters: C attributes, T text tokens, L patches.
+Letters: L patches.
 """
 
 from collections.abc import Sequence
@@ -11,35 +11,43 @@ import torch
 from PIL import Image
 
 from dataset.attributes import Attribute, attribute_ids, parse_attributes
-from dataset.captions import plain_text
+from dataset.captions import clean_caption, plain_text, spans_when_cleaned, word_numbers
 from dataset.decoding import Unusable
-from models.gradcam import attribute_maps, word_maps
+from models.word_maps import MarkedText
 from search.encoder import EncodedQuery, Encoder
 from search.searcher import Searcher
 from utils.errors import NotThere
 
+RANKING = ("match", "similarity")  # the scores by which hits are ranked, as targets of maps
+
 
 @dataclass(frozen=True)
 class ExplainedAttribute:
-    """An attribute of the sentence: its words, how likely it fits the image (0 to 1), where the model attended to it.
+    """An attribute of the sentence: its words, how well it fits the image, where the model attended to it.
 
-    heat [rows, columns] of the grid of patches, 0 to 1.
+    match: how likely it fits (0 to 1), by a model that has a matching head, else None; similarity: what it adds to the
+    cosine of the embeddings, by a model that has none, else None. heat [rows, columns] of the grid of patches, 0 to 1.
     """
 
     words: str
-    match: float
+    match: float | None
     heat: np.ndarray
+    similarity: float | None = None
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """match: probability that image and sentence belong together; heat: of all words, as of an attribute."""
+    """match: probability that image and sentence belong together; heat: of all words, as of an attribute.
+
+    match, similarity: as of an attribute, the latter the cosine itself.
+    """
 
     path: str
-    match: float
+    match: float | None
     heat: np.ndarray
     attributes: list[ExplainedAttribute]
     image: np.ndarray  # as the model reads it, uint8 [H, W, 3]
+    similarity: float | None = None
 
 
 def explain(searcher: Searcher, text: str, path: str) -> Explanation:
@@ -58,34 +66,39 @@ def explain(searcher: Searcher, text: str, path: str) -> Explanation:
 def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Explanation:
     """Explain the content of any image file as a hit; path: what to call it. Raises UserError, or Unusable."""
     query, image = encoder.query(text), encoder.read(content)
-    (attributes,) = parse_attributes([plain_text(query.text)], encoder.config.max_words, rule="visible")
-    known = map(query.without_unknown, attributes)
-    attributes = [spans for spans in known if len(spans) > 1]
-    numbers = torch.tensor([attribute_ids(attributes, query.encoded.offsets, len(query.encoded.ids))])
-    device, model = encoder.setting.device, encoder.trained.matcher
-    numbers = numbers.to(device)
-    found = word_maps(model, image[None].to(device), query.tokens, numbers)
-    grid = model.grid
-    heats = attribute_maps(found.maps, numbers)[0].cpu().reshape(-1, *grid).numpy()
-    matches = torch.sigmoid(found.attribute_match[0]).cpu().tolist()
-    explained = [
-        ExplainedAttribute(" ".join(query.cleaned[start:end] for start, end in spans), match, to_one(heat))
-        for spans, match, heat in zip(attributes_read(attributes, query), matches, heats, strict=True)
-    ]
-    whole = found.maps[0, 1:-1].mean(0).reshape(grid).cpu().numpy()  # of all words, [CLS] and [SEP] aside
+    written = plain_text(query.text)
+    offsets = spans_when_cleaned(written, query.cleaned, query.encoded.offsets)
+    attributes = attributes_read(written, query, offsets, encoder.config.max_words)
+    cleaned, length = clean_caption(written, None), len(offsets)
+    marks = attribute_ids(attributes, offsets, length), word_numbers(cleaned, offsets)
+    marked = MarkedText(query.tokens, *(torch.tensor([numbers]) for numbers in marks)).to(encoder.setting.device)
+    model = encoder.trained.explainer
+    target = next(name for name in RANKING if name in model.map_targets)
+    found = model.word_maps(image[None].to(encoder.setting.device), marked, model.usual_map_layer(target), target)
+    scores = torch.cat([found.score, found.attribute_score[0]]).cpu()
+    matches = torch.sigmoid(scores).tolist() if target == "match" else [None] * len(scores)
+    similarities = scores.tolist() if target == "similarity" else [None] * len(scores)
+    maps = torch.cat([found.caption, found.attributes[0]]).reshape(-1, *encoder.model.grid).cpu().numpy()
+    heat, *heats = map(to_one, maps)
+    words = [" ".join(cleaned[start:end] for start, end in spans) for spans in attributes]
+    columns = zip(words, matches[1:], heats, similarities[1:], strict=True)
     return Explanation(
         path=path,
-        match=float(torch.sigmoid(found.match[0])),
-        heat=to_one(whole),
-        attributes=explained,
+        match=matches[0],
+        heat=heat,
+        attributes=[ExplainedAttribute(*column) for column in columns],
         image=image.permute(1, 2, 0).numpy(),
+        similarity=similarities[0],
     )
 
 
-def attributes_read(attributes: Sequence[Attribute], query: EncodedQuery) -> list[Attribute]:
-    """The attributes of which the model reads a word piece, in the order of their numbers."""
-    offsets, length = query.encoded.offsets, len(query.encoded.ids)
-    return [spans for spans in attributes if max(attribute_ids([spans], offsets, length))]
+def attributes_read(
+    text: str, query: EncodedQuery, offsets: Sequence[tuple[int, int]], max_words: int
+) -> list[Attribute]:
+    """The attributes of a sentence of which the model reads a piece; offsets: of pieces in the cleaned sentence."""
+    (found,) = parse_attributes([text], max_words, rule="visible")
+    known = [spans for spans in map(query.without_unknown, found) if len(spans) > 1]
+    return [spans for spans in known if max(attribute_ids([spans], offsets, len(offsets)))]
 
 
 def to_one(heat: np.ndarray) -> np.ndarray:

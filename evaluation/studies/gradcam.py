@@ -1,8 +1,10 @@
 """Where each attribute of a caption looks in its image (Grad-CAM), by one model or by two.
 
-The map of a word is its attention to the patches times the gradient of the match logit by that attention, negative
-products left out (`models.gradcam`); that of an attribute is the mean of its words. Captions are shown with the image
-that they were written for, every map up to its own maximum: heat says where, not how much.
+A map is attention to the patches times the gradient of a score by that attention, negative products left out: of a
+fusion encoder its match logit (`models.gradcam`), of CLIP, IRRA and RDE what words add to the cosine that ranks
+(`models.clip.similarity_maps`), or, of an IRRA with its cross-modal encoder, the logits of words that are masked
+(`models.clip.masked_word_maps`). Captions are shown with the image that they were written for, every map up to its own
+maximum: heat says where, not how much.
 
 Letters: C attributes of a caption, L patches.
 """
@@ -10,7 +12,6 @@ Letters: C attributes of a caption, L patches.
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -20,8 +21,10 @@ from dataset.images import load_image
 from evaluation.drawing.pictures import save_picture
 from evaluation.studies.caption_maps import (
     CaptionMaps,
+    MapChoice,
     add_map_options,
-    chosen_layer,
+    choose_maps,
+    facts_of,
     maps_on_images,
     own_image_maps,
     peak_of,
@@ -64,7 +67,7 @@ def main(study: ModelStudy) -> None:
     """Take the maps of some captions, and show them over their images."""
     options = study.options
     check(options)
-    layers = {name: chosen_layer(trained, options) for name, trained in study.models.items()}
+    choices = {name: choose_maps(trained, options) for name, trained in study.models.items()}
     grids = {name: trained.model.grid for name, trained in study.models.items()}
     split = None if options.text is not None else study.model.open_split(options.split)
     if split is None:
@@ -72,16 +75,16 @@ def main(study: ModelStudy) -> None:
     else:
         captions = choose_captions(options, study.model, split, study.folder)
     maps = {
-        name: maps_of(trained, split, captions, layers[name], options.target) for name, trained in study.models.items()
+        name: maps_of(trained, split, captions, choices[name], options.words) for name, trained in study.models.items()
     }
-    rows, values = tabulate(captions, maps, grids)
-    sheet = draw_sheet(captions, maps, grids, heading(options.target, layers), options.words)
+    rows, values = tabulate(captions, maps, grids, choices)
+    abouts = {name: choice.about for name, choice in choices.items()}
+    sheet = draw_sheet(captions, maps, grids, abouts, headings(choices), options.words)
     save_picture(sheet, study.picture)
     study.finish(
         rows,
-        markdown_table([printed(row) for row in rows]),
-        target=options.target,
-        layers=layers,
+        markdown_table(printed(rows, choices)),
+        **facts_of(choices),
         split=options.split,
         seed=study.seed,
         checkpoints={name: trained.checkpoint for name, trained in study.models.items()},
@@ -90,41 +93,53 @@ def main(study: ModelStudy) -> None:
 
 
 def maps_of(
-    trained: TrainedModel, split: EvaluationSplit | None, captions: Sequence[ShownCaption], layer: int, target: str
+    trained: TrainedModel,
+    split: EvaluationSplit | None,
+    captions: Sequence[ShownCaption],
+    choice: MapChoice,
+    with_words: bool,
 ) -> list[CaptionMaps]:
     """Maps of each caption on its image; split None = a pair of one's own."""
     attributes = [caption.attributes for caption in captions]
     if split is not None:
         numbers = [caption.number for caption in captions if caption.number is not None]
-        return list(own_image_maps(trained, split, numbers, attributes, layer, target))
-    image = load_image(captions[0].image, trained.setting.image_size)[None].to(trained.setting.device)
-    return maps_on_images(trained, image, [captions[0].text], attributes, layer, target)
+        return list(own_image_maps(trained, split, numbers, attributes, choice, with_words))
+    config = trained.config
+    image = load_image(captions[0].image, config.image_size, resampling=config.resampling)[None]
+    texts = [captions[0].text]
+    return maps_on_images(trained, image.to(trained.setting.device), texts, attributes, choice, with_words)
 
 
-def heading(target: str, layers: Mapping[str, int]) -> str:
-    """What all maps of the sheet have in common."""
-    numbers = sorted(set(layers.values()))
-    layer = f"layer{'s' if len(numbers) > 1 else ''} {' and '.join(map(str, numbers))}"
-    logit = "match logit" if target == "match" else "match logit of the attribute"
-    return f"Grad-CAM of cross-attention, {layer}, {logit}"
+def headings(choices: Mapping[str, MapChoice]) -> list[str]:
+    """What all maps of the sheet have in common, or a line for each that models differ in."""
+    layers: dict[tuple[str, str], set[int]] = {}
+    for one in choices.values():
+        layers.setdefault((one.about.attention, one.about.gradient_of), set()).add(one.layer)
+    return [
+        f"Grad-CAM of {attention}, layer{'s' if len(own) > 1 else ''} {' and '.join(map(str, sorted(own)))}, {score}"
+        for (attention, score), own in layers.items()
+    ]
 
 
 # ---- tables ----------------------------------------------------------------------------
 
 
 def tabulate(
-    captions: Sequence[ShownCaption], maps: Mapping[str, Sequence[CaptionMaps]], grids: Mapping[str, Grid]
+    captions: Sequence[ShownCaption],
+    maps: Mapping[str, Sequence[CaptionMaps]],
+    grids: Mapping[str, Grid],
+    choices: Mapping[str, MapChoice],
 ) -> tuple[list[Row], list[Row]]:
     """A row for each caption, attribute and model, the whole caption first; and the maps themselves."""
     rows: list[Row] = []
     values: list[Row] = []
     for name, found in maps.items():
-        grid = grids[name]
+        grid, about = grids[name], choices[name].about
         for caption, one in zip(captions, found, strict=True):
-            for attribute, grid_map, logit in shown_maps(caption, one):
+            for attribute, grid_map, score in shown_maps(caption, one):
                 key = {"model": name, "caption": caption.number, "attribute": attribute}
-                logits = {"match_logit": one.match, "attribute_logit": logit}
-                rows.append({**key, **logits, **peak_columns(grid_map, grid)})
+                scores = {about.column: one.score, about.attribute_column: score}
+                rows.append({**key, **scores, **peak_columns(grid_map, grid)})
                 values.append({**key, "map": grid_map.reshape(grid).tolist()})
     return rows, values
 
@@ -136,23 +151,27 @@ def peak_columns(grid_map: Tensor, grid: Grid) -> dict[str, int | None]:
 
 
 def shown_maps(caption: ShownCaption, maps: CaptionMaps) -> list[tuple[str, Tensor, float | None]]:
-    """Attribute (the whole caption: empty), map [L] and match logit of the attribute alone, where it was read."""
+    """Attribute (the whole caption: empty), map [L] and score of the attribute alone, where it was read."""
     own: list[tuple[str, Tensor, float | None]] = [
-        (caption.words_of(number), maps.attributes[number], maps.attribute_match[number])
+        (caption.words_of(number), maps.attributes[number], maps.attribute_score[number])
         for number, is_present in enumerate(maps.present)
         if is_present
     ]
-    return [("", maps.of_caption(), None), *own]
+    return [("", maps.whole, None), *own]
 
 
-def printed(row: Row) -> dict[str, Any]:
-    """A row for the terminal."""
-    peak = "nowhere" if row["peak_row"] is None else f"{row['peak_row']}, {row['peak_column']}"
-    return {
-        "model": row["model"],
-        "caption": "own" if row["caption"] is None else str(row["caption"]),
-        "attribute": row["attribute"] or "(whole caption)",
-        "match logit": row["match_logit"],
-        "attribute's logit": row["attribute_logit"],
-        "peak (row, column)": peak,
-    }
+def printed(rows: Sequence[Row], choices: Mapping[str, MapChoice]) -> list[Row]:
+    """Rows for the terminal, with columns for the scores of all models."""
+    abouts = {name: choice.about for name, choice in choices.items()}
+    columns = {about.column: about.score for about in abouts.values()}
+    columns |= {about.attribute_column: about.attribute_score for about in abouts.values()}
+    return [
+        {
+            "model": row["model"],
+            "caption": "own" if row["caption"] is None else str(row["caption"]),
+            "attribute": row["attribute"] or "(whole caption)",
+            **{name: row.get(column) for column, name in columns.items()},
+            "peak (row, column)": "nowhere" if row["peak_row"] is None else f"{row['peak_row']}, {row['peak_column']}",
+        }
+        for row in rows
+    ]

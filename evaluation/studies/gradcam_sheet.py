@@ -25,6 +25,7 @@ from evaluation.drawing.panels import (
 from evaluation.drawing.pictures import GREY, INK, PAPER, clean, read_picture
 from evaluation.studies.caption_maps import CaptionMaps, upsample
 from evaluation.studies.shown_captions import ShownCaption
+from models.word_maps import MapTarget
 
 WIDTH, MARGIN, GAP = 1180, 16, 12
 PICTURE, WORD_PICTURE = (122, 244), (86, 172)  # most width and height of a picture
@@ -42,33 +43,38 @@ def draw_sheet(
     captions: Sequence[ShownCaption],
     maps: Mapping[str, Sequence[CaptionMaps]],
     grids: Mapping[str, Grid],
-    title: str,
+    abouts: Mapping[str, MapTarget],
+    titles: Sequence[str],
     with_words: bool,
 ) -> Image.Image:
-    """A block for each caption: its text, and for each model (by name) a line of overlays."""
+    """A block for each caption: its text, and for each model (by name) a line of overlays.
+
+    titles: lines of the heading.
+    """
     width = WIDTH - 2 * MARGIN
-    blocks = [draw_heading(title, width)]
+    blocks = [draw_heading(titles, width)]
     for number, caption in enumerate(captions):
         parts = [draw_caption(caption, width)]
         for name, found in maps.items():
-            one, grid = found[number], grids[name]
-            parts.append(text_line(f"{name}: match logit {one.match:.2f}", SMALL, width, GREY))
-            parts.append(flow(draw_attributes(caption, one, grid), width, GAP))
+            one, grid, about = found[number], grids[name], abouts[name]
+            parts.append(text_line(f"{name}: {about.score} {one.score:.2f}", SMALL, width, GREY))
+            parts.append(flow(draw_attributes(caption, one, grid, about.note), width, GAP))
             if with_words:
                 parts.append(flow(draw_words(caption, one, grid), width, GAP))
         blocks.append(stack(parts, 8))
     return stack(blocks, 34, MARGIN)
 
 
-def draw_heading(title: str, width: int) -> Image.Image:
-    """The title, and a scale from no heat to the most, on a line of its own where both do not fit on one."""
+def draw_heading(titles: Sequence[str], width: int) -> Image.Image:
+    """The titles, and a scale from no heat to the most, on a line of its own where both do not fit on one."""
     scale = overlay(Image.new("RGB", (150, 18), (128, 128, 128)), torch.linspace(0, 1, 150).expand(18, 150))
     legend = Image.new("RGB", (430, TITLE + 8), PAPER)
     draw = ImageDraw.Draw(legend)
     draw_text(draw, (0, 5), "nothing", INK, SMALL)
     legend.paste(scale, (82, 7))
     draw_text(draw, (240, 5), "the map's maximum", INK, SMALL)
-    return flow([text_line(title, TITLE, int(text_width(clean(title), TITLE)) + 2), legend], width, GAP)
+    lines = [text_line(title, TITLE, int(text_width(clean(title), TITLE)) + 2) for title in titles]
+    return flow([stack(lines, 4), legend], width, GAP)
 
 
 def draw_caption(caption: ShownCaption, width: int) -> Image.Image:
@@ -93,15 +99,15 @@ def colour_of(attribute: int) -> Colour:
     return COLOURS[attribute % len(COLOURS)]
 
 
-def draw_attributes(caption: ShownCaption, maps: CaptionMaps, grid: Grid) -> list[Image.Image]:
-    """The image, the mean of all words, and each attribute that the model read."""
+def draw_attributes(caption: ShownCaption, maps: CaptionMaps, grid: Grid, note: str) -> list[Image.Image]:
+    """The image, the map of all words, and each attribute that the model read; note: how its score is written."""
     picture = read_picture(caption.image, PICTURE)
-    cells = [Cell(picture, "image"), Cell(heated(picture, maps.of_caption(), grid), "all words")]
+    cells = [Cell(picture, "image"), Cell(heated(picture, maps.whole, grid), "all words")]
     for attribute, is_present in enumerate(maps.present):
         if is_present:
             shown = heated(picture, maps.attributes[attribute], grid)
-            note = f"logit {maps.attribute_match[attribute]:.2f}"
-            cells.append(Cell(shown, caption.words_of(attribute), note, colour_of(attribute)))
+            words, score = caption.words_of(attribute), note.format(maps.attribute_score[attribute])
+            cells.append(Cell(shown, words, score, colour_of(attribute)))
     lines = lines_needed([cell.title for cell in cells], PICTURE, SMALL, TITLE_LINES)
     return [draw_cell(cell, PICTURE, SMALL, lines) for cell in cells]
 

@@ -24,7 +24,14 @@ import torch
 
 from dataset.evaluation_split import EvaluationSplit
 from evaluation.statistics import estimate, paired_p_value
-from evaluation.studies.caption_maps import CaptionMaps, add_map_options, chosen_layer, own_image_maps
+from evaluation.studies.caption_maps import (
+    CaptionMaps,
+    MapChoice,
+    add_map_options,
+    choose_maps,
+    facts_of,
+    own_image_maps,
+)
 from evaluation.studies.grounding_diagram import draw
 from evaluation.studies.mentions import Mentions, read_mentions, spans_of
 from evaluation.studies.pointing import MEASURES, Measured, measure, with_other
@@ -35,7 +42,7 @@ from utils.errors import CommandParser, UserError
 
 ALL = "all"
 
-Source = tuple[TrainedModel, int]  # a model, and the layer that its maps are of
+Source = tuple[TrainedModel, MapChoice]
 
 
 def add_options(parser: CommandParser) -> None:
@@ -54,7 +61,7 @@ def main(study: ModelStudy) -> None:
     split = study.model.open_split(options.split)
     mentioned = read_mentions(split, draw_captions(len(split.texts), options.captions, study.seed))
     grids = {name: trained.model.grid for name, (trained, _) in sources.items()}
-    measured = measure(mentioned, find_maps(sources, split, mentioned, options.target), grids)
+    measured = measure(mentioned, find_maps(sources, split, mentioned), grids)
     if not len(measured.attribute):
         raise UserError(
             f"no attribute that the {options.split} captions mention can be seen and was read: use more"
@@ -62,12 +69,13 @@ def main(study: ModelStudy) -> None:
         )
     people = split.caption_identity[torch.tensor(mentioned.captions)].numpy()[measured.caption]
     rows = tabulate(measured, people, mentioned.names, list(sources), study.seed)
-    draw(rows, list(sources), study.picture, options.target)
+    choices = {name: choice for name, (_, choice) in sources.items()}
+    gradient_of = " and ".join(dict.fromkeys(one.about.gradient_of for one in choices.values()))
+    draw(rows, list(sources), study.picture, gradient_of)
     study.finish(
         rows,
         f"{markdown_table(printed(rows))}\n\n{explained(measured, rows)}\n",
-        target=options.target,
-        layers={name: layer for name, (_, layer) in sources.items()},
+        **facts_of(choices),
         split=options.split,
         seed=study.seed,
         captions=len(mentioned.captions),
@@ -83,32 +91,26 @@ def choose_layers(models: Mapping[str, TrainedModel], options: argparse.Namespac
         raise UserError("--every_layer measures all layers, --layer one: give one of them")
     sources = {}
     for name, trained in models.items():
-        usual = chosen_layer(trained, options)
+        choice = choose_maps(trained, options)
         if not options.every_layer:
-            sources[name] = trained, usual
+            sources[name] = trained, choice
             continue
-        size = trained.matcher.text_encoder.size
-        for layer in range(size.first_cross_layer, size.num_hidden_layers - (options.target == "match")):
+        for layer in trained.explainer.map_layers(choice.target):
             label = f"layer {layer}" if len(models) == 1 else f"{name}, layer {layer}"
-            sources[label] = trained, layer
+            sources[label] = trained, replace(choice, layer=layer)
     return sources
 
 
 def find_maps(
-    sources: Mapping[str, Source], split: EvaluationSplit, mentioned: Mentions, target: str
+    sources: Mapping[str, Source], split: EvaluationSplit, mentioned: Mentions
 ) -> dict[str, list[CaptionMaps]]:
     """Maps of all mentions by name, caption by caption."""
     captions = mentioned.captions
     spans = [spans_of(split.texts[index], own) for index, own in zip(captions, mentioned.mentions, strict=True)]
     return {
-        name: [without_words(one) for one in own_image_maps(trained, split, captions, spans, layer, target)]
-        for name, (trained, layer) in sources.items()
+        name: list(own_image_maps(trained, split, captions, spans, choice, with_words=False))
+        for name, (trained, choice) in sources.items()
     }
-
-
-def without_words(maps: CaptionMaps) -> CaptionMaps:
-    """The maps of attributes alone: those of all words of thousands of captions take gigabytes."""
-    return replace(maps, words=torch.empty(0, maps.words.shape[1]))
 
 
 def draw_captions(count: int, wanted: int | None, seed: int) -> list[int]:

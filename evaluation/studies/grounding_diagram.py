@@ -15,10 +15,10 @@ ASIDE = (-0.3, -0.18, 0.3)  # how far the marks of maps without words stand besi
 TITLES = {"pointing": "Pointing game: the peak lies inside", "energy": "Share of the map inside"}
 
 
-def draw(rows: Sequence[Row], models: Sequence[str], path: Path, target: str) -> None:
+def draw(rows: Sequence[Row], models: Sequence[str], path: Path, gradient_of: str) -> None:
     """Two panels, pointing and energy, by attribute."""
     attributes = list(dict.fromkeys(row["attribute"] for row in rows))
-    figure = new_figure(9.5, 8.2, f"Grad-CAM maps ({target} logit) against the pixels of their attributes")
+    figure = new_figure(9.5, 8.2, f"Grad-CAM maps ({gradient_of}) against the pixels of their attributes")
     panels = figure.subplots(2, 1, sharex=True)
     for axes, measure in zip(panels, MEASURES, strict=True):
         draw_models(axes, rows, models, attributes, measure)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dataset.captions import clean_caption
 from evaluation.drawing.panels import coloured_text, flow, overlay, words_in_colours
-from evaluation.studies.caption_maps import maps_on_images, peak_of, read_caption, upsample
+from evaluation.studies.caption_maps import MapChoice, maps_on_images, peak_of, read_caption, upsample
 from evaluation.studies.gradcam import main
 from evaluation.studies.gradcam_sheet import character_colours, colour_of, join_pieces
 from evaluation.studies.shown_captions import ShownCaption, own_pair
@@ -106,13 +106,13 @@ def test_maps_belong_to_the_attributes_they_were_asked_for(checkpoint):
     inside = [
         [row for row, (start, end) in enumerate(pieces) if any(a <= start < end <= b for a, b in one)] for one in spans
     ]
-    one = maps_on_images(trained, image, [text], [spans], 0, "match")[0]
+    one = maps_on_images(trained, image, [text], [spans], MapChoice("match", 0), with_words=True)[0]
     assert one.present == [bool(inside[0]), True, False]
     assert one.attributes.shape == (3, trained.model.grid[0] * trained.model.grid[1])
     torch.testing.assert_close(one.attributes[1], one.words[inside[1]].mean(0))
     assert not one.attributes[2].any()
-    assert one.attribute_match[2] == 0
-    torch.testing.assert_close(one.of_caption(), one.words[1:-1].mean(0))
+    assert one.attribute_score[2] == 0
+    torch.testing.assert_close(one.whole, one.words[1:-1].mean(0))
 
 
 # ---- the command -----------------------------------------------------------------------
@@ -183,6 +183,7 @@ def test_a_pair_of_ones_own(checkpoint, benchmark, tmp_path):
         (["--layer", "1"], "layer 1 is the last one, of which the match logit reads CLS alone"),
         (["--layer", "7"], "layer 7 has no cross-attention; choose one from 0 to 1"),
         (["--target", "nothing"], "invalid choice"),
+        (["--target", "word"], "this model has those of match and attribute .--layer, --target."),
     ],
 )
 def test_what_cannot_be_shown_is_refused(checkpoint, tmp_path, arguments, message):

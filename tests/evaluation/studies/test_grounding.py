@@ -73,7 +73,9 @@ def test_captions_are_drawn_once_each():
 
 
 def caption_maps(attributes, present):
-    return CaptionMaps([], torch.zeros(3, 4), torch.tensor(attributes), present, 0.0, [0.0] * len(present))
+    return CaptionMaps(
+        [], torch.zeros(3, 4), torch.zeros(4), torch.tensor(attributes), present, 0.0, [0.0] * len(present)
+    )
 
 
 def test_what_is_not_visible_or_cut_off_is_left_out_and_counted(tmp_path):
