@@ -71,6 +71,15 @@ class Attention(nn.Module):
         """What tokens `index` [B, R] may attend to among so many, True: [B, 1, R, L]; None = to all."""
         return in_the_past(length, index.device)[index][:, None] if self.causal else None
 
+    def watched(self, tokens: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """`cross` without a fused kernel: [B, L, W], and the weights [B, A, L, M], by which gradients can be taken.
+
+        The gradient ends at the weights. Where `others` are of the same row, it is self-attention that is not causal.
+        """
+        (query,), (keys, values) = self.heads_of(tokens, 0, 1), self.heads_of(others, 1, 3)
+        weights = softmax((query * query.shape[-1] ** -0.5) @ keys.transpose(-1, -2), dim=-1).detach().requires_grad_()
+        return self.merge(weights @ values), weights
+
     def heads_of(self, tokens: Tensor, first: int, end: int) -> Tensor:
         """Query (0), keys (1) and values (2) of tokens, from `first` to before `end`: [count, B, A, L, d]."""
         rows = slice(first * tokens.shape[-1], end * tokens.shape[-1])
@@ -108,9 +117,23 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, index: Tensor | None = None) -> Tensor:
         """[B, L, W] -> [B, L, W]; of tokens `index` [B, R] alone: [B, R, W]."""
-        attended = self.attn(self.ln_1(tokens), index)
-        tokens = attended + (tokens if index is None else take_tokens(tokens, index))
+        return self.feed_forward(rows_of(tokens, index) + self.attn(self.ln_1(tokens), index))
+
+    def feed_forward(self, tokens: Tensor) -> Tensor:
+        """What follows attention: [B, L, W] -> [B, L, W]."""
         return tokens + self.mlp(self.ln_2(tokens))
+
+    def watched(self, tokens: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`forward`, and the weights of its attention [B, A, R or L, L], as of `Attention.watched`."""
+        assert not self.attn.causal
+        normed = self.ln_1(tokens)
+        attended, weights = self.attn.watched(rows_of(normed, index), normed)
+        return self.feed_forward(rows_of(tokens, index) + attended), weights
+
+
+def rows_of(tokens: Tensor, index: Tensor | None) -> Tensor:
+    """Tokens [B, L, W], or those at index [B, R] alone: [B, R, W]."""
+    return tokens if index is None else take_tokens(tokens, index)
 
 
 class Transformer(nn.Module):
@@ -131,6 +154,12 @@ class Transformer(nn.Module):
     def last(self, tokens: Tensor, index: Tensor | None = None) -> Tensor:
         """The last block: [B, L, W] -> [B, L, W]; of tokens `index` [B, R] alone: [B, R, W]."""
         return self.run(self.resblocks[-1], tokens, index)
+
+    def watched(self, tokens: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`last`, and the weights of its attention [B, A, R or L, L], as of `Attention.watched`."""
+        block = self.resblocks[-1]
+        assert isinstance(block, Block)
+        return block.watched(tokens, index)
 
     @torch.no_grad()
     def attention(self, tokens: Tensor, index: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from dataset.batch import PairBatch, TextTokens
-from models.clip.towers import ClipSize, DualEncoder
+from models.clip.similarity_maps import SimilarityMaps
+from models.clip.towers import ClipSize, DualEncoder, Encoding
 from models.image_encoder import PixelStatistics
 from models.search_model import SearchModel
 
 
-class ClipModel(SearchModel):
+class ClipModel(SearchModel, SimilarityMaps):
     """A dual encoder `base_model`, and one or more embeddings of length 1 by name, whose cosines are averaged."""
 
     def __init__(self, size: ClipSize, gradient_checkpointing: bool = False):
@@ -45,6 +46,14 @@ class ClipModel(SearchModel):
     @abstractmethod
     def image_embeddings(self, image: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W], normalised -> embeddings by name, [B, E]."""
+
+    @abstractmethod
+    def embeddings_of(self, image: Encoding) -> dict[str, Tensor]:
+        """The same of images that were encoded, of whose tokens it asks once."""
+
+    def embedding_of(self, image: Encoding) -> Tensor:
+        """That which ranks [B, F], of images that were encoded."""
+        return side_by_side(self.embeddings_of(image))
 
     @abstractmethod
     def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from models.clip import losses
 from models.clip.clip_model import ClipModel
 from models.clip.cross_modal import PARTS, CrossModal
 from models.clip.step import Everyone, gather_pairs, over_processes, unit
-from models.clip.towers import HEAD_WIDTH, ClipSize, token_at
+from models.clip.towers import HEAD_WIDTH, ClipSize, Encoding, token_at
 from models.kernels import Linear
 from models.losses import Mean
 from utils.errors import UserError, nearest
@@ -78,7 +78,10 @@ class IRRA(ClipModel, CrossModal):
             self.build_cross_modal(width, settings.heads(width), settings.cross_depth, size.vocabulary)
 
     def image_embeddings(self, image: Tensor) -> dict[str, Tensor]:
-        return {"global": unit(self.base_model.encode_image(image).feature())}
+        return self.embeddings_of(self.base_model.encode_image(image))
+
+    def embeddings_of(self, image: Encoding) -> dict[str, Tensor]:
+        return {"global": unit(image.feature())}
 
     def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
         return {"global": unit(self.base_model.encode_text(ids).feature())}

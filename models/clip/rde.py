@@ -15,7 +15,7 @@ from models.clip.clip_model import ClipModel
 from models.clip.losses import PairLossName, PairLossSettings, Pairs
 from models.clip.step import gather_pairs, over_processes, unit
 from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection
-from models.clip.towers import ClipSize
+from models.clip.towers import ClipSize, Encoding
 from utils.errors import UserError, nearest
 from utils.precision import full_precision
 from utils.processes.distributed import world_size
@@ -78,6 +78,9 @@ class RDE(ClipModel):
         """Images [B, 3, H, W], normalised -> embeddings of length 1 by name: bge [B, E], tse [B, F]."""
         return {name: unit(features) for name, features in self.image_features(image).items()}
 
+    def embeddings_of(self, image: Encoding) -> dict[str, Tensor]:
+        return {name: unit(features) for name, features in self.features_of(image).items()}
+
     def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
         """Captions [B, T] -> embeddings of length 1 by name: bge [B, E], tse [B, F]."""
         return {name: unit(features) for name, features in self.text_features(ids).items()}
@@ -105,9 +108,12 @@ class RDE(ClipModel):
 
     def image_features(self, image: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W] -> features by name: CLS [B, E], and the patches that it attends to [B, F]."""
-        found = self.base_model.encode_image(image)
-        index = self.visul_emb_layer.select(found.own_attention())
-        tokens = found.tokens(torch.cat([found.own[:, None], index], dim=1))
+        return self.features_of(self.base_model.encode_image(image))
+
+    def features_of(self, image: Encoding) -> dict[str, Tensor]:
+        """`image_features` of images that were encoded."""
+        index = self.visul_emb_layer.select(image.own_attention())
+        tokens = image.tokens(torch.cat([image.own[:, None], index], dim=1))
         return {"bge": tokens[:, 0].float(), "tse": self.visul_emb_layer(tokens[:, 1:])}
 
     def text_features(self, ids: Tensor) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
 """CLIP's dual encoder: a Vision Transformer for images and a causal one for captions, under OpenAI's names.
 
 Letters: B batch, N image tokens (1 + patches), T text tokens, L either, R tokens that are asked for alone, W width,
-E embedding, P patch.
+A heads, E embedding, P patch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,11 @@ class Encoding:
 
     def tokens(self, index: Tensor | None = None) -> Tensor:
         """Tokens in the space of embeddings: all [B, L, E], or those at index [B, R] alone: [B, R, E]."""
-        return project(self.norm(self.transformer.last(self.states, index)), self.projection.t())
+        return self.projected(self.transformer.last(self.states, index))
+
+    def projected(self, tokens: Tensor) -> Tensor:
+        """What comes out of the last block [B, R or L, W] in the space of embeddings."""
+        return project(self.norm(tokens), self.projection.t())
 
     def feature(self) -> Tensor:
         """The token that stands for its row, alone: [B, E]."""
@@ -76,6 +80,25 @@ class Encoding:
     def own_attention(self) -> Tensor:
         """The same of the token that stands for its row: [B, L]."""
         return self.attention(self.own[:, None]).squeeze(1)
+
+    def watched(self) -> "WatchedEncoding":
+        """The same, of which it is kept what its tokens attend to."""
+        return WatchedEncoding(self.states, self.own, self.transformer, self.norm, self.projection)
+
+
+@dataclass(frozen=True)
+class WatchedEncoding(Encoding):
+    """An encoding of images whose tokens have a gradient by the attention of the last block, where it ends.
+
+    weights: of that attention, for each call of `tokens` [B, A, R or L, L].
+    """
+
+    weights: list[Tensor] = field(default_factory=list)
+
+    def tokens(self, index: Tensor | None = None) -> Tensor:
+        tokens, weights = self.transformer.watched(self.states, index)
+        self.weights.append(weights)
+        return self.projected(tokens)
 
 
 class ImageTower(nn.Module):
