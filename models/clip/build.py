@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.clip.clip_model import ClipModel
+from models.clip.cross_modal import PARTS
 from models.clip.irra import IRRA
 from models.clip.rde import RDE
 from models.clip.released import BASE, load_dual_encoder, load_model
@@ -30,7 +31,9 @@ def load_clip(model: IRRA, checkpoint: Mapping[str, Any]) -> None:
     where = checkpoint["path"]
     if is_of_rde(checkpoint["model"]):
         logger.warning("checkpoint %s is of RDE: set system=rde, which ranks by both of its embeddings", where)
-    logger.info("checkpoint %s: %s", where, load_towers_and_more(model, checkpoint))
+    report = load_towers_and_more(model, checkpoint)
+    model.tells_words = model.tells_words and not any(name.startswith(PARTS) for name in report.fresh)
+    logger.info("checkpoint %s: %s", where, report)
 
 
 def load_rde(model: RDE, checkpoint: Mapping[str, Any]) -> None:

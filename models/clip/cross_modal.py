@@ -1,6 +1,6 @@
 """IRRA's implicit relation reasoning: words that were masked are told from the image (IRRA section 3.2).
 
-Letters: B batch, N image tokens, T text tokens, E embedding, V vocabulary.
+Letters: B batch, N image tokens, T text tokens, E embedding, V vocabulary, A heads.
 """
 
 from torch import Tensor, nn
@@ -52,6 +52,14 @@ class CrossModal(nn.Module):
 
     def fuse(self, text: Tensor, image: Tensor) -> Tensor:
         """Tokens of captions [B, T, E] and of their images [B, N, E] -> states [B, T, E]."""
-        states = self.cross_attn.cross(self.ln_pre_t(text), self.ln_pre_i(image))
+        return self.mix(self.cross_attn.cross(self.ln_pre_t(text), self.ln_pre_i(image)))
+
+    def watched(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """`fuse`, and the weights [B, A, T, N] of its cross-attention, by which gradients can be taken."""
+        states, weights = self.cross_attn.watched(self.ln_pre_t(text), self.ln_pre_i(image))
+        return self.mix(states), weights
+
+    def mix(self, states: Tensor) -> Tensor:
+        """What follows cross-attention: [B, T, E] -> [B, T, E]."""
         states = self.cross_modal_transformer(states.float())  # sums of residual branches, which autocast leaves so
         return self.ln_post(states)

@@ -6,19 +6,22 @@ Letters: B batch, N image tokens, T text tokens, E embedding, C identities, V vo
 K masked words.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from dataset.batch import PairBatch
 from models.clip import losses
 from models.clip.clip_model import ClipModel
 from models.clip.cross_modal import PARTS, CrossModal
+from models.clip.masked_word_maps import masked_word_maps
 from models.clip.step import Everyone, gather_pairs, over_processes, unit
 from models.clip.towers import HEAD_WIDTH, ClipSize, Encoding, token_at
 from models.kernels import Linear
 from models.losses import Mean
+from models.word_maps import MarkedText, WordMaps, attribute_maps
 from utils.errors import UserError, nearest
 from utils.precision import full_precision
 
@@ -60,6 +63,8 @@ class IrraStep:
 class IRRA(ClipModel, CrossModal):
     """The dual encoder, and a classifier and a cross-modal encoder where a loss asks for them.
 
+    tells_words: whether the latter has learned, or does now; a file without it leaves it as it was drawn.
+
     Raises UserError when a loss is unknown, or has no classes.
     """
 
@@ -70,6 +75,7 @@ class IRRA(ClipModel, CrossModal):
         check_losses(settings)
         super().__init__(size, gradient_checkpointing)
         self.settings, width = settings, size.embedding
+        self.tells_words = "mlm" in settings.losses
         if "id" in settings.losses:
             self.classifier = Linear(width, settings.classes)
             nn.init.normal_(self.classifier.weight, std=0.001)
@@ -85,6 +91,32 @@ class IRRA(ClipModel, CrossModal):
 
     def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
         return {"global": unit(self.base_model.encode_text(ids).feature())}
+
+    @property
+    def map_targets(self) -> Sequence[str]:
+        return ("similarity", "word") if self.tells_words else ("similarity",)
+
+    def map_layers(self, target: str) -> Sequence[int]:
+        return (0,) if target == "word" else super().map_layers(target)  # it has one cross-attention
+
+    def word_maps(
+        self, images: Tensor, marked: MarkedText, layer: int, target: str, with_words: bool = False
+    ) -> WordMaps:
+        """Masked words: of an attribute, and of a caption, the mean of their words."""
+        if target != "word":
+            return super().word_maps(images, marked, layer, target, with_words)
+        with torch.no_grad():
+            image = self.base_model.encode_image(self.statistics.normalise(images))
+            score = (self.embedding_of(image) * self.embed_text(marked.text)).sum(-1)
+        maps, told = masked_word_maps(self.base_model, self, image.tokens(), marked)
+        count = (marked.words > 0).sum(1, keepdim=True).clamp(min=1)
+        return WordMaps(
+            maps=maps,
+            caption=maps.sum(1) / count,
+            attributes=attribute_maps(maps, marked.attributes),
+            score=score,
+            attribute_score=attribute_maps(told[..., None], marked.attributes)[..., 0],
+        )
 
     def compute_losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """One training step: unweighted losses by name."""

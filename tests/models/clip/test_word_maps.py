@@ -1,4 +1,4 @@
-"""Grad-CAM of dual encoders: by hand, and against finite differences of a plain twin."""
+"""Grad-CAM of dual encoders and of masked words: by hand, and against finite differences of a plain twin."""
 
 import copy
 
@@ -12,10 +12,10 @@ from dataset.batch import TextTokens
 from models.clip.irra import IRRA, IrraSettings
 from models.clip.rde import RDE, RdeSettings
 from models.clip.similarity_maps import gradient_map, spread, without
-from models.word_maps import MarkedText
+from models.word_maps import MarkedText, require_target
 from utils.errors import UserError
 
-START, END = 49406, 49407
+MASK, START, END = 49405, 49406, 49407
 ROWS = [[START, 320, 736, 4521, 537, 2000, END], [START, 1000, 2368, END]]
 WORDS = [[0, 1, 2, 2, 3, 4, 0], [0, 1, 2, 0]]  # the second word of the first caption has two pieces
 ATTRIBUTES = [[0, 0, 1, 1, 0, 2, 0], [0, 0, 1, 0]]
@@ -167,11 +167,84 @@ def test_captions_without_attributes_have_maps_too(model):
     assert found.caption.any() and found.attributes.shape == (2, 0, 8) and found.attribute_score.shape == (2, 0)
 
 
+# ---- masked words ----------------------------------------------------------------------
+
+
+def plain_masked_map(model: IRRA, image: Tensor, ids: list[int], hidden: list[int]) -> tuple[Tensor, float]:
+    """The map of hidden tokens, by finite differences in float64, and how likely they are told right."""
+    model, row = copy.deepcopy(model).double(), torch.tensor([[*ids, *[0] * (77 - len(ids))]])
+    masked = row.clone()
+    masked[0, hidden] = MASK
+    text, tokens = (
+        model.base_model.encode_text(masked).tokens(),
+        model.base_model.encode_image(image.double()[None]).tokens(),
+    )
+    attention = model.cross_attn
+    states = [model.ln_pre_t(text)[0], *2 * [model.ln_pre_i(tokens)[0]]]
+    parts = zip(states, attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)
+    query, keys, values = (linear(*part).unflatten(-1, (attention.heads, -1)).transpose(0, 1) for part in parts)
+    weights = softmax(query @ keys.transpose(1, 2) / query.shape[-1] ** 0.5, -1)  # [A, T, N]
+
+    def logits(weights: Tensor) -> Tensor:
+        states = linear(
+            (weights @ values).transpose(0, 1).flatten(1), attention.out_proj.weight, attention.out_proj.bias
+        )
+        states = states[None]
+        for block in model.cross_modal_transformer.resblocks:
+            states = block(states)
+        return model.mlm_head(model.ln_post(states)[0, hidden])
+
+    true, found = row[0, hidden][:, None], torch.zeros(len(weights), len(hidden), weights.shape[2], dtype=torch.float64)
+    for head, piece, token in torch.cartesian_prod(*map(torch.arange, found.shape)).tolist():
+        step = torch.zeros_like(weights)
+        step[head, hidden[piece], token] = STEP
+        difference = logits(weights + step) - logits(weights - step)
+        found[head, piece, token] = difference.gather(1, true).sum() / (2 * STEP)
+    maps = (found * weights[:, hidden]).clamp(min=0).mean((0, 1))[1:]
+    return maps.float(), float(logits(weights).softmax(-1).gather(1, true).mean())
+
+
+@torch.no_grad()
+def test_maps_of_masked_words_are_finite_differences_of_their_logits():
+    model = irra()
+    found = model.word_maps(images(), marked(), 0, "word")
+    one, first = plain_masked_map(model, images()[0], ROWS[0], [2, 3])
+    two, second = plain_masked_map(model, images()[0], ROWS[0], [5])
+    other, _ = plain_masked_map(model, images()[1], ROWS[1], [2])
+    for piece, expected in ((2, one), (3, one), (5, two)):
+        close(found.maps[0, piece], expected)
+    close(found.attributes[0], torch.stack([one, two]))
+    close(found.attributes[1, 0], other)
+    assert found.attribute_score[0].tolist() == pytest.approx([first, second], rel=1e-3)
+    close(found.caption[1], found.maps[1, 1:3].mean(0))
+    cosine = model.word_maps(images(), marked(), SIZE.vision_depth - 1, "similarity").score
+    torch.testing.assert_close(found.score, cosine)
+    assert one.max() > 1e-4 and not found.maps[:, 0].any()
+
+
+def test_many_words_are_read_in_portions(monkeypatch):
+    model = irra()
+    whole = model.word_maps(images(), marked(), 0, "word")
+    monkeypatch.setattr("models.clip.masked_word_maps.AT_ONCE", 2)
+    portions = model.word_maps(images(), marked(), 0, "word")
+    torch.testing.assert_close(whole.maps, portions.maps)
+    torch.testing.assert_close(whole.attribute_score, portions.attribute_score)
+
+
 # ---- what there is ---------------------------------------------------------------------
+
+
+def test_only_an_irra_that_has_learned_words_has_maps_of_them():
+    assert tuple(irra().map_targets) == ("similarity", "word")
+    for model in (rde(), IRRA(SIZE, IrraSettings(("itc",)))):
+        assert tuple(model.map_targets) == ("similarity",)
+        with pytest.raises(UserError, match="maps of word are of an IRRA with its cross-modal encoder; this model has"):
+            require_target(model, "word")
 
 
 def test_dual_encoders_have_maps_of_their_last_block_alone():
     model = irra()
     model.require_map_layer(SIZE.vision_depth - 1, "similarity")
+    model.require_map_layer(0, "word")
     with pytest.raises(UserError, match="layer 0 has no maps of similarity; choose 1"):
         model.require_map_layer(0, "similarity")
