@@ -3,7 +3,8 @@
     POST /api/search    {"text", "top", "candidates", "where"} -> hits, best first, and images whose files are missing;
                         the words that were read and those unknown to the model; how many words there are, and how
                         many of them the model reads; milliseconds by stage
-    POST /api/explain   {"text", "id"} -> how well each attribute of the text fits the image, and heat maps
+    POST /api/explain   {"text", "id"} -> how well each attribute of the text fits the image, and heat maps: "match",
+                        or, of a model without a matching head, "similarity", what the attribute adds to the cosine
     GET  /api/images/ID the image file
     GET  /api/gallery   how many images, and what they can be filtered by
     POST /api/images    an image file as the body, only where uploads are allowed -> its id
@@ -29,7 +30,7 @@ from starlette.types import Receive, Scope, Send
 
 from dataset.decoding import Unusable, examine, explained
 from search.addresses import bare, host_in, is_this_machine, serves_this_machine_alone
-from search.explain import Explanation, explain
+from search.explain import ExplainedAttribute, Explanation, explain
 from search.searcher import CANDIDATES, MOST_CANDIDATES, Answer, Searcher
 from search.upload import LARGEST_UPLOAD, add_image
 from utils.errors import NotThere, UserError, nearest
@@ -267,5 +268,9 @@ def answer_as_json(answer: Answer, searcher: Searcher) -> dict[str, Any]:
 
 
 def explanation_as_json(found: Explanation) -> dict[str, Any]:
-    attributes = [{"words": one.words, "match": one.match, "heat": one.heat.tolist()} for one in found.attributes]
-    return {"path": found.path, "match": found.match, "heat": found.heat.tolist(), "attributes": attributes}
+    attributes = [{"words": one.words, **scores_and_heat(one)} for one in found.attributes]
+    return {"path": found.path, **scores_and_heat(found), "attributes": attributes}
+
+
+def scores_and_heat(found: Explanation | ExplainedAttribute) -> dict[str, Any]:
+    return {"match": found.match, "similarity": found.similarity, "heat": found.heat.tolist()}

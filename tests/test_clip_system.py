@@ -20,6 +20,11 @@ from evaluation.__main__ import main as evaluation
 from models.clip.irra import IRRA, IrraSettings
 from models.clip.rde import RDE, RdeSettings
 from search.__main__ import main as search
+from search.encoder import Encoder
+from search.explain import explain
+from search.gallery import open_gallery
+from search.indexing import index
+from search.searcher import Searcher
 from utils.config import save_yaml
 
 
@@ -161,9 +166,40 @@ def test_search_and_studies_take_it(benchmark, files, tmp_path):
 
     studied = study("density")
     assert studied.code == 0, studied.errors
-    for name in ("gradcam", "reconstruction", "cost"):
+    for name in ("reconstruction", "cost"):
         refused = study(name)
         assert refused.code == 2 and "this needs ALBEF, RaSa or MARS" in refused.errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize("system", ["clip", "rde"])
+def test_a_hit_is_explained_by_what_words_add_to_its_cosine(benchmark, files, tmp_path, system):
+    pytest.importorskip("pymilvus")
+    from fastapi.testclient import TestClient
+
+    from search.page import reasons_as_html
+    from search.service import build_app
+
+    encoder = Encoder.open(files[system], written(tmp_path, benchmark, system), overrides=["precision=fp32"])
+    with open_gallery(str(tmp_path / "gallery"), encoder, benchmark / "imgs/test") as gallery:
+        index(gallery, encoder)
+        searcher = Searcher(encoder, gallery)
+        client = TestClient(build_app(searcher))
+        text = "A woman in a red coat,grey jeans (and white sneakers)."
+        hit = searcher.search(text).hits[0]
+        found = explain(searcher, text, hit.path)
+        record = gallery.records.by_path[hit.path]
+        answer = client.post("/api/explain", json={"text": text, "id": record.id}).json()
+    assert [one.words for one in found.attributes] == ["red coat", "grey jeans", "white sneakers"]
+    assert found.match is None and found.similarity == pytest.approx(hit.similarity, abs=1e-4)
+    less = encoder.query("A woman in a red coat, (and white sneakers).").embedding
+    image = encoder.encode_images([encoder.read((benchmark / "imgs/test" / hit.path).read_bytes())])[1][0]
+    jeans = found.attributes[1]
+    assert jeans.match is None and jeans.similarity == pytest.approx(hit.similarity - float(less @ image), abs=1e-4)
+    assert jeans.heat.shape == (4, 2) and 0 <= jeans.heat.min() <= jeans.heat.max() <= 1
+    assert (answer["match"], answer["similarity"]) == (None, found.similarity)
+    assert answer["attributes"][1]["similarity"] == jeans.similarity and answer["heat"] == found.heat.tolist()
+    page = reasons_as_html(found)
+    assert f"cosine {found.similarity:.2f}" in page and f"adds {jeans.similarity:.3f}" in page
 
 
 def written(folder: Path, data: Path, system: str) -> Path:
