@@ -155,8 +155,7 @@ def _sections(results: Results, folder: Path, title: str, queries: int) -> Itera
     studies = "".join(picture_sheet(one.path, one.about) for one in study_pictures(run.folder))
     if studies:
         yield section("Inside the model", studies)
-    reranked = "reranked" in run.metrics or (run.rankings is not None and "reranked" in run.rankings.indices)
-    yield _steps_section(run.folder, folder, results.log, reranked)
+    yield _steps_section(run.folder, folder, results.log)
 
 
 def _metrics_section(results: Results, chart: Path) -> str:
@@ -177,9 +176,9 @@ def _metrics_section(results: Results, chart: Path) -> str:
     return section("Metrics", *parts)
 
 
-def _steps_section(output_dir: Path, folder: Path, log: list[dict], reranked: bool) -> str:
+def _steps_section(output_dir: Path, folder: Path, log: list[dict]) -> str:
     """What can be done next with the run."""
-    steps = next_steps(output_dir, folder, log, reranked)
+    steps = next_steps(output_dir, folder, log)
     parts = []
     for step in steps:
         parts.append(f"<p>{step.about}</p>")

@@ -23,17 +23,17 @@ class Step:
     pages: Mapping[str, str] | None = None
 
 
-def next_steps(output_dir: Path, page_folder: Path, log: Sequence[Mapping[str, Any]], reranked: bool) -> list[Step]:
+def next_steps(output_dir: Path, page_folder: Path, log: Sequence[Mapping[str, Any]]) -> list[Step]:
     """Search and studies where the run's checkpoint is there, then training on one's own data.
 
-    page_folder: where the page will lie, from which its links lead. reranked: whether the model has a fusion encoder
-    that ranks. Commands are for the folder of the repository, or of an installation without its scripts for any.
+    page_folder: where the page will lie, from which its links lead. Commands are for the folder of the repository, or
+    of an installation without its scripts for any.
     """
     steps = []
     if (output_dir / BEST).is_file():
         checkpoint = shell_path(output_dir / BEST)
         steps.append(Step("Search a folder PHOTOS of your own by text, with this model:", search_commands(checkpoint)))
-        studies = study_commands(checkpoint, log, reranked)
+        studies = study_commands(checkpoint, log)
         steps.append(Step("Look into the model; without a name, all studies are listed:", studies))
     pages = {
         f"{name}, section “{section}”": link(REPOSITORY / name, page_folder, section)
@@ -55,10 +55,10 @@ def search_commands(checkpoint: str) -> list[str]:
     ]
 
 
-def study_commands(checkpoint: str, log: Sequence[Mapping[str, Any]], reranked: bool) -> list[str]:
+def study_commands(checkpoint: str, log: Sequence[Mapping[str, Any]]) -> list[str]:
     """The list of all studies, and those that need nothing else than this model."""
     losses = (log[-1].get("train") or {}) if log else {}
-    names = [*(["gradcam"] if reranked else []), *(["reconstruction"] if losses.get("mae") is not None else [])]
+    names = ["gradcam", *(["reconstruction"] if losses.get("mae") is not None else [])]
     return ["python -m evaluation", *(f"python -m evaluation {name} --checkpoint {checkpoint}" for name in names)]
 
 
