@@ -38,10 +38,9 @@ class SearchModel(nn.Module, ABC):
     def row_length(self) -> int | None:
         return None
 
-    @classmethod
-    def is_exported(cls, name: str) -> bool:
+    def is_exported(self, name: str) -> bool:
         """Whether a tensor is of use without training: momentum copies, queues and heads of other losses are not."""
-        return name.startswith((*cls.search_parts, *cls.study_parts))
+        return name.startswith((*self.search_parts, *self.study_parts))
 
     def facts(self) -> dict[str, str]:
         """What results depend on beside the weights: a gallery is searched with the same alone."""

@@ -92,6 +92,10 @@ class IRRA(ClipModel, CrossModal):
     def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
         return {"global": unit(self.base_model.encode_text(ids).feature())}
 
+    def is_exported(self, name: str) -> bool:
+        """A cross-modal encoder that has not learned stays behind: in an exported model it would count as trained."""
+        return super().is_exported(name) and (self.tells_words or not name.startswith(PARTS))
+
     @property
     def map_targets(self) -> Sequence[str]:
         return ("similarity", "word") if self.tells_words else ("similarity",)

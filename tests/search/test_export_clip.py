@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -112,3 +113,16 @@ def test_both_encoders_have_an_onnx_form(checkpoints, benchmark, tmp_path, syste
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     vocabulary = 4 * encoder.config.clip.vocabulary * encoder.config.clip.text_width
     assert (tmp_path / "model" / "image_encoder.onnx").stat().st_size < vocabulary  # one tower alone
+
+
+def test_a_cross_modal_encoder_that_no_file_held_is_not_exported(checkpoints, tmp_path):
+    """Else what was drawn at random would count as trained when it is read again."""
+    content, own = read_checkpoint(checkpoints["irra"]), tmp_path / "IRRA.pth"
+    content["model"] = {name: value for name, value in content["model"].items() if name.startswith("base_model.")}
+    torch.save({"model": content["model"]}, own)
+    copy(checkpoints["irra"].parent / "config.yaml", tmp_path)
+    call_here(command, "export", tmp_path / "model", "--checkpoint", own)
+    kept = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(name.startswith("base_model.") for name in kept)
+    for source in (own, tmp_path / "model"):
+        assert TrainedModel.open(source).explainer.map_targets == ("similarity",)
