@@ -75,7 +75,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all steps of the run are taken."""
-        return self.state.finished(self.run.config.epochs, self.run.config.max_steps)
+        return self.state.finished(self.run.config.epochs, self.run.config.last_step)
 
     def train(self) -> None:
         """All that is left of the run."""

@@ -57,7 +57,7 @@ def open_run(options: Options, device: torch.device) -> Run:
     config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
     if not options.evaluate:
         require_what_compiles(config, device)
-    if options.is_new and config.eval_epoch >= config.epochs:
+    if options.is_new and config.epochs is not None and config.eval_epoch >= config.epochs:
         epochs = counted(config.epochs, "epoch")
         logger.warning("eval_epoch %d: of %s, only the last is evaluated", config.eval_epoch, epochs)
     unused, used = config.schedular.unread_rate, config.optimizer.lr

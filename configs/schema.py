@@ -111,9 +111,14 @@ class Config(Section):
         return "bicubic"
 
     @property
-    def epochs(self) -> int:
-        """Epochs of the run."""
+    def epochs(self) -> int | None:
+        """Epochs of the run; None = as many as its steps make."""
         return self.schedular.all_epochs
+
+    @property
+    def last_step(self) -> int | None:
+        """The number of steps with which the run ends; None = with its epochs."""
+        return min((end for end in (self.schedular.steps, self.max_steps) if end is not None), default=None)
 
     @model_validator(mode="after")
     def fits(self) -> "Config":
@@ -130,6 +135,7 @@ class Config(Section):
         if self.sampler == "identity" and self.batch_size_train % self.samples_per_identity:
             batch = self.batch_size_train
             yield "samples_per_identity", f"{self.samples_per_identity} must divide batch_size_train ({batch})"
+        yield from ((f"schedular.{key}", conflict) for key, conflict in self.schedular.conflicts())
         if self.cuda_graphs and self.compile != "step":
             how = str(self.compile).lower()
             yield "cuda_graphs", f"needs `compile: step`, not {how}; set that too, or leave `cuda_graphs` out"

@@ -120,6 +120,14 @@ SETTINGS = {
     "nothing left of an image": (["mask_ratio=0.99"], "`mask_ratio`: leaves no patch"),
     "no step": (["max_steps=0"], "`max_steps` must be greater than or equal to 1, not 0"),
     "empty batches": (["batch_size_test=0"], "`batch_size_test` must be greater than or equal to 1"),
+    "steps by epoch": (
+        ["schedular={sched: cosine, steps: 5}"],
+        "`schedular.steps`: rates must move with every step then",
+    ),
+    "steps and cooldown": (
+        ["schedular={sched: cosine_step, steps: 5, cooldown_epochs: 1}"],
+        "`schedular.steps`: the run ends with them",
+    ),
     "unknown split": (["model_selection=train"], "`model_selection` must be 'val' or 'test', not 'train'"),
     "missing BERT file": (["bert_config=nothing.json"], "bert_config", "nothing.json does not exist"),
     "two problems": (

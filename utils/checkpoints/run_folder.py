@@ -66,7 +66,7 @@ class RunFolder:
         """Raises UserError: the run of this checkpoint is finished, and its best model is in another folder."""
         raise UserError(
             f"the run of checkpoint {checkpoint} is finished, and {self.path} does not hold its checkpoint_best.pth;"
-            " name its own folder as --output_dir, or raise schedular.epochs or max_steps"
+            " name its own folder as --output_dir, or raise schedular.epochs, schedular.steps or max_steps"
         )
 
     @contextmanager

@@ -6,6 +6,7 @@ Epochs and iterations are counted from 0.
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import torch
@@ -15,15 +16,35 @@ from utils.config import Count, Fraction, NotNegative, Positive, Section, Whole
 
 
 class ScheduleSettings(Section):
-    """What every schedule is configured by."""
+    """What every schedule is configured by.
+
+    steps: the run has so many, whatever epochs they make, and the schedule of `epochs` is drawn over them.
+    """
 
     epochs: Count = 30
+    steps: Count | None = None
     warmup_epochs: Whole = 1
 
     @property
-    def all_epochs(self) -> int:
-        """Epochs of the run."""
-        return self.epochs
+    def all_epochs(self) -> int | None:
+        """Epochs of the run; None = as many as `steps` make."""
+        return self.epochs if self.steps is None else None
+
+    @property
+    def by_step(self) -> bool:
+        """Whether rates move with every step, and not by epoch."""
+        return False
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Pairs (key, what is wrong) for values that do not fit each other."""
+        if self.steps is not None and not self.by_step:
+            yield "steps", "rates must move with every step then; set `schedular.sched` to cosine_step"
+
+    def position(self, epoch: int, iteration: int, iterations: int) -> float:
+        """Where the schedule is before this iteration of `iterations` in this epoch, in epochs."""
+        if self.steps is not None:
+            return self.epochs * (epoch * iterations + iteration) / self.steps
+        return epoch + iteration / iterations if self.by_step else epoch
 
     @property
     def unread_rate(self) -> float | None:
@@ -46,9 +67,18 @@ class Schedule(ScheduleSettings):
     cooldown_epochs: Whole = 0
 
     @property
-    def all_epochs(self) -> int:
+    def all_epochs(self) -> int | None:
         """Those after the cosine's end included."""
-        return self.epochs + self.cooldown_epochs
+        return self.epochs + self.cooldown_epochs if self.steps is None else None
+
+    @property
+    def by_step(self) -> bool:
+        return self.sched == "cosine_step"
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().conflicts()
+        if self.steps is not None and self.cooldown_epochs:
+            yield "steps", f"the run ends with them; leave out `schedular.cooldown_epochs` {self.cooldown_epochs}"
 
     @property
     def unread_rate(self) -> float | None:
@@ -69,6 +99,10 @@ class FactorSchedule(ScheduleSettings):
     warmup_factor: Fraction = 0.1
     milestones: list[Count] = Field(default=[20, 50])
     gamma: Positive = 0.1
+
+    @property
+    def by_step(self) -> bool:
+        return self.sched == "cosine_step"
 
     def factor(self, done: float) -> float:
         """What learning rates are multiplied with after so many epochs."""
@@ -102,7 +136,7 @@ class CosineRate(LearningRate):
     def __init__(self, optimizer: torch.optim.Optimizer, settings: Schedule):
         from timm.scheduler.cosine_lr import CosineLRScheduler  # slow to import, and evaluation does not need it
 
-        self.by_step, self.warmup_epochs = settings.sched == "cosine_step", settings.warmup_epochs
+        self.settings = settings
         self.schedule = CosineLRScheduler(
             optimizer,
             t_initial=settings.epochs,
@@ -116,9 +150,10 @@ class CosineRate(LearningRate):
         return self.schedule.state_dict()
 
     def position(self, epoch: int, iteration: int, iterations: int) -> float:
-        if self.by_step:
-            return epoch + iteration / iterations
-        return epoch + self.warmup_epochs if epoch > 0 else min(iteration // 100, self.warmup_epochs)
+        warmup = self.settings.warmup_epochs
+        if self.settings.by_step:
+            return self.settings.position(epoch, iteration, iterations)
+        return epoch + warmup if epoch > 0 else min(iteration // 100, warmup)
 
     def move_to(self, epoch: int, iteration: int, iterations: int) -> None:
         position = self.position(epoch, iteration, iterations)
@@ -133,7 +168,7 @@ class FactorRate(LearningRate):
         self.full = [group["lr"] for group in optimizer.param_groups]
 
     def move_to(self, epoch: int, iteration: int, iterations: int) -> None:
-        within = iteration / iterations if self.settings.sched == "cosine_step" else 0.0
-        factor, least = self.settings.factor(epoch + within), self.settings.min_lr
+        factor = self.settings.factor(self.settings.position(epoch, iteration, iterations))
+        least = self.settings.min_lr
         for group, full in zip(self.optimizer.param_groups, self.full, strict=True):
             group["lr"] = least + (full - least) * factor

@@ -93,9 +93,10 @@ class RunState:
         """The first epoch that will be logged from here on."""
         return self.step.epoch + (self.evaluated and self.step.iteration > 0)
 
-    def finished(self, epochs: int, max_steps: int | None) -> bool:
-        """Whether all steps of a run of so many epochs, or steps, are taken."""
-        return self.step.epoch + self.epoch_done >= epochs or (max_steps is not None and self.step.number >= max_steps)
+    def finished(self, epochs: int | None, steps: int | None) -> bool:
+        """Whether all steps of a run of so many epochs, or steps, are taken; None = no such end."""
+        by_epochs = epochs is not None and self.step.epoch + self.epoch_done >= epochs
+        return by_epochs or (steps is not None and self.step.number >= steps)
 
     def close_epoch(self) -> None:
         """What was trained is evaluated and logged; the next epoch begins, if all steps of this one are taken."""

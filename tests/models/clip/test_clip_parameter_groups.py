@@ -68,3 +68,12 @@ def test_each_group_keeps_its_own_rate_times_the_factor():
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.5]
     by_step.move_to(0, 50, 100)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.19, 0.95])
+
+
+def test_a_number_of_steps_takes_the_place_of_epochs():
+    optimizer = torch.optim.Adam([{"params": [nn.Parameter(torch.zeros(1))], "lr": 1.0}])
+    rate = FactorRate(optimizer, FactorSchedule(sched="cosine_step", epochs=9, warmup_epochs=5, steps=90))
+    rate.move_to(1, 20, 30)  # 50 of 90 steps
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0)
+    rate.move_to(2, 10, 30)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5)

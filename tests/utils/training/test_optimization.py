@@ -55,6 +55,15 @@ def test_by_step_the_rate_moves_with_every_iteration():
     assert rate(learning, 10, 250) == pytest.approx(cosine(10.5))
 
 
+def test_a_number_of_steps_takes_the_place_of_epochs():
+    settings = Schedule(sched="cosine_step", epochs=EPOCHS, min_lr=LOW, warmup_lr=WARM, warmup_epochs=3, steps=600)
+    assert settings.all_epochs is None
+    learning = CosineRate(torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-5), settings)
+    assert rate(learning, 0, 30, 500) == pytest.approx((WARM + 1e-5) / 2)  # 1.5 of 30 epochs' warm-up of 3
+    assert rate(learning, 0, 300, 500) == rate(learning, 1, 100, 200) == pytest.approx(cosine(15))
+    assert rate(learning, 1, 100, 500) == pytest.approx(LOW)
+
+
 def test_a_learning_rate_depends_on_where_a_run_stands_and_not_on_how_it_came_there():
     walked, jumped = schedule(), schedule()
     for epoch in range(4):
