@@ -109,6 +109,7 @@ def test_a_file_of_mars_is_read_unchanged(load):
         "sched": "cosine",
         "lr": 1e-5,
         "epochs": 30,
+        "steps": None,
         "min_lr": 1e-6,
         "decay_rate": 1,
         "warmup_lr": 1e-5,
