@@ -44,6 +44,7 @@ class ClipSizes(Section):
     text_length: Annotated[int, Field(ge=3)] = ClipSize.text_length
     vocabulary: Annotated[int, Field(ge=4)] = ClipSize.vocabulary
     embedding: Count = ClipSize.embedding
+    quick_gelu: bool = ClipSize.quick_gelu
 
 
 class DualEncoderConfig(Config):

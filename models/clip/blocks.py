@@ -92,12 +92,12 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """W -> 4W, QuickGELU, 4W -> W."""
+    """W -> 4W, an activation, 4W -> W."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, activation: type[nn.Module] = QuickGELU):
         super().__init__()
         self.c_fc = Linear(width, 4 * width)
-        self.gelu = QuickGELU()
+        self.gelu = activation()
         self.c_proj = Linear(4 * width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -108,11 +108,11 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm: self-attention, then a feed-forward network four times as wide. No dropout."""
 
-    def __init__(self, width: int, heads: int, causal: bool = False):
+    def __init__(self, width: int, heads: int, causal: bool = False, activation: type[nn.Module] = QuickGELU):
         super().__init__()
         self.attn = Attention(width, heads, causal)
         self.ln_1 = LayerNorm(width)
-        self.mlp = Mlp(width)
+        self.mlp = Mlp(width, activation)
         self.ln_2 = LayerNorm(width)
 
     def forward(self, tokens: Tensor, index: Tensor | None = None) -> Tensor:
@@ -139,10 +139,19 @@ def rows_of(tokens: Tensor, index: Tensor | None) -> Tensor:
 class Transformer(nn.Module):
     """Blocks of one width; gradient_checkpointing computes them again in the backward pass."""
 
-    def __init__(self, width: int, depth: int, heads: int, causal: bool = False, gradient_checkpointing: bool = False):
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        causal: bool = False,
+        activation: type[nn.Module] = QuickGELU,
+        gradient_checkpointing: bool = False,
+    ):
         super().__init__()
         self.gradient_checkpointing = gradient_checkpointing
-        self.resblocks = nn.ModuleList(Block(width, heads, causal) for _ in range(depth))
+        self.resblocks = nn.ModuleList(Block(width, heads, causal, activation) for _ in range(depth))
 
     def forward(self, tokens: Tensor, but_last: bool = False) -> Tensor:
         """[B, L, W] -> [B, L, W]; but_last: leaves the last block to `last`."""

@@ -25,10 +25,9 @@ SIZES = {
     "text_cfg.heads": ("text_heads", 8),
     "text_cfg.layers": ("text_depth", 12),
 }
-IMAGE_SIZE, HEAD = "vision_cfg.image_size", "vision_cfg.head_width"
+IMAGE_SIZE, HEAD, QUICK_GELU = "vision_cfg.image_size", "vision_cfg.head_width", "quick_gelu"
 # what our towers are, of what open_clip can build; all else that it knows they are not
 OURS = {
-    "quick_gelu": True,
     "vision_cfg.mlp_ratio": 4.0,
     "vision_cfg.pos_embed_type": "learnable",
     "vision_cfg.pool_type": "tok",
@@ -53,7 +52,7 @@ def open_clip_config(size: ClipSize, max_words: int, resampling: str) -> dict[st
             f" {size.stride} apart (stride_size)"
         )
     flat = {key: getattr(size, own) for key, (own, _) in SIZES.items()} | {
-        "quick_gelu": True,
+        QUICK_GELU: size.quick_gelu,
         "text_cfg.context_length": max_words,
         IMAGE_SIZE: list(size.image_size),
         HEAD: size.vision_width // size.vision_heads,
@@ -84,11 +83,12 @@ def settings_from_open_clip(content: Any, where: str) -> dict[str, Any]:
     """
     model = mapping_of(content, "model_cfg", where)
     towers = {tower: mapping_of(model, tower, where) for tower in ("vision_cfg", "text_cfg")}
-    flat = {"quick_gelu": False, **{key: value for key, value in model.items() if key not in towers}}
+    flat = {key: value for key, value in model.items() if key not in towers}
     flat |= {f"{tower}.{key}": value for tower, part in towers.items() for key, value in part.items()}
     require_ours(flat, where)
     require_statistics(content.get("preprocess_cfg"), where)
-    sizes = {own: whole(flat.get(key, usual), key, where) for key, (own, usual) in SIZES.items()}
+    sizes: dict[str, Any] = {own: whole(flat.get(key, usual), key, where) for key, (own, usual) in SIZES.items()}
+    sizes["quick_gelu"] = yes_or_no(flat.get(QUICK_GELU, False), QUICK_GELU, where)
     sizes["vision_heads"] = max(1, sizes["vision_width"] // whole(flat.get(HEAD, HEAD_WIDTH), HEAD, where))
     sides = flat.get(IMAGE_SIZE, 224)
     sides = sides if isinstance(sides, list) and len(sides) == 2 else [sides, sides]
@@ -107,7 +107,7 @@ def require_ours(flat: Mapping[str, Any], where: str) -> None:
     """Raises UserError where a model is not of OpenAI's architecture."""
     for key, value in flat.items():
         ours = OURS.get(key)
-        of_size = key in SIZES or key in (IMAGE_SIZE, HEAD) or key in WITHOUT_EFFECT
+        of_size = key in SIZES or key in (IMAGE_SIZE, HEAD, QUICK_GELU) or key in WITHOUT_EFFECT
         if not of_size and value != ours and (value or ours):
             expected = "nothing" if ours is None else repr(ours)
             raise UserError(
@@ -119,6 +119,12 @@ def require_ours(flat: Mapping[str, Any], where: str) -> None:
 def whole(value: Any, key: str, where: str) -> int:
     if type(value) is not int or value < 1:
         raise UserError(f"{where}: {key} is {value!r}, not a positive whole number as of a CLIP with two transformers")
+    return value
+
+
+def yes_or_no(value: Any, key: str, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"{where}: {key} is {value!r}, not true or false")
     return value
 
 

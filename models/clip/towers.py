@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.clip.blocks import Transformer, initialise_blocks
+from models.clip.blocks import QuickGELU, Transformer, initialise_blocks
 from models.image_encoder import CLIP_STATISTICS, take_tokens
-from models.kernels import LayerNorm, project
+from models.kernels import GELU, LayerNorm, project
 
 HEAD_WIDTH = 64  # of published models; the shapes of a file do not tell
 
@@ -21,6 +21,7 @@ class ClipSize:
     """Sizes of both towers (default: ViT-B/16 on images of persons); image_size is (height, width) in pixels.
 
     stride: pixels from one patch to the next. text_length: of the table of positions; vocabulary: of token ids.
+    quick_gelu: the activation, of OpenAI's models and those that start from them; False = GELU, of most others.
     """
 
     image_size: tuple[int, int] = (384, 128)
@@ -35,6 +36,11 @@ class ClipSize:
     text_length: int = 77
     vocabulary: int = 49408
     embedding: int = 512
+    quick_gelu: bool = True
+
+    @property
+    def activation(self) -> type[nn.Module]:
+        return QuickGELU if self.quick_gelu else GELU
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -113,7 +119,11 @@ class ImageTower(nn.Module):
         self.conv1 = nn.Conv2d(3, width, size.patch_size, stride=size.stride, bias=False)
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(
-            width, size.vision_depth, size.vision_heads, gradient_checkpointing=gradient_checkpointing
+            width,
+            size.vision_depth,
+            size.vision_heads,
+            activation=size.activation,
+            gradient_checkpointing=gradient_checkpointing,
         )
         self.ln_post = LayerNorm(width)
         for tensor in (self.class_embedding, self.positional_embedding, self.proj):
@@ -144,6 +154,7 @@ class DualEncoder(nn.Module):
             size.text_depth,
             size.text_heads,
             causal=True,
+            activation=size.activation,
             gradient_checkpointing=gradient_checkpointing,
         )
         self.token_embedding = nn.Embedding(size.vocabulary, width)

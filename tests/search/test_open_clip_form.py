@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ open_clip = pytest.importorskip("open_clip")
 
 SENTENCES = ["a woman in a red coat & blue jeans", "A man", "  an   old man's umbrella, 2 bags! "]
 SETTINGS, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+GELU = ("--set", "clip.quick_gelu=false")  # as of most models that are not OpenAI's
 FILES = {"clip": "ViT-B-16.pt", "irra": "IRRA.pth", "rde": "RDE.pth"}
 
 
@@ -51,15 +53,17 @@ def folder(checkpoints, tmp_path_factory) -> Path:
 # ---- written ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("system", ["clip", "irra"])
+@pytest.mark.parametrize(("system", "settings"), [("clip", ()), ("irra", ()), ("irra", GELU)])
 @torch.inference_mode()
-def test_open_clip_gives_the_same_embeddings(checkpoints, benchmark, tmp_path, system):
+def test_open_clip_gives_the_same_embeddings(checkpoints, benchmark, tmp_path, system, settings):
     """From its own reading of the same images and sentences."""
-    written = call_here(command, "export", tmp_path / "model", "--checkpoint", checkpoints[system], "--open_clip")
+    source = "--checkpoint", checkpoints[system], *settings
+    written = call_here(command, "export", tmp_path / "model", *source, "--open_clip")
     assert f"README.md, {SETTINGS}, {WEIGHTS}" in written.output
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'model'}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'model'}")
-    encoder, files = Encoder.open(checkpoints[system]), sorted((benchmark / "imgs").rglob("*.jpg"))[:5]
+    encoder = Encoder.open(checkpoints[system], None, "cpu", settings[1:])
+    files = sorted((benchmark / "imgs").rglob("*.jpg"))[:5]
     images = torch.stack([preprocess(Image.open(file)) for file in files])
     ours = torch.from_numpy(encoder.encode_images([encoder.read(file.read_bytes()) for file in files])[1])
     torch.testing.assert_close(model.eval().encode_image(images, normalize=True), ours, atol=1e-5, rtol=0)
@@ -170,7 +174,7 @@ def config_of(folder: Path, **changes) -> dict:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"quick_gelu": False}, "quick_gelu is False"),
+        ({"quick_gelu": "no"}, "quick_gelu is 'no', not true or false"),
         ({"custom_text": True}, "custom_text is True"),
         ({"vision_cfg__timm_model_name": "vit_base_patch16"}, "vision_cfg.timm_model_name is 'vit_base_patch16'"),
         ({"vision_cfg__layers": [3, 4, 6, 3]}, r"vision_cfg.layers is \[3, 4, 6, 3\]"),
@@ -195,6 +199,8 @@ def test_what_open_clip_leaves_out_is_as_it_takes_it():
     found = settings_from_open_clip(open_clip_of("ViT-B-16-quickgelu"), "here")
     config = resolve_config(found, "here")
     assert config.size == resolve_config({"system": "clip", "image_res": 224}, "here").size
+    others = resolve_config(settings_from_open_clip(open_clip_of("ViT-B-16"), "here"), "here")
+    assert others.size == replace(config.size, quick_gelu=False)
     large = resolve_config(settings_from_open_clip(open_clip_of("ViT-L-14-336-quickgelu"), "here"), "here").size
     assert (large.vision_width, large.vision_heads, large.text_heads, large.image_size) == (1024, 16, 12, (336, 336))
 
