@@ -10,7 +10,7 @@ from PIL import Image
 
 from configs.loading import load_config
 from evaluation.metrics import of_captions
-from evaluation.results import read_metrics, read_rankings
+from evaluation.results import read_log, read_metrics, read_rankings
 from evaluation.studies import cost, cross_domain, curves, rankings
 from evaluation.studies.study import labels_of
 from utils.errors import UserError
@@ -95,6 +95,24 @@ def test_curves_of_one_run_and_of_two(tiny_run, tmp_path):
     curves.main(["--checkpoint", str(tiny_run / "checkpoint_best.pth"), str(other), "--output_dir", str(tmp_path)])
     assert {row["run"] for row in rows_of(tmp_path, "curves")} == {"run", "other"}
     assert (tmp_path / "curves.png").read_bytes() != one
+
+
+def test_minutes_go_on_from_epoch_to_epoch_and_from_an_earlier_run(tiny_run, tmp_path):
+    first = {"epoch": 0, "seconds": 60.0, "curve": {"epoch": [0.25, 1.0], "cl": [5.0, 4.0]}}
+    half = {"epoch": 1, "seconds": 30.0, "curve": {"epoch": [1.25, 1.5], "cl": [3.0, 2.0]}}  # ends amid its epoch
+    placed = curves.over_minutes([first, half], before=2.0)
+    assert [record["minutes"] for record in placed] == [3.0, 3.5]
+    assert [record["curve"]["minutes"] for record in placed] == [[2.25, 3.0], [3.25, 3.5]]
+    spent = sum(record["seconds"] for record in read_log(tiny_run / "log.txt")) / 60
+    given = ["--checkpoint", str(tiny_run), str(tiny_run), "--label", "after", "alone", "--against", "minutes"]
+    curves.main([*given, "--after", str(tiny_run), "-", "--output_dir", str(tmp_path)])
+    last = {row["run"]: row["minutes"] for row in rows_of(tmp_path, "curves")}
+    assert last == pytest.approx({"after": 2 * spent, "alone": spent})
+    for wrong, told in ((["-"], "names 1 run for 2"), (["-", str(tmp_path / "none")], "--after .*none does not exist")):
+        with pytest.raises(UserError, match=told):
+            curves.main([*given, "--after", *wrong])
+    with pytest.raises(UserError, match="needs --against minutes"):
+        curves.main([*given[:-2], "--after", "-", "-"])
 
 
 def test_curves_need_a_log(tmp_path):
