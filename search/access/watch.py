@@ -1,0 +1,32 @@
+"""What everything passes that shows or changes a gallery: who may not is refused, and what is done is written down.
+
+It is called by the search, the explanation, the upload and the erasure themselves (`Searcher.watch`), so that no page
+and no route can leave it out; the gate and its table of routes stand before it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.access.audit import AuditLog
+from search.access.callers import FORGET, SEARCH, UPLOAD, current_caller
+from search.access.refusals import Forbidden
+
+ACTIONS: Mapping[str, str] = {"query": SEARCH, "explain": SEARCH, "image": SEARCH, "upload": UPLOAD, "erase": FORGET}
+
+
+class Watch:
+    """Refuses and records actions. known: nobody acts who has not signed in; audit: None where nothing is recorded."""
+
+    def __init__(self, known: bool, audit: AuditLog | None):
+        self.known, self.audit = known, audit
+
+    def __call__(self, action: str, **details: Any) -> None:
+        """Before an action of ACTIONS is done or answered.
+
+        Raises Forbidden when who asks may not do it, and Unavailable when it cannot be recorded.
+        """
+        caller, role = current_caller(), ACTIONS[action]
+        if self.known and (caller is None or role not in caller.roles):
+            raise Forbidden(f"you may not do this here: it needs the role {role}")
+        if self.audit:
+            self.audit.write(action, caller, **details)
