@@ -1,0 +1,42 @@
+"""A site behind the gate, without a model: what it answers with shows what came through."""
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+
+from search.access.callers import current_caller
+
+PASSWORD, OTHER = "correct horse battery", "wrong horse battery"
+HERE = "https://photos.example"
+
+
+def stub_site():
+    """Answers every route of the table, and some that are in none, with who asks and what the request says."""
+    site = FastAPI(openapi_url=None)
+
+    @site.api_route("/{path:path}", methods=["GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE"])
+    async def answer(request: Request):
+        caller = current_caller()
+        body = await request.body()
+        return {
+            "who": caller.name if caller else None,
+            "url": str(request.url),
+            "client": request.client.host,
+            "headers": dict(request.headers),
+            "bytes": len(body),
+        }
+
+    return site
+
+
+def client_of(gate, base=HERE, **more):
+    return TestClient(gate, base_url=base, follow_redirects=False, **more)
+
+
+def sign_in(client, user="anna", password=PASSWORD, **headers):
+    """The answer to the form of the login page, sent as a browser does."""
+    given = {"Origin": str(client.base_url).rstrip("/"), **headers}
+    return client.post("/login", data={"user": user, "password": password}, headers=given)
