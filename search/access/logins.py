@@ -149,7 +149,10 @@ class Logins:
 
 
 def fields_of(form: bytes) -> tuple[str, str]:
-    """User and password of a form; the name as files have it, whatever keyboard it is from. Raises Refused when it is another one."""
+    """User and password of a form; the name as files have it, whatever keyboard it is from.
+
+    Raises Refused when it is another form.
+    """
     try:
         fields = parse_qs(form.decode("ascii"), keep_blank_values=True, max_num_fields=4, errors="strict")
         (name,), (password,) = fields["user"], fields["password"]

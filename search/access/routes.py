@@ -74,7 +74,10 @@ ROUTES: Sequence[Route] = (
 
 
 def route_of(method: str, path: str) -> Route | None:
-    """The route of a request, or None when the table has none; no route leads upwards, or by signs that break a line."""
+    """The route of a request, or None when the table has none.
+
+    No path leads upwards or holds signs that break a line.
+    """
     if ".." in path.split("/") or "\\" in path or not path.isprintable():
         return None
     return next((route for route in ROUTES if route.fits(method, path)), None)

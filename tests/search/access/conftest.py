@@ -1,11 +1,15 @@
 """Users, tokens and a gate before a site that has no model."""
 
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("fastapi")
 
+from benchmark_data import run
 from search_access import PASSWORD, stub_site
 
 from search.access import passwords
@@ -37,3 +41,34 @@ def guarded(tmp_path, cheap):
     return SimpleNamespace(
         gate=gate, logins=logins, users=users, tokens=tokens, camera=camera, log=log, audit=tmp_path / "audit.jsonl"
     )
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate of localhost, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    try:
+        subprocess.run(
+            [*command.split(), "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+            check=True,
+            capture_output=True,
+        )
+    except FileNotFoundError:
+        pytest.skip("needs openssl")
+    (folder / "key.pem").chmod(0o600)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@pytest.fixture(scope="session")
+def indexed(benchmark, trained, tmp_path_factory):
+    """A folder with an indexed gallery, users, and a certificate."""
+    folder = tmp_path_factory.mktemp("others")
+    shutil.copytree(benchmark / "imgs" / "test", folder / "photos")
+    index = ["index", folder / "photos", "--gallery", folder / "gallery", "--checkpoint", trained]
+    run(sys.executable, "-m", "search", *index)
+    passwords.set_password(folder / "people.json", "anna", PASSWORD, ["search"])
+    passwords.set_password(folder / "people.json", "otto", PASSWORD, ["search", "upload", "forget"])
+    return folder

@@ -1,6 +1,12 @@
 """A site behind the gate, without a model: what it answers with shows what came through."""
 
+import re
+import subprocess
+import sys
+
 import pytest
+from benchmark_data import REPOSITORY, environment
+from preloaded import Popen
 
 pytest.importorskip("fastapi")
 
@@ -40,3 +46,15 @@ def sign_in(client, user="anna", password=PASSWORD, **headers):
     """The answer to the form of the login page, sent as a browser does."""
     given = {"Origin": str(client.base_url).rstrip("/"), **headers}
     return client.post("/login", data={"user": user, "password": password}, headers=given)
+
+
+def start(*options):
+    """A server, and the scheme and port that it says it serves on; before that it says what it has read."""
+    command = [sys.executable, "-m", "search", "serve", "--port", "0", *map(str, options)]
+    process = Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = ""
+    for line in process.stdout:
+        said += line.decode()
+        if found := re.match(r"(https?)://.*:(\d+) \(page\)", line.decode()):
+            return process, found[1], int(found[2])
+    raise AssertionError(said)
