@@ -56,6 +56,7 @@ def explain(searcher: Searcher, text: str, path: str) -> Explanation:
     Raises UserError when the sentence holds no word, or spaCy is not installed; NotThere when the gallery holds no such
     image, or its file is gone or changed.
     """
+    searcher.watch("explain", text=text, image=path)
     with searcher.turn:
         try:
             return explain_image(searcher.reranker, text, path, searcher.gallery.content_of(path))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from dataset.decoding import Unusable, decode
 from evaluation.drawing.pictures import placeholder
+from search.erasing_page import build_erasing, for_caller
 from search.explain import Explanation, explain, overlay
 from search.gallery import Gallery
 from search.searcher import CANDIDATES, Answer, Hit, Searcher
@@ -32,13 +33,20 @@ NOTICE = (
 )
 
 
-def build_page(searcher: Searcher, allow_upload: bool = False) -> gr.Blocks:
-    """All of the page, for `gradio.mount_gradio_app`."""
+def build_page(
+    searcher: Searcher,
+    allow_upload: bool = False,
+    allow_forget: bool = False,
+    root_path: str = "",
+    accounts: bool = False,
+) -> gr.Blocks:
+    """All of the page, for `gradio.mount_gradio_app`; see `search.site.build_site`."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         shown = gr.State([])  # paths of the hits, in their order
         sentence = gr.State("")
         gr.Markdown(
-            f"# {TITLE}\n{counted(len(searcher.gallery.records), 'image')}. {NOTICE} For programs: [HTTP API](/docs)."
+            f"# {TITLE}\n{counted(len(searcher.gallery.records), 'image')}. {NOTICE} For programs:"
+            f" [HTTP API]({root_path}/docs).{f' [Account]({root_path}/account).' if accounts else ''}"
         )
         with gr.Row():
             text = gr.Textbox(label="Who?", placeholder=EXAMPLES[0], max_lines=8, scale=5, elem_id="text")
@@ -57,16 +65,18 @@ def build_page(searcher: Searcher, allow_upload: bool = False) -> gr.Blocks:
         calls = Callbacks(searcher, list(filters))
         gr.on(
             [button.click, text.submit],
-            calls.answer,
+            for_caller(calls.answer),
             inputs,
             outputs,
             api_visibility="private",
             trigger_mode="always_last",
         )
-        hits.select(calls.reason, [shown, sentence], [reasons, heats], api_visibility="private")
+        hits.select(for_caller(calls.reason), [shown, sentence], [reasons, heats], api_visibility="private")
+        if allow_forget:
+            build_erasing(searcher, hits, shown, message)
         if allow_upload:
             file = gr.File(label="Add an image to the gallery", file_types=["image"], type="binary")
-            file.upload(calls.upload, file, message, api_visibility="private")
+            file.upload(for_caller(calls.upload), file, message, api_visibility="private")
     return page
 
 

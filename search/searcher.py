@@ -8,7 +8,7 @@ Letters: K candidates, N image tokens, D width.
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,10 @@ class Answer:
         }
 
 
+def unwatched(action: str, **details: Any) -> None:
+    """What a searcher tells of its actions where nobody has to sign in and nothing is recorded."""
+
+
 class TokenCache:
     """Image tokens [N, D] by digest of the file: those used last, at most `capacity` bytes of them."""
 
@@ -103,6 +107,11 @@ class TokenCache:
         while self.held > self.capacity:
             self.held -= self.tokens.popitem(last=False)[1].nbytes
 
+    def drop(self, digest: str) -> None:
+        """Hold nothing of a file any more."""
+        tokens = self.tokens.pop(digest, None)
+        self.held -= 0 if tokens is None else tokens.nbytes
+
 
 class Searcher:
     """Finds the images of a gallery that fit a sentence. Calls from several threads take turns."""
@@ -119,6 +128,7 @@ class Searcher:
         self.encoder, self.gallery, self.cache = encoder, gallery, TokenCache(cache_bytes)
         self.reranker = reranker or encoder
         self.turn = threading.RLock()
+        self.watch: Callable[..., None] = unwatched  # before an action is answered or done; may raise UserError
         self.read_as: dict[str, tuple[int, ...] | None] = {}  # by path: the state of the file when it was read
 
     def search(self, text: str, top: int = 10, candidates: int = CANDIDATES, where: str = "") -> Answer:
@@ -152,6 +162,7 @@ class Searcher:
             Hit(path, similarity, scores.get(path), dict(self.gallery.records.by_path[path].metadata))
             for _, path, similarity in kept[:top]
         ]
+        self.watch("query", text=text, where=where, hits=len(hits))
         return Answer(query, hits, clock.milliseconds, missing, matched)
 
     def match(self, query: EncodedQuery, tokens: dict[str, Tensor]) -> dict[str, float]:

@@ -8,10 +8,13 @@
     GET  /api/images/ID the image file
     GET  /api/gallery   how many images, and what they can be filtered by
     POST /api/images    an image file as the body, only where uploads are allowed -> its id
+    DELETE /api/images/ID  erases an image from the gallery, only where that is allowed; its file is left alone
 
-Status 400 answers wrong input, 404 what is not there, 403 what is not allowed, each with {"error": one line}, at all
-addresses but those that the page itself calls (/gradio_api). Pages of other sites that a user has open cannot use the
-API: requests that a browser sends on their behalf are answered by status 403.
+Where one must sign in, programs send the header "Authorization: Bearer TOKEN"; status 401 answers who is not known,
+429 too many attempts, 503 what cannot be recorded. Status 400 answers wrong input, 404 what is not there, 403 what is
+not allowed, each with {"error": one line}, at all addresses but those that the page itself calls (/gradio_api). Pages
+of other sites that a user has open cannot use the API: requests that a browser sends on their behalf are answered by
+status 403.
 """
 
 import html
@@ -29,7 +32,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from dataset.decoding import Unusable, examine, explained
+from search.access.refusals import status_of
 from search.addresses import bare, host_in, is_this_machine, serves_this_machine_alone
+from search.erasing import erase_image
 from search.explain import ExplainedAttribute, Explanation, explain
 from search.searcher import CANDIDATES, MOST_CANDIDATES, Answer, Searcher
 from search.upload import LARGEST_UPLOAD, add_image
@@ -75,7 +80,7 @@ class ExplainRequest(BaseModel):
 REQUESTS: Mapping[str, type[BaseModel]] = {"/api/search": SearchRequest, "/api/explain": ExplainRequest}
 
 
-def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") -> FastAPI:
+def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "", allow_forget: bool = False) -> FastAPI:
     """The API alone. host: the address it is served on, which decides the names it answers to (`refuse_strangers`)."""
     app = FastAPI(title="Text-based person search", description=__doc__, version="1", docs_url=None, redoc_url=None)
     refuse_strangers(app, allow_upload, host)
@@ -83,6 +88,8 @@ def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "") ->
     add_documentation(app)
     add_search(app, searcher)
     add_images(app, searcher, allow_upload)
+    if allow_forget:
+        add_erasing(app, searcher)
     add_unknown(app)
     return app
 
@@ -94,7 +101,7 @@ def add_documentation(app: FastAPI) -> None:
     @app.get("/docs", response_class=HTMLResponse)
     def documentation() -> str:
         """What this API is."""
-        return f"<title>HTTP API</title><pre>{html.escape(__doc__ or '')}</pre><a href='/openapi.json'>openapi.json</a>"
+        return f"<title>HTTP API</title><pre>{html.escape(__doc__ or '')}</pre><a href='openapi.json'>openapi.json</a>"
 
 
 def add_search(app: FastAPI, searcher: Searcher) -> None:
@@ -119,8 +126,10 @@ def add_images(app: FastAPI, searcher: Searcher, allow_upload: bool) -> None:
     @app.get("/api/images/{image}")
     def image_file(image: str) -> Response:
         """An image of the gallery."""
+        path = path_of(searcher, image)
+        searcher.watch("image", image=path)
         try:
-            content = searcher.gallery.content_of(path_of(searcher, image))
+            content = searcher.gallery.content_of(path)
             with explained():
                 media_type = Image.MIME.get(examine(content).format or "")
         except Unusable as fault:
@@ -135,6 +144,15 @@ def add_images(app: FastAPI, searcher: Searcher, allow_upload: bool) -> None:
         content = await body_of(request)
         image = await run_in_threadpool(add_image, searcher, content)
         return JSONResponse({"id": image.id, "path": image.path})
+
+
+def add_erasing(app: FastAPI, searcher: Searcher) -> None:
+    @app.delete("/api/images/{image}")
+    def erase(image: str) -> dict[str, Any]:
+        """Erase an image from the gallery; its file is left alone."""
+        path = path_of(searcher, image)
+        erase_image(searcher, path)
+        return {"erased": path, "images": len(searcher.gallery.records)}
 
 
 def add_unknown(app: FastAPI) -> None:
@@ -207,7 +225,7 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     def wrong_input(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, status_code=404 if isinstance(error, NotThere) else 400)
+        return JSONResponse({"error": str(error)}, status_code=status_of(error))
 
     @app.exception_handler(RequestValidationError)
     def wrong_request(request: Request, error: RequestValidationError) -> JSONResponse:

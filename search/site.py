@@ -9,12 +9,27 @@ from search.service import build_app
 from search.upload import LARGEST_UPLOAD
 
 
-def build_site(searcher: Searcher, allow_upload: bool = False, host: str = "") -> FastAPI:
-    """The API and the page. What the page shows is copied to the gallery's folder, nowhere else."""
+def build_site(
+    searcher: Searcher,
+    allow_upload: bool = False,
+    host: str = "",
+    allow_forget: bool = False,
+    root_path: str = "",
+    accounts: bool = False,
+) -> FastAPI:
+    """The API and the page. What the page shows is copied to the gallery's folder, nowhere else.
+
+    root_path: where a proxy serves it; accounts: people sign in, and the page leads to where they sign out.
+    """
     os.environ["GRADIO_TEMP_DIR"] = str(searcher.gallery.page)  # read when Gradio is imported
+    if accounts:
+        os.environ["GRADIO_RUN_HISTORY"] = "False"  # or a browser keeps what was asked after its user has signed out
     import gradio
 
     from search.page import build_page
 
-    page, app = build_page(searcher, allow_upload), build_app(searcher, allow_upload, host)
-    return gradio.mount_gradio_app(app, page, path="/", max_file_size=LARGEST_UPLOAD, footer_links=[])
+    page = build_page(searcher, allow_upload, allow_forget, root_path, accounts)
+    app = build_app(searcher, allow_upload, host, allow_forget)
+    return gradio.mount_gradio_app(
+        app, page, path="/", max_file_size=LARGEST_UPLOAD, footer_links=[], root_path=root_path or None
+    )

@@ -28,6 +28,7 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
     with searcher.turn:
         if path in gallery.records.by_path:
             return gallery.records.by_path[path]
+        searcher.watch("upload", image=path)
         with atomic_write(gallery.images / path) as temporary:
             temporary.write_bytes(content)
         _, embeddings = encoder.encode_images([pixels])

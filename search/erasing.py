@@ -1,0 +1,20 @@
+"""Erases images from a gallery that is being served, as the command `forget` does while none is."""
+
+from search.searcher import Searcher
+from utils.errors import NotThere
+
+
+def erase_image(searcher: Searcher, path: str) -> None:
+    """Erase an image from records and index, from what pages have shown, and from memory; its file is left alone.
+
+    Raises NotThere when the gallery holds none of this path.
+    """
+    gallery = searcher.gallery
+    with searcher.turn:
+        image = gallery.records.by_path.get(path)
+        if image is None:
+            raise NotThere(f"the gallery holds no image {path!r}")
+        searcher.watch("erase", image=path)
+        gallery.forget([path])
+        searcher.cache.drop(image.digest)
+        searcher.read_as.pop(path, None)

@@ -1,0 +1,56 @@
+"""The part of the page that erases images, and what tells the page's callbacks who asks."""
+
+import functools
+import html
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from search.access.callers import acting, caller_in
+from search.erasing import erase_image
+from search.searcher import Searcher
+from utils.errors import UserError
+
+
+def for_caller(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback of the page, called in the name of who sent the request, as the gate has found out."""
+
+    @functools.wraps(callback)
+    def called(request: gr.Request, *values: Any) -> Any:
+        with acting(caller_in(request.request.scope) if request.request else None):
+            return callback(*values)
+
+    signature = inspect.signature(callback)
+    asks = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
+    parameters = [asks, *signature.parameters.values()]
+    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {"request": gr.Request, **callback.__annotations__}
+    return called
+
+
+def build_erasing(searcher: Searcher, hits: gr.Gallery, shown: gr.State, message: gr.Markdown) -> None:
+    """A button that erases the image that was clicked, behind a box to be ticked. shown: paths of the hits."""
+    chosen = gr.State("")
+    with gr.Group(visible=False) as group:
+        name = gr.Textbox(label="Erase this image from the gallery", interactive=False, elem_id="erasing")
+        sure = gr.Checkbox(label="It is meant to be erased for good", elem_id="sure")
+        button = gr.Button("Erase", variant="stop", elem_id="erase")
+
+    def choose(paths: list[str], event: gr.SelectData) -> tuple[Any, ...]:
+        path = paths[event.index] if 0 <= event.index < len(paths) else ""
+        return path, gr.Group(visible=bool(path)), path, False
+
+    def erase(path: str, is_sure: bool) -> tuple[Any, ...]:
+        """What the page shows once an image is erased: a message, no hits, and no button."""
+        try:
+            if not is_sure:
+                raise UserError("tick the box first: what is erased cannot be had back")
+            erase_image(searcher, path)
+        except UserError as error:
+            return html.escape(str(error)), gr.skip(), gr.skip(), gr.skip()
+        return "The image is erased from the gallery; its file is left alone.", [], [], gr.Group(visible=False)
+
+    hits.select(choose, [shown], [chosen, group, name, sure], api_visibility="private")
+    button.click(for_caller(erase), [chosen, sure], [message, hits, shown, group], api_visibility="private")
