@@ -1,4 +1,4 @@
-"""Command line: `python -m search index|query|forget|move|rebuild|serve|export ...`; each has --help."""
+"""Command line: `python -m search index|query|forget|move|rebuild|serve|export|password|token ...`; each has --help."""
 
 import argparse
 import sys
@@ -12,7 +12,9 @@ from dataset.decoding import known_endings
 from dataset.image_folders import walk_images
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
-from search.addresses import open_sockets, url_of
+from search.access.arguments import add_access_arguments
+from search.access.commands import add_secret_arguments, run_password, run_token
+from search.addresses import open_sockets
 from search.encoder import Encoder
 from search.gallery import Address, Gallery, is_own_folder, open_gallery, recorded_encoder
 from search.indexing import index
@@ -164,16 +166,24 @@ def run_serve(options: argparse.Namespace) -> None:
     """Serve a web page and an HTTP API for a gallery."""
     import uvicorn  # with what it brings slow to import, and needed here alone
 
+    from search.access.options import Access
     from search.site import build_site
 
+    place = Address.parse(options.gallery)
+    if not place.exists():
+        raise place.missing()
+    access = Access.parse(options, place.folder)
     sockets = open_sockets(options.host, options.port)
     encoder, reranker = open_both(options)
     with open_gallery(options.gallery, encoder) as gallery:
-        site = build_site(Searcher(encoder, gallery, reranker=reranker), options.allow_upload, options.host)
-        address = url_of(options.host, sockets[0].getsockname()[1])
-        print(f"{address} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
+        searcher = Searcher(encoder, gallery, reranker=reranker)
+        searcher.watch = access.watch
+        allowed = {"allow_upload": options.allow_upload, "allow_forget": options.allow_forget}
+        site = build_site(searcher, **allowed, **access.site_settings())
+        print(f"{access.url_of(sockets[0].getsockname()[1])} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
+        settings = uvicorn.Config(access.guard(site), log_level="warning", **access.server_settings())
         try:
-            uvicorn.Server(uvicorn.Config(site, log_level="warning")).run(sockets)
+            uvicorn.Server(settings).run(sockets)
         finally:
             gallery.clear_page()
 
@@ -250,6 +260,8 @@ def build_parser() -> CommandParser:
     add_gallery_and_model(add("rebuild", run_rebuild))
     add_serve_arguments(add("serve", run_serve))
     add_export_arguments(add("export", run_export))
+    add_secret_arguments(add("password", run_password), "a user")
+    add_secret_arguments(add("token", run_token), "what the token is called")
     return parser
 
 
@@ -289,6 +301,8 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="where to serve (%(default)s: this machine alone)")
     parser.add_argument("--port", type=int, default=7860, help="port to serve on (%(default)s)")
     parser.add_argument("--allow_upload", action="store_true", help="let users of the page add images")
+    parser.add_argument("--allow_forget", action="store_true", help="let users erase images from the gallery")
+    add_access_arguments(parser)
     add_reranker(parser)
     add_gallery_and_model(parser)
 
