@@ -22,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 from dataset.decoding import Unusable, read_content
 from dataset.digests import blake2_of
 from search.encoder import Encoder
+from search.milvus_login import require_no_login
 from search.records import IndexedImage, Records
 from search.store import Store, is_server, synchronise
 from utils.errors import UserError
@@ -185,6 +186,7 @@ class Address:
                 raise UserError(f"--gallery {printable(name)}: its name is not UTF-8; name another")
             return cls(name, str(folder / INDEX), COLLECTION, folder)
         parts = urlsplit(name)
+        require_no_login(parts)
         collection = parts.path.strip("/") or COLLECTION
         if not parts.hostname or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", collection):
             raise UserError(f"--gallery {name}: give http://host:port or http://host:port/NAME (letters, digits and _)")

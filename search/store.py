@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from search.milvus_login import milvus_login, without_secrets
 from search.records import IndexedImage
 from utils.errors import UserError
 
@@ -38,8 +39,8 @@ R = TypeVar("R")
 
 
 @contextlib.contextmanager
-def milvus_errors(what: str) -> Iterator[None]:
-    """Raise errors of Milvus as a UserError of one line that starts with `what`."""
+def milvus_errors(what: str, login: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Raise errors of Milvus as a UserError of one line that starts with `what`, and repeats nothing of a login."""
     try:
         yield
     except UserError:
@@ -47,6 +48,7 @@ def milvus_errors(what: str) -> Iterator[None]:
     except Exception as error:  # pymilvus, grpc and Milvus Lite raise nearly any type
         said = getattr(error, "message", None) or str(error)
         said = re.split(r" at column [0-9]+", " ".join(str(said).split()))[0]  # then the place, drawn below the filter
+        said = without_secrets(said, login or {})
         raise UserError(f"{what}: {said[:300]}") from None
 
 
@@ -208,8 +210,9 @@ def connect(uri: str) -> Any:
         raise UserError(f"no pymilvus or milvus-lite ({error}): pip install pymilvus milvus-lite") from None
     for noisy in ("pymilvus", "milvus_lite", "grpc", "faiss"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they log tracebacks of what `milvus_errors` raises
-    with milvus_errors(f"the index {uri} cannot be {'reached' if is_server(uri) else 'opened'}"):
-        return MilvusClient(uri, grpc_options=KEEPALIVE)
+    login = milvus_login(uri) if is_server(uri) else {}
+    with milvus_errors(f"the index {uri} cannot be {'reached' if is_server(uri) else 'opened'}", login):
+        return MilvusClient(uri, grpc_options=KEEPALIVE, **login)
 
 
 def as_row(image: IndexedImage) -> Mapping[str, Any]:
