@@ -1,0 +1,208 @@
+"""Writes a street: its frames, and what is in them in the forms that programs of tracking and detection write.
+
+ROOT/frames/camera_1/000001.jpg
+ROOT/boxes.csv           a row for each person in a frame: image, left, top, width, height, track, camera, ...
+ROOT/mot/camera_1.txt    the same in the form of MOT Challenge, a file for each camera
+ROOT/coco.json           the same as annotations of COCO
+ROOT/people.json         who walks there: captions and tracks of each person
+ROOT/street.json         the options, and whether all of it is drawn
+"""
+
+import csv
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dataset.synthetic.camera import encode
+from dataset.synthetic.captions import write_captions
+from dataset.synthetic.render import is_noticed
+from dataset.synthetic.street.scene import Frame, Seen, StreetOptions, draw_frame, person_of, row_of, walks_of
+from utils.errors import UserError
+from utils.files import atomic_write, read_json, require_folder, write_json
+from utils.processes.parallel import map_in_order
+
+MADE_BY, VERSION = "dataset.synthetic.street", 1
+MARKER, FRAMES = "street.json", "frames"
+COLUMNS = ("image", "left", "top", "width", "height", "track", "camera", "frame", "second", "visible")
+CAPTIONS = 2  # of each person
+PERSON = 1  # the category of COCO, and the class of MOT Challenge
+
+Row = dict[str, Any]
+Drawn = tuple[list[Row], list[tuple[int, int, Seen]]]  # rows of some frames; camera, frame and who is seen there
+
+
+def image_of(camera: int, number: int) -> str:
+    """The name of a frame below ROOT/frames."""
+    return f"camera_{camera}/{number:06d}.jpg"
+
+
+def draw_street(root: str | Path, options: StreetOptions, workers: int = 1) -> bool:
+    """Draw a street into `root`. False when it is there already, with the same options.
+
+    Raises UserError when `root` holds anything else.
+    """
+    root = Path(root)
+    if not claim(root, options):
+        return False
+    rows: list[Row] = []
+    best: dict[int, tuple[int, int, Seen]] = {}
+    for found, seen in draw_all(root, options, workers):
+        rows += found
+        for one in seen:
+            keep_best(best, one)
+    write_boxes(root, rows)
+    write_mot(root, rows)
+    write_json(root / "coco.json", coco_of(options, rows))
+    write_json(root / "people.json", [person_record(options, identity, best) for identity in sorted(best)], indent=2)
+    write_json(root / MARKER, marker_of(options, True), indent=2)
+    return True
+
+
+def marker_of(options: StreetOptions, finished: bool) -> dict[str, Any]:
+    return {"made_by": MADE_BY, "version": VERSION, "options": asdict(options), "finished": finished}
+
+
+def claim(root: Path, options: StreetOptions) -> bool:
+    """Make `root` ready to be filled; False when it is finished with the same options. What is not is begun anew."""
+    require_folder(root, "folder")
+    if root.is_dir() and any(root.iterdir()):
+        found = read_json(root / MARKER, "marker file") if (root / MARKER).is_file() else None
+        if not isinstance(found, dict) or found.get("made_by") != MADE_BY:
+            raise UserError(f"{root} is not empty and was not made by this program; name a new or an empty folder")
+        if found == marker_of(options, True):
+            return False
+        if found.get("finished"):
+            raise UserError(f"{root} holds a street that was drawn with other options; name another folder")
+        shutil.rmtree(root / FRAMES, ignore_errors=True)
+    write_json(root / MARKER, marker_of(options, False), indent=2)
+    return True
+
+
+# ---- drawing ---------------------------------------------------------------------------
+
+
+def draw_some(root: Path, options: StreetOptions, camera: int, numbers: range) -> Drawn:
+    """Draw and write some frames of a camera; what a worker is sent."""
+    rows: list[Row] = []
+    seen = []
+    walks = walks_of(options, camera)
+    for number in numbers:
+        frame = draw_frame(options, camera, number, walks)
+        write_frame(root, frame)
+        place = {"image": image_of(camera, number), "camera": camera, "frame": number}
+        place["second"] = round((number - 1) * options.seconds, 3)
+        rows += [{**place, **row_of(one)} for one in frame.seen]
+        seen += [(camera, number, one) for one in frame.seen]
+    return rows, seen
+
+
+def write_frame(root: Path, frame: Frame) -> None:
+    """Raises UserError when the disk does not let it."""
+    path = root / FRAMES / image_of(frame.camera, frame.number)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(frame.image, "jpg", frame.quality))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def draw_all(root: Path, options: StreetOptions, workers: int, at_once: int = 8) -> Iterator[Drawn]:
+    """All frames, camera by camera, in their order."""
+    chunks = [
+        (camera, range(first, min(first + at_once, options.frames + 1)))
+        for camera in range(1, options.cameras + 1)
+        for first in range(1, options.frames + 1, at_once)
+    ]
+    with tqdm(total=options.cameras * options.frames, unit="frame", desc="drawing") as bar:
+        drawn = map_in_order(draw_chunk, chunks, workers, (root, options))
+        for (_, numbers), one in zip(chunks, drawn, strict=True):
+            yield one
+            bar.update(len(numbers))
+
+
+def draw_chunk(root: Path, options: StreetOptions, chunk: tuple[int, range]) -> Drawn:
+    return draw_some(root, options, *chunk)
+
+
+# ---- who is there ----------------------------------------------------------------------
+
+
+def keep_best(best: dict[int, tuple[int, int, Seen]], found: tuple[int, int, Seen]) -> None:
+    """Remember where most is seen of each person."""
+    identity = found[2].walk.identity
+    if identity not in best or pixels_of(best[identity][2]) < pixels_of(found[2]):
+        best[identity] = found
+
+
+def pixels_of(seen: Seen) -> int:
+    return sum(seen.pixels.values())
+
+
+def person_record(options: StreetOptions, identity: int, best: dict[int, tuple[int, int, Seen]]) -> dict[str, Any]:
+    """Captions of what is seen where most of someone is, and all tracks."""
+    camera, number, seen = best[identity]
+    left, top, right, bottom = seen.box
+    area = (right - left) * (bottom - top)
+    noticed = {name for name, count in seen.pixels.items() if is_noticed(name, count, area)}
+    rng = random.Random(f"street captions/{options.seed}/{identity}")
+    person = person_of(options, identity)
+    captions = write_captions(person, noticed, seen.walk.view, True, CAPTIONS, rng, thorough=True)
+    return {
+        "id": identity,
+        "captions": [caption["text"] for caption in captions],
+        "described": {"image": image_of(camera, number), "track": seen.walk.track},
+        "tracks": [(other - 1) * options.people + identity for other in range(1, options.cameras + 1)],
+    }
+
+
+# ---- boxes in three forms --------------------------------------------------------------
+
+
+def write_boxes(root: Path, rows: Sequence[Row]) -> None:
+    with atomic_write(root / "boxes.csv") as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_mot(root: Path, rows: Sequence[Row]) -> None:
+    """Frame, track, left, top, width, height, 1 = to be counted, class, visible share."""
+    lines: dict[int, list[str]] = {}
+    for row in rows:
+        box = [row[name] for name in ("frame", "track", "left", "top", "width", "height")]
+        lines.setdefault(row["camera"], []).append(",".join(map(str, [*box, 1, PERSON, row["visible"]])))
+    (root / "mot").mkdir(exist_ok=True)
+    for camera, found in lines.items():
+        with atomic_write(root / "mot" / f"camera_{camera}.txt") as temporary:
+            temporary.write_text("\n".join(found) + "\n", encoding="utf-8")
+
+
+def coco_of(options: StreetOptions, rows: Sequence[Row]) -> dict[str, Any]:
+    """Boxes as annotations of COCO, with the track of each."""
+    names = [
+        image_of(camera, number) for camera in range(1, options.cameras + 1) for number in range(1, options.frames + 1)
+    ]
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    size = {"width": options.width, "height": options.height}
+    annotations = [
+        {
+            "id": number,
+            "image_id": numbers[row["image"]],
+            "category_id": PERSON,
+            "bbox": [row["left"], row["top"], row["width"], row["height"]],
+            "area": row["width"] * row["height"],
+            "iscrowd": 0,
+            "track_id": row["track"],
+        }
+        for number, row in enumerate(rows, 1)
+    ]
+    return {
+        "images": [{"id": number, "file_name": name, **size} for name, number in numbers.items()],
+        "annotations": annotations,
+        "categories": [{"id": PERSON, "name": "person"}],
+    }
