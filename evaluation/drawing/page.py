@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from evaluation.drawing.page_style import STYLE
-from evaluation.drawing.pictures import format_score, load_picture, placeholder
+from evaluation.drawing.pictures import Picture, format_score, load_picture, name_of, placeholder
 from evaluation.drawing.sheet import SheetRow
 
 THUMBNAIL = (88, 192)  # pixels, width and height of the box a person crop must fit
@@ -138,21 +137,20 @@ def _rank_text(rank: int | None) -> str:
 def _strip(row: SheetRow) -> str:
     """The images of a row from left to right, each with its mark and score."""
     items = []
-    for rank, (path, right, value) in enumerate(row.ranked(), start=1):
+    for rank, (image, right, value) in enumerate(row.ranked(), start=1):
         word, mark = ("right", "✓") if right else ("wrong", "✗")
         score = "" if value is None else f" {format_score(value)}"
-        picture = _thumbnail(path, f"rank {rank}, {word}")
+        picture = _thumbnail(image, f"rank {rank}, {word}")
         items.append(f'<li class="{word}">{picture}<span><b>{mark}</b>{score}</span></li>')
     return f'<ol class="strip">{"".join(items)}</ol>'
 
 
-def _thumbnail(path: str | os.PathLike, text: str) -> str:
+def _thumbnail(image: Picture, text: str) -> str:
     """An image tag with a small JPEG inside; `text` is read where images are not seen."""
-    path = Path(path)
-    picture = load_picture(path, THUMBNAIL) or placeholder(path.name, THUMBNAIL)
+    picture = load_picture(image, THUMBNAIL) or placeholder(name_of(image), THUMBNAIL)
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=75, optimize=True)
-    size = f' width="{picture.width}" height="{picture.height}" title="{escape(path.name)}"'
+    size = f' width="{picture.width}" height="{picture.height}" title="{escape(name_of(image))}"'
     return _image_tag(buffer.getvalue(), "jpeg", text, size)
 
 

@@ -1,5 +1,6 @@
 """What pictures are made of: text that fits, images that may be missing, colours. Lengths are pixels."""
 
+import io
 import math
 import os
 import re
@@ -15,13 +16,21 @@ RIGHT, WRONG = (23, 135, 60), (200, 32, 40)
 INK, GREY, LINE, PAPER = (32, 33, 36), (110, 114, 120), (222, 224, 228), (255, 255, 255)
 
 
-def load_picture(path: str | os.PathLike, size: tuple[int, int], enlarge: bool = True) -> Image.Image | None:
+Picture = str | os.PathLike | bytes  # the path of an image file, or the content of one
+
+
+def name_of(picture: Picture) -> str:
+    """The name of an image file; a content has none."""
+    return "" if isinstance(picture, bytes) else os.path.basename(picture)
+
+
+def load_picture(path: Picture, size: tuple[int, int], enlarge: bool = True) -> Image.Image | None:
     """The image scaled to fit `size` (width, height), RGB, or None when it cannot be read.
 
-    enlarge: a smaller image grows to touch that box, else it stays as it is.
+    path: of its file, or the content of one. enlarge: a smaller image grows to touch that box, else it stays as it is.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
             image.draft("RGB", size)  # decodes large JPEG files at a fraction of their size
             image.load()
             small = image.width <= size[0] and image.height <= size[1]

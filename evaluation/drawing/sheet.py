@@ -7,7 +7,6 @@ Lengths are pixels.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageDraw
 from tqdm import tqdm
@@ -20,10 +19,12 @@ from evaluation.drawing.pictures import (
     PAPER,
     RIGHT,
     WRONG,
+    Picture,
     clean,
     fit,
     format_score,
     load_picture,
+    name_of,
     placeholder,
     save_picture,
     wrap,
@@ -44,13 +45,13 @@ NOTE = (0, 84, 147)
 class SheetRow:
     """One caption and its ranked images, best first; `right` and `scores` run along `image_paths`.
 
-    right None: nobody knows which images are. identity "": nobody knows who is meant. note: a line of its own above
-    the caption.
+    An image is named by its path, or given as the content of a file. right None: nobody knows which images are.
+    identity "": nobody knows who is meant. note: a line of its own above the caption.
     """
 
     caption: str
     identity: str
-    image_paths: Sequence[str | os.PathLike]
+    image_paths: Sequence[Picture]
     right: Sequence[bool] | None
     scores: Sequence[float] | None = None
     note: str = ""
@@ -60,7 +61,7 @@ class SheetRow:
         if any(len(part) != len(self.image_paths) for part in beside):
             raise ValueError("image_paths, right and scores of a row must have the same length")
 
-    def ranked(self) -> Iterator[tuple[str | os.PathLike, bool | None, float | None]]:
+    def ranked(self) -> Iterator[tuple[Picture, bool | None, float | None]]:
         """Path, right and score of each image from rank 1 on; None where nobody knows."""
         unknown = [None] * len(self.image_paths)
         right = unknown if self.right is None else self.right
@@ -109,23 +110,23 @@ def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top:
     if row.identity:
         identity = fit(f"identity {clean(row.identity)}", 14, CAPTION_WIDTH)
         draw_text(draw, (MARGIN, top + CELL[1]), identity, GREY, 14)
-    for rank, (path, right, score) in enumerate(list(row.ranked())[:columns]):
+    for rank, (image, right, score) in enumerate(list(row.ranked())[:columns]):
         left = 2 * MARGIN + CAPTION_WIDTH + rank * (CELL[0] + 8)
-        _draw_cell(sheet, draw, (left, top), Path(path), right, score)
+        _draw_cell(sheet, draw, (left, top), image, right, score)
 
 
 def _draw_cell(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     corner: tuple[int, int],
-    path: Path,
+    image: Picture,
     right: bool | None,
     score: float | None,
 ) -> None:
     """One framed image with its mark and score below; `corner` is the upper left one; right None: no mark."""
     left, top = corner
     inner = CELL[0] - 2 * FRAME, CELL[1] - 2 * FRAME
-    picture = load_picture(path, inner) or placeholder(path.name, inner)
+    picture = load_picture(image, inner) or placeholder(name_of(image), inner)
     color = LINE if right is None else RIGHT if right else WRONG
     x, y = left + (CELL[0] - picture.width) // 2, top + (CELL[1] - picture.height) // 2
     draw.rectangle([x - FRAME, y - FRAME, x + picture.width + FRAME - 1, y + picture.height + FRAME - 1], fill=color)
