@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, TypeGuard
 from urllib.parse import urlsplit, urlunsplit
 
-from dataset.decoding import Unusable, read_content
+from dataset.decoding import Unusable, decode, read_content
 from dataset.digests import blake2_of
+from search.cuts import cut, file_and_box
 from search.encoder import Encoder
 from search.milvus_login import require_no_login
 from search.records import IndexedImage, Records
@@ -54,13 +55,18 @@ class Gallery:
         """The file of an image of this gallery. Raises UserError when the gallery holds no such image."""
         if path not in self.records.by_path:
             raise UserError(f"the gallery holds no image {path!r}")
-        return self.images / path
+        return self.images / self.records.by_path[path].file
 
     def content_of(self, path: str) -> bytes:
-        """The file of an image as it was indexed: another image that has taken its place is never read or shown.
+        """An image as it was indexed, as a file: another image that has taken its place is never read or shown.
 
         Raises UserError when the gallery holds no such image, Unusable when its file is gone or another one.
         """
+        content, box = self.frame_of(path), file_and_box(path)[1]
+        return content if box is None else cut(decode(content), box)
+
+    def frame_of(self, path: str) -> bytes:
+        """The whole file that an image is, or is cut out of; else as `content_of`."""
         content = read_content(self.path_of(path))
         if blake2_of(content) != self.records.by_path[path].digest:
             raise Unusable("has changed since it was indexed; index the folder again")

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,13 @@ from tqdm import tqdm
 from dataset.decoding import Unreadable, Unusable, read_content
 from dataset.digests import blake2_of
 from dataset.image_folders import FolderOfImages, match_forms, walk_images
+from search.boxes import People, read_people
+from search.cuts import cut_all, file_and_box
+from search.detector import NamedDetector, find_people
 from search.encoder import Encoder
 from search.gallery import Gallery, is_own_folder
 from search.metadata import Metadata, check_images
-from search.records import IndexedImage
+from search.records import IndexedImage, content_key
 from search.selection import images_named
 from utils.errors import UserError
 from utils.paths import is_text, printable
@@ -68,7 +72,7 @@ class Report:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file as it is now: its content's digest, and what the model reads, unless that embedding is known.
+    """An image as it is now: the digest of its file, and what the model reads, unless that embedding is known.
 
     fault: why it cannot be used; unread: because the system did not hand it out, so that it may be as it was.
     """
@@ -79,15 +83,46 @@ class ImageFile:
     fault: str = ""
     unread: bool = False
 
+    @property
+    def content(self) -> str:
+        """As `IndexedImage.content`."""
+        return content_key(self.path, self.digest)
 
-def read_image(gallery: Gallery, encoder: Encoder, known: Mapping[str, np.ndarray], path: str) -> ImageFile:
-    """Read one image file; what is `known` by digest is not decoded."""
+
+@dataclass(frozen=True)
+class Source:
+    """A file, and the images of the gallery that it gives: itself, or people who are cut out of it."""
+
+    file: str
+    paths: Sequence[str]
+
+
+def read_source(gallery: Gallery, encoder: Encoder, known: Mapping[str, np.ndarray], source: Source) -> list[ImageFile]:
+    """Read one file; what is `known` by content is not decoded."""
     try:
-        content = read_content(gallery.images / path)
+        content = read_content(gallery.images / source.file)
         digest = blake2_of(content)
-        return ImageFile(path, digest, None if digest in known else encoder.read(content))
+        new = [path for path in source.paths if content_key(path, digest) not in known]
+        images = images_in(content, new, encoder)
     except Unusable as fault:
-        return ImageFile(path, fault=str(fault), unread=isinstance(fault, Unreadable))
+        return [ImageFile(path, fault=str(fault), unread=isinstance(fault, Unreadable)) for path in source.paths]
+    return [
+        ImageFile(path, fault=str(image))
+        if isinstance(image := images.get(path), Unusable)
+        else ImageFile(path, digest, image)
+        for path in source.paths
+    ]
+
+
+def images_in(content: bytes, paths: Sequence[str], encoder: Encoder) -> dict[str, Tensor | Unusable]:
+    """What the model reads of images of one file, or why one of several is no image. Raises Unusable for all."""
+    boxes = [box for path in paths if (box := file_and_box(path)[1]) is not None]
+    if not boxes:
+        return {path: encoder.read(content) for path in paths}
+    return {
+        path: one if isinstance(one, Unusable) else encoder.read(one)
+        for path, one in zip(paths, cut_all(content, boxes), strict=True)
+    }
 
 
 def in_batches(files: Iterable[ImageFile], size: int) -> Iterator[list[ImageFile]]:
@@ -97,35 +132,56 @@ def in_batches(files: Iterable[ImageFile], size: int) -> Iterator[list[ImageFile
         yield batch
 
 
-def read_ahead(read: Callable[[str], ImageFile], paths: Sequence[str]) -> Iterator[ImageFile]:
-    """The files of all paths in order, read by threads that are a few batches ahead."""
+def read_ahead(read: Callable[[Source], list[ImageFile]], sources: Sequence[Source]) -> Iterator[ImageFile]:
+    """The images of all sources in order, read by threads that are a few batches ahead."""
     with ThreadPoolExecutor(available_cores()) as pool:
-        waiting: deque[Future[ImageFile]] = deque()
-        for path in paths:
-            waiting.append(pool.submit(read, path))
-            if len(waiting) > READ_AHEAD * BATCH:
-                yield waiting.popleft().result()
+        waiting: deque[tuple[int, Future[list[ImageFile]]]] = deque()
+        ahead = 0
+        for source in sources:
+            waiting.append((len(source.paths), pool.submit(read, source)))
+            ahead += len(source.paths)
+            while ahead > READ_AHEAD * BATCH:
+                images, future = waiting.popleft()
+                ahead -= images
+                yield from future.result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft()[1].result()
 
 
-def index(gallery: Gallery, encoder: Encoder, metadata: Metadata | None = None, gone: Sequence[str] = ()) -> Report:
+def index(
+    gallery: Gallery,
+    encoder: Encoder,
+    metadata: Metadata | None = None,
+    gone: Sequence[str] = (),
+    boxes: Sequence[Path] = (),
+    detector: NamedDetector | None = None,
+) -> Report:
     """Bring `gallery` in line with its folder. metadata: by path; None = what is known of images stays.
 
-    gone: folders that may have lost all their images, named as those of `search.selection.select_images`.
+    gone: folders that may have lost all their images, named as those of `search.selection.select_images`. boxes: files
+    of people in frames (`search.boxes`), who are what is indexed then, with what these files say of them; or a detector
+    finds them.
 
     Raises UserError, before anything is changed, when a folder cannot be listed, when a folder that the gallery holds
-    images of has lost them all, and when metadata are of no image of the folder.
+    images of has lost them all, and when metadata or boxes are of no image of the folder.
     """
     found = walk_images(gallery.images, is_own_folder)
     require_not_lost(gallery, found, gone)
+    require_same_form(gallery, bool(boxes or detector))
     if metadata is not None:
         forms = match_forms(metadata, found.images)
         metadata = {forms.get(path, path): values for path, values in metadata.items()}
     check_images(metadata, found.images)
-    paths = [path for path in found.images if is_text(path)]
+    images = [path for path in found.images if is_text(path)]
+    sources = [Source(path, [path]) for path in images]
+    if boxes or detector:
+        people = read_people(boxes, images, gallery.images)
+        if detector:
+            people = find_people(gallery.images, images, detector, gallery.folder)
+        sources, metadata = people_as_sources(gallery, people, images)
     report = Report(unreadable={printable(path): NOT_TEXT for path in found.images if not is_text(path)}, found=found)
-    add_images(gallery, encoder, paths, metadata, report)
+    add_images(gallery, encoder, sources, metadata, report)
+    paths = [path for source in sources for path in source.paths]
     known = gallery.records.by_path.keys()
     faulty = report.unreadable.keys() - report.kept
     dropped = sorted((known - set(paths)) | (known & faulty))
@@ -138,6 +194,32 @@ def index(gallery: Gallery, encoder: Encoder, metadata: Metadata | None = None, 
         gallery.records.rewrite()
     gallery.finish()
     return report
+
+
+def require_same_form(gallery: Gallery, with_boxes: bool) -> None:
+    """Raises UserError when a gallery of people in frames would become one of whole images, or the other way."""
+    in_frames = [path for path in gallery.records.by_path if file_and_box(path)[1] is not None]
+    if in_frames and not with_boxes:
+        raise UserError("this gallery is of people in frames; add --boxes FILE or --detector, which say who is in them")
+    if with_boxes and not in_frames and len(gallery.records):
+        raise UserError("this gallery is of whole images; make a new one for people in frames")
+
+
+def people_as_sources(
+    gallery: Gallery, people: People, images: Sequence[str]
+) -> tuple[list[Source], dict[str, dict[str, Any]]]:
+    """Frames with their people, whose metadata come with them; whole images that were uploaded stay as they are.
+
+    Raises UserError when no frame is there; warns of those that are not.
+    """
+    forms = match_forms(people, images)
+    people = {forms.get(frame, frame): found for frame, found in people.items()}
+    check_images(people, images, "boxes")
+    uploaded = [path for path in images if path in gallery.records.by_path]
+    sources = [Source(frame, sorted(people[frame])) for frame in images if frame in people]
+    metadata = {name: values for found in people.values() for name, values in found.items()}
+    metadata |= {path: dict(gallery.records.by_path[path].metadata) for path in uploaded}
+    return [*sources, *(Source(path, [path]) for path in uploaded)], metadata
 
 
 def require_not_lost(gallery: Gallery, found: FolderOfImages, gone: Sequence[str]) -> None:
@@ -187,20 +269,21 @@ def folders_of(path: str) -> list[str]:
 
 
 def add_images(
-    gallery: Gallery, encoder: Encoder, paths: Sequence[str], metadata: Metadata | None, report: Report
+    gallery: Gallery, encoder: Encoder, sources: Sequence[Source], metadata: Metadata | None, report: Report
 ) -> None:
     """Read all images, encode those whose content is new, and keep what is new or changed, batch by batch."""
-    known = {image.digest: image.embedding for image in gallery.records}
-    with tqdm(total=len(paths), desc="images", unit="image", disable=None) as bar:
-        files = read_ahead(lambda path: read_image(gallery, encoder, known, path), paths)
+    known = {image.content: image.embedding for image in gallery.records}
+    count = sum(len(source.paths) for source in sources)
+    with tqdm(total=count, desc="images", unit="image", disable=None) as bar:
+        files = read_ahead(lambda source: read_source(gallery, encoder, known, source), sources)
         for batch in in_batches(files, BATCH):
             add_batch(gallery, batch, encode_new(encoder, batch, known), metadata, report)
             bar.update(len(batch))
 
 
 def encode_new(encoder: Encoder, batch: Sequence[ImageFile], known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Embeddings by digest: `known`, to which those of the batch are added."""
-    new = {file.digest: file.image for file in batch if file.image is not None}
+    """Embeddings by content: `known`, to which those of the batch are added."""
+    new = {file.content: file.image for file in batch if file.image is not None}
     if new:
         _, embeddings = encoder.encode_images(list(new.values()))
         known.update(zip(new, embeddings, strict=True))
@@ -219,7 +302,7 @@ def add_batch(
     counts: Counter[str] = Counter()
     for file in batch:
         before = gallery.records.by_path.get(file.path)
-        digest, embedding = file.digest, embeddings.get(file.digest)
+        digest, embedding = file.digest, embeddings.get(file.content)
         if file.fault:
             report.unreadable[file.path] = file.fault
             if before is not None and file.unread:

@@ -98,7 +98,7 @@ def typed(cells: Sequence[str]) -> list[Any]:
     return [cell if cell in there else None for cell in cells]
 
 
-def check_images(metadata: Metadata | None, paths: Sequence[str]) -> None:
+def check_images(metadata: Metadata | None, paths: Sequence[str], what: str = "metadata") -> None:
     """Warn of metadata of images that are not there. Raises UserError when all of them are."""
     if metadata is None:
         return
@@ -106,10 +106,10 @@ def check_images(metadata: Metadata | None, paths: Sequence[str]) -> None:
     unknown = [path for path in metadata if path not in there]
     if len(unknown) == len(metadata):
         example = f", such as {unknown[0]} (an image is called {paths[0]})" if unknown and paths else ""
-        raise UserError(f"the metadata are of no image below the folder{example}; nothing was changed")
+        raise UserError(f"the {what} are of no image below the folder{example}; nothing was changed")
     if unknown:
         rows, none = counted(len(unknown), "row"), agreeing(len(unknown), "is of no image", "are of no image")
-        logger.warning("%s of the metadata %s that is there, such as %s", rows, none, unknown[0])
+        logger.warning("%s of the %s %s that is there, such as %s", rows, what, none, unknown[0])
 
 
 def unknown_column(name: str, columns: Collection[str]) -> str:

@@ -63,19 +63,21 @@ def move_images(gallery: Gallery, folder: Path) -> Move:
 def find_images(gallery: Gallery, folder: Path) -> Move:
     """Compare the images of a gallery with the files below a folder, all of which are read."""
     contents, faults = read_digests(folder)
-    known = gallery.records.by_path
+    known = {image.file: image.digest for image in gallery.records}
+    in_place = {file for file in known.keys() & contents.keys() if contents[file] == known[file]}
+    free = {file: contents[file] for file in sorted(contents.keys() - known.keys())}
+    moved = match_paths({file: known[file] for file in sorted(known.keys() - in_place)}, free)
     found = Move([], {}, [], {}, [])
-    for path in sorted(known.keys() & contents.keys()):
-        if contents[path] == known[path].digest:
+    for path in sorted(gallery.records.by_path):
+        file = gallery.records.by_path[path].file
+        if file in in_place:
             found.in_place.append(path)
-    absent = sorted(known.keys() - set(found.in_place))
-    free = {path: contents[path] for path in sorted(contents.keys() - known.keys())}
-    found.paths.update(match_paths({path: known[path].digest for path in absent}, free))
-    for path in [path for path in absent if path not in found.paths]:
-        if path in faults:
-            found.unreadable[path] = faults[path]
+        elif file in moved:
+            found.paths[path] = moved[file] + path.removeprefix(file)
+        elif file in faults:
+            found.unreadable[path] = faults[file]
         else:
-            (found.changed if path in contents else found.missing).append(path)
+            (found.changed if file in contents else found.missing).append(path)
     return found
 
 

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from search.cuts import file_and_box
 from utils.errors import UserError
 from utils.files import atomic_write, remove_leftovers
 
 
 @dataclass(frozen=True)
 class IndexedImage:
-    """An image of a gallery. path: below the indexed folder; digest: of the file's content (BLAKE2b, 128 bits);
-    embedding [E] of length 1; metadata by name."""
+    """An image of a gallery. path: below the indexed folder, with the box of a person in a frame (`search.cuts`);
+    digest: of the file's content (BLAKE2b, 128 bits); embedding [E] of length 1; metadata by name."""
 
     path: str
     digest: str
@@ -35,6 +36,22 @@ class IndexedImage:
         """Its name in the index, 32 hexadecimal digits of a SHA-256: it changes with path, content or metadata."""
         described = json.dumps([self.path, self.digest, dict(self.metadata)], sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+    @property
+    def file(self) -> str:
+        """The path of its file below the indexed folder."""
+        return file_and_box(self.path)[0]
+
+    @property
+    def content(self) -> str:
+        """What its pixels, and so its embedding, hang on: the file's content, and the box of a person in it."""
+        return content_key(self.path, self.digest)
+
+
+def content_key(path: str, digest: str) -> str:
+    """`IndexedImage.content` of an image of this path whose file has this digest."""
+    _, box = file_and_box(path)
+    return digest if box is None else f"{digest}#{box}"
 
 
 class Records:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.image_folders import composed
+from search.cuts import lies_below
 from search.filters import described
 from search.gallery import Gallery
 from search.metadata import typed, unknown_column
@@ -31,13 +32,16 @@ def select_images(gallery: Gallery, names: Sequence[str], conditions: Sequence[s
 
 
 def images_named(gallery: Gallery, name: str) -> list[str]:
-    """The image of this name, or all below the folder of this name. Raises UserError when there are none."""
+    """The image of this name, those cut out of it, or all below the folder of this name.
+
+    Raises UserError when there are none.
+    """
     if not name.strip():  # as of a variable of the shell that is not set
         raise UserError("the name of an image or folder is empty; . means all images")
     # the whole folder last: `.` in one of its subfolders means that subfolder
     for inside in sorted(possible_paths(gallery.images, name), key=lambda path: path == "."):
         everything = inside == "."  # the folder of images itself
-        found = [path for path in gallery.records.by_path if everything or f"{path}/".startswith(f"{inside}/")]
+        found = [path for path in gallery.records.by_path if everything or lies_below(path, inside)]
         if found:
             return found
     for inside in possible_paths(gallery.images, name):
