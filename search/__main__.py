@@ -3,24 +3,29 @@
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dataset.decoding import known_endings
+from dataset.decoding import Unusable, known_endings
 from dataset.image_folders import walk_images
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
 from search.access.arguments import add_access_arguments
 from search.access.commands import add_secret_arguments, run_password, run_token
 from search.addresses import open_sockets
+from search.cuts import file_and_box
+from search.detector import LEAST_SCORE, open_detector
 from search.encoder import Encoder
 from search.gallery import Address, Gallery, is_own_folder, open_gallery, recorded_encoder
+from search.grouping import ALIKE
 from search.indexing import index
 from search.metadata import read_metadata
 from search.moving import move_images
-from search.searcher import CANDIDATES, Answer, Searcher
+from search.searcher import CANDIDATES, Answer, Hit, Searcher
 from search.selection import select_images
 from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.files import as_json, require_file
@@ -56,6 +61,7 @@ def open_both(options: argparse.Namespace) -> tuple[Encoder, Encoder | None]:
 
 def run_index(options: argparse.Namespace) -> None:
     """Encode the images below a folder; called again, follow what is new, changed or gone."""
+    require_one_source(options)
     metadata = read_metadata(options.metadata) if options.metadata else None
     if not options.folder.is_dir():
         raise UserError(f"{options.folder} is not a folder of images")
@@ -63,14 +69,23 @@ def run_index(options: argparse.Namespace) -> None:
         if options.checkpoint is None:
             raise UserError(f"--checkpoint is missing: which model shall make the gallery {options.gallery}?")
         require_images(options.folder)  # before a model is opened
+    detector = open_detector(options.detector, options.least_score, options.device) if options.detector else None
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder, options.folder) as gallery:
-        report = index(gallery, encoder, metadata, options.gone)
+        report = index(gallery, encoder, metadata, options.gone, options.boxes, detector)
         for path, fault in (report.found.unreachable | report.unreadable).items():
             print(f"unreadable: {in_a_line(path)} {fault}")
         if report.found.left_out:
             print(report.found.describe_left_out())
         print(f"{report}; the gallery holds {counted(len(gallery.records), 'image')}")
+
+
+def require_one_source(options: argparse.Namespace) -> None:
+    """Raises UserError when two options say what is in frames, or where metadata come from."""
+    if options.metadata and (options.boxes or options.detector):
+        raise UserError("--metadata is of whole images; a file of --boxes has that of people in frames")
+    if options.boxes and options.detector:
+        raise UserError("--boxes and --detector both say who is in frames; give one of them")
 
 
 def require_images(folder: Path) -> None:
@@ -87,10 +102,10 @@ def run_query(options: argparse.Namespace) -> None:
         require_sheet(options.sheet)
     encoder, reranker = open_both(options)
     with open_gallery(options.gallery, encoder) as gallery:
-        if options.sheet and options.sheet.resolve() in {gallery.images / path for path in gallery.records.by_path}:
+        if options.sheet and options.sheet.resolve() in {gallery.images / image.file for image in gallery.records}:
             raise UserError(f"--sheet {options.sheet} is an image of the gallery; name another file")
         searcher = Searcher(encoder, gallery, reranker=reranker)
-        answer = searcher.search(options.text, options.top, options.candidates, options.where)
+        answer = searcher.search(options.text, options.top, options.candidates, options.where, options.group)
         for line in answer.told:
             print(one_line(line), file=sys.stderr)
         if options.json:
@@ -109,10 +124,7 @@ def require_sheet(path: Path) -> None:
 
 
 def answer_as_json(answer: Answer, gallery: Gallery) -> str:
-    hits = [
-        {"rank": rank, "file": str(gallery.images / hit.path), "match": hit.match, **asdict(hit)}
-        for rank, hit in enumerate(answer.hits, 1)
-    ]
+    hits = [{"rank": rank, **hit_as_json(hit, gallery)} for rank, hit in enumerate(answer.hits, 1)]
     found = {
         "query": answer.query.text,
         **answer.reading(),
@@ -123,12 +135,21 @@ def answer_as_json(answer: Answer, gallery: Gallery) -> str:
     return as_json(found, indent=2, encoding=sys.stdout.encoding or "utf-8")
 
 
+def hit_as_json(hit: Hit, gallery: Gallery) -> dict[str, Any]:
+    """A hit, and the file that it is, or that it is cut out of by its box."""
+    _, box = file_and_box(hit.path)
+    place = {"file": str(gallery.path_of(hit.path)), **({"box": box} if box else {})}
+    moments = [hit_as_json(moment, gallery) for moment in hit.moments]
+    return {**place, "match": hit.match, **asdict(replace(hit, moments=())), "moments": moments}
+
+
 def print_answer(answer: Answer, gallery: Gallery) -> None:
     """A line for each hit; what was left out goes to stderr."""
     for rank, hit in enumerate(answer.hits, 1):
         match = "" if hit.match is None else f"match {hit.match:.3f}  "
         file = in_a_line(str(gallery.images / hit.path))
-        print(f"{rank:3}  {match}similarity {hit.similarity:.3f}  {file}")
+        more = f"  and {counted(len(hit.moments), 'more moment')}" if hit.moments else ""
+        print(f"{rank:3}  {match}similarity {hit.similarity:.3f}  {file}{more}")
     if not answer.hits:
         print("nothing found")
     for path, fault in answer.missing.items():
@@ -140,12 +161,20 @@ def in_a_line(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
+def picture_of(hit: Hit, gallery: Gallery) -> Path | bytes:
+    """A hit's file, or the content of one where it is a part of a frame."""
+    if file_and_box(hit.path)[1] is not None:
+        with suppress(Unusable):  # else a field with its name
+            return gallery.content_of(hit.path)
+    return gallery.images / hit.path
+
+
 def write_sheet(answer: Answer, gallery: Gallery, path: Path) -> None:
     """A picture of the hits."""
     if not answer.hits:
         raise UserError(f"nothing was found, so there is nothing to draw: --sheet {path} is not written")
     scores = [hit.similarity if hit.match is None else hit.match for hit in answer.hits]
-    row = SheetRow(answer.query.text, "", [gallery.images / hit.path for hit in answer.hits], None, scores)
+    row = SheetRow(answer.query.text, "", [picture_of(hit, gallery) for hit in answer.hits], None, scores)
     ranking_sheet([row], path, len(answer.hits))
 
 
@@ -269,6 +298,12 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="images below it, in linked folders too")
     parser.add_argument("--metadata", type=Path, metavar="CSV", help="`image`, and columns to filter by (camera, ...)")
     gone = "folders of it whose images are gone for good, all of them (. = any folder)"
+    boxes = "index the people in frames: tables (.csv), COCO (.json) or MOT Challenge (.txt)"
+    parser.add_argument("--boxes", type=Path, nargs="+", default=[], metavar="FILE", help=boxes)
+    finder = "index the people that it finds in frames: torchvision:MODEL=WEIGHTS.pth, or MODULE:FUNCTION"
+    parser.add_argument("--detector", metavar="NAME", help=finder)
+    least = "from which score what a detector finds is a person (%(default)s)"
+    parser.add_argument("--least_score", type=float, default=LEAST_SCORE, metavar="S", help=least)
     parser.add_argument("--gone", nargs="+", action="extend", default=[], metavar="FOLDER", help=gone)
     add_gallery_and_model(parser)
 
@@ -278,6 +313,8 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=10, help="images to print (%(default)s)")
     parser.add_argument("--candidates", type=int, default=CANDIDATES, help="images to re-rank (%(default)s)")
     parser.add_argument("--where", default="", help="filter on metadata, such as: camera == 'c3' and time < 900")
+    group = f"one hit for all images with the same value of metadata, such as track, or that look the same ({ALIKE})"
+    parser.add_argument("--group", default="", metavar="NAME", help=group)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the images")
     add_reranker(parser)

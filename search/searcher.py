@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from dataset.decoding import Unusable
 from search.encoder import EncodedQuery, Encoder
 from search.filters import check_filter
 from search.gallery import Gallery
+from search.grouping import MOMENTS, gathered, groups_of, require_group, search_groups, thinned
 from utils.errors import UserError
 
 CANDIDATES = 128
 MOST_CANDIDATES = 1000
+MOST_FOUND = 16_384  # of one search of Milvus
 ENCODED_AT_ONCE = 32
 CACHE_BYTES = 2**30
 GONE = "does not exist"
@@ -33,12 +35,14 @@ GONE = "does not exist"
 @dataclass(frozen=True)
 class Hit:
     """An image that was found. similarity: cosine of the embeddings; score: logit of the matching head, by which hits
-    are ordered, and its probability `match`; both None for an image that was not re-ranked. metadata: as indexed."""
+    are ordered, and its probability `match`; both None for an image that was not re-ranked. metadata: as indexed.
+    moments: the others of its group, best first, where hits are grouped."""
 
     path: str
     similarity: float
     score: float | None
     metadata: dict[str, Any]
+    moments: "tuple[Hit, ...]" = ()
 
     @property
     def match(self) -> float | None:
@@ -88,21 +92,21 @@ def unwatched(action: str, **details: Any) -> None:
 
 
 class TokenCache:
-    """Image tokens [N, D] by digest of the file: those used last, at most `capacity` bytes of them."""
+    """Image tokens [N, D] by content (`IndexedImage.content`): those used last, at most `capacity` bytes of them."""
 
     def __init__(self, capacity: int = CACHE_BYTES):
         self.capacity, self.held = capacity, 0
         self.tokens: OrderedDict[str, Tensor] = OrderedDict()
 
-    def get(self, digest: str) -> Tensor | None:
-        if digest in self.tokens:
-            self.tokens.move_to_end(digest)
-        return self.tokens.get(digest)
+    def get(self, content: str) -> Tensor | None:
+        if content in self.tokens:
+            self.tokens.move_to_end(content)
+        return self.tokens.get(content)
 
-    def put(self, digest: str, tokens: Tensor) -> None:
-        if digest in self.tokens or tokens.nbytes > self.capacity:
+    def put(self, content: str, tokens: Tensor) -> None:
+        if content in self.tokens or tokens.nbytes > self.capacity:
             return
-        self.tokens[digest] = tokens
+        self.tokens[content] = tokens
         self.held += tokens.nbytes
         while self.held > self.capacity:
             self.held -= self.tokens.popitem(last=False)[1].nbytes
@@ -131,14 +135,17 @@ class Searcher:
         self.watch: Callable[..., None] = unwatched  # before an action is answered or done; may raise UserError
         self.read_as: dict[str, tuple[int, ...] | None] = {}  # by path: the state of the file when it was read
 
-    def search(self, text: str, top: int = 10, candidates: int = CANDIDATES, where: str = "") -> Answer:
+    def search(
+        self, text: str, top: int = 10, candidates: int = CANDIDATES, where: str = "", group: str = ""
+    ) -> Answer:
         """The `top` images for a sentence. The nearest `candidates` (0: none) are re-ranked; all others rank below.
 
         Without a model that has a matching head none are re-ranked.
 
-        where: a filter on metadata, such as: camera == 'c3' and time < 900.
+        where: a filter on metadata, such as: camera == 'c3' and time < 900. group: the name of metadata, such as track,
+        or `alike`: images with the same value, or that look the same, are one hit, with the best of them as moments.
 
-        Raises UserError for a sentence without words, a wrong filter or wrong numbers.
+        Raises UserError for a sentence without words, a wrong filter or group, or wrong numbers.
         """
         if not 1 <= top <= MOST_CANDIDATES or not 0 <= candidates <= MOST_CANDIDATES:
             raise UserError(f"top must be from 1 to {MOST_CANDIDATES}, candidates from 0 to {MOST_CANDIDATES}")
@@ -149,21 +156,42 @@ class Searcher:
             matched = self.reranker.query(text) if candidates and self.reranker is not self.encoder else None
             clock.lap("reading")
             where = check_filter(where, self.gallery.columns() if where else {})
-            near = self.gallery.store.search(query.embedding, max(top, candidates), where)
+            require_group(group, self.gallery.columns() if group else {})
+            near = self.nearest(query.embedding, max(top, candidates), where, group)
             clock.lap("embedding search")
             tokens, missing = self.image_tokens([path for _, path, _ in near[:candidates]])
             clock.lap("image tokens")
             scores = self.match(matched or query, tokens)
             clock.lap("re-ranking")
         ranked = sorted(near[:candidates], key=lambda hit: -scores.get(hit[1], -np.inf))
-        missing |= {path: GONE for _, path, _ in near[candidates:] if state_of(self.gallery.images / path) is None}
+        missing |= {path: GONE for _, path, _ in near[candidates:] if state_of(self.gallery.path_of(path)) is None}
         kept = [hit for hit in [*ranked, *near[candidates:]] if hit[1] not in missing]
         hits = [
             Hit(path, similarity, scores.get(path), dict(self.gallery.records.by_path[path].metadata))
-            for _, path, similarity in kept[:top]
+            for _, path, similarity in (kept if group else kept[:top])
         ]
+        hits = self.grouped(hits, group)[:top] if group else hits
         self.watch("query", text=text, where=where, hits=len(hits))
         return Answer(query, hits, clock.milliseconds, missing, matched)
+
+    def nearest(self, embedding: np.ndarray, count: int, where: str, group: str) -> list[tuple[str, str, float]]:
+        """The nearest images, as of `Store.search`; with a group, `MOMENTS` of each at most."""
+        search = self.gallery.store.search
+        if not group:
+            return search(embedding, count, where)
+        most = min(MOST_FOUND, len(self.gallery.records))
+        found, groups = search_groups(
+            lambda limit: search(embedding, limit, where),
+            lambda near: groups_of(self.gallery, [path for _, path, _ in near], group),
+            count,
+            most,
+        )
+        return thinned(found, groups, MOMENTS, count * MOMENTS)
+
+    def grouped(self, hits: Sequence[Hit], group: str) -> list[Hit]:
+        """The best hit of each group, with the others of it."""
+        found = gathered(hits, groups_of(self.gallery, [hit.path for hit in hits], group))
+        return [replace(best, moments=tuple(others)) for best, *others in found]
 
     def match(self, query: EncodedQuery, tokens: dict[str, Tensor]) -> dict[str, float]:
         """Match logits by path of images whose tokens [N, D] are given by path."""
@@ -180,7 +208,7 @@ class Searcher:
         waiting: dict[str, Tensor] = {}
         missing: dict[str, str] = {}
         for path in paths:
-            cached = self.cache.get(self.gallery.records.by_path[path].digest)
+            cached = self.cache.get(self.gallery.records.by_path[path].content)
             try:
                 content = self.content_unless_known(path, cached is not None)
                 if cached is not None:
@@ -200,7 +228,7 @@ class Searcher:
 
         Raises Unusable when the file is gone or another one.
         """
-        state = state_of(self.gallery.images / path)
+        state = state_of(self.gallery.path_of(path))
         if known and state is not None and state == self.read_as.get(path):
             return None
         content = self.gallery.content_of(path)
@@ -215,7 +243,7 @@ class Searcher:
         assert tokens is not None, "images are encoded again to be re-ranked"
         found = {path: one.clone() for path, one in zip(images, tokens, strict=True)}
         for path, one in found.items():
-            self.cache.put(self.gallery.records.by_path[path].digest, one)
+            self.cache.put(self.gallery.records.by_path[path].content, one)
         return found
 
 

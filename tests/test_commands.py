@@ -89,6 +89,7 @@ COPIED = "; ".join(
 
 # Numbers that fit full-size data, and the photos of a reader: page -> (what it says, what is run).
 SMALLER_NUMBERS = {
+    "frames.md": [("synthetic.street street", "synthetic.street street --people 4 --frames 6")],
     "search.md": [
         ("--gallery gallery", "--gallery photos-gallery"),  # `gallery` is that of the README
         ("index photos", "index photos --metadata cameras.csv"),
