@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,9 @@ from dataset.decoding import Unusable, decode
 from evaluation.drawing.pictures import placeholder
 from search.erasing_page import build_erasing, for_caller
 from search.explain import Explanation, explain, overlay
+from search.frames import frame_around
 from search.gallery import Gallery
+from search.grouping import ALIKE
 from search.searcher import CANDIDATES, Answer, Hit, Searcher
 from search.upload import add_image
 from utils.errors import UserError
@@ -25,6 +28,7 @@ EXAMPLES = (
     "a person in a long dress who carries a handbag",
 )
 PICTURE = (192, 384)  # width and height that images are shown in, in pixels
+FRAME = (640, 480)
 MOST_VALUES, MOST_FILTERS = 200, 4
 CACHE_SECONDS = 600, 3600  # how often copies of what was shown are cleared away, and how old these are
 NOTICE = (
@@ -43,6 +47,7 @@ def build_page(
     """All of the page, for `gradio.mount_gradio_app`; see `search.site.build_site`."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         shown = gr.State([])  # paths of the hits, in their order
+        moments = gr.State([])  # of each hit: paths of the others of its group
         sentence = gr.State("")
         gr.Markdown(
             f"# {TITLE}\n{counted(len(searcher.gallery.records), 'image')}. {NOTICE} For programs:"
@@ -55,13 +60,15 @@ def build_page(
         with gr.Row():
             top = gr.Slider(1, 50, 10, step=1, label="Images shown")
             k = gr.Slider(0, 256, CANDIDATES, step=1, label="Candidates k that are read with the sentence (0: none)")
+        group = build_groups(searcher.gallery.columns())
         filters = build_filters(searcher.gallery.columns())
         message = gr.Markdown(elem_id="message")
         hits = build_pictures("Hits", columns=5, elem_id="hits")
         gr.Markdown("Click an image to see why it was found.")
         reasons = gr.HTML(elem_id="reasons")
-        heats = build_pictures("Where the model looked", columns=6, elem_id="heats", visible=False)
-        inputs, outputs = [text, top, k, *filters.values()], [hits, message, shown, sentence, reasons, heats]
+        heats = build_pictures("Where it is, and where the model looked", columns=6, elem_id="heats", visible=False)
+        inputs = [text, top, k, group, *filters.values()]
+        outputs = [hits, message, shown, moments, sentence, reasons, heats]
         calls = Callbacks(searcher, list(filters))
         gr.on(
             [button.click, text.submit],
@@ -71,7 +78,8 @@ def build_page(
             api_visibility="private",
             trigger_mode="always_last",
         )
-        hits.select(for_caller(calls.reason), [shown, sentence], [reasons, heats], api_visibility="private")
+        asked = [shown, moments, sentence]
+        hits.select(for_caller(calls.reason), asked, [reasons, heats], api_visibility="private")
         if allow_forget:
             build_erasing(searcher, hits, shown, message)
         if allow_upload:
@@ -103,6 +111,12 @@ def build_filters(columns: Mapping[str, Sequence[Any]]) -> dict[str, gr.Dropdown
         }
 
 
+def build_groups(columns: Mapping[str, Sequence[Any]]) -> gr.Dropdown:
+    """A choice of what makes several images one hit."""
+    choices = [("each image", ""), ("images that look the same", ALIKE), *((name, name) for name in columns)]
+    return gr.Dropdown(choices, value="", label="One hit for", elem_id="group")
+
+
 def condition(columns: Mapping[str, Sequence[Any]], chosen: Mapping[str, Sequence[str] | None]) -> str:
     """A filter for the chosen values (as text) of each column; no image passes that of an unknown value."""
     parts = []
@@ -119,26 +133,31 @@ class Callbacks:
     def __init__(self, searcher: Searcher, names: Sequence[str]):
         self.searcher, self.names = searcher, names
 
-    def answer(self, text: str, top: int, k: int, *chosen: Sequence[str] | None) -> tuple[Any, ...]:
-        """What the page shows for a sentence: hits, message, their paths, the sentence, no reasons, no heat maps."""
+    def answer(self, text: str, top: int, k: int, group: str | None, *chosen: Sequence[str] | None) -> tuple[Any, ...]:
+        """What the page shows for a sentence: hits, message, their paths and those of their groups, the sentence, no
+        reasons, no heat maps."""
         nothing = gr.Gallery(value=[], visible=False)
         try:
             where = condition(self.searcher.gallery.columns(), dict(zip(self.names, chosen, strict=True)))
-            found = self.searcher.search(text or "", int(top), int(k), where)
+            found = self.searcher.search(text or "", int(top), int(k), where, group or "")
         except UserError as error:
-            return [], problem(error), [], "", "", nothing
+            return [], problem(error), [], [], "", "", nothing
         pictures = [(picture_of(self.searcher.gallery, hit.path), label_of(hit)) for hit in found.hits]
-        return pictures, summary(found), [hit.path for hit in found.hits], text, "", nothing
+        moments = [[moment.path for moment in hit.moments] for hit in found.hits]
+        return pictures, summary(found), [hit.path for hit in found.hits], moments, text, "", nothing
 
-    def reason(self, shown: list[str], sentence: str, event: gr.SelectData) -> tuple[str, gr.Gallery]:
-        """Why the image that was clicked was found, as HTML, and heat maps."""
+    def reason(
+        self, shown: list[str], moments: list[list[str]], sentence: str, event: gr.SelectData
+    ) -> tuple[str, gr.Gallery]:
+        """Why the image that was clicked was found, as HTML; its frame, the others of its group, and heat maps."""
         try:
             if not 0 <= event.index < len(shown):
                 raise UserError("this image is no longer shown; search again")
             found = explain(self.searcher, sentence, shown[event.index])
         except UserError as error:
             return html.escape(str(error)), gr.Gallery(value=[], visible=False)
-        return reasons_as_html(found), gr.Gallery(value=heat_pictures(found), visible=True)
+        around = surroundings(self.searcher.gallery, shown[event.index], moments[event.index])
+        return reasons_as_html(found), gr.Gallery(value=[*around, *heat_pictures(found)], visible=True)
 
     def upload(self, content: bytes | None) -> str:
         """Add an uploaded image and say so."""
@@ -161,9 +180,22 @@ def picture_of(gallery: Gallery, path: str) -> Image.Image:
     return picture
 
 
+def surroundings(gallery: Gallery, path: str, moments: Sequence[str]) -> list[tuple[Image.Image, str]]:
+    """The frame that an image was cut out of, if it was, and the others of its group."""
+    pictures = []
+    with suppress(Unusable):  # the hit itself was there a moment ago
+        if (frame := frame_around(gallery, path)) is not None:
+            frame.thumbnail(FRAME)
+            pictures.append((frame, "the frame"))
+    return [*pictures, *((picture_of(gallery, moment), "another moment") for moment in moments)]
+
+
 def label_of(hit: Hit) -> str:
     """Short, or the page cuts it."""
-    return f"cosine {hit.similarity:.2f}" if hit.match is None else f"match {hit.match:.0%}, cos. {hit.similarity:.2f}"
+    scores = (
+        f"cosine {hit.similarity:.2f}" if hit.match is None else f"match {hit.match:.0%}, cos. {hit.similarity:.2f}"
+    )
+    return f"{scores}, +{len(hit.moments)}" if hit.moments else scores
 
 
 def summary(found: Answer) -> str:

@@ -1,11 +1,12 @@
 """The HTTP API of a gallery; this text is at /docs, and for programs at /openapi.json.
 
-    POST /api/search    {"text", "top", "candidates", "where"} -> hits, best first, and images whose files are missing;
-                        the words that were read and those unknown to the model; how many words there are, and how
-                        many of them the model reads; milliseconds by stage
+    POST /api/search    {"text", "top", "candidates", "where", "group"} -> hits, best first, each with the moments of
+                        its group, and images whose files are missing; the words that were read and those unknown to
+                        the model; how many words there are, and how many of them the model reads; milliseconds by stage
     POST /api/explain   {"text", "id"} -> how well each attribute of the text fits the image, and heat maps: "match",
                         or, of a model without a matching head, "similarity", what the attribute adds to the cosine
     GET  /api/images/ID the image file
+    GET  /api/frames/ID the frame that an image was cut out of, with its box
     GET  /api/gallery   how many images, and what they can be filtered by
     POST /api/images    an image file as the body, only where uploads are allowed -> its id
     DELETE /api/images/ID  erases an image from the gallery, only where that is allowed; its file is left alone
@@ -34,9 +35,11 @@ from starlette.types import Receive, Scope, Send
 from dataset.decoding import Unusable, examine, explained
 from search.access.refusals import status_of
 from search.addresses import bare, host_in, is_this_machine, serves_this_machine_alone
+from search.cuts import file_and_box
 from search.erasing import erase_image
 from search.explain import ExplainedAttribute, Explanation, explain
-from search.searcher import CANDIDATES, MOST_CANDIDATES, Answer, Searcher
+from search.frames import add_frames
+from search.searcher import CANDIDATES, MOST_CANDIDATES, Answer, Hit, Searcher
 from search.upload import LARGEST_UPLOAD, add_image
 from utils.errors import NotThere, UserError, nearest
 from utils.files import as_json
@@ -66,6 +69,7 @@ class SearchRequest(BaseModel):
         CANDIDATES, ge=0, le=MOST_CANDIDATES, description=f"a whole number from 0 to {MOST_CANDIDATES}"
     )
     where: str = Field("", max_length=MOST_OF_FILTER, description=f"a filter of at most {MOST_OF_FILTER} characters")
+    group: str = Field("", max_length=MOST_OF_FILTER, description="the name of metadata in quotes, or 'alike'")
 
 
 class ExplainRequest(BaseModel):
@@ -88,6 +92,7 @@ def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "", al
     add_documentation(app)
     add_search(app, searcher)
     add_images(app, searcher, allow_upload)
+    add_frames(app, searcher)
     if allow_forget:
         add_erasing(app, searcher)
     add_unknown(app)
@@ -108,7 +113,7 @@ def add_search(app: FastAPI, searcher: Searcher) -> None:
     @app.post("/api/search")  # see REQUESTS
     def search(request: SearchRequest) -> dict[str, Any]:
         """The images of the gallery that fit a sentence."""
-        answer = searcher.search(request.text, request.top, request.candidates, request.where)
+        answer = searcher.search(request.text, request.top, request.candidates, request.where, request.group)
         return answer_as_json(answer, searcher)
 
     @app.post("/api/explain")
@@ -263,16 +268,11 @@ def misunderstanding(request: Request, error: RequestValidationError) -> str:
 
 
 def answer_as_json(answer: Answer, searcher: Searcher) -> dict[str, Any]:
-    by_path = searcher.gallery.records.by_path
     hits = [
         {
             "rank": rank,
-            "id": by_path[hit.path].id,
-            "path": hit.path,
-            "match": hit.match,
-            "score": hit.score,
-            "similarity": hit.similarity,
-            "metadata": hit.metadata,
+            **hit_as_json(hit, searcher),
+            "moments": [hit_as_json(moment, searcher) for moment in hit.moments],
         }
         for rank, hit in enumerate(answer.hits, 1)
     ]
@@ -282,6 +282,19 @@ def answer_as_json(answer: Answer, searcher: Searcher) -> dict[str, Any]:
         "hits": hits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,
+    }
+
+
+def hit_as_json(hit: Hit, searcher: Searcher) -> dict[str, Any]:
+    """box: of a person in a frame, else null."""
+    return {
+        "id": searcher.gallery.records.by_path[hit.path].id,
+        "path": hit.path,
+        "box": file_and_box(hit.path)[1],
+        "match": hit.match,
+        "score": hit.score,
+        "similarity": hit.similarity,
+        "metadata": hit.metadata,
     }
 
 

@@ -52,6 +52,7 @@ ROUTES: Sequence[Route] = (
     Route("GET", IMAGE, SEARCH),
     Route("POST", "/api/images", UPLOAD, UPLOADED, 120),
     Route("DELETE", IMAGE, FORGET),
+    Route("GET", "/api/frames/[^/]+", SEARCH),
     # the page
     Route("GET", "/", SEARCH),
     Route("GET", "/config/?", SEARCH),
