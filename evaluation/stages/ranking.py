@@ -36,11 +36,12 @@ class StageResult:
 
 @torch.inference_mode()
 def rank_split(
-    model: SearchModel, split: EvaluationSplit, setting: Setting, reranker: Reranker | None = None
+    model: SearchModel, split: EvaluationSplit, setting: Setting, reranker: Reranker | None = None, keep: int = 10
 ) -> dict[str, StageResult]:
     """Rank the gallery for every caption: {"stage1": ..., "reranked": ...} on all processes.
 
     reranker: what re-ranks the images that `model` finds; None = it does so itself, if the setting has candidates.
+    keep: how many images are kept of each caption where nothing re-ranks.
     Without one (K = 0) there is only stage 1; where embeddings are several side by side, each alone before it.
     """
     reranker = reranker or own_reranker(model, split, setting)
@@ -51,7 +52,7 @@ def rank_split(
     images = embed_images(model, split, setting, tokens)
     captions = embed_captions(model, split.captions, setting)
     right = right_images(split).to(setting.device)
-    keep = min(reranker.setting.candidates if reranker else 10, len(images))
+    keep = min(reranker.setting.candidates if reranker else keep, len(images))
     results = {
         name: search(len(model.embeddings) * captions[:, part], images[:, part], right, keep)  # of length 1 each
         for name, part in model.embeddings.items()
