@@ -1,8 +1,10 @@
 """Opens a trained model: a checkpoint of a run, or the folder that `python -m search export` wrote."""
 
+import functools
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from dataset.digests import read_digests
 from dataset.evaluation_split import EvaluationSplit, make_split
 from dataset.synthetic.marker import read_ceiling
 from dataset.tokens import TextTokenizer
+from evaluation.calibration import Calibration, calibration_beside, choose_calibration, read_calibration
 from evaluation.stages.encoding import Setting
 from evaluation.stages.reranking import Reranker
 from models.person_search import PersonSearchModel
@@ -48,13 +51,17 @@ OF_THE_RUN = (
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model, its configuration, and how it reads captions. checkpoint: the file its weights came from."""
+    """A trained model, its configuration, and how it reads captions.
+
+    checkpoint: the file its weights came from; about_scores: what that file says of the meaning of scores.
+    """
 
     checkpoint: Path
     config: Config
     model: SearchModel
     tokenizer: TextTokenizer
     setting: Setting
+    about_scores: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -77,7 +84,7 @@ class TrainedModel:
         model = system.build(config, tokenizer.special).to(device).eval()
         load_trained(model, content, config)
         setting = evaluation_setting(config, device, prepare_precision(config.precision, device, config.deterministic))
-        return cls(Path(content["path"]), config, model, tokenizer, setting)
+        return cls(Path(content["path"]), config, model, tokenizer, setting, content.get("calibration") or {})
 
     @property
     def matcher(self) -> PersonSearchModel:
@@ -97,6 +104,32 @@ class TrainedModel:
                 f"checkpoint {self.checkpoint} is of the system {self.config.system}, which has no maps of words"
             )
         return self.model
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the weights that search and studies read, and of the word pieces."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            # all of the text encoder: its MLM head is part of the digest that galleries have recorded
+            if name.startswith((*self.model.search_parts, "text_encoder.")):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(self.tokenizer.to_json().encode())
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def calibration(self) -> Calibration | None:
+        """What scores mean: from the file beside the checkpoint, else from the checkpoint itself; None = not known.
+
+        Raises UserError for a damaged one.
+        """
+        beside, found = calibration_beside(self.checkpoint), []
+        if beside.is_file():
+            found.append((read_calibration(beside, str(beside)), str(beside)))
+        if self.about_scores:
+            where = f"the calibration in {self.checkpoint}"
+            found.append((read_calibration(self.about_scores, where), where))
+        return choose_calibration(found, self.checkpoint, lambda: self.digest)
 
     def open_split(self, name: str) -> EvaluationSplit:
         """The `val` or `test` split. Raises UserError when its file or an image is missing."""

@@ -4,6 +4,7 @@
 
     FOLDER/model.safetensors   all weights that search needs, momentum model and queues aside
     FOLDER/config.json         the settings, FOLDER/tokenizer.json the word pieces
+    FOLDER/calibration.json    what scores mean, where that is known
     FOLDER/README.md           the model card
     FOLDER/image_encoder.onnx, text_encoder.onnx   where asked for
 
@@ -26,13 +27,14 @@ from torch import Tensor, nn
 
 from dataset.batch import TextTokens
 from dataset.clip_tokens import ClipTokenizer
-from evaluation.metrics import METRIC_NAMES
+from evaluation.calibration import Calibration
+from evaluation.metrics import METRIC_NAMES, STAGE_NAMES
 from evaluation.tables import markdown_table
 from models.clip.irra import IRRA
 from models.clip.open_clip import open_clip_config, open_clip_tensors
 from models.search_model import SearchModel
 from search.encoder import Encoder
-from utils.checkpoints.exported import OPEN_CLIP_SETTINGS, OPEN_CLIP_WEIGHTS, SETTINGS, TOKENIZER, WEIGHTS
+from utils.checkpoints.exported import CALIBRATION, OPEN_CLIP_SETTINGS, OPEN_CLIP_WEIGHTS, SETTINGS, TOKENIZER, WEIGHTS
 from utils.errors import UserError
 from utils.files import atomic_write, require_file, require_folder, write_json
 
@@ -60,6 +62,8 @@ def export_file(encoder: Encoder, file: Path, dtype: torch.dtype) -> None:
     if file.exists():
         raise UserError(f"{file} exists; name a new file")
     about = {"config": json.dumps(settings_of(encoder)), "tokenizer": encoder.trained.tokenizer.to_json()}
+    if calibration := calibration_of(encoder):
+        about["calibration"] = json.dumps(calibration)
     write_weights(file, exported_tensors(encoder.model), dtype, about)
 
 
@@ -94,6 +98,7 @@ def export(
     write_weights(folder / WEIGHTS, exported_tensors(encoder.model), dtype, {})
     write_json(folder / SETTINGS, settings_of(encoder), indent=2)
     write_text(folder / TOKENIZER, encoder.trained.tokenizer.to_json())
+    write_calibration(encoder, folder)
     used = [value for name, value in encoder.model.named_parameters() if encoder.model.is_exported(name)]
     write_text(folder / CARD, model_card(encoder, metrics, used, USE))
     if with_onnx:
@@ -123,6 +128,7 @@ def export_open_clip(
     tensors = open_clip_tensors(model.base_model, config.max_words, model.settings.temperature)
     write_weights(folder / OPEN_CLIP_WEIGHTS[0], tensors, dtype, {})
     write_json(folder / OPEN_CLIP_SETTINGS, settings, indent=2)
+    write_calibration(encoder, folder)
     write_text(folder / CARD, model_card(encoder, metrics, model.base_model.parameters(), OPEN_CLIP_USE))
     return sorted(path.name for path in folder.iterdir())
 
@@ -146,6 +152,17 @@ def settings_of(encoder: Encoder) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if not key.endswith(of_data)}
 
 
+def calibration_of(encoder: Encoder) -> dict[str, Any]:
+    """What the scores of a model mean, for files that hold its weights too; {} where it is not known."""
+    known = encoder.trained.calibration
+    return known.model_copy(update={"model": None}).model_dump(mode="json") if known else {}
+
+
+def write_calibration(encoder: Encoder, folder: Path) -> None:
+    if calibration := calibration_of(encoder):
+        write_json(folder / CALIBRATION, calibration, indent=2)
+
+
 def model_card(encoder: Encoder, metrics: Mapping[str, Any] | None, parameters: Iterable[Tensor], use: str) -> str:
     """What the model is, how it was measured, how to use it (lines of Python), and what for."""
     config, count = encoder.config, sum(value.numel() for value in parameters)
@@ -155,6 +172,7 @@ def model_card(encoder: Encoder, metrics: Mapping[str, Any] | None, parameters: 
         for stage, found in (metrics or {}).items()
     ]
     table = markdown_table(rows) or "Not measured here."
+    scores = about_scores(encoder.trained.calibration)
     return f"""---
 library_name: text-based-person-search
 pipeline_tag: image-feature-extraction
@@ -172,6 +190,10 @@ On the test split of its run, per cent:
 
 {table}
 
+## What scores mean
+
+{scores}
+
 ## Use
 
 ```python
@@ -184,6 +206,18 @@ It ranks, with errors that are unevenly distributed over groups of people its tr
 must look at every result. It must not be used to track, profile or identify people without a legal basis. Licences of
 the data that it was trained on may restrict its use, for those of CUHK-PEDES, ICFG-PEDES and RSTPReid to research.
 """
+
+
+def about_scores(calibration: Calibration | None) -> str:
+    """For the card: on what scores were calibrated."""
+    if calibration is None:
+        return "Not calibrated: scores order images, and are no probabilities."
+    of_stages = "; ".join(
+        f"{STAGE_NAMES[stage]}: {found.captions:,} captions of {found.people:,} people, {found.images:,} images"
+        for stage, found in calibration.stages.items()
+    )
+    return f"""Search shows how likely an image shows the described person, if every second search is for somebody in
+the gallery. Calibrated on validation people ({of_stages}); it holds for people and images like these."""
 
 
 # ---- ONNX ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 FOLDER/model.safetensors   all weights that are of use without training
 FOLDER/config.json         the settings, FOLDER/tokenizer.json the word pieces
+FOLDER/calibration.json    what scores mean, where that is known
 
 or one of open_clip, as it lies on the Hugging Face Hub:
 
@@ -21,6 +22,7 @@ from utils.errors import UserError
 from utils.files import read_json
 
 WEIGHTS, SETTINGS, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+CALIBRATION = "calibration.json"
 OPEN_CLIP_SETTINGS = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = (  # the first that is there
     "open_clip_model.safetensors",
@@ -33,7 +35,7 @@ OPEN_CLIP_WEIGHTS = (  # the first that is there
 def read_trained(source: Path) -> dict[str, Any]:
     """What a checkpoint or an exported folder holds, as {"model": {name: tensor}, ...} with the "path" of its weights.
 
-    "open_clip": what open_clip writes beside weights, if they are its own.
+    "open_clip": what open_clip writes beside weights, if they are its own; "calibration": what scores mean, if known.
     Raises UserError when it cannot be read.
     """
     source = checkpoint_path(source)
@@ -57,7 +59,18 @@ def open_clip_settings(file: Path) -> dict[str, Any]:
     settings = file.with_name(OPEN_CLIP_SETTINGS)
     if file.name not in OPEN_CLIP_WEIGHTS or not settings.is_file():
         return {}
-    return {"open_clip": read_json(settings, "settings of open_clip")}
+    return {"open_clip": read_json(settings, "settings of open_clip"), **calibration_in(file.parent)}
+
+
+def calibration_in(folder: Path) -> dict[str, Any]:
+    """{"calibration": what an exported folder says of scores}, if it does. Raises UserError when it is no mapping."""
+    file = folder / CALIBRATION
+    if not file.is_file():
+        return {}
+    found = read_json(file, "calibration")
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is not a calibration; export the model again, or delete it")
+    return {"calibration": found}
 
 
 def read_exported(folder: Path) -> dict[str, Any]:
@@ -73,4 +86,5 @@ def read_exported(folder: Path) -> dict[str, Any]:
     except (OSError, SafetensorError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder} does not hold a whole exported model ({reason}); export it again") from None
-    return {"path": str(folder / WEIGHTS), "model": weights, "config": settings, "tokenizer": tokenizer}
+    about = {"config": settings, "tokenizer": tokenizer, **calibration_in(folder)}
+    return {"path": str(folder / WEIGHTS), "model": weights, **about}

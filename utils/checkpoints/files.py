@@ -162,16 +162,17 @@ def read_saved(file: BinaryIO) -> Any:
 def read_about(path: str | os.PathLike) -> dict[str, Any]:
     """Settings ("config") and word pieces ("tokenizer") that `search export FILE.safetensors` writes beside weights.
 
+    "calibration": what scores mean, where that is known.
     Raises ValueError when they are damaged; {} when there are none.
     """
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
     if not {"config", "tokenizer"} <= about.keys():
         return {}
-    config = json.loads(about["config"])
-    if not isinstance(config, dict):
+    values = {name: json.loads(about[name]) for name in ("config", "calibration") if name in about}
+    if not all(isinstance(value, dict) for value in values.values()):
         raise ValueError("its settings are no mapping")
-    return {"config": config, "tokenizer": about["tokenizer"]}
+    return {**values, "tokenizer": about["tokenizer"]}
 
 
 def with_mappings(content: Any) -> Any:
