@@ -127,15 +127,18 @@ def study(add_options: AddOptions, beside: str) -> Callable[[Callable[[Study], N
 
 
 def model_study(
-    add_options: AddOptions | None = None, most: int | None = None
+    add_options: AddOptions | None = None, most: int | None = None, any_split: bool = True
 ) -> Callable[[Callable[[ModelStudy], None]], Command]:
-    """Make the command of a study of trained models; most: how many models it takes, None = any number."""
+    """Make the command of a study of trained models; most: how many models it takes, None = any number.
+
+    any_split: False = which splits it is of is not for the caller to choose, and there is no --split.
+    """
 
     def make_command(answer: Callable[[ModelStudy], None]) -> Command:
         @functools.wraps(answer)
         def main(arguments: Sequence[str] | None = None) -> None:
             parser = study_parser(answer)
-            add_models(parser, most)
+            add_models(parser, most, any_split)
             if add_options is not None:
                 add_options(parser)
             answer(ModelStudy(name_of(answer), parser.parse_args(arguments)))
@@ -156,8 +159,8 @@ def study_parser(answer: Callable[..., None]) -> CommandParser:
     return CommandParser(prog=f"python -m evaluation {name_of(answer)}", description=question)
 
 
-def add_models(parser: CommandParser, most: int | None) -> None:
-    """The options of every study of trained models."""
+def add_models(parser: CommandParser, most: int | None, any_split: bool) -> None:
+    """The options of every study of trained models; most, any_split: as of `model_study`."""
     compared = "" if most == 1 else f"; {'several' if most is None else f'up to {most}'} are compared"
     count = 1 if most == 1 else "+"
     parser.add_argument(
@@ -172,7 +175,10 @@ def add_models(parser: CommandParser, most: int | None) -> None:
     parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside a checkpoint)")
     add_settings(parser, "settings on top of the YAML file")
     add_output(parser, "of the first checkpoint")
-    parser.add_argument("--split", default="test", choices=("test", "val"), help="images and captions (%(default)s)")
+    if any_split:
+        parser.add_argument(
+            "--split", default="test", choices=("test", "val"), help="images and captions (%(default)s)"
+        )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.set_defaults(most=most)
 

@@ -10,13 +10,13 @@ from evaluation.__main__ import main
 from evaluation.questions import find_studies
 from utils.errors import UserError
 
-TWELVE = ["ablation", "contradiction", "cost", "cross_domain", "curves", "density"]
-TWELVE += ["gradcam", "grounding", "occlusion", "rankings", "reconstruction", "words"]
+ALL = ["ablation", "calibrate", "contradiction", "cost", "cross_domain", "curves", "density"]
+ALL += ["gradcam", "grounding", "occlusion", "open_set", "rankings", "reconstruction", "words"]
 
 
 def test_all_studies_are_found_and_their_parts_are_not():
     studies = find_studies()
-    assert list(studies) == TWELVE
+    assert list(studies) == ALL
     assert all(line[0].isupper() and line[-1] in ".?" and len(line) <= 102 for line in studies.values())
 
 
@@ -38,14 +38,14 @@ def test_the_list_does_not_wait_for_torch():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", [*TWELVE, "report"])
+@pytest.mark.parametrize("name", [*ALL, "report"])
 def test_every_command_explains_itself_by_its_own_name(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"usage: python -m evaluation {name} ")
-    if name in TWELVE:
+    if name in ALL:
         assert "".join(find_studies()[name].split()) in "".join(printed.split())  # lines break anywhere
         assert "--output_dir" in printed and "--seed" in printed
 
