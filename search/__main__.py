@@ -12,6 +12,7 @@ import torch
 
 from dataset.decoding import Unusable, known_endings
 from dataset.image_folders import walk_images
+from evaluation.calibration import FALSE_ALARMS, require_rate
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
 from search.access.arguments import add_access_arguments
@@ -23,6 +24,7 @@ from search.encoder import Encoder
 from search.gallery import Address, Gallery, is_own_folder, open_gallery, recorded_encoder
 from search.grouping import ALIKE
 from search.indexing import index
+from search.likelihood import why_unknown
 from search.metadata import read_metadata
 from search.moving import move_images
 from search.searcher import CANDIDATES, Answer, Hit, Searcher
@@ -54,6 +56,20 @@ def open_both(options: argparse.Namespace) -> tuple[Encoder, Encoder | None]:
         return encoder, None
     same = [f"precision={encoder.precision}"]
     return encoder, Encoder.open(options.rerank, options.rerank_config, options.device, same)
+
+
+def false_alarms(options: argparse.Namespace) -> float:
+    """The rate of --false_alarms, or the usual one. Raises UserError unless it is between 0 and 1."""
+    rate = FALSE_ALARMS if options.false_alarms is None else options.false_alarms
+    require_rate(rate)
+    return rate
+
+
+def tell_if_unknown(options: argparse.Namespace, searcher: Searcher, candidates: int = CANDIDATES) -> None:
+    """Say so on stderr when --false_alarms is asked of a model whose scores are not calibrated."""
+    reranked = bool(candidates) and searcher.reranker.model.reranks
+    if searcher.calibration(reranked) is None and options.false_alarms is not None:
+        print(one_line(why_unknown(searcher.reranker if reranked else searcher.encoder)), file=sys.stderr)
 
 
 # ---- commands --------------------------------------------------------------------------
@@ -100,11 +116,13 @@ def run_query(options: argparse.Namespace) -> None:
     """Rank a gallery for a sentence."""
     if options.sheet:
         require_sheet(options.sheet)
+    rate = false_alarms(options)
     encoder, reranker = open_both(options)
     with open_gallery(options.gallery, encoder) as gallery:
         if options.sheet and options.sheet.resolve() in {gallery.images / image.file for image in gallery.records}:
             raise UserError(f"--sheet {options.sheet} is an image of the gallery; name another file")
-        searcher = Searcher(encoder, gallery, reranker=reranker)
+        searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate)
+        tell_if_unknown(options, searcher, options.candidates)
         answer = searcher.search(options.text, options.top, options.candidates, options.where, options.group)
         for line in answer.told:
             print(one_line(line), file=sys.stderr)
@@ -129,6 +147,7 @@ def answer_as_json(answer: Answer, gallery: Gallery) -> str:
         "query": answer.query.text,
         **answer.reading(),
         "hits": hits,
+        "nobody_fits": answer.nobody_fits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,
     }
@@ -145,8 +164,11 @@ def hit_as_json(hit: Hit, gallery: Gallery) -> dict[str, Any]:
 
 def print_answer(answer: Answer, gallery: Gallery) -> None:
     """A line for each hit; what was left out goes to stderr."""
+    if answer.verdict:
+        print(answer.verdict)
     for rank, hit in enumerate(answer.hits, 1):
         match = "" if hit.match is None else f"match {hit.match:.3f}  "
+        match = match if hit.probability is None else f"probability {hit.probability:.3f}  "
         file = in_a_line(str(gallery.images / hit.path))
         more = f"  and {counted(len(hit.moments), 'more moment')}" if hit.moments else ""
         print(f"{rank:3}  {match}similarity {hit.similarity:.3f}  {file}{more}")
@@ -173,7 +195,9 @@ def write_sheet(answer: Answer, gallery: Gallery, path: Path) -> None:
     """A picture of the hits."""
     if not answer.hits:
         raise UserError(f"nothing was found, so there is nothing to draw: --sheet {path} is not written")
-    scores = [hit.similarity if hit.match is None else hit.match for hit in answer.hits]
+    scores = [
+        next(one for one in (hit.probability, hit.match, hit.similarity) if one is not None) for hit in answer.hits
+    ]
     row = SheetRow(answer.query.text, "", [picture_of(hit, gallery) for hit in answer.hits], None, scores)
     ranking_sheet([row], path, len(answer.hits))
 
@@ -198,6 +222,7 @@ def run_serve(options: argparse.Namespace) -> None:
     from search.access.options import Access
     from search.site import build_site
 
+    rate = false_alarms(options)
     place = Address.parse(options.gallery)
     if not place.exists():
         raise place.missing()
@@ -205,7 +230,8 @@ def run_serve(options: argparse.Namespace) -> None:
     sockets = open_sockets(options.host, options.port)
     encoder, reranker = open_both(options)
     with open_gallery(options.gallery, encoder) as gallery:
-        searcher = Searcher(encoder, gallery, reranker=reranker)
+        searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate)
+        tell_if_unknown(options, searcher)
         searcher.watch = access.watch
         allowed = {"allow_upload": options.allow_upload, "allow_forget": options.allow_forget}
         site = build_site(searcher, **allowed, **access.site_settings())
@@ -317,6 +343,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", default="", metavar="NAME", help=group)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the images")
+    add_false_alarms(parser)
     add_reranker(parser)
     add_gallery_and_model(parser)
 
@@ -340,8 +367,14 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow_upload", action="store_true", help="let users of the page add images")
     parser.add_argument("--allow_forget", action="store_true", help="let users erase images from the gallery")
     add_access_arguments(parser)
+    add_false_alarms(parser)
     add_reranker(parser)
     add_gallery_and_model(parser)
+
+
+def add_false_alarms(parser: argparse.ArgumentParser) -> None:
+    about = f"share of searches for people who are not here that may show them as if they were ({FALSE_ALARMS})"
+    parser.add_argument("--false_alarms", type=float, metavar="RATE", help=f"{about}; of calibrated models")
 
 
 def add_reranker(parser: argparse.ArgumentParser) -> None:

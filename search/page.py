@@ -192,10 +192,12 @@ def surroundings(gallery: Gallery, path: str, moments: Sequence[str]) -> list[tu
 
 def label_of(hit: Hit) -> str:
     """Short, or the page cuts it."""
-    scores = (
-        f"cosine {hit.similarity:.2f}" if hit.match is None else f"match {hit.match:.0%}, cos. {hit.similarity:.2f}"
-    )
-    return f"{scores}, +{len(hit.moments)}" if hit.moments else scores
+    more = f", +{len(hit.moments)}" if hit.moments else ""
+    if hit.probability is not None:
+        return f"{hit.probability:.0%} likely, cos. {hit.similarity:.2f}{more}"
+    if hit.match is None:
+        return f"cosine {hit.similarity:.2f}{more}"
+    return f"match {hit.match:.0%}, cos. {hit.similarity:.2f}{more}"
 
 
 def summary(found: Answer) -> str:
@@ -208,7 +210,8 @@ def summary(found: Answer) -> str:
     missing += "".join(f" {escaped(line[0].upper() + line[1:])}." for line in found.told)
     if not found.hits:
         return f"Nothing found.{missing}"
-    return f"{counted(len(found.hits), 'image')} in {seconds:.2f} s ({stages}).{missing}"
+    verdict = f"**{escaped(found.verdict[0].upper() + found.verdict[1:])}.** " if found.verdict else ""
+    return f"{verdict}{counted(len(found.hits), 'image')} in {seconds:.2f} s ({stages}).{missing}"
 
 
 def problem(error: UserError) -> str:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from dataset.decoding import Unusable
+from evaluation.calibration import FALSE_ALARMS, StageCalibration, require_rate
 from search.encoder import EncodedQuery, Encoder
 from search.filters import check_filter
 from search.gallery import Gallery
 from search.grouping import MOMENTS, gathered, groups_of, require_group, search_groups, thinned
+from search.likelihood import Likelihood, calibration_of, likelihood_of
 from utils.errors import UserError
 
 CANDIDATES = 128
@@ -36,13 +38,15 @@ GONE = "does not exist"
 class Hit:
     """An image that was found. similarity: cosine of the embeddings; score: logit of the matching head, by which hits
     are ordered, and its probability `match`; both None for an image that was not re-ranked. metadata: as indexed.
-    moments: the others of its group, best first, where hits are grouped."""
+    moments: the others of its group, best first, where hits are grouped. probability: how likely it shows the described
+    person, where the model is calibrated."""
 
     path: str
     similarity: float
     score: float | None
     metadata: dict[str, Any]
     moments: "tuple[Hit, ...]" = ()
+    probability: float | None = None
 
     @property
     def match(self) -> float | None:
@@ -53,7 +57,8 @@ class Hit:
 class Answer:
     """Hits, best first; milliseconds by stage; missing: images whose files could not be read, with why.
 
-    query: as the model of the gallery reads it; matched: as another model that re-ranked reads it.
+    query: as the model of the gallery reads it; matched: as another model that re-ranked reads it. likelihood: of the
+    hits that were ordered by calibrated scores; None where there are none.
     """
 
     query: EncodedQuery
@@ -61,6 +66,17 @@ class Answer:
     milliseconds: dict[str, float]
     missing: dict[str, str]
     matched: EncodedQuery | None = None
+    likelihood: Likelihood | None = None
+
+    @property
+    def verdict(self) -> str:
+        """In plain words that probably nobody fits; empty where somebody may, or that cannot be said."""
+        return self.likelihood.verdict if self.likelihood else ""
+
+    @property
+    def nobody_fits(self) -> bool | None:
+        """Whether probably nobody fits; None where that cannot be said."""
+        return self.likelihood.nobody_fits if self.likelihood else None
 
     @property
     def readings(self) -> list[EncodedQuery]:
@@ -121,16 +137,24 @@ class Searcher:
     """Finds the images of a gallery that fit a sentence. Calls from several threads take turns."""
 
     def __init__(
-        self, encoder: Encoder, gallery: Gallery, cache_bytes: int = CACHE_BYTES, reranker: Encoder | None = None
+        self,
+        encoder: Encoder,
+        gallery: Gallery,
+        cache_bytes: int = CACHE_BYTES,
+        reranker: Encoder | None = None,
+        false_alarms: float = FALSE_ALARMS,
     ):
         """encoder: of the gallery; reranker: another model that re-ranks what it finds and explains hits.
 
-        Raises UserError when that one cannot re-rank.
+        false_alarms: share of the searches for people who are not there that may be answered as if they were.
+
+        Raises UserError when the reranker cannot re-rank, or that share is not between 0 and 1.
         """
+        require_rate(false_alarms)
         if reranker is not None:
             _ = reranker.trained.matcher  # raises it where there is none
         self.encoder, self.gallery, self.cache = encoder, gallery, TokenCache(cache_bytes)
-        self.reranker = reranker or encoder
+        self.reranker, self.false_alarms = reranker or encoder, false_alarms
         self.turn = threading.RLock()
         self.watch: Callable[..., None] = unwatched  # before an action is answered or done; may raise UserError
         self.read_as: dict[str, tuple[int, ...] | None] = {}  # by path: the state of the file when it was read
@@ -171,8 +195,29 @@ class Searcher:
             for _, path, similarity in (kept if group else kept[:top])
         ]
         hits = self.grouped(hits, group)[:top] if group else hits
+        likelihood = self.likelihood(hits, candidates > 0, where)
+        known = likelihood.probabilities if likelihood else []
+        hits = [*(replace(hit, probability=one) for hit, one in zip(hits, known, strict=False)), *hits[len(known) :]]
         self.watch("query", text=text, where=where, hits=len(hits))
-        return Answer(query, hits, clock.milliseconds, missing, matched)
+        return Answer(query, hits, clock.milliseconds, missing, matched, likelihood)
+
+    def calibration(self, reranked: bool) -> StageCalibration | None:
+        """What the scores that order hits mean; None where that is not known."""
+        return calibration_of(self.reranker if reranked else self.encoder, reranked)
+
+    def likelihood(self, hits: Sequence[Hit], reranked: bool, where: str) -> Likelihood | None:
+        """How likely those hits are right that have the scores by which they are ordered; None where nothing says so.
+
+        where: the filter that they passed.
+        """
+        calibration = self.calibration(reranked)
+        scores = [hit.score if reranked else hit.similarity for hit in hits]
+        known = [score for score in scores if score is not None]
+        if calibration is None or not known:
+            return None
+        with self.turn:
+            images = self.gallery.store.count(where) if where else len(self.gallery.records)
+        return likelihood_of(known, calibration, max(images, len(hits)), self.false_alarms)
 
     def nearest(self, embedding: np.ndarray, count: int, where: str, group: str) -> list[tuple[str, str, float]]:
         """The nearest images, as of `Store.search`; with a group, `MOMENTS` of each at most."""

@@ -2,7 +2,9 @@
 
     POST /api/search    {"text", "top", "candidates", "where", "group"} -> hits, best first, each with the moments of
                         its group, and images whose files are missing; the words that were read and those unknown to
-                        the model; how many words there are, and how many of them the model reads; milliseconds by stage
+                        the model; how many words there are, and how many of them the model reads; milliseconds by
+                        stage; where the model is calibrated, how likely each hit is right ("probability"), and whether
+                        probably "nobody_fits"
     POST /api/explain   {"text", "id"} -> how well each attribute of the text fits the image, and heat maps: "match",
                         or, of a model without a matching head, "similarity", what the attribute adds to the cosine
     GET  /api/images/ID the image file
@@ -280,6 +282,7 @@ def answer_as_json(answer: Answer, searcher: Searcher) -> dict[str, Any]:
         "text": answer.query.text,
         **answer.reading(),
         "hits": hits,
+        "nobody_fits": answer.nobody_fits,
         "missing": answer.missing,
         "milliseconds": answer.milliseconds,
     }
@@ -291,6 +294,7 @@ def hit_as_json(hit: Hit, searcher: Searcher) -> dict[str, Any]:
         "id": searcher.gallery.records.by_path[hit.path].id,
         "path": hit.path,
         "box": file_and_box(hit.path)[1],
+        "probability": hit.probability,
         "match": hit.match,
         "score": hit.score,
         "similarity": hit.similarity,

@@ -106,9 +106,9 @@ class Store:
         return self.client.describe_index(self.collection, VECTOR) or {}
 
     @in_one_line
-    def count(self) -> int:
-        """The number of images."""
-        found = self.client.query(self.collection, filter="", output_fields=["count(*)"])
+    def count(self, where: str = "") -> int:
+        """The number of images, or of those that pass a filter on metadata."""
+        found = self.client.query(self.collection, filter=where, output_fields=["count(*)"])
         return int(found[0]["count(*)"])
 
     @in_one_line
