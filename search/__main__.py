@@ -15,14 +15,21 @@ from dataset.image_folders import walk_images
 from evaluation.calibration import FALSE_ALARMS, require_rate
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
-from search.access.arguments import add_access_arguments
 from search.access.commands import add_secret_arguments, run_password, run_token
 from search.addresses import open_sockets
+from search.arguments import (
+    add_export_arguments,
+    add_forget_arguments,
+    add_gallery_and_model,
+    add_index_arguments,
+    add_move_arguments,
+    add_query_arguments,
+    add_serve_arguments,
+)
 from search.cuts import file_and_box
-from search.detector import LEAST_SCORE, open_detector
+from search.detector import open_detector
 from search.encoder import Encoder
 from search.gallery import Address, Gallery, is_own_folder, open_gallery, recorded_encoder
-from search.grouping import ALIKE
 from search.indexing import index
 from search.likelihood import why_unknown
 from search.metadata import read_metadata
@@ -318,104 +325,6 @@ def build_parser() -> CommandParser:
     add_secret_arguments(add("password", run_password), "a user")
     add_secret_arguments(add("token", run_token), "what the token is called")
     return parser
-
-
-def add_index_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="images below it, in linked folders too")
-    parser.add_argument("--metadata", type=Path, metavar="CSV", help="`image`, and columns to filter by (camera, ...)")
-    gone = "folders of it whose images are gone for good, all of them (. = any folder)"
-    boxes = "index the people in frames: tables (.csv), COCO (.json) or MOT Challenge (.txt)"
-    parser.add_argument("--boxes", type=Path, nargs="+", default=[], metavar="FILE", help=boxes)
-    finder = "index the people that it finds in frames: torchvision:MODEL=WEIGHTS.pth, or MODULE:FUNCTION"
-    parser.add_argument("--detector", metavar="NAME", help=finder)
-    least = "from which score what a detector finds is a person (%(default)s)"
-    parser.add_argument("--least_score", type=float, default=LEAST_SCORE, metavar="S", help=least)
-    parser.add_argument("--gone", nargs="+", action="extend", default=[], metavar="FOLDER", help=gone)
-    add_gallery_and_model(parser)
-
-
-def add_query_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", help="a sentence, such as: a woman in a red coat")
-    parser.add_argument("--top", type=int, default=10, help="images to print (%(default)s)")
-    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="images to re-rank (%(default)s)")
-    parser.add_argument("--where", default="", help="filter on metadata, such as: camera == 'c3' and time < 900")
-    group = f"one hit for all images with the same value of metadata, such as track, or that look the same ({ALIKE})"
-    parser.add_argument("--group", default="", metavar="NAME", help=group)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the images")
-    add_false_alarms(parser)
-    add_reranker(parser)
-    add_gallery_and_model(parser)
-
-
-def add_forget_arguments(parser: argparse.ArgumentParser) -> None:
-    conditions = "only those whose metadata have all of these"
-    parser.add_argument("images", nargs="*", help="images, or folders of them (all images, with --where alone)")
-    parser.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", help=conditions)
-    add_gallery_and_model(parser)
-
-
-def add_move_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=Path, metavar="NEW_FOLDER", help="where the images of the gallery are now")
-    add_gallery(parser)
-    add_model(parser)
-
-
-def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="where to serve (%(default)s: this machine alone)")
-    parser.add_argument("--port", type=int, default=7860, help="port to serve on (%(default)s)")
-    parser.add_argument("--allow_upload", action="store_true", help="let users of the page add images")
-    parser.add_argument("--allow_forget", action="store_true", help="let users erase images from the gallery")
-    add_access_arguments(parser)
-    add_false_alarms(parser)
-    add_reranker(parser)
-    add_gallery_and_model(parser)
-
-
-def add_false_alarms(parser: argparse.ArgumentParser) -> None:
-    about = f"share of searches for people who are not here that may show them as if they were ({FALSE_ALARMS})"
-    parser.add_argument("--false_alarms", type=float, metavar="RATE", help=f"{about}; of calibrated models")
-
-
-def add_reranker(parser: argparse.ArgumentParser) -> None:
-    source = "a checkpoint that re-ranks what the gallery's model finds (default: that model itself, if it can)"
-    parser.add_argument("--rerank", type=Path, metavar="CHECKPOINT", help=source)
-    config = "YAML file of that checkpoint (default: config.yaml beside it)"
-    parser.add_argument("--rerank_config", type=Path, metavar="CONFIG", help=config)
-
-
-def add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", type=Path, help="a new folder, or one file NAME.safetensors")
-    parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: half as large")
-    parser.add_argument("--onnx", action="store_true", help="write image_encoder.onnx and text_encoder.onnx too")
-    parser.add_argument("--open_clip", action="store_true", help="a folder that open_clip loads (of CLIP and IRRA)")
-    add_model(parser, needed=True)
-
-
-def add_gallery_and_model(parser: argparse.ArgumentParser) -> None:
-    add_gallery(parser)
-    add_model(parser)
-
-
-def add_gallery(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gallery", required=True, metavar="G", help="its folder, or http://host:19530 of a server")
-
-
-def add_model(parser: argparse.ArgumentParser, needed: bool = False) -> None:
-    source = "a checkpoint of a run, or a folder that was exported or is of open_clip"
-    source += "" if needed else " (default: as the gallery was made)"
-    parser.add_argument("--checkpoint", required=needed, type=Path, help=source)
-    parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside the checkpoint)")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        dest="overrides",
-        help="settings on top of it, such as precision=fp32",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def main() -> None:
