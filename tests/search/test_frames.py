@@ -201,3 +201,38 @@ def test_the_commands(trained, street, tmp_path):
     assert first["file"].endswith(".jpg") and first["path"].endswith("#" + ",".join(map(str, first["box"])))
     assert first["metadata"]["track"] != second["metadata"]["track"]
     assert all(moment["metadata"]["track"] == first["metadata"]["track"] for moment in first["moments"])
+
+
+def test_the_api_has_groups_boxes_and_frames(gallery, encoder, street):
+    testing = pytest.importorskip("fastapi.testclient")
+    from search.service import build_app
+
+    client = testing.TestClient(build_app(Searcher(encoder, gallery)))
+    asked = {"text": SENTENCE, "top": 2, "group": "track"}
+    first, second = client.post("/api/search", json=asked).json()["hits"]
+    assert first["metadata"]["track"] != second["metadata"]["track"]
+    assert {moment["metadata"]["track"] for moment in first["moments"]} == {first["metadata"]["track"]}
+    assert first["path"].endswith("#" + ",".join(map(str, first["box"]))) and first["box"] != first["moments"][0]["box"]
+    left, top, width, height = first["box"]
+    part = Image.open(io.BytesIO(client.get(f"/api/images/{first['id']}").content))
+    assert part.size == (width, height) and part.format == "PNG"
+    answer = client.get(f"/api/frames/{first['id']}")
+    frame = Image.open(io.BytesIO(answer.content)).convert("RGB")
+    assert frame.size == (240, 160) and answer.headers["content-type"] == "image/jpeg"
+    red, green, _ = frame.getpixel((left + width // 2, max(0, top - 1)))
+    assert top == 0 or red > green + 60  # the box is drawn
+    wrong = client.post("/api/search", json={**asked, "group": "nothing"})
+    assert wrong.status_code == 400 and "no metadata are called nothing" in wrong.json()["error"]
+    assert client.get("/api/frames/nothing").status_code == 404
+    (street / "frames" / file_and_box(first["path"])[0]).unlink()
+    assert client.get(f"/api/frames/{first['id']}").status_code == 404
+
+
+def test_a_whole_image_has_no_frame(searcher):
+    testing = pytest.importorskip("fastapi.testclient")
+    from search.service import build_app
+
+    client = testing.TestClient(build_app(searcher))
+    image = next(iter(searcher.gallery.records)).id
+    answer = client.get(f"/api/frames/{image}")
+    assert answer.status_code == 404 and "not cut out of a frame" in answer.json()["error"]

@@ -134,7 +134,7 @@ def call(client, name, data, **event):
 
 def test_the_page_acts_in_the_name_of_who_signed_in(served):
     with served.anna:  # starts the queue
-        done = call(served.anna, "answer", [SENTENCE, 2, 0, []])
+        done = call(served.anna, "answer", [SENTENCE, 2, 0, "", []])
         assert done["success"] and len(done["output"]["data"][0]) == 2
         assert served.anna.get(done["output"]["data"][0][0]["image"]["url"]).status_code == 200
         assert served.anna.post("/gradio_api/upload", files={"files": ("a.png", png())}).status_code == 403
@@ -146,7 +146,7 @@ def test_the_page_acts_in_the_name_of_who_signed_in(served):
 def test_the_button_of_the_page_erases_for_who_may(served, user, may):
     gallery, before, client = served.searcher.gallery, len(served.searcher.gallery.records), getattr(served, user)
     with client:
-        call(client, "answer", [SENTENCE, 2, 0, []])
+        call(client, "answer", [SENTENCE, 2, 0, "", []])
         event = {"event_data": {"index": 0, "value": None}}
         chosen = call(client, "choose", [None], **event)["output"]["data"][2]
         assert chosen in gallery.records.by_path
@@ -154,7 +154,7 @@ def test_the_button_of_the_page_erases_for_who_may(served, user, may):
         assert "tick the box first" in unsure and len(gallery.records) == before
         said = call(client, "erase", [None, True])["output"]["data"][0]
         assert ("needs the role forget" in said) is not may and (chosen in gallery.records.by_path) is not may
-        shown = call(client, "answer", [SENTENCE, 2, 0, []])["output"]["data"][0]
+        shown = call(client, "answer", [SENTENCE, 2, 0, "", []])["output"]["data"][0]
         assert client.get(shown[0]["image"]["url"]).status_code == 200  # what pages show is made anew
     assert [line["who"] for line in lines(served) if line["action"] == "erase"] == (["otto"] if may else [])
 
