@@ -67,6 +67,6 @@ def with_box(content: bytes, box: Pixels) -> Image.Image:
     """A frame in which a person's box is drawn."""
     frame = decode(content)
     left, top, width, height = box
-    draw, line = ImageDraw.Draw(frame), max(2, frame.height // 200)
+    draw, line = ImageDraw.Draw(frame), max(2, frame.height // 90)
     draw.rectangle((left - line, top - line, left + width + line, top + height + line), outline=COLOUR, width=line)
     return frame
