@@ -29,6 +29,13 @@ EXAMPLES = (
 )
 PICTURE = (192, 384)  # width and height that images are shown in, in pixels
 FRAME = (640, 480)
+# pictures stand beside each other as many as are wide enough to be looked at, and are not scrolled in a box of their own
+STYLE = """
+#hits .grid-container, #heats .grid-container {
+    grid-template-columns: repeat(auto-fill, minmax(max(140px, 18%), 1fr)) !important;
+}
+#hits .grid-wrap, #heats .grid-wrap { max-height: none !important; height: auto !important; overflow: visible; }
+"""
 MOST_VALUES, MOST_FILTERS = 200, 4
 CACHE_SECONDS = 600, 3600  # how often copies of what was shown are cleared away, and how old these are
 NOTICE = (
