@@ -49,16 +49,18 @@ MORE = [
     'cd output && bash ../shell/search.sh query "a woman in a red coat" --gallery ../gallery',
     "bash shell/lint.sh style",
 ]
-ASK = """import time, urllib.request
+ASK = """import ssl, time, urllib.error, urllib.request
 for _ in range(300):
-    try: urllib.request.urlopen('http://127.0.0.1:7897/api/gallery'); break
+    try: urllib.request.urlopen('ADDRESS/api/gallery', context=ssl._create_unverified_context()); break
+    except urllib.error.HTTPError: break  # it asks for a password
     except OSError: time.sleep(0.2)
 else: raise SystemExit('nothing is served')"""
 
 
 def served(serve: str, *requests: str) -> str:
     """What serves for good, ended when it has answered the requests."""
-    asked = " && ".join([f'python -c "{ASK}"', *requests])
+    ask = ASK.replace("ADDRESS", f"{'https' if '--tls_cert' in serve else 'http'}://127.0.0.1:7897")
+    asked = " && ".join([f'python -c "{ask}"', *requests])
     return f"{serve} --port 7897 & server=$!; {asked}; answered=$?; kill $server; wait; exit $answered"
 
 
@@ -95,6 +97,7 @@ SMALLER_NUMBERS = {
         ("index photos", "index photos --metadata cameras.csv"),
         ("benchmarks.gallery", "benchmarks.gallery --quick"),
     ],
+    "security.md": [("python -m search password", "echo correct horse battery | python -m search password")],
     "studies.md": [
         ("--captions 105 697", "--captions 1 2"),
         ("--pick gain", "--pick random"),  # there may be none between models that have hardly learned
