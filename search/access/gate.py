@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -172,7 +173,7 @@ class Gate:
         inner = {
             **asked.scope,
             "path": asked.path,
-            "raw_path": asked.path.encode(),
+            "raw_path": quote(asked.path).encode(),
             "scheme": asked.origin.scheme,
             "client": (asked.origin.address, 0),
             "headers": without_forwarded(asked.scope["headers"]),

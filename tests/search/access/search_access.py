@@ -11,6 +11,7 @@ from preloaded import Popen
 pytest.importorskip("fastapi")
 
 from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 
 from search.access.callers import current_caller
@@ -22,6 +23,16 @@ HERE = "https://photos.example"
 def stub_site():
     """Answers every route of the table, and some that are in none, with who asks and what the request says."""
     site = FastAPI(openapi_url=None)
+    site.state.each = lambda number: None
+
+    @site.get("/gradio_api/queue/data")
+    async def stream():
+        async def parts():
+            for number in range(50):
+                yield f"{number}\n"
+                site.state.each(number)
+
+        return StreamingResponse(parts())
 
     @site.api_route("/{path:path}", methods=["GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE"])
     async def answer(request: Request):

@@ -195,6 +195,18 @@ def test_a_file_that_cannot_be_read_lets_nobody_in(guarded, anna):
     assert anna.get("/").status_code == 503
 
 
+def test_a_stream_ends_with_its_session(guarded, anna):
+    whole = anna.get("/gradio_api/queue/data").text
+    assert whole.split() == [str(number) for number in range(50)]
+
+    def removed(number):
+        if number == 3:
+            passwords.remove_user(guarded.users, "anna")
+
+    guarded.gate.site.state.each = removed
+    assert anna.get("/gradio_api/queue/data").text.split() == ["0", "1", "2", "3"]
+
+
 def test_sessions_are_few(guarded):
     held = guarded.logins.sessions
     user = passwords.read_users(guarded.users)["anna"]

@@ -174,6 +174,18 @@ def test_the_page_leads_nowhere_else(served):
     assert "/account" in page.text
 
 
+def test_the_page_is_served_below_the_path_of_a_proxy(guarded, searcher):
+    site = build_site(searcher, root_path="/people", accounts=True)
+    gate = Gate(site, guarded.logins, Origins(["photos.example"], ["10.0.0.1"]), "/people")
+    said = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+    client = client_of(gate, "http://photos.example", client=("10.0.0.1", 1), headers=said)
+    cookie = {"Cookie": sign_in(client, Origin=HERE).headers["set-cookie"].partition(";")[0]}
+    assert client.get("/people/config", headers=cookie).json()["root"] == f"{HERE}/people"
+    page = client.get("/people/", headers=cookie).text
+    assert "/people/account" in page and "/people/docs" in page
+    assert client.get("/people/openapi.json", headers=cookie).json()["paths"]
+
+
 @pytest.mark.parametrize(
     "path",
     [
