@@ -224,9 +224,7 @@ def run_forget(options: argparse.Namespace) -> None:
 
 def run_serve(options: argparse.Namespace) -> None:
     """Serve a web page and an HTTP API for a gallery."""
-    import uvicorn  # with what it brings slow to import, and needed here alone
-
-    from search.access.options import Access
+    from search.access.options import Access  # with what it brings slow to import, and needed here alone
     from search.site import build_site
 
     rate = false_alarms(options)
@@ -243,9 +241,8 @@ def run_serve(options: argparse.Namespace) -> None:
         allowed = {"allow_upload": options.allow_upload, "allow_forget": options.allow_forget}
         site = build_site(searcher, **allowed, **access.site_settings())
         print(f"{access.url_of(sockets[0].getsockname()[1])} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
-        settings = uvicorn.Config(access.guard(site), log_level="warning", **access.server_settings())
         try:
-            uvicorn.Server(settings).run(sockets)
+            access.server(site).run(sockets)
         finally:
             gallery.clear_page()
 

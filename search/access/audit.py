@@ -95,15 +95,26 @@ class AuditLog:
         today = self.now().strftime("%Y-%m-%d")
         if self.day == today:
             return
-        if self.path.is_file():
-            last = datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc).strftime("%Y-%m-%d")
-            if (self.day or last) < today and self.path.stat().st_size:
-                os.rename(self.path, self.free_name(self.day or last))
+        began = self.first_day()
+        if began and began < today:
+            os.rename(self.path, self.free_name(began))
         self.day = today
         oldest = (self.now() - timedelta(days=self.days)).strftime("%Y-%m-%d")
         for path, day in self.former():
             if day < oldest:
                 path.unlink(missing_ok=True)
+
+    def first_day(self) -> str:
+        """The day of the first line of the file, or of its last change where that line says none; empty without lines.
+
+        Not what this process remembers: another server may write to the file too.
+        """
+        if not self.path.is_file() or not self.path.stat().st_size:
+            return ""
+        with open(self.path, "rb") as file:
+            said = re.match(rb'{"time": "(\d{4}-\d\d-\d\d)T', file.read(100))
+        changed = datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc)
+        return said[1].decode() if said else changed.strftime("%Y-%m-%d")
 
     def free_name(self, day: str) -> Path:
         """Where the log of a day goes; a second one of the same day replaces none."""

@@ -1,10 +1,15 @@
 """Connections that a server of other machines puts up with: neither too many of one address, nor slow ones for long."""
 
 import asyncio
+import functools
 import resource
+import socket
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from search.access.attempts import network_of
@@ -60,6 +65,26 @@ class PatientProtocol(H11Protocol):
         if self.waiting is not None:
             self.waiting.cancel()
             self.waiting = None
+
+
+class PatientServer(uvicorn.Server):
+    """A server that does not wait for the rest of a TLS handshake either, for which uvicorn has no option."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(AttributeError):  # a loop that is not Python's own waits for its usual minute
+            loop.create_server = impatient(loop.create_server)  # type: ignore[method-assign]
+        await super().startup(sockets)
+
+
+def impatient(create_server: Callable[..., Any]) -> Callable[..., Any]:
+    """`create_server` of a loop, with a short time for TLS handshakes."""
+
+    @functools.wraps(create_server)
+    def wrapped(*of: Any, **more: Any) -> Any:
+        return create_server(*of, **more, **({"ssl_handshake_timeout": HEADER_SECONDS} if more.get("ssl") else {}))
+
+    return wrapped
 
 
 def protocol_of(proxies: Collection[str]) -> type[PatientProtocol]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from starlette.types import ASGIApp
 
 from search.access.arguments import DAYS
 from search.access.audit import AuditLog
 from search.access.callers import ROLES
-from search.access.connections import protocol_of
+from search.access.connections import PatientServer, protocol_of
 from search.access.gate import Gate
 from search.access.logins import Logins
 from search.access.origins import Origins, require_addresses
@@ -31,10 +32,9 @@ MADE = "made by: python -m search password FILE USER --role " + " ".join(ROLES)
 
 @dataclass(frozen=True)
 class Access:
-    """Who may use what is served. protected: one must sign in; alone: no other machine is served."""
+    """Who may use what is served. protected: one must sign in; prefix: where a proxy serves it; tls: for uvicorn."""
 
     options: argparse.Namespace
-    alone: bool
     protected: bool
     audit: AuditLog | None
     logins: Logins | None
@@ -56,7 +56,7 @@ class Access:
         tokens = Watched(options.token_file, read_tokens) if options.token_file else None
         require_somebody(options, users, tokens)
         logins = Logins(users, tokens, audit) if protected else None
-        return cls(options, alone, protected, audit, logins, prefix, tls)
+        return cls(options, protected, audit, logins, prefix, tls)
 
     @property
     def watch(self) -> Watch:
@@ -76,12 +76,14 @@ class Access:
         encrypted = not self.options.without_tls
         return Gate(site, self.logins, Origins(hosts, self.options.trusted_proxy, encrypted), self.prefix)
 
-    def server_settings(self) -> dict[str, Any]:
-        """Arguments of uvicorn.Config."""
+    def server(self, site: ASGIApp) -> uvicorn.Server:
+        """What serves the site, behind the gate where one must sign in."""
+        settings: dict[str, Any] = {"log_level": "warning", **self.tls}
         if not self.protected:
-            return dict(self.tls)
+            return uvicorn.Server(uvicorn.Config(site, **settings))
         protocol = protocol_of(self.options.trusted_proxy)
-        return {**self.tls, "http": protocol, "ws": "none", "proxy_headers": False, "server_header": False}
+        closed = {"http": protocol, "ws": "none", "proxy_headers": False, "server_header": False}
+        return PatientServer(uvicorn.Config(self.guard(site), **settings, **closed))
 
     def url_of(self, port: int) -> str:
         """The address to tell; that of a proxy is not known."""

@@ -110,6 +110,16 @@ def test_a_log_of_a_former_day_is_put_aside_when_a_server_starts(tmp_path):
     assert (tmp_path / "audit-2026-05-03.2.jsonl").read_text() == '{"old": 1}\n' and len(lines(path)) == 1
 
 
+def test_two_servers_may_write_to_one_file(log, clock, tmp_path):
+    other = AuditLog(log.path, days=3, now=lambda: clock[0])
+    for day in range(2):
+        clock[0] = NOON + timedelta(days=day)
+        for one in (log, other):
+            one.write("query", ANNA, text=str(day))
+    assert [line["text"] for line in lines(log.path)] == ["1", "1"]
+    assert [line["text"] for line in lines(tmp_path / "audit-2026-05-04.jsonl")] == ["0", "0"]
+
+
 def test_lines_are_added_to_those_that_are_there(log):
     log.write("query", ANNA)
     AuditLog(log.path, days=3, now=lambda: NOON).write("query", ANNA)

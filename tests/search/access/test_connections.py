@@ -15,7 +15,7 @@ pytest.importorskip("uvicorn")
 import uvicorn
 
 from search.access import connections, routes
-from search.access.connections import protocol_of
+from search.access.connections import PatientServer, protocol_of
 from search.addresses import open_sockets
 
 
@@ -25,7 +25,7 @@ def running(gate, proxies=(), **settings):
     (listening,) = open_sockets("127.0.0.1", 0)
     more = {"ws": "none", "proxy_headers": False, "server_header": False, "lifespan": "off", "log_level": "critical"}
     config = uvicorn.Config(gate, http=protocol_of(proxies), **more, **settings)
-    server = uvicorn.Server(config)
+    server = PatientServer(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()
     try:
@@ -211,3 +211,13 @@ def test_a_password_goes_over_tls(guarded, certificate):
             assert client.get("/api/gallery").json()["who"] == "anna"
             assert "server" not in answer.headers
         assert not ask(port, LOGIN).startswith(b"HTTP/1.1 200")  # in plain text there is nothing
+
+
+def test_a_handshake_that_is_not_finished_is_cut_off(guarded, certificate, monkeypatch):
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1)
+    cert, key = certificate
+    server = running(guarded.gate, ssl_certfile=str(cert), ssl_keyfile=str(key))
+    with server as port, connect(port) as silent, connect(port) as begun:
+        started = time.monotonic()
+        begun.sendall(b"\x16\x03\x01\x02\x00")
+        assert all_of(silent) == b"" and all_of(begun) == b"" and time.monotonic() - started < 10
