@@ -81,9 +81,9 @@ class Access:
         settings: dict[str, Any] = {"log_level": "warning", **self.tls}
         if not self.protected:
             return uvicorn.Server(uvicorn.Config(site, **settings))
+        settings |= {"ws": "none", "proxy_headers": False, "server_header": False}
         protocol = protocol_of(self.options.trusted_proxy)
-        closed = {"http": protocol, "ws": "none", "proxy_headers": False, "server_header": False}
-        return PatientServer(uvicorn.Config(self.guard(site), **settings, **closed))
+        return PatientServer(uvicorn.Config(self.guard(site), http=protocol, **settings))
 
     def url_of(self, port: int) -> str:
         """The address to tell; that of a proxy is not known."""
