@@ -103,6 +103,7 @@ SMALLER_NUMBERS = {
         ("--pick gain", "--pick random"),  # there may be none between models that have hardly learned
         ("--processes 15 --set precision=tf32", f"--processes 2 --set precision=tf32 && {COPIED}"),
         ("--val 8 --seed", "--val 8 --test 4 --images-per-identity 2 --no-masks --seed"),
+        ("--val 200 --difficulty", "--val 8 --test 4 --images-per-identity 2 --no-masks --difficulty"),
     ],
 }
 # Requests to a server, which are sent while the command before them is tested.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from evaluation.drawing.figures import COLORS, Style, legend_of_models, new_figure, save_figure, style_of, tidy
 from evaluation.metrics import STAGE_NAMES
@@ -41,7 +41,7 @@ def draw_reliability(path: Path, found: Found, title: str, seed: int) -> None:
     curves.set_xscale("log")
     curves.set_xlim(LOWEST_RATE, 100)
     curves.set_ylim(0, 100)
-    curves.xaxis.set_major_formatter(ScalarFormatter())
+    curves.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     tidy(curves, "people found; dots: at fitted thresholds", "false alarms, FPIR (%)", "found, TPIR (%)")
     legend_of_models(figure, curves)
     save_figure(figure, path)

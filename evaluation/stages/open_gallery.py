@@ -35,10 +35,6 @@ class Hits:
     scores: Tensor
     right: Tensor
 
-    def of(self, captions: Tensor) -> "Hits":
-        """The hits of some captions; captions [C]: True = these."""
-        return Hits(self.scores[captions], self.right[captions])
-
 
 def score_split(model: SearchModel, split: EvaluationSplit, setting: Setting) -> dict[str, Scored]:
     """Rank a split as an evaluation does, with as many candidates more as a person has images; by stage, on the CPU.

@@ -126,3 +126,17 @@ def test_a_cross_modal_encoder_that_no_file_held_is_not_exported(checkpoints, tm
     assert all(name.startswith("base_model.") for name in kept)
     for source in (own, tmp_path / "model"):
         assert TrainedModel.open(source).explainer.map_targets == ("similarity",)
+
+
+@pytest.mark.parametrize("system", FILES)
+def test_a_calibration_of_similarities_is_found_again_in_every_export(checkpoints, tmp_path, system):
+    for name in (FILES[system], "config.yaml"):
+        copy(checkpoints[system].parent / name, tmp_path)
+    checkpoint = tmp_path / FILES[system]
+    studies(["calibrate", "--checkpoint", str(checkpoint)])
+    known = TrainedModel.open(checkpoint).calibration
+    assert known is not None and list(known.stages) == ["stage1"]
+    exports = {"model.safetensors": [], "model": []} | ({} if system == "rde" else {"open": ["--open_clip"]})
+    for output, flags in exports.items():
+        call_here(command, "export", tmp_path / output, "--checkpoint", checkpoint, *flags)
+        assert Encoder.open(tmp_path / output).trained.calibration == known.model_copy(update={"model": None})

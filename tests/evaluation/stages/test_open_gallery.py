@@ -24,7 +24,6 @@ def test_the_next_candidates_move_up_when_right_images_go():
     hits = hits_of(scored, tensor([False, True]))
     assert hits.scores.tolist() == [[5, 1, GONE, GONE], [9, 5, GONE, GONE]]
     assert hits.right.tolist() == [[False, True, False, False], [False] * 4]
-    assert hits.of(tensor([False, True])).scores.tolist() == [[9, 5, GONE, GONE]]
 
 
 def test_scores_are_put_back_into_the_order_of_stage_1():
