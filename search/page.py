@@ -29,7 +29,7 @@ EXAMPLES = (
 )
 PICTURE = (192, 384)  # width and height that images are shown in, in pixels
 FRAME = (640, 480)
-# pictures stand beside each other as many as are wide enough to be looked at, and are not scrolled in a box of their own
+# as many pictures stand beside each other as are wide enough to be looked at, and none is scrolled in a box of its own
 STYLE = """
 #hits .grid-container, #heats .grid-container {
     grid-template-columns: repeat(auto-fill, minmax(max(140px, 18%), 1fr)) !important;
