@@ -17,11 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dataset.annotation_entries import Box
-from dataset.csv_table import Table, read_table
+from dataset.csv_table import read_table
 from dataset.image_files import normal_path, path_fault
 from dataset.text_files import read_text
 from search.cuts import cut_name
-from search.metadata import check_columns, typed
+from search.metadata import check_columns, image_in, typed
 from utils.errors import UserError
 from utils.paths import expand_home
 
@@ -96,25 +96,15 @@ def read_csv(file: Path, source: str) -> Found:
     table = read_table(file, source, KNOWN, KNOWN)
     others = [index for index, name in enumerate(table.names) if name and name not in KNOWN]
     check_columns([table.names[index] for index in others], source)
-    check_rows(table)
+    images = [normal_path(image_in(table, row)) for row in table.rows]
     columns = {table.names[index]: typed([row.cells[index] for row in table.rows]) for index in others}
     found = Found(source)
     for number, row in enumerate(table.rows):
         cells = dict(zip(table.names, row.cells, strict=True))
         box = box_of([cells[name] for name in BOX], f"{source}, {row.where}")
         metadata = {name: values[number] for name, values in columns.items()}
-        found.add(normal_path(cells["image"]), box, metadata, row.where)
+        found.add(images[number], box, metadata, row.where)
     return found
-
-
-def check_rows(table: Table) -> None:
-    """Raises UserError for a row of wrong width, or a path that is of no image."""
-    for row in table.rows:
-        if fault := table.width_fault(row):
-            raise UserError(f"{table.source}, {row.where}: {fault}")
-        image = row.cells[table.names.index("image")]
-        if fault := path_fault(image):
-            raise UserError(f"{table.source}, {row.where}: the image path {image!r} {fault}")
 
 
 def box_of(values: Iterable[Any], where: str) -> Box:

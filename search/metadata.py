@@ -72,14 +72,20 @@ def check_rows(table: Table) -> None:
     """Raises UserError for a row of wrong width, a path that is of no image, and an image that has two rows."""
     row_of: dict[str, Row] = {}
     for row in table.rows:
-        if fault := table.width_fault(row):
-            raise UserError(f"{table.source}, {row.where}: {fault}")
-        written = row.cells[table.names.index("image")]
-        if fault := path_fault(written):
-            raise UserError(f"{table.source}, {row.where}: the image path {written!r} {fault}")
+        written = image_in(table, row)
         earlier = row_of.setdefault(normal_path(written), row)
         if earlier is not row:
             raise UserError(f"{table.source}, {row.where}: {written} is in {earlier.where} already")
+
+
+def image_in(table: Table, row: Row) -> str:
+    """The image that a row names, as written. Raises UserError for a row of wrong width, or a path that is of none."""
+    if fault := table.width_fault(row):
+        raise UserError(f"{table.source}, {row.where}: {fault}")
+    written = row.cells[table.names.index("image")]
+    if fault := path_fault(written):
+        raise UserError(f"{table.source}, {row.where}: the image path {written!r} {fault}")
+    return written
 
 
 def typed(cells: Sequence[str]) -> list[Any]:

@@ -90,9 +90,7 @@ class Options:
             ("seed", 0, 2**63),
             ("group_size", 1, LARGEST_GROUP),
         ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"{name.replace('_', ' ')} is {value}; choose a number from {low} to {high}")
+            require_within(name, getattr(self, name), low, high)
         if self.train + self.val + self.test == 0:
             raise UserError("no identities are asked for; set train, val or test above 0")
         if not 0.25 <= self.width / self.height <= 2:
@@ -196,6 +194,12 @@ class Options:
     def as_dict(self) -> dict[str, Any]:
         """For the marker file."""
         return asdict(self) | {"details": list(self.details)}
+
+
+def require_within(name: str, value: float, low: float, high: float) -> None:
+    """Raises UserError unless a number is one of those that make sense."""
+    if not low <= value <= high:
+        raise UserError(f"{name.replace('_', ' ')} is {value}; choose a number from {low} to {high}")
 
 
 def require_known(what: str, value: str, known: Sequence[str]) -> None:

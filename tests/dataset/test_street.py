@@ -114,7 +114,7 @@ def test_a_street_is_drawn_once_begun_anew_when_interrupted_and_never_over_somet
     ("given", "told"),
     [
         (["--people", "0"], "people is 0; choose a number from 1 to 10000"),
-        (["--seconds", "0"], "seconds between frames is 0"),
+        (["--seconds", "0"], "seconds is 0.0; choose a number from 0.01 to 3600"),
         (["--size", "9x9"], "height is 9; choose a number from 96 to 2160"),
         (["--size", "big"], "size 'big' is not understood"),
         (["--seed", "-1"], "seed is -1"),

@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from dataset.synthetic.camera import Camera, expose, sample_camera
 from dataset.synthetic.canvas import Canvas
 from dataset.synthetic.figure import paint_person
+from dataset.synthetic.options import require_within
 from dataset.synthetic.person import ATTRIBUTES, Person, sample_person
 from dataset.synthetic.pose import Pose, Skeleton
 from dataset.synthetic.scene import draw_ground, draw_windows, dull, paint_ground_shadow
-from utils.errors import UserError
 
 SCALE = 2  # people are drawn twice as large, then reduced
 HORIZON = 0.3  # of a frame's height
@@ -27,7 +27,15 @@ TALL = 0.62  # height of a person on the lower edge, of the pixels below the hor
 NEAR, FAR = 1.0, 0.5  # where people walk, of the way from the horizon to the lower edge
 FRONT = 0.6  # cosine of the turn up to which someone is seen from the front, or from the back
 LEAST_PIXELS = 40  # of someone who counts as seen
-LIMITS = {"people": (1, 10_000), "cameras": (1, 99), "frames": (1, 100_000), "height": (96, 2160), "width": (96, 3840)}
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "people": (1, 10_000),
+    "cameras": (1, 99),
+    "frames": (1, 100_000),
+    "height": (96, 2160),
+    "width": (96, 3840),
+    "seconds": (0.01, 3600),
+    "seed": (0, 2**63 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,7 @@ class StreetOptions:
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name} is {getattr(self, name)}; choose a number from {low} to {high}")
-        if not 0.01 <= self.seconds <= 3600:
-            raise UserError(f"seconds between frames is {self.seconds}; choose a number from 0.01 to 3600")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is {self.seed}; choose a number from 0 to {2**63 - 1}")
+            require_within(name, getattr(self, name), low, high)
 
 
 @dataclass(frozen=True)
