@@ -212,7 +212,10 @@ def write_calibration(checkpoint: Path, calibration: Calibration) -> Path:
 
 def read_calibration(content: Mapping[str, Any] | Path, where: str) -> Calibration:
     """A calibration from its file, or from what a checkpoint holds. Raises UserError when it is none."""
-    found = read_json(content, "calibration") if isinstance(content, Path) else content
+    try:
+        found = read_json(content, "calibration") if isinstance(content, Path) else content
+    except UserError as error:
+        raise UserError(f"{error}; fit it again (python -m evaluation calibrate), or delete it") from None
     try:
         return Calibration.model_validate(found)
     except ValidationError as error:

@@ -8,8 +8,7 @@
 Frames are named as images of a gallery, by their paths below its folder.
 """
 
-import json
-import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +20,15 @@ from dataset.csv_table import read_table
 from dataset.image_files import normal_path, path_fault
 from dataset.text_files import read_text
 from search.cuts import cut_name
-from search.metadata import check_columns, image_in, typed
+from search.metadata import LARGEST_INTEGER, check_columns, image_in, typed
 from utils.errors import UserError
+from utils.files import read_json
 from utils.paths import expand_home
+from utils.text import shorten
 
 BOX = ("left", "top", "width", "height")
 KNOWN = ("image", *BOX)
+LARGEST = 10**6  # pixels
 PEDESTRIANS = (1, 2, 7)  # classes of MOT Challenge: pedestrian, person on a vehicle, static person
 OF_FOLDER = "img1"  # where MOT Challenge has the images of a sequence, beside the folder of its files
 
@@ -48,15 +50,20 @@ class Found:
 
     def add(self, frame: str, box: Box, metadata: Mapping[str, Any], where: str) -> None:
         """Raises UserError for a box that cannot be one, or was read before."""
-        if not all(map(math.isfinite, box)) or box[2] <= 0 or box[3] <= 0:
+        if not all(abs(side) <= LARGEST for side in box) or box[2] <= 0 or box[3] <= 0:
             raise UserError(f"{self.source}, {where}: {list(box)} is not a box: left, top, width and height in pixels")
-        if box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
-            raise UserError(f"{self.source}, {where}: the box {list(box)} lies outside of its frame")
         name = cut_name(frame, box)
         if name in self.where:
-            raise UserError(f"{self.source}, {where}: the box {list(box)} of {frame} is in {self.where[name]} already")
+            raise UserError(
+                f"{self.source}, {where}: the box {list(box)} has the same pixels of {frame} as that of"
+                f" {self.where[name]}; leave out one of them"
+            )
         self.where[name] = where
-        self.people.setdefault(frame, {})[name] = {key: value for key, value in metadata.items() if value is not None}
+        own = {key: value for key, value in metadata.items() if value is not None}
+        for key, value in own.items():
+            if not isinstance(value, str) and not abs(value) < LARGEST_INTEGER:  # nor NaN
+                raise UserError(f"{self.source}, {where}: {key} is {value}, more than a number here can be")
+        self.people.setdefault(frame, {})[name] = own
 
 
 def read_people(files: Sequence[Path], images: Sequence[str], folder: Path) -> People:
@@ -74,7 +81,15 @@ def read_people(files: Sequence[Path], images: Sequence[str], folder: Path) -> P
             if twice := before.keys() & people.keys():
                 raise UserError(f"--boxes {file}: {min(twice)} is in an earlier file already")
             before.update(people)
+    of_one_type([metadata for people in together.values() for metadata in people.values()])
     return together
+
+
+def of_one_type(rows: Sequence[dict[str, Any]]) -> None:
+    """Make text of all values of a name of which some are text: a filter compares with one type."""
+    text = {name for row in rows for name, value in row.items() if isinstance(value, str)}
+    for row in rows:
+        row.update({name: str(value) for name, value in row.items() if name in text})
 
 
 def read_file(file: Path, frames: Frames, folder: Path) -> Found:
@@ -111,8 +126,8 @@ def box_of(values: Iterable[Any], where: str) -> Box:
     """Four numbers. Raises UserError."""
     try:
         left, top, width, height = map(float, values)
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: left, top, width and height must be numbers, not {list(values)}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{where}: left, top, width and height must be numbers, not {shorten(str(values))}") from None
     return left, top, width, height
 
 
@@ -120,19 +135,16 @@ def box_of(values: Iterable[Any], where: str) -> Box:
 
 
 def read_coco(file: Path, source: str) -> Found:
-    try:
-        content = json.loads(read_text(file, source))
-    except ValueError as error:
-        raise UserError(f"{source} is not valid JSON: {error}") from None
-    names = {one.get("id"): one.get("file_name") for one in part_of(content, "images", source)}
+    content = read_json(file, "boxes")
+    names = {plain(one.get("id")): one.get("file_name") for one in part_of(content, "images", source)}
     people = person_categories(part_of(content, "categories", source, required=False))
     found = Found(source)
     for number, one in enumerate(part_of(content, "annotations", source), 1):
-        if people is not None and one.get("category_id") not in people:
+        if one.get("iscrowd") == 1 or (people is not None and plain(one.get("category_id")) not in people):
             continue
-        where, name = f"annotation {number}", names.get(one.get("image_id"))
+        where, name = f"annotation {number}", names.get(plain(one.get("image_id")))
         if not isinstance(name, str) or (fault := path_fault(name)):
-            named = repr(one.get("image_id")) if not isinstance(name, str) else f"{name!r}, which {fault}"
+            named = shorten(repr(one.get("image_id"))) if not isinstance(name, str) else f"{name!r}, which {fault}"
             raise UserError(f"{source}, {where}: there is no image {named}")
         values = one.get("bbox")
         box = box_of(values if isinstance(values, list) else [values], f"{source}, {where}")
@@ -152,12 +164,19 @@ def part_of(content: Any, key: str, source: str, required: bool = True) -> list[
 
 def person_categories(categories: Sequence[Mapping[str, Any]]) -> set[Any] | None:
     """Identifiers of categories that are called person; None where none is, and all boxes count."""
-    return {one.get("id") for one in categories if str(one.get("name")).lower() in ("person", "pedestrian")} or None
+    return {
+        plain(one.get("id")) for one in categories if str(one.get("name")).lower() in ("person", "pedestrian")
+    } or None
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those that can be metadata."""
-    return {key: value for key, value in values.items() if isinstance(value, int | float | str)}
+    return {key: value for key, value in values.items() if type(value) in (int, float, str)}
+
+
+def plain(identifier: Any) -> int | str | None:
+    """An identifier of COCO, a number or a text; None for all else."""
+    return identifier if isinstance(identifier, int | str) else None
 
 
 # ---- MOT Challenge ---------------------------------------------------------------------
@@ -169,10 +188,12 @@ def read_mot(file: Path, source: str, frames: Frames, folder: Path) -> Found:
     Of nine numbers the last three are whether the row counts, its class and the visible share, as in files of ground
     truth; else the seventh is the score of a detector. `camera` is the name of the folder of images.
     """
+    lines, found = read_text(file, source).splitlines(), Found(source)
+    if not any(map(str.strip, lines)):
+        raise UserError(f"{source} is empty")
     inside = folder_of_frames(file, source, frames, folder)
-    by_number = {number: image for image in frames[inside] if (number := number_of(image)) is not None}
-    camera, found = camera_of(inside, file), Found(source)
-    for number, line in enumerate(read_text(file, source).splitlines(), 1):
+    by_number, camera = numbered(frames[inside], source), camera_of(inside, file)
+    for number, line in enumerate(lines, 1):
         if line.strip():
             add_row(found, by_number, camera, re.split(r"[,;\s]+", line.strip().rstrip(",")), f"row {number}")
     return found
@@ -181,14 +202,16 @@ def read_mot(file: Path, source: str, frames: Frames, folder: Path) -> Found:
 def add_row(found: Found, by_number: Mapping[int, str], camera: str, cells: list[str], where: str) -> None:
     try:
         numbers = [float(cell) for cell in cells]
-        frame, track = int(numbers[0]), int(numbers[1])
+        frame, track = whole(numbers[0]), whole(numbers[1])
         left, top, width, height = numbers[2:6]
+        of_truth = len(numbers) == 9
+        counts = not of_truth or (numbers[6] != 0 and whole(numbers[7]) in PEDESTRIANS)
     except (ValueError, IndexError, OverflowError):
         raise UserError(
-            f"{found.source}, {where}: frame, track, left, top, width, height are expected, not {','.join(cells)}"
+            f"{found.source}, {where}: frame, track, left, top, width, height are expected, not"
+            f" {shorten(','.join(cells))}"
         ) from None
-    of_truth = len(numbers) == 9
-    if of_truth and (not numbers[6] or int(numbers[7]) not in PEDESTRIANS):
+    if not counts:
         return
     if frame not in by_number:
         raise UserError(f"{found.source}, {where}: there is no image of frame {frame}")
@@ -200,11 +223,13 @@ def add_row(found: Found, by_number: Mapping[int, str], camera: str, cells: list
 def folder_of_frames(file: Path, source: str, frames: Frames, folder: Path) -> str:
     """The folder of the images that a file is of: one of its name, img1 beside the folder it is in, or the only one."""
     named = [name for name in frames if PurePosixPath(name).name == file.stem]
-    sequence = file.absolute().parent.parent / OF_FOLDER
-    beside = [name for name in frames if folder.absolute() / name == sequence]
+    sequence = Path(os.path.realpath(file)).parent.parent / OF_FOLDER
+    beside = [name for name in frames if Path(os.path.realpath(folder / name)) == sequence]
     for possible in (beside, named, list(frames)):
         if len(possible) == 1:
             return possible[0]
+    if named:
+        raise UserError(f"{source}: which images is it of? There are {' and '.join(sorted(named))}; index one of them")
     raise UserError(
         f"{source}: which images is it of? Let it be called as their folder ({file.stem}), or lie in SEQUENCE/gt beside"
         f" SEQUENCE/{OF_FOLDER}"
@@ -214,6 +239,23 @@ def folder_of_frames(file: Path, source: str, frames: Frames, folder: Path) -> s
 def camera_of(inside: str, file: Path) -> str:
     parts = [part for part in PurePosixPath(inside).parts if part != OF_FOLDER]
     return parts[-1] if parts else file.stem
+
+
+def whole(number: float) -> int:
+    """Raises ValueError for a number that is not whole."""
+    if not number.is_integer():
+        raise ValueError(number)
+    return int(number)
+
+
+def numbered(images: Sequence[str], source: str) -> dict[int, str]:
+    """The images of a folder by the numbers in their names. Raises UserError where two have the same."""
+    found: dict[int, str] = {}
+    for image in images:
+        number = number_of(image)
+        if number is not None and found.setdefault(number, image) != image:
+            raise UserError(f"{source}: which image is frame {number}? There are {found[number]} and {image}")
+    return found
 
 
 def number_of(image: str) -> int | None:

@@ -1,6 +1,6 @@
 """People in frames: a gallery can hold parts of images, each named by its frame and its box.
 
-    camera_1/000001.jpg#295,172,48,89    left, top, width and height in pixels of that frame
+    camera_1/000001.jpg#295,172,48,89    left, top (also below 0), width and height in pixels of that frame
 
 Nothing of them is written as a file: a person is cut out of the frame whenever the image is needed.
 """
@@ -16,7 +16,7 @@ from dataset.annotation_entries import Box
 from dataset.crops import box_fault, pixels_of
 from dataset.decoding import Unusable, decode
 
-CUT = re.compile(r"(?P<file>.+)#(?P<box>\d+,\d+,[1-9]\d*,[1-9]\d*)", re.DOTALL)
+CUT = re.compile(r"(?P<file>.+)#(?P<box>-?\d+,-?\d+,[1-9]\d*,[1-9]\d*)", re.DOTALL)
 COLOUR = (230, 40, 40)
 
 Pixels = tuple[int, int, int, int]  # left, top, width, height
@@ -24,9 +24,9 @@ Pixels = tuple[int, int, int, int]  # left, top, width, height
 
 def cut_name(file: str, box: Box) -> str:
     """What a person in a frame is called; the box in whole pixels, all that it touches."""
-    left, top = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
-    width, height = (math.ceil(box[side] + box[side + 2]) - low for side, low in ((0, left), (1, top)))
-    return f"{file}#{left},{top},{max(1, width)},{max(1, height)}"
+    left, top = math.floor(box[0]), math.floor(box[1])
+    width, height = math.ceil(box[0] + box[2]) - left, math.ceil(box[1] + box[3]) - top
+    return f"{file}#{left},{top},{width},{height}"
 
 
 def file_and_box(name: str) -> tuple[str, Pixels | None]:
@@ -40,7 +40,7 @@ def file_and_box(name: str) -> tuple[str, Pixels | None]:
 
 def lies_below(name: str, inside: str) -> bool:
     """Whether an image is the one of this name, a person in it, or lies in the folder of this name."""
-    return name == inside or name.startswith((f"{inside}/", f"{inside}#"))
+    return name == inside or name.startswith(f"{inside}/") or file_and_box(name)[0] == inside
 
 
 def cut(frame: Image.Image, box: Pixels) -> bytes:

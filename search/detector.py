@@ -22,7 +22,7 @@ from dataset.digests import blake2_of
 from search.boxes import Found, People
 from utils.checkpoints.files import read_checkpoint
 from utils.device import prepare_device
-from utils.errors import UserError, nearest
+from utils.errors import UserError, nearest, one_line
 from utils.files import read_json, write_json
 from utils.paths import expand_home
 
@@ -61,8 +61,8 @@ def make_detector(name: str, device: torch.device) -> Detector:
         raise UserError(f"--detector {name}: give MODULE:FUNCTION, or {TORCHVISION}MODEL=WEIGHTS.pth")
     try:
         detector = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"--detector {name} cannot be made: {error}") from None
+    except Exception as error:  # code of others
+        raise UserError(f"--detector {name} cannot be made: {one_line(str(error))} ({type(error).__name__})") from error
     if not callable(detector):
         raise UserError(f"--detector {name}: {function}() must return a function that finds people, not {detector!r}")
     return detector
@@ -110,22 +110,24 @@ def find_people(folder: Path, images: Sequence[str], detector: NamedDetector, ke
     path = kept_in / DETECTED
     known, unsaved = kept_detections(path, detector.name), 0
     found = Found(f"detector {detector.name}")
-    for image in tqdm(images, desc="detecting", unit="frame", disable=None):
-        try:
-            content = read_content(folder / image)
-            digest = blake2_of(content)
-            if digest not in known:
-                known[digest] = detect(detector, content, image)
-                unsaved += 1
-        except Unusable:
-            found.people[image] = {image: {}}
-            continue
-        add_people(found, image, known[digest], detector.least)
-        if unsaved >= SAVE_EVERY:
+    try:
+        for image in tqdm(images, desc="detecting", unit="frame", disable=None):
+            try:
+                content = read_content(folder / image)
+                digest = blake2_of(content)
+                if digest not in known:
+                    known[digest] = detect(detector, content, image)
+                    unsaved += 1
+            except Unusable:
+                found.people[image] = {image: {}}
+                continue
+            add_people(found, image, known[digest], detector.least)
+            if unsaved >= SAVE_EVERY:
+                write_json(path, {"detector": detector.name, "frames": known})
+                unsaved = 0
+    finally:  # also when the detector fails
+        if unsaved:
             write_json(path, {"detector": detector.name, "frames": known})
-            unsaved = 0
-    if unsaved:
-        write_json(path, {"detector": detector.name, "frames": known})
     return found.people
 
 
@@ -139,8 +141,14 @@ def kept_detections(path: Path, name: str) -> dict[str, list[list[float]]]:
 def detect(detector: NamedDetector, content: bytes, image: str) -> list[list[float]]:
     """Rows of one frame. Raises UserError when the detector answers something else, Unusable for what is no image."""
     pixels = np.array(decode(content).convert("RGB"))
-    boxes, scores = detector.detect(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
-    boxes, scores = torch.as_tensor(boxes), torch.as_tensor(scores)
+    try:
+        boxes, scores = detector.detect(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+        boxes, scores = torch.as_tensor(boxes), torch.as_tensor(scores)
+    except Exception as error:  # code of others
+        reason = f"{one_line(str(error))} ({type(error).__name__})"
+        raise UserError(
+            f"detector {detector.name} fails on {image}: {reason}; it must answer boxes [P, 4] and scores [P]"
+        ) from error
     if boxes.ndim != 2 or boxes.shape[1:] != (4,) or scores.shape != boxes.shape[:1]:
         raise UserError(
             f"detector {detector.name} found boxes {list(boxes.shape)} and scores {list(scores.shape)} in {image};"

@@ -214,7 +214,7 @@ def people_as_sources(
     """
     forms = match_forms(people, images)
     people = {forms.get(frame, frame): found for frame, found in people.items()}
-    check_images(people, images, "boxes")
+    check_images(people, images, "boxes", "frame")
     uploaded = [path for path in images if path in gallery.records.by_path]
     sources = [Source(frame, sorted(people[frame])) for frame in images if frame in people]
     metadata = {name: values for found in people.values() for name, values in found.items()}

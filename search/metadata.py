@@ -104,8 +104,11 @@ def typed(cells: Sequence[str]) -> list[Any]:
     return [cell if cell in there else None for cell in cells]
 
 
-def check_images(metadata: Metadata | None, paths: Sequence[str], what: str = "metadata") -> None:
-    """Warn of metadata of images that are not there. Raises UserError when all of them are."""
+def check_images(metadata: Metadata | None, paths: Sequence[str], what: str = "metadata", each: str = "row") -> None:
+    """Warn of metadata of images that are not there. Raises UserError when all of them are.
+
+    what, each: what messages call these, and one of them.
+    """
     if metadata is None:
         return
     there = set(paths)
@@ -114,7 +117,7 @@ def check_images(metadata: Metadata | None, paths: Sequence[str], what: str = "m
         example = f", such as {unknown[0]} (an image is called {paths[0]})" if unknown and paths else ""
         raise UserError(f"the {what} are of no image below the folder{example}; nothing was changed")
     if unknown:
-        rows, none = counted(len(unknown), "row"), agreeing(len(unknown), "is of no image", "are of no image")
+        rows, none = counted(len(unknown), each), agreeing(len(unknown), "is of no image", "are of no image")
         logger.warning("%s of the %s %s that is there, such as %s", rows, what, none, unknown[0])
 
 

@@ -11,7 +11,14 @@ from search.access.audit import AuditLog
 from search.access.callers import FORGET, SEARCH, UPLOAD, current_caller
 from search.access.refusals import Forbidden
 
-ACTIONS: Mapping[str, str] = {"query": SEARCH, "explain": SEARCH, "image": SEARCH, "upload": UPLOAD, "erase": FORGET}
+ACTIONS: Mapping[str, str] = {
+    "query": SEARCH,
+    "explain": SEARCH,
+    "image": SEARCH,
+    "frame": SEARCH,
+    "upload": UPLOAD,
+    "erase": FORGET,
+}
 
 
 class Watch:

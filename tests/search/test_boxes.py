@@ -24,7 +24,7 @@ def read(folder: Path, name: str, text: str, images=IMAGES):
     [
         ((3, 4, 10, 20), "f.jpg#3,4,10,20"),
         ((3.2, 4.9, 10, 20), "f.jpg#3,4,11,21"),  # all pixels that it touches
-        ((-2.5, -4, 10, 20), "f.jpg#0,0,8,16"),
+        ((-2.5, -4, 10, 20), "f.jpg#-3,-4,11,20"),
         ((0.5, 0.5, 0.1, 0.1), "f.jpg#0,0,1,1"),
     ],
 )
@@ -42,6 +42,7 @@ def test_other_names_are_files(name):
 def test_people_lie_below_their_frame_and_its_folder():
     assert all(lies_below("a/f.jpg#1,2,3,4", inside) for inside in ("a/f.jpg#1,2,3,4", "a/f.jpg", "a"))
     assert not lies_below("a/f.jpg2", "a/f.jpg") and not lies_below("ab/f.jpg", "a")
+    assert not lies_below("a#old/f.jpg", "a") and not lies_below("a#b.jpg", "a")  # others that have such names
 
 
 def test_a_table_has_boxes_and_metadata(tmp_path):
@@ -61,10 +62,36 @@ def coco(**changes) -> str:
         "annotations": [
             {"image_id": 9, "category_id": 1, "bbox": [1, 2, 3, 4], "track_id": 8, "score": 0.5, "iscrowd": 0},
             {"image_id": 9, "category_id": 2, "bbox": [5, 5, 5, 5]},
+            {"image_id": 9, "category_id": 1, "bbox": [0, 0, 90, 90], "iscrowd": 1},
         ],
         "categories": [{"id": 1, "name": "Person"}, {"id": 2, "name": "dog"}],
     }
     return json.dumps({**content, **changes})
+
+
+def annotated(**values) -> str:
+    """One annotation with such values."""
+    return coco(annotations=[{"image_id": 9, "category_id": 1, "bbox": [1, 2, 3, 4], **values}])
+
+
+def test_tracks_of_which_one_is_text_are_all_text(tmp_path):
+    names = [
+        {"image_id": 9, "category_id": 1, "bbox": [n, 2, 3, 4], "track_id": track} for n, track in enumerate((3, "b"))
+    ]
+    found = read(tmp_path, "boxes.json", coco(annotations=names))
+    assert [one["track"] for one in found["a/000002.jpg"].values()] == ["3", "b"]
+
+
+def test_sequences_are_found_through_links_and_folders_of_one_name_are_told(tmp_path):
+    (tmp_path / "b" / "gt").mkdir(parents=True)
+    (tmp_path / "b" / "img1").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "gt" / "gt.txt").write_text("7,1,1,2,3,4\n")
+    assert read_people([tmp_path / "link" / "gt" / "gt.txt"], IMAGES, tmp_path)
+    with pytest.raises(UserError, match="which images is it of. There are x/a and y/a"):
+        read(tmp_path, "a.txt", "1,1,1,2,3,4\n", ["x/a/1.jpg", "y/a/1.jpg"])
+    with pytest.raises(UserError, match="which image is frame 1. There are a/1.jpg and a/left_1.jpg"):
+        read(tmp_path, "a.txt", "1,1,1,2,3,4\n", ["a/1.jpg", "a/left_1.jpg"])
 
 
 def test_coco_has_the_persons_of_its_images(tmp_path):
@@ -92,12 +119,27 @@ def test_mot_challenge_is_of_the_images_that_its_place_or_name_says(tmp_path):
         ("boxes.csv", "image,left,top,width,height\na.jpg,1,2,x,4\n", r"row 2: left, top, .* must be numbers"),
         ("boxes.csv", "image,left,top,width,height\na.jpg,1,2,0,4\n", r"row 2: \[1.0, 2.0, 0.0, 4.0\] is not a box"),
         ("boxes.csv", "image,left,top,width,height\na.jpg,1,2,nan,4\n", "row 2: .* is not a box"),
-        ("boxes.csv", "image,left,top,width,height\na.jpg,-9,2,5,4\n", "row 2: .* lies outside of its frame"),
-        ("boxes.csv", "image,left,top,width,height\na.jpg,1,2,3,4\na.jpg,1,2,3,4\n", "row 3: .* is in row 2 already"),
+        ("boxes.csv", "image,left,top,width,height\na.jpg,1,2,1e300,4\n", "row 2: .* is not a box"),
+        ("boxes.csv", "image,left,top,width,height\na.jpg,1,2,3,4\na.jpg,1.5,2,2,4\n", "row 3: .* as that of row 2"),
         ("boxes.csv", "image,left,top,width,height\n../a.jpg,1,2,3,4\n", "row 2: the image path"),
         ("boxes.csv", "image,left,top,width,height,path\na.jpg,1,2,3,4,5\n", "column 'path' must be renamed"),
         ("boxes.csv", "image,left,top,width,height\na.jpg,1,2,3\n", "row 2: has 4 cells"),
         ("boxes.json", "{", "is not valid JSON"),
+        ("boxes.json", "[" * 100_000, "is not valid JSON"),
+        ("boxes.json", coco(annotations=[{"image_id": [9], "category_id": 1}]), "annotation 1: there is no image"),
+        (
+            "boxes.json",
+            coco(images=[{"id": {"a": 1}, "file_name": "a/000002.jpg"}]),
+            "annotation 1: there is no image 9",
+        ),
+        ("boxes.json", annotated(bbox=[10**400, 1, 2, 3]), "annotation 1: left, top, .* must be numbers"),
+        ("boxes.json", annotated(track_id=10**30), "annotation 1: track is 1000.*, more than a number here can be"),
+        ("boxes.json", annotated(score=float("nan")), "annotation 1: score is nan"),
+        ("a.txt", "1,1,1,2,3,4,1,inf,1\n", "row 1: frame, track, left"),
+        ("a.txt", "1.5,1,1,2,3,4\n", "row 1: frame, track, left"),
+        ("a.txt", "1,9e25,1,2,3,4\n", "row 1: track is 9000.*, more than a number"),
+        ("a.txt", "1,1,1,2,3,4,nan\n", "row 1: score is nan"),
+        ("a.txt", "\n \n", "is empty"),
         ("boxes.json", "[]", "must hold images"),
         ("boxes.json", coco(annotations=3), "must hold annotations, a list"),
         ("boxes.json", coco(annotations=[{"image_id": 3, "category_id": 1}]), "annotation 1: there is no image 3"),

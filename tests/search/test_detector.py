@@ -38,6 +38,18 @@ def make_detector():
 make_number = int
 
 
+def make_broken():
+    raise ValueError("no weights")
+
+
+def make_failing():
+    return lambda frame: torch.zeros(3) + torch.zeros(2)
+
+
+def make_wrong():
+    return lambda frame: None
+
+
 @pytest.fixture
 def frames(tmp_path):
     """One frame with someone in red, one without anybody, and a file that is no image."""
@@ -92,6 +104,7 @@ def test_one_of_torchvision_has_its_weights_from_a_file(frames, tmp_path):
         ("nothing", "give MODULE:FUNCTION"),
         ("nothing_such:make", "cannot be made: No module named 'nothing_such'"),
         (f"{__name__}:nothing", "cannot be made: .* has no attribute 'nothing'"),
+        (f"{__name__}:make_broken", r"cannot be made: no weights \(ValueError\)"),
         (f"{__name__}:make_number", r"make_number\(\) must return a function that finds people, not 0"),
     ],
 )
@@ -108,6 +121,16 @@ def test_what_a_detector_must_not_answer_is_told(encoder, frames, tmp_path, boxe
         pytest.raises(UserError, match=r"found boxes .* \[P, 4\] and \[P\] are expected"),
     ):
         index(gallery, encoder, detector=NamedDetector("wrong", lambda frame: answer))
+
+
+@pytest.mark.parametrize("name", ["make_failing", "make_wrong"])
+def test_a_detector_that_fails_is_named_with_the_frame(encoder, frames, tmp_path, name):
+    detector = open_detector(f"{__name__}:{name}")
+    with (
+        open_gallery(str(tmp_path / "gallery"), encoder, frames) as gallery,
+        pytest.raises(UserError, match=rf"{name} fails on empty.png: .*Error\); it must answer boxes"),
+    ):
+        index(gallery, encoder, detector=detector)
 
 
 def test_the_command(trained, frames, tmp_path):

@@ -14,6 +14,7 @@ from dataset.decoding import Unusable
 from dataset.synthetic.street.files import draw_street
 from dataset.synthetic.street.scene import StreetOptions
 from search.__main__ import main
+from search.access.watch import Watch
 from search.cuts import file_and_box
 from search.gallery import open_gallery
 from search.grouping import MOMENTS, gathered, search_groups, thinned
@@ -101,10 +102,12 @@ def write_rows(street, rows):
 
 def test_what_lies_outside_of_its_frame_or_has_no_frame_is_told(gallery, encoder, street):
     rows = rows_of(street)
-    write_rows(street, [*rows, {**rows[0], "left": "1000"}, {**rows[0], "image": "camera_9/000001.jpg"}])
+    outside = [{**rows[0], "left": left} for left in ("1000", "-1000", str(-int(rows[0]["width"]) + 2))]
+    write_rows(street, [*rows, *outside, {**rows[0], "image": "camera_9/000001.jpg"}])
     report = index(gallery, encoder, boxes=[street / "boxes.csv"])
-    [fault] = report.unreadable.values()
-    assert "lies outside its frame of 240 x 160 pixels" in fault and report.unchanged == len(rows)
+    faults = " ".join(report.unreadable.values())
+    assert faults.count("lies outside its frame of 240 x 160 pixels") == 2 and faults.count("has less than 50%") == 1
+    assert len(report.unreadable) == 3 and report.unchanged == len(rows)
     write_rows(street, [{**rows[0], "image": "camera_9/000001.jpg"}])
     with pytest.raises(UserError, match="the boxes are of no image below the folder"):
         index(gallery, encoder, boxes=[street / "boxes.csv"])
@@ -207,7 +210,9 @@ def test_the_api_has_groups_boxes_and_frames(gallery, encoder, street):
     testing = pytest.importorskip("fastapi.testclient")
     from search.service import build_app
 
-    client = testing.TestClient(build_app(Searcher(encoder, gallery)))
+    searcher = Searcher(encoder, gallery)
+    searcher.watch = Watch(known=False, audit=None)  # as it is served
+    client = testing.TestClient(build_app(searcher))
     asked = {"text": SENTENCE, "top": 2, "group": "track"}
     first, second = client.post("/api/search", json=asked).json()["hits"]
     assert first["metadata"]["track"] != second["metadata"]["track"]
