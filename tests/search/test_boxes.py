@@ -75,10 +75,9 @@ def annotated(**values) -> str:
 
 
 def test_tracks_of_which_one_is_text_are_all_text(tmp_path):
-    names = [
-        {"image_id": 9, "category_id": 1, "bbox": [n, 2, 3, 4], "track_id": track} for n, track in enumerate((3, "b"))
-    ]
-    found = read(tmp_path, "boxes.json", coco(annotations=names))
+    one = {"image_id": 9, "category_id": 1}
+    people = [{**one, "bbox": [left, 2, 3, 4], "track_id": track} for left, track in enumerate((3, "b"))]
+    found = read(tmp_path, "boxes.json", coco(annotations=people))
     assert [one["track"] for one in found["a/000002.jpg"].values()] == ["3", "b"]
 
 
@@ -88,9 +87,9 @@ def test_sequences_are_found_through_links_and_folders_of_one_name_are_told(tmp_
     (tmp_path / "link").symlink_to(tmp_path / "b")
     (tmp_path / "b" / "gt" / "gt.txt").write_text("7,1,1,2,3,4\n")
     assert read_people([tmp_path / "link" / "gt" / "gt.txt"], IMAGES, tmp_path)
-    with pytest.raises(UserError, match="which images is it of. There are x/a and y/a"):
+    with pytest.raises(UserError, match=r"which images is it of. There are x/a and y/a"):
         read(tmp_path, "a.txt", "1,1,1,2,3,4\n", ["x/a/1.jpg", "y/a/1.jpg"])
-    with pytest.raises(UserError, match="which image is frame 1. There are a/1.jpg and a/left_1.jpg"):
+    with pytest.raises(UserError, match=r"which image is frame 1. There are a/1.jpg and a/left_1.jpg"):
         read(tmp_path, "a.txt", "1,1,1,2,3,4\n", ["a/1.jpg", "a/left_1.jpg"])
 
 
