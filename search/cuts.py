@@ -26,7 +26,7 @@ def cut_name(file: str, box: Box) -> str:
     """What a person in a frame is called; the box in whole pixels, all that it touches."""
     left, top = math.floor(box[0]), math.floor(box[1])
     width, height = math.ceil(box[0] + box[2]) - left, math.ceil(box[1] + box[3]) - top
-    return f"{file}#{left},{top},{width},{height}"
+    return f"{file}#{left},{top},{max(1, width)},{max(1, height)}"
 
 
 def file_and_box(name: str) -> tuple[str, Pixels | None]:

@@ -26,6 +26,7 @@ def read(folder: Path, name: str, text: str, images=IMAGES):
         ((3.2, 4.9, 10, 20), "f.jpg#3,4,11,21"),  # all pixels that it touches
         ((-2.5, -4, 10, 20), "f.jpg#-3,-4,11,20"),
         ((0.5, 0.5, 0.1, 0.1), "f.jpg#0,0,1,1"),
+        ((1, 1, 1e-20, 2), "f.jpg#1,1,1,2"),
     ],
 )
 def test_a_person_is_named_by_frame_and_whole_pixels(box, name):
