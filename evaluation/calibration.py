@@ -220,8 +220,8 @@ def read_calibration(content: Mapping[str, Any] | Path, where: str) -> Calibrati
         return Calibration.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
+        key = ".".join(map(str, first["loc"]))
+        reason = f"{key}: {first['msg']}" if key else first["msg"]
         raise UserError(f"{where} is not a calibration ({reason}); fit it again, or delete it") from None
 
 

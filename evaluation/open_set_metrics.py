@@ -90,11 +90,11 @@ def auroc(best: np.ndarray, present: np.ndarray) -> Callable[[np.ndarray], float
 
     best [C]: scores of the best hits. Equal scores count half. NaN where all are present, or none is.
     """
-    values, place = np.unique(best, return_inverse=True)
+    values, index = np.unique(best, return_inverse=True)
 
     def of(weights: np.ndarray) -> float:
-        with_person = np.bincount(place, weights * present, len(values))
-        without = np.bincount(place, weights * ~present, len(values))
+        with_person = np.bincount(index, weights * present, len(values))
+        without = np.bincount(index, weights * ~present, len(values))
         pairs = with_person.sum() * without.sum()
         below = without.cumsum() - without / 2
         return float(100 * (with_person @ below) / pairs) if pairs else np.nan

@@ -164,9 +164,9 @@ def answer_as_json(answer: Answer, gallery: Gallery) -> str:
 def hit_as_json(hit: Hit, gallery: Gallery) -> dict[str, Any]:
     """A hit, and the file that it is, or that it is cut out of by its box."""
     _, box = file_and_box(hit.path)
-    place = {"file": str(gallery.path_of(hit.path)), **({"box": box} if box else {})}
+    source = {"file": str(gallery.path_of(hit.path)), **({"box": box} if box else {})}
     moments = [hit_as_json(moment, gallery) for moment in hit.moments]
-    return {**place, "match": hit.match, **asdict(replace(hit, moments=())), "moments": moments}
+    return {**source, "match": hit.match, **asdict(replace(hit, moments=())), "moments": moments}
 
 
 def print_answer(answer: Answer, gallery: Gallery) -> None:
@@ -228,16 +228,15 @@ def run_serve(options: argparse.Namespace) -> None:
     from search.site import build_site
 
     rate = false_alarms(options)
-    place = Address.parse(options.gallery)
-    if not place.exists():
-        raise place.missing()
-    access = Access.parse(options, place.folder)
+    address = Address.parse(options.gallery)
+    if not address.exists():
+        raise address.missing()
+    access = Access.parse(options, address.folder)
     sockets = open_sockets(options.host, options.port)
     encoder, reranker = open_both(options)
     with open_gallery(options.gallery, encoder) as gallery:
-        searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate)
+        searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate, watch=access.watch)
         tell_if_unknown(options, searcher)
-        searcher.watch = access.watch
         allowed = {"allow_upload": options.allow_upload, "allow_forget": options.allow_forget}
         site = build_site(searcher, **allowed, **access.site_settings())
         print(f"{access.url_of(sockets[0].getsockname()[1])} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)

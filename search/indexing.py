@@ -175,9 +175,10 @@ def index(
     images = [path for path in found.images if is_text(path)]
     sources = [Source(path, [path]) for path in images]
     if boxes or detector:
-        people = read_people(boxes, images, gallery.images)
         if detector:
             people = find_people(gallery.images, images, detector, gallery.folder)
+        else:
+            people = read_people(boxes, images, gallery.images)
         sources, metadata = people_as_sources(gallery, people, images)
     report = Report(unreadable={printable(path): NOT_TEXT for path in found.images if not is_text(path)}, found=found)
     add_images(gallery, encoder, sources, metadata, report)

@@ -143,10 +143,12 @@ class Searcher:
         cache_bytes: int = CACHE_BYTES,
         reranker: Encoder | None = None,
         false_alarms: float = FALSE_ALARMS,
+        watch: Callable[..., None] = unwatched,
     ):
         """encoder: of the gallery; reranker: another model that re-ranks what it finds and explains hits.
 
         false_alarms: share of the searches for people who are not there that may be answered as if they were.
+        watch: called with the name of an action and its details before it is answered or done; it may raise UserError.
 
         Raises UserError when the reranker cannot re-rank, or that share is not between 0 and 1.
         """
@@ -156,7 +158,7 @@ class Searcher:
         self.encoder, self.gallery, self.cache = encoder, gallery, TokenCache(cache_bytes)
         self.reranker, self.false_alarms = reranker or encoder, false_alarms
         self.turn = threading.RLock()
-        self.watch: Callable[..., None] = unwatched  # before an action is answered or done; may raise UserError
+        self.watch = watch
         self.read_as: dict[str, tuple[int, ...] | None] = {}  # by path: the state of the file when it was read
 
     def search(

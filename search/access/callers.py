@@ -1,4 +1,4 @@
-"""Who is asking while a request is answered: a person who signed in, or a program with a token."""
+"""Who asks while a request is answered: a person who signed in, or a program with a token."""
 
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager

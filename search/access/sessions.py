@@ -15,11 +15,11 @@ MOST, MOST_OF_USER = 1000, 20  # sessions at a time; a new one ends the oldest
 
 @dataclass
 class Session:
-    """name: of the user; user: as in the file when the session began; begun, used: seconds of the clock."""
+    """name: of the user; user: as in the file when the session began; started, used: seconds of the clock."""
 
     name: str
     user: User
-    begun: float
+    started: float
     used: float
 
 
@@ -59,7 +59,7 @@ class Sessions:
 
     def is_over(self, session: Session) -> bool:
         now = self.clock()
-        return now - session.used >= IDLE or now - session.begun >= LONGEST
+        return now - session.used >= IDLE or now - session.started >= LONGEST
 
     def sweep(self) -> None:
         """Drop sessions that have ended."""

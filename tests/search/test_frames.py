@@ -210,9 +210,8 @@ def test_the_api_has_groups_boxes_and_frames(gallery, encoder, street):
     testing = pytest.importorskip("fastapi.testclient")
     from search.service import build_app
 
-    searcher = Searcher(encoder, gallery)
-    searcher.watch = Watch(known=False, audit=None)  # as it is served
-    client = testing.TestClient(build_app(searcher))
+    watch = Watch(known=False, audit=None)  # as it is served
+    client = testing.TestClient(build_app(Searcher(encoder, gallery, watch=watch)))
     asked = {"text": SENTENCE, "top": 2, "group": "track"}
     first, second = client.post("/api/search", json=asked).json()["hits"]
     assert first["metadata"]["track"] != second["metadata"]["track"]

@@ -68,7 +68,7 @@ def marker_of(options: StreetOptions, finished: bool) -> dict[str, Any]:
 
 
 def claim(root: Path, options: StreetOptions) -> bool:
-    """Make `root` ready to be filled; False when it is finished with the same options. What is not is begun anew."""
+    """Make `root` ready to be filled; False when it is finished with the same options. What is not is drawn again."""
     require_folder(root, "folder")
     if root.is_dir() and any(root.iterdir()):
         found = read_json(root / MARKER, "marker file") if (root / MARKER).is_file() else None
@@ -94,9 +94,8 @@ def draw_some(root: Path, options: StreetOptions, camera: int, numbers: range) -
     for number in numbers:
         frame = draw_frame(options, camera, number, walks)
         write_frame(root, frame)
-        place = {"image": image_of(camera, number), "camera": camera, "frame": number}
-        place["second"] = round((number - 1) * options.seconds, 3)
-        rows += [{**place, **row_of(one)} for one in frame.seen]
+        moment = {"camera": camera, "frame": number, "second": round((number - 1) * options.seconds, 3)}
+        rows += [{"image": image_of(camera, number), **moment, **row_of(one)} for one in frame.seen]
         seen += [(camera, number, one) for one in frame.seen]
     return rows, seen
 
