@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from benchmark_data import run
-from search_access import PASSWORD, stub_site
+from search_access import PASSWORD, client_of, sign_in, stub_site
 
 from search.access import passwords
 from search.access.audit import AuditLog
@@ -72,3 +72,14 @@ def indexed(benchmark, trained, tmp_path_factory):
     passwords.set_password(folder / "people.json", "anna", PASSWORD, ["search"])
     passwords.set_password(folder / "people.json", "otto", PASSWORD, ["search", "upload", "forget"])
     return folder
+
+
+@pytest.fixture
+def client(guarded):
+    return client_of(guarded.gate)
+
+
+@pytest.fixture
+def anna(client):
+    assert sign_in(client).status_code == 303
+    return client

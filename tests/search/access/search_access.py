@@ -1,5 +1,6 @@
 """A site behind the gate, without a model: what it answers with shows what came through."""
 
+import json
 import re
 import subprocess
 import sys
@@ -69,3 +70,8 @@ def start(*options):
         if found := re.match(r"(https?)://.*:(\d+) \(page\)", line.decode()):
             return process, found[1], int(found[2])
     raise AssertionError(said)
+
+
+def lines(guarded) -> list[dict]:
+    """What the audit log holds."""
+    return [json.loads(line) for line in guarded.audit.read_text().splitlines()]
