@@ -34,7 +34,12 @@ STYLE = """
 #hits .grid-container, #heats .grid-container {
     grid-template-columns: repeat(auto-fill, minmax(max(140px, 18%), 1fr)) !important;
 }
-#hits .grid-wrap, #heats .grid-wrap { max-height: none !important; height: auto !important; overflow: visible; }
+#hits .grid-wrap, #heats .grid-wrap {
+    height: auto !important;
+    min-height: 0 !important;
+    max-height: none !important;
+    overflow: visible;
+}
 """
 MOST_VALUES, MOST_FILTERS = 200, 4
 CACHE_SECONDS = 600, 3600  # how often copies of what was shown are cleared away, and how old these are
