@@ -11,10 +11,11 @@ from utils.errors import UserError
 
 HIGHEST_PORT = 65_535
 NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # such as ::1 where IPv6 is switched off
+TRIES = 10  # ports that may be taken on one of several addresses, one after the other
 
 
 def open_sockets(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on all addresses of a host, IPv4 and IPv6, on one port (0: any that is free).
+    """Sockets that listen on all addresses of a host, IPv4 and IPv6, on one port (0: any that is free on all).
 
     Raises UserError when nothing can be served there.
     """
@@ -22,24 +23,39 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
         raise UserError(
             f"cannot serve on port {port}: a port is a number from 0 to {HIGHEST_PORT}; choose one by --port"
         )
-    opened: list[socket.socket] = []
+    tries = 1 if port else TRIES  # a port that is free on the first address may be taken on another
     try:
-        failure: OSError | None = None
-        for family, address in resolve(host, port):
+        while True:
+            try:
+                return sockets_on(resolve(host, port), port)
+            except OSError as error:
+                tries -= 1
+                if error.errno != errno.EADDRINUSE or not tries:
+                    raise
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"cannot serve on {host!r} port {port}: {reason_of(error)}; choose others by --host and --port"
+        ) from None
+
+
+def sockets_on(addresses: list[tuple[socket.AddressFamily, tuple]], port: int) -> list[socket.socket]:
+    """Sockets that listen on those of the addresses that this machine has, on one port. Raises OSError: no socket."""
+    opened: list[socket.socket] = []
+    absent: OSError | None = None
+    try:
+        for family, address in addresses:
             try:
                 opened.append(listen(family, address, opened[0].getsockname()[1] if opened else port))
             except OSError as error:
                 if error.errno not in NOT_HERE:
                     raise
-                failure = error
-        if failure and not opened:
-            raise failure
-    except (OSError, UnicodeError) as error:
+                absent = error
+        if absent and not opened:
+            raise absent
+    except OSError:
         for one in opened:
             one.close()
-        raise UserError(
-            f"cannot serve on {host!r} port {port}: {reason_of(error)}; choose others by --host and --port"
-        ) from None
+        raise
     return opened
 
 

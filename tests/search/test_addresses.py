@@ -60,6 +60,25 @@ def test_a_name_of_both_families_is_served_on_both(monkeypatch):
     assert reached("localhost", "127.0.0.1", "::1") == ["127.0.0.1", "::1"]
 
 
+@ipv6
+def test_a_free_port_is_one_that_is_free_on_all_addresses(monkeypatch):
+    both = [(socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+    monkeypatch.setattr(addresses, "resolve", lambda host, port: both)
+    taken = []
+    listen = addresses.listen
+
+    def half_taken(family, address, port):  # others take the first two ports of IPv6 on IPv4
+        if family == socket.AF_INET and len(taken) < 2:
+            taken.append(listen(family, address, port))
+        return listen(family, address, port)
+
+    monkeypatch.setattr(addresses, "listen", half_taken)
+    assert reached("localhost", "127.0.0.1", "::1") == ["127.0.0.1", "::1"]
+    assert len(taken) == 2
+    for one in taken:
+        one.close()
+
+
 def test_a_family_that_is_switched_off_is_left_out(monkeypatch):
     absent = (socket.AF_INET, ("203.0.113.1", 0))  # an address for documentation, of no machine
     monkeypatch.setattr(addresses, "resolve", lambda host, port: [absent, (socket.AF_INET, ("127.0.0.1", 0))])
