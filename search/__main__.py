@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,13 @@ from search.arguments import (
 from search.cuts import file_and_box
 from search.detector import open_detector
 from search.encoder import Encoder
-from search.gallery import Address, Gallery, is_own_folder, open_gallery, recorded_encoder
+from search.gallery import Gallery, is_own_folder, open_gallery
+from search.gallery_address import Address
 from search.indexing import index
 from search.likelihood import why_unknown
 from search.metadata import read_metadata
 from search.moving import move_images
+from search.read_gallery import ReadGallery, read_gallery, recorded_encoder
 from search.searcher import CANDIDATES, Answer, Hit, Searcher
 from search.selection import select_images
 from utils.errors import CommandParser, UserError, one_line, run_command_line
@@ -47,9 +49,9 @@ Command = Callable[[argparse.Namespace], None]
 
 def open_encoder(options: argparse.Namespace) -> Encoder:
     """The encoder that made the gallery, or another copy of it; for a new gallery the one of the command line."""
-    if options.checkpoint is not None and not Address.parse(options.gallery).exists():
+    if options.checkpoint is not None and not Address.parse(options.gallery, options.files).exists():
         return Encoder.open(options.checkpoint, options.config, options.device, options.overrides)
-    source = recorded_encoder(options.gallery, options.checkpoint)
+    source = recorded_encoder(options.gallery, options.checkpoint, options.files)
     overrides = list(dict.fromkeys([*source["overrides"], *options.overrides]))
     return Encoder.open(source["checkpoint"], options.config or source.get("config"), options.device, overrides)
 
@@ -88,13 +90,13 @@ def run_index(options: argparse.Namespace) -> None:
     metadata = read_metadata(options.metadata) if options.metadata else None
     if not options.folder.is_dir():
         raise UserError(f"{options.folder} is not a folder of images")
-    if not Address.parse(options.gallery).exists():
+    if not Address.parse(options.gallery, options.files).exists():
         if options.checkpoint is None:
             raise UserError(f"--checkpoint is missing: which model shall make the gallery {options.gallery}?")
         require_images(options.folder)  # before a model is opened
     detector = open_detector(options.detector, options.least_score, options.device) if options.detector else None
     encoder = open_encoder(options)
-    with open_gallery(options.gallery, encoder, options.folder) as gallery:
+    with open_gallery(options.gallery, encoder, options.folder, files=options.files) as gallery:
         report = index(gallery, encoder, metadata, options.gone, options.boxes, detector)
         for path, fault in (report.found.unreachable | report.unreadable).items():
             print(f"unreadable: {in_a_line(path)} {fault}")
@@ -125,8 +127,8 @@ def run_query(options: argparse.Namespace) -> None:
         require_sheet(options.sheet)
     rate = false_alarms(options)
     encoder, reranker = open_both(options)
-    with open_gallery(options.gallery, encoder) as gallery:
-        if options.sheet and options.sheet.resolve() in {gallery.images / image.file for image in gallery.records}:
+    with open_to_search(options, encoder) as gallery:
+        if options.sheet and is_image_of(gallery, options.sheet.resolve()):
             raise UserError(f"--sheet {options.sheet} is an image of the gallery; name another file")
         searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate)
         tell_if_unknown(options, searcher, options.candidates)
@@ -141,6 +143,25 @@ def run_query(options: argparse.Namespace) -> None:
             write_sheet(answer, gallery, options.sheet)
 
 
+def open_to_search(
+    options: argparse.Namespace, encoder: Encoder, changes: bool = False
+) -> AbstractContextManager[ReadGallery]:
+    """The gallery, one on a server beside others that search or change it; unless this process `changes` it itself."""
+    if changes or not Address.parse(options.gallery, options.files).is_server:
+        return open_gallery(options.gallery, encoder, files=options.files)
+    return read_gallery(options.gallery, encoder, options.files)
+
+
+def is_image_of(gallery: ReadGallery, file: Path) -> bool:
+    """Whether a file is one that the gallery holds, so that a picture must not take its place.
+
+    Where its images are not listed, any file of their folder may be one.
+    """
+    if isinstance(gallery, Gallery):
+        return file in {gallery.images / image.file for image in gallery.records}
+    return file.is_relative_to(gallery.images) and file.exists()
+
+
 def require_sheet(path: Path) -> None:
     """Raises UserError, before the search, when a picture cannot be written there."""
     if path.suffix.lower() != ".png":
@@ -148,7 +169,7 @@ def require_sheet(path: Path) -> None:
     require_file(path, "--sheet")
 
 
-def answer_as_json(answer: Answer, gallery: Gallery) -> str:
+def answer_as_json(answer: Answer, gallery: ReadGallery) -> str:
     hits = [{"rank": rank, **hit_as_json(hit, gallery)} for rank, hit in enumerate(answer.hits, 1)]
     found = {
         "query": answer.query.text,
@@ -161,7 +182,7 @@ def answer_as_json(answer: Answer, gallery: Gallery) -> str:
     return as_json(found, indent=2, encoding=sys.stdout.encoding or "utf-8")
 
 
-def hit_as_json(hit: Hit, gallery: Gallery) -> dict[str, Any]:
+def hit_as_json(hit: Hit, gallery: ReadGallery) -> dict[str, Any]:
     """A hit, and the file that it is, or that it is cut out of by its box."""
     _, box = file_and_box(hit.path)
     source = {"file": str(gallery.path_of(hit.path)), **({"box": box} if box else {})}
@@ -169,7 +190,7 @@ def hit_as_json(hit: Hit, gallery: Gallery) -> dict[str, Any]:
     return {**source, "match": hit.match, **asdict(replace(hit, moments=())), "moments": moments}
 
 
-def print_answer(answer: Answer, gallery: Gallery) -> None:
+def print_answer(answer: Answer, gallery: ReadGallery) -> None:
     """A line for each hit; what was left out goes to stderr."""
     if answer.verdict:
         print(answer.verdict)
@@ -190,7 +211,7 @@ def in_a_line(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def picture_of(hit: Hit, gallery: Gallery) -> Path | bytes:
+def picture_of(hit: Hit, gallery: ReadGallery) -> Path | bytes:
     """A hit's file, or the content of one where it is a part of a frame."""
     if file_and_box(hit.path)[1] is not None:
         with suppress(Unusable):  # else a field with its name
@@ -198,7 +219,7 @@ def picture_of(hit: Hit, gallery: Gallery) -> Path | bytes:
     return gallery.images / hit.path
 
 
-def write_sheet(answer: Answer, gallery: Gallery, path: Path) -> None:
+def write_sheet(answer: Answer, gallery: ReadGallery, path: Path) -> None:
     """A picture of the hits."""
     if not answer.hits:
         raise UserError(f"nothing was found, so there is nothing to draw: --sheet {path} is not written")
@@ -212,7 +233,7 @@ def write_sheet(answer: Answer, gallery: Gallery, path: Path) -> None:
 def run_forget(options: argparse.Namespace) -> None:
     """Erase images from a gallery."""
     encoder = open_encoder(options)
-    with open_gallery(options.gallery, encoder) as gallery:
+    with open_gallery(options.gallery, encoder, files=options.files) as gallery:
         paths = select_images(gallery, options.images, options.where)
         if not paths:
             raise UserError("no image of the gallery has all of these metadata; nothing was forgotten")
@@ -228,13 +249,14 @@ def run_serve(options: argparse.Namespace) -> None:
     from search.site import build_site
 
     rate = false_alarms(options)
-    address = Address.parse(options.gallery)
+    address = Address.parse(options.gallery, options.files)
     if not address.exists():
         raise address.missing()
     access = Access.parse(options, address.folder)
     sockets = open_sockets(options.host, options.port)
     encoder, reranker = open_both(options)
-    with open_gallery(options.gallery, encoder) as gallery:
+    changes = options.allow_upload or options.allow_forget
+    with open_to_search(options, encoder, changes) as gallery:
         searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate, watch=access.watch)
         tell_if_unknown(options, searcher)
         allowed = {"allow_upload": options.allow_upload, "allow_forget": options.allow_forget}
@@ -251,7 +273,7 @@ def run_move(options: argparse.Namespace) -> None:
     if options.images is None and options.checkpoint is None:
         raise UserError("move what? Give --images NEW_FOLDER, --checkpoint NEW, or both")
     encoder = open_encoder(options)
-    with open_gallery(options.gallery, encoder) as gallery:
+    with open_gallery(options.gallery, encoder, files=options.files) as gallery:
         if options.images is not None:
             found = move_images(gallery, options.images)
             for path, fault in found.unreadable.items():
@@ -269,7 +291,7 @@ def run_move(options: argparse.Namespace) -> None:
 def run_rebuild(options: argparse.Namespace) -> None:
     """Build the index again from the records."""
     encoder = open_encoder(options)
-    with open_gallery(options.gallery, encoder, anew=True) as gallery:
+    with open_gallery(options.gallery, encoder, anew=True, files=options.files) as gallery:
         print(f"the index of {counted(len(gallery.records), 'image')} is built again")
 
 

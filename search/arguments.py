@@ -89,6 +89,8 @@ def add_gallery_and_model(parser: argparse.ArgumentParser) -> None:
 
 def add_gallery(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gallery", required=True, metavar="G", help="its folder, or http://host:19530 of a server")
+    files = "where the plain files of a gallery on a server are: a folder, or a URL such as s3://bucket/gallery"
+    parser.add_argument("--files", metavar="F", help=f"{files} (default: a folder named after the server)")
 
 
 def add_model(parser: argparse.ArgumentParser, needed: bool = False) -> None:

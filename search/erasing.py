@@ -1,5 +1,6 @@
 """Erases images from a gallery that is being served, as the command `forget` does while none is."""
 
+from search.gallery import held
 from search.searcher import Searcher
 from utils.errors import NotThere
 
@@ -9,7 +10,7 @@ def erase_image(searcher: Searcher, path: str) -> None:
 
     Raises NotThere when the gallery holds none of this path.
     """
-    gallery = searcher.gallery
+    gallery = held(searcher.gallery)
     with searcher.turn:
         image = gallery.records.by_path.get(path)
         if image is None:

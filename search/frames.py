@@ -8,14 +8,14 @@ from PIL import Image
 
 from dataset.decoding import Unusable
 from search.cuts import file_and_box, with_box
-from search.gallery import Gallery
+from search.read_gallery import ReadGallery
 from search.searcher import Searcher
 from utils.errors import NotThere
 
 QUALITY = 90  # of the JPEG
 
 
-def frame_around(gallery: Gallery, path: str) -> Image.Image | None:
+def frame_around(gallery: ReadGallery, path: str) -> Image.Image | None:
     """The frame that an image was cut out of, with its box; None for a whole image.
 
     Raises Unusable when its file is gone or another one.

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from search.gallery import Gallery
+from search.read_gallery import ReadGallery
 from utils.errors import UserError, nearest
 
 ALIKE = "alike"
@@ -28,7 +28,7 @@ def require_group(group: str, columns: Collection[str]) -> None:
         )
 
 
-def groups_of(gallery: Gallery, paths: Sequence[str], group: str) -> list[Hashable]:
+def groups_of(gallery: ReadGallery, paths: Sequence[str], group: str) -> list[Hashable]:
     """To which group each image belongs; the first of those that are alike stands for them. Images without a value of
     the metadata are groups of their own."""
     if group == ALIKE:
@@ -37,7 +37,7 @@ def groups_of(gallery: Gallery, paths: Sequence[str], group: str) -> list[Hashab
     return [(path,) if value is None else value for path, value in zip(paths, values, strict=True)]
 
 
-def representatives(gallery: Gallery, paths: Iterable[str]) -> Iterable[str]:
+def representatives(gallery: ReadGallery, paths: Iterable[str]) -> Iterable[str]:
     """The first image that each looks the same as, out of those before it that look like none before them."""
     firsts: list[str] = []
     embeddings = np.zeros((0, 0), np.float32)  # [firsts, E]

@@ -176,7 +176,7 @@ def index(
     sources = [Source(path, [path]) for path in images]
     if boxes or detector:
         if detector:
-            people = find_people(gallery.images, images, detector, gallery.folder)
+            people = find_people(gallery.images, images, detector, gallery.address.folder)
         else:
             people = read_people(boxes, images, gallery.images)
         sources, metadata = people_as_sources(gallery, people, images)
@@ -191,7 +191,7 @@ def index(
     report.removed = len(dropped)
     if report.removed or report.updated:
         gallery.erase()
-    elif len(gallery.records.files()) > MOST_FILES:
+    elif len(gallery.records.files) > MOST_FILES:
         gallery.records.rewrite()
     gallery.finish()
     return report

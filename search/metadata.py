@@ -51,7 +51,7 @@ def check_columns(names: Sequence[str], source: str) -> None:
             raise UserError(f"{source}: column {index + 1} has no name in the header; name it, or remove it")
         if name in names[:index]:
             raise UserError(f"{source}: two columns are called {name!r}")
-        own = name in (*OWN_FIELDS, "digest") or name.lower() in WORDS
+        own = name in OWN_FIELDS or name.lower() in WORDS
         if own:
             taken = "the gallery itself has such a name" if name.lower() not in WORDS else "it is a word of filters"
             raise UserError(f"{source}: column {name!r} must be renamed: {taken}")

@@ -14,8 +14,8 @@ from evaluation.drawing.pictures import placeholder
 from search.erasing_page import build_erasing, for_caller
 from search.explain import Explanation, explain, overlay
 from search.frames import frame_around
-from search.gallery import Gallery
 from search.grouping import ALIKE
+from search.read_gallery import ReadGallery
 from search.searcher import CANDIDATES, Answer, Hit, Searcher
 from search.upload import add_image
 from utils.errors import UserError
@@ -182,7 +182,7 @@ class Callbacks:
         return f"Added as {image.path}; the gallery holds {counted(len(self.searcher.gallery.records), 'image')}."
 
 
-def picture_of(gallery: Gallery, path: str) -> Image.Image:
+def picture_of(gallery: ReadGallery, path: str) -> Image.Image:
     """An image small enough for the page, or a grey field in place of it."""
     try:
         picture = decode(gallery.content_of(path))
@@ -192,7 +192,7 @@ def picture_of(gallery: Gallery, path: str) -> Image.Image:
     return picture
 
 
-def surroundings(gallery: Gallery, path: str, moments: Sequence[str]) -> list[tuple[Image.Image, str]]:
+def surroundings(gallery: ReadGallery, path: str, moments: Sequence[str]) -> list[tuple[Image.Image, str]]:
     """The frame that an image was cut out of, if it was, and the others of its group."""
     pictures = []
     with suppress(Unusable):  # the hit itself was there a moment ago

@@ -3,7 +3,9 @@
     records/00000001.npz   some images: paths, digests, embeddings, metadata; or the paths of images that are gone
 
 Files are written whole, one after the other, and never changed: of two that name the same image, the later one is
-right. Letters: R images of a file, E embedding.
+right. A file is created by one process alone: one whose number another has taken meanwhile writes nothing.
+
+Letters: R images of a file, E embedding.
 """
 
 import hashlib
@@ -12,13 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from search.cuts import file_and_box
+from search.storage import Folder, Storage
 from utils.errors import UserError
-from utils.files import atomic_write, remove_leftovers
+
+RECORDS = "records"
 
 
 @dataclass(frozen=True)
@@ -55,25 +59,22 @@ def content_key(path: str, digest: str) -> str:
 
 
 class Records:
-    """The images of a gallery by path, kept in a folder of plain files."""
+    """The images of a gallery by path, kept in plain files, and all of them in memory."""
 
-    def __init__(self, folder: Path):
-        """Raises UserError when a file is damaged."""
-        self.folder = folder
+    def __init__(self, storage: Storage | Path):
+        """storage: of the gallery; a path is that of a folder. Raises UserError when a file is damaged."""
+        self.storage = Folder(storage) if isinstance(storage, Path) else storage
         self.by_path: dict[str, IndexedImage] = {}
         self.by_id: dict[str, IndexedImage] = {}
         self.entries = 0  # in all files, also those that later ones have replaced
-        remove_leftovers(folder)
-        for path in self.files():
-            self.read(path)
-
-    def files(self) -> list[Path]:
-        """All files, in the order in which they were written."""
-        return sorted(self.folder.glob("*.npz"))
+        self.storage.tidy(RECORDS)
+        self.files = [name for name in self.storage.names(RECORDS) if name.endswith(".npz")]
+        for name in self.files:
+            self.read(name)
 
     def newest(self) -> str:
         """Name of the last file that was written; empty without any."""
-        return max((path.name for path in self.files()), default="")
+        return self.files[-1].rpartition("/")[2] if self.files else ""
 
     def __len__(self) -> int:
         return len(self.by_path)
@@ -94,17 +95,17 @@ class Records:
             if image is not None:
                 del self.by_id[image.id]
 
-    def read(self, path: Path) -> None:
+    def read(self, name: str) -> None:
         """Apply one file to what earlier ones said. Raises UserError when it is damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with self.storage.open(name) as stream, np.load(stream, allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
                 embeddings = file["embeddings"]
                 rows = list(zip(head["paths"], head["digests"], embeddings, head["metadata"], strict=True))
         except Exception as error:  # damaged files make numpy and zipfile raise nearly any type
             raise UserError(
-                f"gallery file {path} is damaged ({type(error).__name__}); remove it and index again: what it held is"
-                " encoded again (give --metadata again, if there were any)"
+                f"gallery file {self.storage.name}/{name} is damaged ({type(error).__name__}); remove it and index"
+                " again: what it held is encoded again (give --metadata again, if there were any)"
             ) from None
         if head["whole"]:
             self.remove(list(self.by_path))
@@ -134,16 +135,16 @@ class Records:
 
     def rewrite(self) -> None:
         """Replace all files by one that holds the current images alone."""
-        older = self.files()
+        older = list(self.files)
         self.write(list(self), (), whole=True)
-        for path in older:
-            path.unlink(missing_ok=True)
+        for name in older:
+            self.storage.remove(name)
+        self.files = self.files[len(older) :]
         self.entries = len(self)
 
     def write(self, images: Sequence[IndexedImage], forgotten: Iterable[str], whole: bool = False) -> None:
-        """Write the next file; whole: it replaces all earlier ones."""
-        existing = self.files()
-        number, gone = int(existing[-1].stem) + 1 if existing else 1, list(forgotten)
+        """Write the next file; whole: it replaces all earlier ones. Raises UserError when another process writes."""
+        number, gone = int(self.newest().removesuffix(".npz") or 0) + 1, list(forgotten)
         head = {
             "paths": [image.path for image in images],
             "digests": [image.digest for image in images],
@@ -152,6 +153,16 @@ class Records:
             "whole": whole,
         }
         embeddings = np.stack([image.embedding for image in images]) if images else np.zeros((0, 0), np.float32)
-        with atomic_write(self.folder / f"{number:08d}.npz") as temporary, open(temporary, "wb") as file:
+
+        def save(file: BinaryIO) -> None:
             np.savez(file, head=np.array(json.dumps(head)), embeddings=embeddings.astype(np.float32))
+
+        name = f"{RECORDS}/{number:08d}.npz"
+        try:
+            self.storage.write(name, save, new=True)
+        except FileExistsError:
+            raise UserError(
+                f"another process writes to {self.storage.name}; nothing of this was kept: end one, and start again"
+            ) from None
+        self.files.append(name)
         self.entries += len(images) + len(gone)

@@ -21,9 +21,9 @@ from dataset.decoding import Unusable
 from evaluation.calibration import FALSE_ALARMS, StageCalibration, require_rate
 from search.encoder import EncodedQuery, Encoder
 from search.filters import check_filter
-from search.gallery import Gallery
 from search.grouping import MOMENTS, gathered, groups_of, require_group, search_groups, thinned
 from search.likelihood import Likelihood, calibration_of, likelihood_of
+from search.read_gallery import ReadGallery
 from utils.errors import UserError
 
 CANDIDATES = 128
@@ -139,7 +139,7 @@ class Searcher:
     def __init__(
         self,
         encoder: Encoder,
-        gallery: Gallery,
+        gallery: ReadGallery,
         cache_bytes: int = CACHE_BYTES,
         reranker: Encoder | None = None,
         false_alarms: float = FALSE_ALARMS,
@@ -223,7 +223,7 @@ class Searcher:
 
     def nearest(self, embedding: np.ndarray, count: int, where: str, group: str) -> list[tuple[str, str, float]]:
         """The nearest images, as of `Store.search`; with a group, `MOMENTS` of each at most."""
-        search = self.gallery.store.search
+        search = self.gallery.nearest
         if not group:
             return search(embedding, count, where)
         most = min(MOST_FOUND, len(self.gallery.records))

@@ -5,10 +5,12 @@ An index holds nothing that a gallery's records do not hold: it can always be bu
 
 import contextlib
 import functools
+import json
 import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -20,8 +22,9 @@ from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-ID, PATH, VECTOR = "id", "path", "embedding"
-OWN_FIELDS = (ID, PATH, VECTOR)
+ID, PATH, VECTOR, DIGEST = "id", "path", "embedding", "digest"
+OWN_FIELDS = (ID, PATH, VECTOR, DIGEST)
+ROWS = 2  # version of `as_row`
 EXACT, GRAPH = "FLAT", "HNSW"  # all images compared; a graph of near neighbours (Malkov and Yashunin, 2020)
 EXACT_BELOW = 100_000  # images; from there on a graph
 BUILT_WITH: Mapping[str, Mapping[str, int]] = {EXACT: {}, GRAPH: {"M": 32, "efConstruction": 256}}
@@ -64,24 +67,36 @@ def in_one_line(method: Callable[Concatenate["Store", P], R]) -> Callable[Concat
 
 
 class Store:
-    """One collection of a Milvus index."""
+    """One collection of a Milvus index.
 
-    def __init__(self, uri: str, collection: str, dimensions: int):
-        """uri: a file of Milvus Lite, or http://host:port of a server. Raises UserError when it cannot be opened."""
+    On a server it has a number, and the name that all ask for is an alias of it: another one that is built beside it
+    takes its place at once (`replace`).
+    """
+
+    def __init__(self, uri: str, collection: str, dimensions: int, makes: bool = True):
+        """uri: a file of Milvus Lite, or http://host:port of a server; makes: the collection, when there is none.
+
+        Raises UserError when it cannot be opened, or there is none.
+        """
         self.uri, self.collection, self.dimensions = uri, collection, dimensions
         self.client, self.index_type = connect(uri), EXACT
-        self.open()
+        self.open(makes)
 
     @in_one_line
-    def open(self) -> None:
-        """Load the collection, which is created when there is none."""
+    def open(self, makes: bool) -> None:
+        """Load the collection."""
         if not self.client.has_collection(self.collection):
-            self.create()
+            if not makes:
+                raise UserError(f"{self.uri} has no index {self.collection}; {REBUILD}")
+            if is_server(self.uri):
+                self.create(f"{self.collection}_1")
+                self.client.create_alias(f"{self.collection}_1", self.collection)
+            else:
+                self.create(self.collection)
         self.client.load_collection(self.collection)
         self.index_type = self.describe_index().get("index_type", EXACT)
 
-    @in_one_line
-    def create(self) -> None:
+    def create(self, name: str) -> None:
         """An empty collection. Metadata are dynamic fields: every gallery has its own."""
         from pymilvus import DataType
 
@@ -90,7 +105,7 @@ class Store:
         schema.add_field(PATH, DataType.VARCHAR, max_length=8192)
         schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=self.dimensions)
         self.client.create_collection(
-            self.collection, schema=schema, index_params=self.index_parameters(EXACT), consistency_level=CONSISTENCY
+            name, schema=schema, index_params=self.index_parameters(EXACT), consistency_level=CONSISTENCY
         )
 
     def index_parameters(self, index_type: str) -> Any:
@@ -132,6 +147,20 @@ class Store:
         """Remove images by their ids."""
         for start in range(0, len(ids), BATCH):
             self.client.delete(self.collection, ids=list(ids[start : start + BATCH]))
+
+    @in_one_line
+    def images(self, ids: Sequence[str]) -> list[IndexedImage]:
+        """What the index holds of images by their ids; nothing of those that it does not hold."""
+        rows: list[Mapping[str, Any]] = []
+        for start in range(0, len(ids), BATCH):
+            rows += self.client.get(self.collection, ids=list(ids[start : start + BATCH]), output_fields=["*"])
+        return [as_image(row) for row in rows]
+
+    @in_one_line
+    def images_where(self, name: str, value: str) -> list[IndexedImage]:
+        """What the index holds of images whose id or path is this."""
+        where = f"{name} == {json.dumps(value, ensure_ascii=False)}"
+        return [as_image(row) for row in self.client.query(self.collection, filter=where, output_fields=["*"])]
 
     def search(self, vector: np.ndarray, count: int, where: str = "") -> list[tuple[str, str, float]]:
         """The `count` nearest images: (id, path, cosine similarity), best first; where: a filter on metadata.
@@ -180,12 +209,38 @@ class Store:
                 time.sleep(0.2)
 
     @in_one_line
-    def clear(self) -> None:
-        """Remove all images."""
-        self.client.drop_collection(self.collection)
-        self.create()
-        self.index_type = EXACT
-        self.client.load_collection(self.collection)
+    def replace(self, images: Iterable[IndexedImage]) -> None:
+        """Let the index hold exactly these images, built anew. On a server, searches find all of it meanwhile."""
+        if not is_server(self.uri):
+            self.client.drop_collection(self.collection)
+            self.create(self.collection)
+            self.index_type = EXACT
+            self.client.load_collection(self.collection)
+            self.put(list(images))
+            self.finish()
+            return
+        old = self.client.describe_collection(self.collection)["collection_name"]
+        if old == self.collection:  # of an earlier version, without an alias
+            old = f"{self.collection}_0"
+            self.client.rename_collection(self.collection, old)
+            self.client.create_alias(old, self.collection)
+        beside = self.beside(old)
+        beside.put(list(images))
+        beside.finish()
+        self.client.alter_alias(beside.collection, self.collection)
+        self.index_type = beside.index_type
+        self.client.drop_collection(old)
+
+    def beside(self, old: str) -> "Store":
+        """An empty collection beside the one that is searched; what a killed process has left there is removed."""
+        name = f"{self.collection}_{int(old.rpartition('_')[2]) + 1}"
+        if self.client.has_collection(name):
+            self.client.drop_collection(name)
+        self.create(name)
+        other = copy(self)
+        other.collection, other.index_type = name, EXACT
+        self.client.load_collection(name)
+        return other
 
     @in_one_line
     def close(self) -> None:
@@ -217,7 +272,16 @@ def connect(uri: str) -> Any:
 
 def as_row(image: IndexedImage) -> Mapping[str, Any]:
     """An image as a row of the collection."""
-    return {**image.metadata, ID: image.id, PATH: image.path, VECTOR: image.embedding}
+    return {**image.metadata, ID: image.id, PATH: image.path, VECTOR: image.embedding, DIGEST: image.digest}
+
+
+def as_image(row: Mapping[str, Any]) -> IndexedImage:
+    """The image that a row of the collection tells of. Raises UserError for a row of an earlier version."""
+    if not row.get(DIGEST):
+        raise UserError(f"the index is of an earlier version; {REBUILD}")
+    # None stands for what other images have alone
+    metadata = {name: value for name, value in row.items() if name not in OWN_FIELDS and value is not None}
+    return IndexedImage(row[PATH], row[DIGEST], np.asarray(row[VECTOR], np.float32), metadata)
 
 
 def synchronise(store: Store, images: Iterable[IndexedImage]) -> int:

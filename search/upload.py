@@ -2,6 +2,7 @@
 
 from dataset.decoding import Unusable, examine, explained, usual_ending
 from dataset.digests import blake2_of
+from search.gallery import held
 from search.records import IndexedImage
 from search.searcher import Searcher
 from utils.errors import UserError
@@ -16,7 +17,7 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
 
     Raises UserError when it is not a usable image.
     """
-    encoder, gallery = searcher.encoder, searcher.gallery
+    encoder, gallery = searcher.encoder, held(searcher.gallery)
     try:
         with explained():
             ending = usual_ending(examine(content).format)

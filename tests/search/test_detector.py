@@ -73,7 +73,7 @@ def test_people_are_found_once_and_indexed(encoder, frames, tmp_path):
         assert asked == [(3, 60, 80)] * 2 and report.added == 1
         report = index(gallery, encoder, detector=detector)
         assert (report.unchanged, len(asked)) == (1, 2)
-        kept = json.loads((gallery.folder / DETECTED).read_text())
+        kept = json.loads((gallery.address.folder / DETECTED).read_text())
         assert sorted(map(len, kept["frames"].values())) == [0, 3]
         index(gallery, encoder, detector=NamedDetector(detector.name, detector.detect, least=0.2))
         assert len(gallery.records) == 2 and len(asked) == 2

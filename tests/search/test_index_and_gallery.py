@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from preloaded import Popen
 
 from search import indexing
 from search.__main__ import main
-from search.gallery import Address, open_gallery
+from search.gallery import open_gallery
+from search.gallery_address import Address
 from search.indexing import index
 from search.metadata import read_metadata
 from utils.errors import UserError
@@ -246,7 +248,7 @@ def test_it_refuses_what_is_not_its_own(encoder, photos, tmp_path):
 
 def test_a_gallery_that_cannot_be_written_is_told_in_one_line(encoder, photos, tmp_path, monkeypatch):
     indexed(tmp_path / "gallery", encoder, photos)
-    monkeypatch.setattr("search.gallery.os.access", lambda *asked: False)
+    monkeypatch.setattr("search.gallery_address.os.access", lambda *asked: False)
     for folder in (None, photos):
         refused = pytest.raises(UserError, match=r"cannot be written \(a read-only disk.*copy it")
         with refused, open_gallery(str(tmp_path / "gallery"), encoder, folder):
@@ -386,7 +388,7 @@ def test_killed_at_any_moment_it_loses_nothing(encoder, photos, tmp_path, traine
         killed += process.returncode != 0
         if (place / "gallery.json").exists():
             with open_gallery(str(place), encoder) as gallery:
-                assert counted <= {path.name for path in gallery.records.files()}
+                assert counted <= {Path(name).name for name in gallery.records.files}
                 there, kept = in_index(gallery)
                 assert there == kept and len(there) == gallery.store.count() == len(gallery.records)
         if killed == KILLS:

@@ -7,13 +7,13 @@ import pytest
 from in_process import call
 from PIL import Image
 
-from search import gallery as galleries
 from search import moving
 from search.__main__ import main
 from search.gallery import open_gallery
 from search.indexing import index
 from search.moving import match_paths, move_images
 from search.records import Records
+from search.storage import Folder
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -133,20 +133,15 @@ def test_killed_half_way_it_is_finished_or_not_begun(encoder, place, tmp_path, m
     def killed(*arguments, **named):
         raise KeyboardInterrupt
 
-    real = galleries.write_json
+    real = Folder.write_json
     writers = {"the first file": "moving.json", "gallery.json": "gallery.json"}
-
-    def write(path, *arguments, **named):
-        (killed if path.name == writers[at] else real)(path, *arguments, **named)
 
     with open_gallery(str(place), encoder) as gallery:
         before = known(gallery)
         with monkeypatch.context() as patch:
             if at in writers:
                 name = writers[at]
-                patch.setattr(
-                    galleries, "write_json", lambda p, *a, **k: (killed if p.name == name else real)(p, *a, **k)
-                )
+                patch.setattr(Folder, "write_json", lambda *a, **k: (killed if a[1] == name else real)(*a, **k))
             elif at == "records":
                 patch.setattr(Records, "write", killed)
             elif at == "the index":

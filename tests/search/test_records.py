@@ -33,7 +33,7 @@ def test_what_is_forgotten_is_in_no_file(tmp_path):
     kept.remove(["secret-person.jpg"])
     kept.rewrite()
     assert len(kept) == 0 and read(tmp_path) == {}
-    for path in tmp_path.iterdir():
+    for path in (tmp_path / "records").iterdir():
         content = path.read_bytes()
         assert b"secret" not in content and np.float32(0.123).tobytes() not in content
 
@@ -43,15 +43,15 @@ def test_many_files_become_one(tmp_path):
     for number in range(12):
         kept.add([record("a.jpg", str(number))])
     kept.rewrite()
-    assert len(kept.files()) == 1 and read(tmp_path)["a.jpg"][0] == "11"
+    assert len(kept.files) == 1 and read(tmp_path)["a.jpg"][0] == "11"
 
 
 def test_a_rewrite_that_was_cut_off_changes_nothing(tmp_path):
     kept = Records(tmp_path)
     kept.add([record("a.jpg"), record("b.jpg")])
-    older = {path: path.read_bytes() for path in kept.files()}
     kept.drop(["b.jpg"])
-    older |= {path: path.read_bytes() for path in kept.files()}
+    older = {tmp_path / name: (tmp_path / name).read_bytes() for name in kept.files}
+    assert len(older) == 2
     kept.rewrite()
     for path, content in older.items():  # as if killed before they were removed
         path.write_bytes(content)
@@ -65,7 +65,7 @@ def test_ids_change_with_everything_but_the_embedding():
 
 def test_a_damaged_file_is_named(tmp_path):
     Records(tmp_path).add([record("a.jpg")])
-    path = tmp_path / "00000001.npz"
+    path = tmp_path / "records" / "00000001.npz"
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UserError, match=r"00000001.npz is damaged .*index again"):
         Records(tmp_path)

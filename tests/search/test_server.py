@@ -1,13 +1,9 @@
-"""The same gallery on a Milvus server: here that of Milvus Lite, which speaks the protocol of all others."""
+"""The same gallery on a Milvus server."""
 
 import shutil
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
+from served import milvus_server
 
 from search.gallery import open_gallery
 from search.indexing import index
@@ -16,31 +12,14 @@ from search.searcher import Searcher
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
-SERVER = Path(sys.executable).with_name("milvus-lite")
-pytestmark = pytest.mark.skipif(not SERVER.exists(), reason="needs milvus-lite, which is not installed")
 
 SENTENCE = "A woman in a red coat and grey jeans."
 
 
 @pytest.fixture
 def address(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [SERVER, "server", "--data-dir", tmp_path / "milvus", "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    for _ in range(300):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            assert process.poll() is None
-            time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}"
-    process.kill()
-    process.wait()
+    with milvus_server(tmp_path / "milvus") as uri:
+        yield uri
 
 
 def test_a_server_finds_what_a_file_finds(encoder, photos, tmp_path, address, monkeypatch):

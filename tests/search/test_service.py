@@ -166,7 +166,7 @@ def test_nothing_but_the_gallery_is_served(client, searcher, tmp_path):
         "/gradio_api/file=/etc/passwd",
         "/gradio_api/file=../../etc/passwd",
         "/file=/etc/passwd",
-        f"/gradio_api/file={searcher.gallery.folder / 'gallery.json'}",
+        f"/gradio_api/file={searcher.gallery.address.folder / 'gallery.json'}",
         f"/static/../../..{secret}",
         "/api/images/" + "0" * 32,
         "/api/images/link.jpg",

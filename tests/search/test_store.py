@@ -44,7 +44,7 @@ def test_the_nearest_are_found_by_either_index(tmp_path, monkeypatch, exact_belo
     again = store.Store(str(tmp_path / "index.db"), "gallery", 16)
     try:
         assert again.index_type == index_type and len(again.search(query, 100)) == 100
-        again.clear()
+        again.replace([])
         assert again.index_type == store.EXACT and again.count() == 0
     finally:
         again.close()

@@ -201,6 +201,6 @@ def test_the_page_is_served_below_the_path_of_a_proxy(guarded, searcher):
     ],
 )
 def test_who_signed_in_reads_no_file_of_the_server(served, path):
-    for secret in (served.guarded.users, served.guarded.audit, served.searcher.gallery.folder / "gallery.json"):
+    for secret in (served.guarded.users, served.guarded.audit, served.searcher.gallery.address.folder / "gallery.json"):
         answer = served.otto.get(path.replace("SECRETS", str(secret)))
         assert answer.status_code >= 400 and "root:" not in answer.text and "scrypt" not in answer.text, path

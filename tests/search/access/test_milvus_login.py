@@ -10,7 +10,7 @@ import pytest
 from in_process import call
 
 from search.__main__ import main
-from search.gallery import Address
+from search.gallery_address import Address
 from search.milvus_login import VARIABLES, milvus_login
 from utils.errors import UserError
 

@@ -1,0 +1,90 @@
+"""Plain files of a gallery in storage that machines share: one writer at a time, also where there are no locks."""
+
+import time
+
+import numpy as np
+import pytest
+
+from search import lease
+from search.records import IndexedImage, Records
+from search.storage import Folder, SharedStorage, open_storage
+from utils.errors import UserError
+
+
+def record(path):
+    return IndexedImage(path, "d", np.ones(4, np.float32), {})
+
+
+@pytest.fixture
+def url(request):
+    """A storage in memory that no other test has; all that name it see the same."""
+    return f"memory://{request.node.name}"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(lease, "RENEWED_EVERY", 0.05)
+    monkeypatch.setattr(lease, "ENDED_AFTER", 0.5)
+
+
+def opened(url):
+    found = open_storage(url, "--files")
+    assert isinstance(found, SharedStorage)
+    return found
+
+
+def test_records_are_kept_by_url_as_in_a_folder(url, tmp_path):
+    for storage in (opened(url), Folder(tmp_path)):
+        kept = Records(storage)
+        kept.add([record("a.jpg"), record("b.jpg")])
+        kept.drop(["a.jpg"])
+        assert set(Records(storage).by_path) == {"b.jpg"} and len(storage.names("records")) == 2
+        kept.rewrite()
+        assert set(Records(storage).by_path) == {"b.jpg"} and len(storage.names("records")) == 1
+
+
+def test_two_who_write_the_same_file_are_told(url, tmp_path):
+    for storage in (opened(url), Folder(tmp_path)):
+        first, second = Records(storage), Records(storage)
+        first.add([record("a.jpg")])
+        with pytest.raises(UserError, match="another process writes to"):
+            second.add([record("b.jpg")])
+        assert set(Records(storage).by_path) == {"a.jpg"}
+
+
+def test_a_second_writer_is_refused_while_the_first_renews(url, quick):
+    refused = pytest.raises(UserError, match=r"gallery g is in use by process \d+ on .*; end that one")
+    with opened(url).lock("gallery g", "end that one"), refused:
+        opened(url).lock("gallery g", "end that one").__enter__()
+    with opened(url).lock("gallery g", "end that one"):
+        pass
+
+
+def test_a_lock_of_a_killed_writer_is_taken_over(url, quick):
+    killed = lease.Lease(opened(url), ".lock", "{}")
+    assert killed.create()  # and never renews
+    started = time.monotonic()
+    with opened(url).lock("gallery g", "end that one"):
+        assert time.monotonic() - started >= lease.ENDED_AFTER
+
+
+def test_a_writer_that_was_out_of_reach_writes_nothing_any_more(url, quick):
+    storage = opened(url)
+    with storage.lock("gallery g", "end that one"):
+        storage.write_json("a.json", 1)
+        opened(url).put_unheld(".lock", b'{"token": "other"}')  # as one that took over
+        time.sleep(10 * lease.RENEWED_EVERY)
+        with pytest.raises(UserError, match="was out of reach"):
+            storage.write_json("a.json", 2)
+    assert opened(url).read_json("a.json", "number") == 1 and opened(url).exists(".lock")
+
+
+def test_what_is_no_json_or_absent_is_told_in_a_line(url):
+    storage = opened(url)
+    storage.put("gallery.json", b"{")
+    with pytest.raises(UserError, match=r"gallery file memory://.*/gallery.json is not JSON"):
+        storage.read_json("gallery.json", "gallery file")
+    with pytest.raises(UserError, match=r"cannot be read \(other.json\)"):
+        storage.read_json("other.json", "gallery file")
+    with pytest.raises(UserError, match="three slashes"):
+        open_storage("file://host/folder", "--files")
