@@ -1,4 +1,4 @@
-"""Command line: `python -m search index|query|forget|move|rebuild|serve|export|password|token ...`; each has --help."""
+"""Command line: `python -m search index|query|forget|move|rebuild|serve|export|frames ...`; each has --help."""
 
 import argparse
 import sys
@@ -20,6 +20,7 @@ from search.addresses import open_sockets
 from search.arguments import (
     add_export_arguments,
     add_forget_arguments,
+    add_frames_arguments,
     add_gallery_and_model,
     add_index_arguments,
     add_move_arguments,
@@ -106,9 +107,7 @@ def run_index(options: argparse.Namespace) -> None:
 
 
 def require_one_source(options: argparse.Namespace) -> None:
-    """Raises UserError when two options say what is in frames, or where metadata come from."""
-    if options.metadata and (options.boxes or options.detector):
-        raise UserError("--metadata is of whole images; a file of --boxes has that of people in frames")
+    """Raises UserError when two options say who is in frames."""
     if options.boxes and options.detector:
         raise UserError("--boxes and --detector both say who is in frames; give one of them")
 
@@ -320,6 +319,14 @@ def run_export(options: argparse.Namespace) -> None:
     print(f"written to {options.output}: {', '.join(names)}")
 
 
+def run_frames(options: argparse.Namespace) -> None:
+    """Write frames of videos as images to be indexed, and a table of what camera and second each is from."""
+    from search.video import TABLE, write_frames
+
+    count = write_frames(options.videos, options.output, options.every)
+    print(f"{counted(count, 'frame')} in {options.output}, and {options.output / TABLE}")
+
+
 # ---- their arguments -------------------------------------------------------------------
 
 
@@ -340,6 +347,7 @@ def build_parser() -> CommandParser:
     add_gallery_and_model(add("rebuild", run_rebuild))
     add_serve_arguments(add("serve", run_serve))
     add_export_arguments(add("export", run_export))
+    add_frames_arguments(add("frames", run_frames))
     add_secret_arguments(add("password", run_password), "a user")
     add_secret_arguments(add("token", run_token), "what the token is called")
     return parser

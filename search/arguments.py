@@ -24,6 +24,15 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     add_gallery_and_model(parser)
 
 
+def add_frames_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "videos", type=Path, nargs="+", metavar="VIDEO", help="what the package av reads (mp4, mkv, ...)"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where their frames are written")
+    every = "seconds from one frame to the next (%(default)s; 0: all frames)"
+    parser.add_argument("--every", type=float, default=1.0, metavar="S", help=every)
+
+
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", help="a sentence, such as: a woman in a red coat")
     parser.add_argument("--top", type=int, default=10, help="images to print (%(default)s)")

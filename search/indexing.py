@@ -159,8 +159,8 @@ def index(
     """Bring `gallery` in line with its folder. metadata: by path; None = what is known of images stays.
 
     gone: folders that may have lost all their images, named as those of `search.selection.select_images`. boxes: files
-    of people in frames (`search.boxes`), who are what is indexed then, with what these files say of them; or a detector
-    finds them.
+    of people in frames (`search.boxes`), who are what is indexed then, with what these files and the metadata of their
+    frames say of them; or a detector finds them.
 
     Raises UserError, before anything is changed, when a folder cannot be listed, when a folder that the gallery holds
     images of has lost them all, and when metadata or boxes are of no image of the folder.
@@ -179,7 +179,7 @@ def index(
             people = find_people(gallery.images, images, detector, gallery.address.folder)
         else:
             people = read_people(boxes, images, gallery.images)
-        sources, metadata = people_as_sources(gallery, people, images)
+        sources, metadata = people_as_sources(gallery, people, images, metadata or {})
     report = Report(unreadable={printable(path): NOT_TEXT for path in found.images if not is_text(path)}, found=found)
     add_images(gallery, encoder, sources, metadata, report)
     paths = [path for source in sources for path in source.paths]
@@ -207,9 +207,10 @@ def require_same_form(gallery: Gallery, with_boxes: bool) -> None:
 
 
 def people_as_sources(
-    gallery: Gallery, people: People, images: Sequence[str]
+    gallery: Gallery, people: People, images: Sequence[str], of_frames: Metadata
 ) -> tuple[list[Source], dict[str, dict[str, Any]]]:
-    """Frames with their people, whose metadata come with them; whole images that were uploaded stay as they are.
+    """Frames with their people, whose metadata come with them, beside those of their frames; whole images that were
+    uploaded stay as they are.
 
     Raises UserError when no frame is there; warns of those that are not.
     """
@@ -218,7 +219,11 @@ def people_as_sources(
     check_images(people, images, "boxes", "frame")
     uploaded = [path for path in images if path in gallery.records.by_path]
     sources = [Source(frame, sorted(people[frame])) for frame in images if frame in people]
-    metadata = {name: values for found in people.values() for name, values in found.items()}
+    metadata = {
+        name: {**of_frames.get(frame, {}), **values}
+        for frame, found in people.items()
+        for name, values in found.items()
+    }
     metadata |= {path: dict(gallery.records.by_path[path].metadata) for path in uploaded}
     return [*sources, *(Source(path, [path]) for path in uploaded)], metadata
 

@@ -22,7 +22,7 @@ PINNED = {
     "requirements.txt": [PROJECT["dependencies"], EXTRAS["studies"]],
     "requirements/clip.txt": [EXTRAS["clip"]],
     "requirements/search.txt": [EXTRAS["search"]],
-    "requirements/dev.txt": [EXTRAS["dev"]],
+    "requirements/dev.txt": [EXTRAS["dev"], EXTRAS["video"]],
 }
 CORE, STUDIES, CLIP, SEARCH = PROJECT["dependencies"], EXTRAS["studies"], EXTRAS["clip"], EXTRAS["search"]
 # rooms, or parts of them, and what they may import; the longest prefix holds
@@ -40,6 +40,7 @@ ROOMS = {
     "evaluation/studies/": [CORE, STUDIES],
     "benchmarks/": [CORE, STUDIES],
     "search/": [CORE, STUDIES, SEARCH],
+    "search/video.py": [CORE, STUDIES, SEARCH, EXTRAS["video"]],
 }
 NOT_OURS_TO_INSTALL = {"triton"}  # comes with torch, where that is built for CUDA
 BROUGHT_ALONG = {"pydantic-core": "pydantic"}  # at one exact version, by a package whose manual imports from it
