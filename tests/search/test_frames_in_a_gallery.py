@@ -192,7 +192,6 @@ def test_groups_by_hand():
 def test_the_commands(trained, street, tmp_path):
     given = street / "frames", "--gallery", tmp_path / "gallery", "--checkpoint", trained
     boxes = "--boxes", street / "mot" / "camera_1.txt", street / "mot" / "camera_2.txt"
-    assert "a file of --boxes has that" in call(main, "index", *given, *boxes, "--metadata", "x.csv").errors
     told = call_here(main, "index", *given, *boxes).output
     assert f"{len(rows_of(street))} added" in told
     asked = "query", SENTENCE, "--gallery", tmp_path / "gallery", "--group", "track", "--top", "2"
