@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from in_process import call, call_here
+from in_process import call_here
 from PIL import Image
 
 from dataset.decoding import Unusable
