@@ -111,10 +111,10 @@ class _Walk:
 
     def look_at(self, entry: os.DirEntry, path: str) -> str:
         """Note a file, or a link to a folder; the path of a folder that is to be entered next, else nothing."""
-        ending = os.path.splitext(entry.name)[1].strip().lower()
+        ending = ending_of(entry.name)
         if entry.name in SYSTEM_FOLDERS:
             self.found.folders_left_out.append(path)
-        if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
+        if is_left_out(entry.name):
             return ""
         try:
             is_folder, is_link = entry.is_dir(), entry.is_symlink()
@@ -128,11 +128,28 @@ class _Walk:
             return path
         if is_folder:
             self.links.append(path)
-        elif ending in self.endings:
-            self.found.images.append(path)
-        elif looks_like_image(ending):
-            self.found.left_out[ending[1:]] += 1
+        else:
+            note_file(self.found, path, self.endings)
         return ""
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or the system's own."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def ending_of(path: str) -> str:
+    """How a file's name ends, in lower case, with its dot."""
+    return os.path.splitext(path)[1].strip().lower()
+
+
+def note_file(found: FolderOfImages, path: str, endings: Collection[str]) -> None:
+    """Take a file for an image, or count it as left out, by how its name ends. endings: of images."""
+    ending = ending_of(path)
+    if ending in endings:
+        found.images.append(path)
+    elif looks_like_image(ending):
+        found.left_out[ending[1:]] += 1
 
 
 def looks_like_image(ending: str) -> bool:

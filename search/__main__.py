@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from dataset.decoding import Unusable, known_endings
-from dataset.image_folders import walk_images
 from evaluation.calibration import FALSE_ALARMS, require_rate
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
@@ -30,8 +29,9 @@ from search.arguments import (
 from search.cuts import file_and_box
 from search.detector import open_detector
 from search.encoder import Encoder
-from search.gallery import Gallery, is_own_folder, open_gallery
+from search.gallery import Gallery, open_gallery
 from search.gallery_address import Address
+from search.images import ImageFolder, Images, open_images
 from search.indexing import index
 from search.likelihood import why_unknown
 from search.metadata import read_metadata
@@ -89,15 +89,16 @@ def run_index(options: argparse.Namespace) -> None:
     """Encode the images below a folder; called again, follow what is new, changed or gone."""
     require_one_source(options)
     metadata = read_metadata(options.metadata) if options.metadata else None
-    if not options.folder.is_dir():
+    images = open_images(options.folder, "FOLDER")
+    if not images.exists():
         raise UserError(f"{options.folder} is not a folder of images")
     if not Address.parse(options.gallery, options.files).exists():
         if options.checkpoint is None:
             raise UserError(f"--checkpoint is missing: which model shall make the gallery {options.gallery}?")
-        require_images(options.folder)  # before a model is opened
+        require_images(images)  # before a model is opened
     detector = open_detector(options.detector, options.least_score, options.device) if options.detector else None
     encoder = open_encoder(options)
-    with open_gallery(options.gallery, encoder, options.folder, files=options.files) as gallery:
+    with open_gallery(options.gallery, encoder, images, files=options.files) as gallery:
         report = index(gallery, encoder, metadata, options.gone, options.boxes, detector)
         for path, fault in (report.found.unreachable | report.unreadable).items():
             print(f"unreadable: {in_a_line(path)} {fault}")
@@ -112,12 +113,12 @@ def require_one_source(options: argparse.Namespace) -> None:
         raise UserError("--boxes and --detector both say who is in frames; give one of them")
 
 
-def require_images(folder: Path) -> None:
-    """Raises UserError unless there is an image below a folder."""
-    found = walk_images(folder, is_own_folder)
+def require_images(images: Images) -> None:
+    """Raises UserError unless there is one."""
+    found = images.walk()
     if not found.images:
         endings = " ".join(sorted(ending[1:] for ending in known_endings()))
-        raise UserError(f"there is no image ({endings}) below {folder}{found.describe_left_out('; ')}")
+        raise UserError(f"there is no image ({endings}) below {images}{found.describe_left_out('; ')}")
 
 
 def run_query(options: argparse.Namespace) -> None:
@@ -157,8 +158,8 @@ def is_image_of(gallery: ReadGallery, file: Path) -> bool:
     Where its images are not listed, any file of their folder may be one.
     """
     if isinstance(gallery, Gallery):
-        return file in {gallery.images / image.file for image in gallery.records}
-    return file.is_relative_to(gallery.images) and file.exists()
+        return str(file) in {gallery.images.named(image.file) for image in gallery.records}
+    return isinstance(gallery.images, ImageFolder) and file.is_relative_to(gallery.images.path) and file.exists()
 
 
 def require_sheet(path: Path) -> None:
@@ -184,7 +185,7 @@ def answer_as_json(answer: Answer, gallery: ReadGallery) -> str:
 def hit_as_json(hit: Hit, gallery: ReadGallery) -> dict[str, Any]:
     """A hit, and the file that it is, or that it is cut out of by its box."""
     _, box = file_and_box(hit.path)
-    source = {"file": str(gallery.path_of(hit.path)), **({"box": box} if box else {})}
+    source = {"file": gallery.images.named(gallery.file_of(hit.path)), **({"box": box} if box else {})}
     moments = [hit_as_json(moment, gallery) for moment in hit.moments]
     return {**source, "match": hit.match, **asdict(replace(hit, moments=())), "moments": moments}
 
@@ -196,7 +197,7 @@ def print_answer(answer: Answer, gallery: ReadGallery) -> None:
     for rank, hit in enumerate(answer.hits, 1):
         match = "" if hit.match is None else f"match {hit.match:.3f}  "
         match = match if hit.probability is None else f"probability {hit.probability:.3f}  "
-        file = in_a_line(str(gallery.images / hit.path))
+        file = in_a_line(gallery.images.named(hit.path))
         more = f"  and {counted(len(hit.moments), 'more moment')}" if hit.moments else ""
         print(f"{rank:3}  {match}similarity {hit.similarity:.3f}  {file}{more}")
     if not answer.hits:
@@ -211,11 +212,11 @@ def in_a_line(name: str) -> str:
 
 
 def picture_of(hit: Hit, gallery: ReadGallery) -> Path | bytes:
-    """A hit's file, or the content of one where it is a part of a frame."""
-    if file_and_box(hit.path)[1] is not None:
+    """A hit's file, or the content of one that is a part of a frame or in shared storage."""
+    if file_and_box(hit.path)[1] is not None or not isinstance(gallery.images, ImageFolder):
         with suppress(Unusable):  # else a field with its name
             return gallery.content_of(hit.path)
-    return gallery.images / hit.path
+    return Path(gallery.images.named(hit.path))
 
 
 def write_sheet(answer: Answer, gallery: ReadGallery, path: Path) -> None:
@@ -274,7 +275,7 @@ def run_move(options: argparse.Namespace) -> None:
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder, files=options.files) as gallery:
         if options.images is not None:
-            found = move_images(gallery, options.images)
+            found = move_images(gallery, open_images(options.images, "--images"))
             for path, fault in found.unreadable.items():
                 print(f"unreadable: {in_a_line(path)} {fault}")
             for path in found.changed:

@@ -11,7 +11,7 @@ from search.searcher import CANDIDATES
 
 
 def add_index_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="images below it, in linked folders too")
+    parser.add_argument("folder", help="images below it, in linked folders too; or a URL such as s3://bucket/photos")
     parser.add_argument("--metadata", type=Path, metavar="CSV", help="`image`, and columns to filter by (camera, ...)")
     gone = "folders of it whose images are gone for good, all of them (. = any folder)"
     boxes = "index the people in frames: tables (.csv), COCO (.json) or MOT Challenge (.txt)"
@@ -55,7 +55,8 @@ def add_forget_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_move_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=Path, metavar="NEW_FOLDER", help="where the images of the gallery are now")
+    images = "where the images of the gallery are now, a folder or URL"
+    parser.add_argument("--images", metavar="NEW_FOLDER", help=images)
     add_gallery(parser)
     add_model(parser)
 

@@ -20,6 +20,7 @@ from dataset.csv_table import read_table
 from dataset.image_files import normal_path, path_fault
 from dataset.text_files import read_text
 from search.cuts import cut_name
+from search.images import Images
 from search.metadata import LARGEST_INTEGER, check_columns, image_in, typed
 from utils.errors import UserError
 from utils.files import read_json
@@ -66,8 +67,8 @@ class Found:
         self.people.setdefault(frame, {})[name] = own
 
 
-def read_people(files: Sequence[Path], images: Sequence[str], folder: Path) -> People:
-    """The people of all files. images: those that are there, below `folder`.
+def read_people(files: Sequence[Path], images: Sequence[str], place: Images) -> People:
+    """The people of all files. images: those that are in that place.
 
     Raises UserError naming file and row, when a file is of no known form, or two name the same person.
     """
@@ -76,7 +77,7 @@ def read_people(files: Sequence[Path], images: Sequence[str], folder: Path) -> P
     for image in images:
         of_folder.setdefault(str(PurePosixPath(image).parent), []).append(image)
     for file in (Path(expand_home(str(file))) for file in files):
-        for frame, people in read_file(file, of_folder, folder).people.items():
+        for frame, people in read_file(file, of_folder, place).people.items():
             before = together.setdefault(frame, {})
             if twice := before.keys() & people.keys():
                 raise UserError(f"--boxes {file}: {min(twice)} is in an earlier file already")
@@ -92,7 +93,7 @@ def of_one_type(rows: Sequence[dict[str, Any]]) -> None:
         row.update({name: str(value) for name, value in row.items() if name in text})
 
 
-def read_file(file: Path, frames: Frames, folder: Path) -> Found:
+def read_file(file: Path, frames: Frames, place: Images) -> Found:
     """The people of one file. Raises UserError."""
     ending, source = file.suffix.lower(), f"boxes {file}"
     if ending == ".csv":
@@ -100,7 +101,7 @@ def read_file(file: Path, frames: Frames, folder: Path) -> Found:
     if ending == ".json":
         return read_coco(file, source)
     if ending == ".txt":
-        return read_mot(file, source, frames, folder)
+        return read_mot(file, source, frames, place)
     raise UserError(f"--boxes {file}: its name must end in .csv, .json (COCO) or .txt (MOT Challenge)")
 
 
@@ -182,7 +183,7 @@ def plain(identifier: Any) -> int | str | None:
 # ---- MOT Challenge ---------------------------------------------------------------------
 
 
-def read_mot(file: Path, source: str, frames: Frames, folder: Path) -> Found:
+def read_mot(file: Path, source: str, frames: Frames, place: Images) -> Found:
     """Rows of frame (from 1), track (-1: none), left, top, width, height, and up to four more numbers.
 
     Of nine numbers the last three are whether the row counts, its class and the visible share, as in files of ground
@@ -191,7 +192,7 @@ def read_mot(file: Path, source: str, frames: Frames, folder: Path) -> Found:
     lines, found = read_text(file, source).splitlines(), Found(source)
     if not any(map(str.strip, lines)):
         raise UserError(f"{source} is empty")
-    inside = folder_of_frames(file, source, frames, folder)
+    inside = folder_of_frames(file, source, frames, place)
     by_number, camera = numbered(frames[inside], source), camera_of(inside, file)
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -220,11 +221,11 @@ def add_row(found: Found, by_number: Mapping[int, str], camera: str, cells: list
     found.add(by_number[frame], (left, top, width, height), metadata, where)
 
 
-def folder_of_frames(file: Path, source: str, frames: Frames, folder: Path) -> str:
+def folder_of_frames(file: Path, source: str, frames: Frames, place: Images) -> str:
     """The folder of the images that a file is of: one of its name, img1 beside the folder it is in, or the only one."""
     named = [name for name in frames if PurePosixPath(name).name == file.stem]
     sequence = Path(os.path.realpath(file)).parent.parent / OF_FOLDER
-    beside = [name for name in frames if Path(os.path.realpath(folder / name)) == sequence]
+    beside = [name for name in frames if Path(os.path.realpath(place.named(name))) == sequence]
     for possible in (beside, named, list(frames)):
         if len(possible) == 1:
             return possible[0]

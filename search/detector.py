@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset.decoding import Unusable, decode, read_content
+from dataset.decoding import Unusable, decode
 from dataset.digests import blake2_of
 from search.boxes import Found, People
+from search.images import Images
 from utils.checkpoints.files import read_checkpoint
 from utils.device import prepare_device
 from utils.errors import UserError, nearest, one_line
@@ -101,8 +102,8 @@ def torchvision_detector(name: str, device: torch.device) -> Detector:
 # ---- all frames of a gallery -----------------------------------------------------------
 
 
-def find_people(folder: Path, images: Sequence[str], detector: NamedDetector, kept_in: Path) -> People:
-    """The people in frames below a folder, as `search.boxes.read_people` gives them, each with its `score`.
+def find_people(place: Images, images: Sequence[str], detector: NamedDetector, kept_in: Path) -> People:
+    """The people in frames, as `search.boxes.read_people` gives them, each with its `score`.
 
     kept_in: the folder of the gallery. A frame that cannot be read stands for itself: indexing it tells why. Raises
     UserError when the detector answers something else than boxes.
@@ -113,7 +114,7 @@ def find_people(folder: Path, images: Sequence[str], detector: NamedDetector, ke
     try:
         for image in tqdm(images, desc="detecting", unit="frame", disable=None):
             try:
-                content = read_content(folder / image)
+                content = place.read(image)
                 digest = blake2_of(content)
                 if digest not in known:
                     known[digest] = detect(detector, content, image)

@@ -14,20 +14,23 @@ With a Milvus server in place of GALLERY (http://host:19530), all but index.db a
 
 import contextlib
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search.encoder import Encoder
-from search.gallery_address import ABOUT, INDEX, Address, require_gallery_folder
+from search.gallery_address import ABOUT, INDEX, PAGE, Address, require_gallery_folder
+from search.images import Images, open_images
 from search.read_gallery import COLUMNS, FORMAT, ReadGallery, columns_of, read_about, require_same_encoder, shortened
-from search.records import RECORDS, IndexedImage, Records
-from search.storage import LOCK, Storage
+from search.records import IndexedImage, Records
+from search.storage import Storage
 from search.store import ROWS, Store, synchronise
 from utils.errors import UserError
 from utils.text import counted
 
-SYNCHRONISED, PAGE, ERASING, MOVING = "synchronised.json", "page", "erasing", "moving.json"
+SYNCHRONISED, ERASING, MOVING = "synchronised.json", "erasing", "moving.json"
 HELD = "end that one, or use its HTTP API if it serves"
 
 
@@ -41,6 +44,7 @@ class Gallery(ReadGallery):
         super().__init__(about, records, store, page)
         self.address, self.files = address, records.storage
         self.known_columns: tuple[dict[str, Any], dict[str, list[Any]]] = {}, {}
+        self.behind = False  # whether the index may lack what the records hold
 
     def columns(self) -> dict[str, list[Any]]:
         if self.known_columns[0] != self.state():
@@ -69,18 +73,42 @@ class Gallery(ReadGallery):
         synchronise(self.store, self.records)
         self.tell_state()
 
+    @contextlib.contextmanager
+    def followed(self) -> Iterator[None]:
+        """Change the records, then the index.
+
+        Where that is out of reach, the next change or search brings it in line first, so that nothing is acknowledged
+        which the index lacks.
+        """
+        self.catch_up()
+        self.behind = True
+        yield
+        self.behind = False
+
+    def catch_up(self) -> None:
+        """Bring the index in line after a change that it could not follow."""
+        if self.behind:
+            self.synchronise()
+            self.behind = False
+
+    def nearest(self, embedding: np.ndarray, count: int, where: str) -> list[tuple[str, str, float]]:
+        self.catch_up()
+        return super().nearest(embedding, count, where)
+
     def put(self, images: Sequence[IndexedImage]) -> None:
-        """Add images, or replace those of the same paths: first in the records, then in the index."""
-        old = [self.records.by_path[image.path].id for image in images if image.path in self.records.by_path]
-        self.records.add(images)
-        self.store.remove(old)
-        self.store.put(images)
+        """Add images, or replace those of the same paths."""
+        with self.followed():
+            old = [self.records.by_path[image.path].id for image in images if image.path in self.records.by_path]
+            self.records.add(images)
+            self.store.remove(old)
+            self.store.put(images)
 
     def drop(self, paths: Sequence[str]) -> None:
         """Remove images whose files are gone; the next `erase` removes the last traces of them."""
-        old = [self.records.by_path[path].id for path in paths]
-        self.records.drop(paths)
-        self.store.remove(old)
+        with self.followed():
+            old = [self.records.by_path[path].id for path in paths]
+            self.records.drop(paths)
+            self.store.remove(old)
 
     def finish(self) -> None:
         """After changes: complete the index, and note that it holds what the records hold."""
@@ -99,8 +127,9 @@ class Gallery(ReadGallery):
 
     def forget(self, paths: Sequence[str]) -> None:
         """Erase images from records and index, and copies that a page has shown; their files are left alone."""
-        self.records.remove(paths)
-        self.erase()
+        with self.followed():
+            self.records.remove(paths)
+            self.erase()
 
     def erase(self) -> None:
         """Write records and index anew, with the current images alone: both only mark what is replaced or removed."""
@@ -110,13 +139,13 @@ class Gallery(ReadGallery):
         self.rebuild()
         self.files.remove(ERASING)
 
-    def move(self, images: Path, paths: Mapping[str, str]) -> None:
+    def move(self, images: Images, paths: Mapping[str, str]) -> None:
         """Let the images be below another folder, some under new `paths` by their old ones, which none of them has.
 
         A process that is killed has either moved nothing, or the next one finishes it.
         """
-        self.files.write_json(MOVING, {"images": str(images), "paths": dict(paths)})
-        self.about = finish_move(self.files, self.records, self.about)
+        self.files.write_json(MOVING, {"images": images.name, "paths": dict(paths)})
+        self.about, self.images = finish_move(self.files, self.records, self.about), images
         self.synchronise()
 
     def record_encoder(self, source: Mapping[str, Any]) -> None:
@@ -135,12 +164,16 @@ class Gallery(ReadGallery):
 
 @contextlib.contextmanager
 def open_gallery(
-    gallery: str, encoder: Encoder, images: str | Path | None = None, anew: bool = False, files: str | None = None
+    gallery: str,
+    encoder: Encoder,
+    images: str | Path | Images | None = None,
+    anew: bool = False,
+    files: str | None = None,
 ) -> Iterator[Gallery]:
-    """Open a gallery, or make one when `images`, the folder to be indexed, is given. anew: its index is built again.
+    """Open a gallery, or make one when `images`, the folder or URL to be indexed, is given.
 
-    files: where the plain files of a gallery on a server are. The index is brought in line with the records, which are
-    right however the last process ended.
+    anew: its index is built again. files: where the plain files of a gallery on a server are. The index is brought in
+    line with the records, which are right however the last process ended.
 
     Raises UserError when it does not exist, was made by another model, is of another folder, or is held by another
     process.
@@ -152,7 +185,8 @@ def open_gallery(
         records = Records(kept)
         if kept.exists(MOVING):  # its process was killed
             finish_move(kept, records, kept.read_json(ABOUT, "gallery file"))
-        about = open_about(address, kept, encoder, None if images is None else Path(images))
+        place = images if images is None or isinstance(images, Images) else open_images(str(images), "images")
+        about = open_about(address, kept, encoder, place)
         if anew and not address.is_server:
             shutil.rmtree(address.folder / INDEX, ignore_errors=True)
             (address.folder / INDEX).unlink(missing_ok=True)
@@ -180,18 +214,18 @@ def finish_move(files: Storage, records: Records, about: Mapping[str, Any]) -> d
     return moved
 
 
-def open_about(address: Address, files: Storage, encoder: Encoder, images: Path | None) -> dict[str, Any]:
+def open_about(address: Address, files: Storage, encoder: Encoder, images: Images | None) -> dict[str, Any]:
     """Read gallery.json, or write it. Raises UserError when it is of another model or folder."""
     made_with = encoder.identity()
     if not files.exists(ABOUT):
         if images is None:
             raise address.missing()
-        about = {"format": FORMAT, "images": str(images.resolve()), "encoder": encoder.source, "made_with": made_with}
+        about = {"format": FORMAT, "images": images.name, "encoder": encoder.source, "made_with": made_with}
         files.write_json(ABOUT, about, indent=2)
         return about
     about = read_about(files)
     require_same_encoder(files.name, about, made_with)
-    if images is not None and str(images.resolve()) != about["images"]:
+    if images is not None and images.name != about["images"]:
         raise UserError(
             f"gallery {files.name} is of the images in {about['images']}; name a new one for {images}, or, if they"
             f" were moved there: python -m search move --gallery {address.name} --images {images}"
@@ -204,11 +238,3 @@ def held(gallery: ReadGallery) -> Gallery:
     if not isinstance(gallery, Gallery):
         raise UserError("this process only searches the gallery; another one changes it")
     return gallery
-
-
-def is_own_folder(folder: Path, names: Collection[str]) -> bool:
-    """Whether a folder with these names in it is that of a gallery, or a part of one: it holds no images to index."""
-    if ABOUT in names and any(name in names for name in (LOCK, RECORDS, INDEX)):
-        return True
-    beside = folder.parent
-    return folder.name in (PAGE, RECORDS, INDEX) and (beside / ABOUT).is_file() and (beside / RECORDS).is_dir()

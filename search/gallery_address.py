@@ -13,7 +13,7 @@ from utils.errors import UserError
 from utils.files import named_path, require_folder
 from utils.paths import is_text, printable
 
-ABOUT, INDEX, COLLECTION = "gallery.json", "index.db", "gallery"
+ABOUT, INDEX, PAGE, COLLECTION = "gallery.json", "index.db", "page", "gallery"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Brings a gallery in line with its folder of images: adds what is new, updates what changed, forgets what is gone.
+"""Brings a gallery in line with its images: adds what is new, updates what changed, forgets what is gone.
 
 An image is known by its content: what is renamed or copied is not encoded again, and what changed is, whatever its
 date says. Each batch is on the disk before the next one, so that a killed process loses the one in flight at most.
@@ -22,14 +22,14 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset.decoding import Unreadable, Unusable, read_content
+from dataset.decoding import Unreadable, Unusable
 from dataset.digests import blake2_of
-from dataset.image_folders import FolderOfImages, match_forms, walk_images
+from dataset.image_folders import FolderOfImages, match_forms
 from search.boxes import People, read_people
 from search.cuts import cut_all, file_and_box
 from search.detector import NamedDetector, find_people
 from search.encoder import Encoder
-from search.gallery import Gallery, is_own_folder
+from search.gallery import Gallery
 from search.metadata import Metadata, check_images
 from search.records import IndexedImage, content_key
 from search.selection import images_named
@@ -100,7 +100,7 @@ class Source:
 def read_source(gallery: Gallery, encoder: Encoder, known: Mapping[str, np.ndarray], source: Source) -> list[ImageFile]:
     """Read one file; what is `known` by content is not decoded."""
     try:
-        content = read_content(gallery.images / source.file)
+        content = gallery.images.read(source.file)
         digest = blake2_of(content)
         new = [path for path in source.paths if content_key(path, digest) not in known]
         images = images_in(content, new, encoder)
@@ -165,7 +165,7 @@ def index(
     Raises UserError, before anything is changed, when a folder cannot be listed, when a folder that the gallery holds
     images of has lost them all, and when metadata or boxes are of no image of the folder.
     """
-    found = walk_images(gallery.images, is_own_folder)
+    found = gallery.images.walk()
     require_not_lost(gallery, found, gone)
     require_same_form(gallery, bool(boxes or detector))
     if metadata is not None:
@@ -248,9 +248,9 @@ def require_not_lost(gallery: Gallery, found: FolderOfImages, gone: Sequence[str
         more = f", {others}" if len(lost) > 1 else ""
         names = " ".join(shlex.quote(printable(folder)) for folder in lost) if len(lost) <= SHOWN else "."
         raise UserError(
-            f"{gallery.images / lost[0]}{why} has none of the {counts[lost[0]]} images any more that the gallery holds"
-            f" of it{more}; nothing was changed: is it not mounted, or renamed (python -m search move)? If they are"
-            f" gone for good: --gone {names}"
+            f"{gallery.images.named(lost[0])}{why} has none of the {counts[lost[0]]} images any more that the gallery"
+            f" holds of it{more}; nothing was changed: is it not mounted, or renamed (python -m search move)? If they"
+            f" are gone for good: --gone {names}"
         )
 
 

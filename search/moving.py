@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset.decoding import Unusable, read_content
+from dataset.decoding import Unusable
 from dataset.digests import blake2_of
-from dataset.image_folders import walk_images
-from search.gallery import Gallery, is_own_folder
+from search.gallery import Gallery
+from search.images import Images
 from utils.errors import UserError
 from utils.paths import is_text
 from utils.processes.parallel import available_cores
@@ -43,26 +42,26 @@ class Move:
         )
 
 
-def move_images(gallery: Gallery, folder: Path) -> Move:
-    """Let a gallery's images be those below `folder`, each known by its path and the digest of its content.
+def move_images(gallery: Gallery, images: Images) -> Move:
+    """Let a gallery's images be those of another place, each known by its path and the digest of its content.
 
     An image that is not at its path is found by its content, where no other image of the gallery has that path. What is
     not found, or has another content, stays as it is known: the next `index` decides.
 
     Raises UserError, before anything is changed, when a folder cannot be listed, or none of the images is there.
     """
-    found = find_images(gallery, folder)
+    found = find_images(gallery, images)
     if len(gallery.records) and not (found.in_place or found.paths):
         raise UserError(
-            f"none of the {len(gallery.records)} images of the gallery is below {folder}; nothing was changed"
+            f"none of the {len(gallery.records)} images of the gallery is below {images}; nothing was changed"
         )
-    gallery.move(folder.resolve(), found.paths)
+    gallery.move(images, found.paths)
     return found
 
 
-def find_images(gallery: Gallery, folder: Path) -> Move:
-    """Compare the images of a gallery with the files below a folder, all of which are read."""
-    contents, faults = read_digests(folder)
+def find_images(gallery: Gallery, images: Images) -> Move:
+    """Compare the images of a gallery with the files of a place, all of which are read."""
+    contents, faults = read_digests(images)
     known = {image.file: image.digest for image in gallery.records}
     in_place = {file for file in known.keys() & contents.keys() if contents[file] == known[file]}
     free = {file: contents[file] for file in sorted(contents.keys() - known.keys())}
@@ -105,15 +104,15 @@ def end_of(path: str, names: int) -> str:
     return "/".join(parts[max(0, len(parts) - names) :])
 
 
-def read_digests(folder: Path) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Digest by path of every image below a folder that can be read, and why others cannot."""
-    paths = [path for path in walk_images(folder, is_own_folder).images if is_text(path)]
+def read_digests(images: Images) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Digest by path of every image of a place that can be read, and why others cannot."""
+    paths = [path for path in images.walk().images if is_text(path)]
     contents: dict[str, str] = {}
     faults: dict[str, str] = {}
 
     def read(path: str) -> None:
         try:
-            contents[path] = blake2_of(read_content(folder / path))
+            contents[path] = blake2_of(images.read(path))
         except Unusable as fault:
             faults[path] = str(fault)
 

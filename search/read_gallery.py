@@ -14,11 +14,12 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from dataset.decoding import Unusable, decode, read_content
+from dataset.decoding import Unusable, decode
 from dataset.digests import blake2_of
 from search.cuts import cut, file_and_box
 from search.encoder import Encoder
 from search.gallery_address import ABOUT, Address
+from search.images import open_images
 from search.index_records import FRESH, IndexRecords
 from search.records import IndexedImage, Records
 from search.storage import Storage
@@ -36,18 +37,14 @@ class ReadGallery:
     def __init__(self, about: Mapping[str, Any], records: Records | IndexRecords, store: Store, page: Path):
         """about: the content of gallery.json; page: the folder of what a web page shows."""
         self.about, self.records, self.store, self.page = about, records, store, page
+        self.images = open_images(about["images"], "the images of the gallery")
 
-    @property
-    def images(self) -> Path:
-        """The folder that the paths of its images start from."""
-        return Path(self.about["images"])
-
-    def path_of(self, path: str) -> Path:
-        """The file of an image of this gallery. Raises UserError when the gallery holds no such image."""
+    def file_of(self, path: str) -> str:
+        """The path of the file of an image of this gallery. Raises UserError when it holds no such image."""
         image = self.records.by_path.get(path)
         if image is None:
             raise UserError(f"the gallery holds no image {path!r}")
-        return self.images / image.file
+        return image.file
 
     def content_of(self, path: str) -> bytes:
         """An image as it was indexed, as a file: another image that has taken its place is never read or shown.
@@ -59,7 +56,7 @@ class ReadGallery:
 
     def frame_of(self, path: str) -> bytes:
         """The whole file that an image is, or is cut out of; else as `content_of`."""
-        content = read_content(self.path_of(path))
+        content = self.images.read(self.file_of(path))
         if blake2_of(content) != self.records.by_path[path].digest:
             raise Unusable("has changed since it was indexed; index the folder again")
         return content
@@ -86,12 +83,14 @@ class SharedGallery(ReadGallery):
         """Raises UserError when it was made by another model, or the index is that of an earlier version."""
         self.files, self.identity = files, encoder.identity()
         self.read_columns: Mapping[str, Sequence[Any]] = {}
-        super().__init__({}, IndexRecords(store), store, page)
+        super().__init__(read_about(files), IndexRecords(store), store, page)
         self.read()
 
     def read(self) -> None:
         """Read what its files say now."""
-        self.about = read_about(self.files)
+        before, self.about = self.about, read_about(self.files)
+        if before["images"] != self.about["images"]:
+            self.images = open_images(self.about["images"], "the images of the gallery")
         require_same_encoder(self.files.name, self.about, self.identity)
         self.read_columns = self.files.read_json(COLUMNS, "columns") if self.files.exists(COLUMNS) else {}
         self.read_at = time.monotonic()

@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -190,7 +189,7 @@ class Searcher:
             scores = self.match(matched or query, tokens)
             clock.lap("re-ranking")
         ranked = sorted(near[:candidates], key=lambda hit: -scores.get(hit[1], -np.inf))
-        missing |= {path: GONE for _, path, _ in near[candidates:] if state_of(self.gallery.path_of(path)) is None}
+        missing |= dict.fromkeys(self.gone([path for _, path, _ in near[candidates:]]), GONE)
         kept = [hit for hit in [*ranked, *near[candidates:]] if hit[1] not in missing]
         hits = [
             Hit(path, similarity, scores.get(path), dict(self.gallery.records.by_path[path].metadata))
@@ -202,6 +201,12 @@ class Searcher:
         hits = [*(replace(hit, probability=one) for hit, one in zip(hits, known, strict=False)), *hits[len(known) :]]
         self.watch("query", text=text, where=where, hits=len(hits))
         return Answer(query, hits, clock.milliseconds, missing, matched, likelihood)
+
+    def gone(self, paths: Sequence[str]) -> list[str]:
+        """Those images whose files are not there any more."""
+        files = {path: self.gallery.file_of(path) for path in paths}
+        self.gallery.images.look_at(files.values())
+        return [path for path, file in files.items() if self.gallery.images.state(file) is None]
 
     def calibration(self, reranked: bool) -> StageCalibration | None:
         """What the scores that order hits mean; None where that is not known."""
@@ -254,6 +259,7 @@ class Searcher:
         found: dict[str, Tensor] = {}
         waiting: dict[str, Tensor] = {}
         missing: dict[str, str] = {}
+        self.gallery.images.look_at([self.gallery.file_of(path) for path in paths])
         for path in paths:
             cached = self.cache.get(self.gallery.records.by_path[path].content)
             try:
@@ -275,7 +281,7 @@ class Searcher:
 
         Raises Unusable when the file is gone or another one.
         """
-        state = state_of(self.gallery.path_of(path))
+        state = self.gallery.images.state(self.gallery.file_of(path))
         if known and state is not None and state == self.read_as.get(path):
             return None
         content = self.gallery.content_of(path)
@@ -292,15 +298,6 @@ class Searcher:
         for path, one in found.items():
             self.cache.put(self.gallery.records.by_path[path].content, one)
         return found
-
-
-def state_of(file: Path) -> tuple[int, ...] | None:
-    """What changes when a file does; None when there is none."""
-    try:
-        status = file.stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 class Clock:

@@ -1,9 +1,6 @@
 """Which images of a gallery a command means: by their names, those of their folders, and their metadata."""
 
-import contextlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from dataset.image_folders import composed
@@ -12,7 +9,6 @@ from search.filters import described
 from search.gallery import Gallery
 from search.metadata import typed, unknown_column
 from utils.errors import UserError
-from utils.paths import expand_home
 
 
 def select_images(gallery: Gallery, names: Sequence[str], conditions: Sequence[str]) -> list[str]:
@@ -39,12 +35,12 @@ def images_named(gallery: Gallery, name: str) -> list[str]:
     if not name.strip():  # as of a variable of the shell that is not set
         raise UserError("the name of an image or folder is empty; . means all images")
     # the whole folder last: `.` in one of its subfolders means that subfolder
-    for inside in sorted(possible_paths(gallery.images, name), key=lambda path: path == "."):
+    for inside in sorted(gallery.images.paths_of(name), key=lambda path: path == "."):
         everything = inside == "."  # the folder of images itself
         found = [path for path in gallery.records.by_path if everything or lies_below(path, inside)]
         if found:
             return found
-    for inside in possible_paths(gallery.images, name):
+    for inside in gallery.images.paths_of(name):
         found = in_another_form(gallery, inside)
         if found:
             return found
@@ -60,15 +56,6 @@ def in_another_form(gallery: Gallery, inside: str) -> list[str]:
         if composed(prefix) == composed(inside):
             prefixes.setdefault(prefix, []).append(path)
     return next(iter(prefixes.values())) if len(prefixes) == 1 else []
-
-
-def possible_paths(folder: Path, name: str) -> list[str]:
-    """Paths below `folder` that a name may mean: it is given below the folder, whole, or from the working directory."""
-    named = [start / name for start in (folder, Path.cwd())]
-    with contextlib.suppress(ValueError):
-        named.append(folder / expand_home(name))
-    paths = [Path(follow(path)) for follow in (os.path.normpath, os.path.realpath) for path in named]
-    return list(dict.fromkeys(path.relative_to(folder).as_posix() for path in paths if path.is_relative_to(folder)))
 
 
 def parse_condition(gallery: Gallery, condition: str) -> tuple[str, str]:

@@ -6,7 +6,6 @@ from search.gallery import held
 from search.records import IndexedImage
 from search.searcher import Searcher
 from utils.errors import UserError
-from utils.files import atomic_write
 
 LARGEST_UPLOAD = 20 * 2**20  # bytes
 FOLDER = "uploads"  # below that of the images
@@ -27,11 +26,11 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
     digest = blake2_of(content)
     path = f"{FOLDER}/{digest[:32]}{ending}"
     with searcher.turn:
+        gallery.catch_up()
         if path in gallery.records.by_path:
             return gallery.records.by_path[path]
         searcher.watch("upload", image=path)
-        with atomic_write(gallery.images / path) as temporary:
-            temporary.write_bytes(content)
+        gallery.images.write(path, content)
         _, embeddings = encoder.encode_images([pixels])
         image = IndexedImage(path, digest, embeddings[0], {})
         gallery.put([image])

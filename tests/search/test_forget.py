@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from search.selection import possible_paths, select_images
+from search.images import ImageFolder
+from search.selection import select_images
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -63,8 +64,8 @@ def test_a_path_may_be_given_as_it_is_printed(tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     monkeypatch.chdir(tmp_path)
     for name in ("a/1.jpg", "./a/1.jpg", str(folder / "a" / "1.jpg"), "photos/a/1.jpg", "a/../a/1.jpg"):
-        assert "a/1.jpg" in possible_paths(folder, name), name
-    assert possible_paths(folder, "../x.jpg") == []
+        assert "a/1.jpg" in ImageFolder(folder).paths_of(name), name
+    assert ImageFolder(folder).paths_of("../x.jpg") == []
 
 
 @pytest.mark.parametrize("name", ["", " ", "\t"])

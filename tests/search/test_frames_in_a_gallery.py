@@ -18,6 +18,7 @@ from search.access.watch import Watch
 from search.cuts import file_and_box
 from search.gallery import open_gallery
 from search.grouping import MOMENTS, gathered, search_groups, thinned
+from search.images import ImageFolder
 from search.indexing import index
 from search.moving import move_images
 from search.searcher import Searcher
@@ -135,7 +136,7 @@ def test_people_move_with_their_frames_and_are_forgotten_with_them(gallery, stre
     before, count = {image.content for image in gallery.records}, len(gallery.records)
     (street / "frames" / "camera_1").rename(street / "frames" / "entrance")
     (street / "frames").rename(tmp_path / "elsewhere")
-    found = move_images(gallery, tmp_path / "elsewhere")
+    found = move_images(gallery, ImageFolder(tmp_path / "elsewhere"))
     assert not found.missing and not found.changed and len(found.paths) + len(found.in_place) == count
     assert {file_and_box(path)[0].split("/")[0] for path in gallery.records.by_path} == {"entrance", "camera_2"}
     assert {image.content for image in gallery.records} == before

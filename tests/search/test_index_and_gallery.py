@@ -275,7 +275,7 @@ def test_a_gallery_that_another_process_is_making_is_not_something_else(encoder,
         (tmp_path / "gallery").mkdir(exist_ok=True)
         (tmp_path / "gallery" / name).touch()
     with open_gallery(str(tmp_path / "gallery"), encoder, photos) as gallery:
-        assert gallery.images == photos
+        assert gallery.images.path == photos
 
 
 def test_one_process_holds_it(encoder, photos, tmp_path, trained):
@@ -312,7 +312,7 @@ def test_what_is_forgotten_is_gone(encoder, photos, tmp_path):
         vector = next(iter(gallery.records)).embedding
         assert not set(gone) & {path for _, path, _ in gallery.store.search(vector, 1000)}
         with pytest.raises(UserError, match="holds no image"):
-            gallery.path_of(gone[0])
+            gallery.file_of(gone[0])
     assert all((photos / path).exists() for path in gone)
 
 

@@ -6,6 +6,7 @@ import pytest
 from served import milvus_server
 
 from search.gallery import open_gallery
+from search.images import ImageFolder
 from search.indexing import index
 from search.moving import move_images
 from search.searcher import Searcher
@@ -61,7 +62,7 @@ def test_a_gallery_on_a_server_follows_images_that_were_moved(encoder, photos, t
     (tmp_path / "disk").mkdir()
     shutil.move(photos, tmp_path / "disk" / "photos")
     with open_gallery(address, encoder) as gallery:
-        assert len(move_images(gallery, tmp_path / "disk").paths) == len(paths)
+        assert len(move_images(gallery, ImageFolder(tmp_path / "disk")).paths) == len(paths)
     with open_gallery(address, encoder) as gallery:
         assert set(gallery.records.by_path) == {f"photos/{path}" for path in paths}
         assert gallery.store.ids() == set(gallery.records.by_id)

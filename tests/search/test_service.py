@@ -43,7 +43,7 @@ def test_search_explain_and_images(client, searcher):
     assert [one["words"] for one in why["attributes"]] == ["red coat", "grey jeans"]
     assert why["match"] == pytest.approx(hit["match"], abs=1e-4)
     image = client.get(f"/api/images/{hit['id']}")
-    assert image.content == (searcher.gallery.images / hit["path"]).read_bytes()
+    assert image.content == (searcher.gallery.images.path / hit["path"]).read_bytes()
     assert image.headers["content-type"] == "image/jpeg" and image.headers["x-content-type-options"] == "nosniff"
     about = client.get("/api/gallery").json()
     assert about == {"images": len(searcher.gallery.records), "columns": {"camera": ["c0", "c1", "c2"]}}
@@ -157,7 +157,7 @@ def test_what_is_no_json_or_text_is_answered_too(client):
 def test_nothing_but_the_gallery_is_served(client, searcher, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("my secret")
-    (searcher.gallery.images / "link.jpg").symlink_to(secret)
+    (searcher.gallery.images.path / "link.jpg").symlink_to(secret)
     for path in (
         "/api/images/../../../etc/passwd",
         "/api/images/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
@@ -180,7 +180,7 @@ def test_what_took_the_place_of_an_image_is_not_served(client, searcher, tmp_pat
     secret = tmp_path / "secret.txt"
     secret.write_text("my secret")
     record = next(iter(searcher.gallery.records))
-    file = searcher.gallery.images / record.path
+    file = searcher.gallery.images.path / record.path
     file.unlink()
     file.symlink_to(secret)
     answer = client.get(f"/api/images/{record.id}")
@@ -193,7 +193,7 @@ def test_what_took_the_place_of_an_image_is_not_served(client, searcher, tmp_pat
 
 def test_what_is_not_there_is_404(client, searcher):
     record = next(iter(searcher.gallery.records))
-    (searcher.gallery.images / record.path).unlink()
+    (searcher.gallery.images.path / record.path).unlink()
     for image, words in ((record.id, "does not exist"), ("xyz", "no image of this id"), ("0" * 64, "of this id")):
         for answer in (
             client.get(f"/api/images/{image}"),
@@ -267,7 +267,7 @@ def test_bad_uploads_are_refused(client, searcher, content, words):
     before = len(searcher.gallery.records)
     answer = client.post("/api/images", content=content() if callable(content) else content)
     assert answer.status_code == 400 and words in answer.json()["error"]
-    assert len(searcher.gallery.records) == before and not list(searcher.gallery.images.rglob("uploads/*"))
+    assert len(searcher.gallery.records) == before and not list(searcher.gallery.images.path.rglob("uploads/*"))
 
 
 def test_without_leave_nothing_is_uploaded(searcher):
@@ -275,7 +275,7 @@ def test_without_leave_nothing_is_uploaded(searcher):
     answer = client.post("/api/images", content=png())
     assert answer.status_code == 403 and "--allow_upload" in answer.json()["error"]
     assert client.post("/gradio_api/upload", files={"files": ("a.png", png())}).status_code == 403
-    assert not (searcher.gallery.images / "uploads").exists() and not searcher.gallery.page.exists()
+    assert not (searcher.gallery.images.path / "uploads").exists() and not searcher.gallery.page.exists()
 
 
 def test_many_at_once_are_all_answered(client):
