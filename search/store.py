@@ -16,9 +16,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from search.milvus_client import ReloadingClient, is_out_of_reach
 from search.milvus_login import milvus_login, without_secrets
 from search.records import IndexedImage
-from utils.errors import UserError
+from utils.errors import Unavailable, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def milvus_errors(what: str, login: Mapping[str, Any] | None = None) -> Iterator
         said = getattr(error, "message", None) or str(error)
         said = re.split(r" at column [0-9]+", " ".join(str(said).split()))[0]  # then the place, drawn below the filter
         said = without_secrets(said, login or {})
-        raise UserError(f"{what}: {said[:300]}") from None
+        raise (Unavailable if is_out_of_reach(error) else UserError)(f"{what}: {said[:300]}") from None
 
 
 def in_one_line(method: Callable[Concatenate["Store", P], R]) -> Callable[Concatenate["Store", P], R]:
@@ -60,8 +61,11 @@ def in_one_line(method: Callable[Concatenate["Store", P], R]) -> Callable[Concat
 
     @functools.wraps(method)
     def wrapped(store: "Store", *args: P.args, **kwargs: P.kwargs) -> R:
-        with milvus_errors(f"the index {store.uri} fails ({method.__name__}; {REBUILD})"):
-            return method(store, *args, **kwargs)
+        try:
+            with milvus_errors(f"the index {store.uri} fails ({method.__name__}; {REBUILD})"):
+                return method(store, *args, **kwargs)
+        except Unavailable:
+            raise Unavailable(f"the server of the index {store.uri} does not answer; is it running?") from None
 
     return wrapped
 
@@ -267,7 +271,8 @@ def connect(uri: str) -> Any:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they log tracebacks of what `milvus_errors` raises
     login = milvus_login(uri) if is_server(uri) else {}
     with milvus_errors(f"the index {uri} cannot be {'reached' if is_server(uri) else 'opened'}", login):
-        return MilvusClient(uri, grpc_options=KEEPALIVE, **login)
+        client = MilvusClient(uri, grpc_options=KEEPALIVE, **login)
+    return ReloadingClient(client) if is_server(uri) else client
 
 
 def as_row(image: IndexedImage) -> Mapping[str, Any]:

@@ -38,6 +38,10 @@ class NotThere(UserError):
     """What is asked for is not there, or not any more. An HTTP API answers with status 404."""
 
 
+class Unavailable(UserError):
+    """What cannot be done now, or not as it must be, such as without a line in a log. An API answers with status 503."""
+
+
 class LostPeer(Exception):
     """Another process of the same launch is gone. The message is one line; who ended first says why."""
 

@@ -18,8 +18,7 @@ from typing import Any
 
 from search.access.callers import Caller
 from search.access.private_files import OTHERS
-from search.access.refusals import Unavailable
-from utils.errors import UserError
+from utils.errors import Unavailable, UserError
 
 LONGEST_TEXT = 2000  # characters of a value; a longer one is cut
 ADDED = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

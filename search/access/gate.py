@@ -24,8 +24,8 @@ from search.access.callers import IN_SCOPE, acting
 from search.access.logins import Known, Logins, TooMany, cookie_of, session_in
 from search.access.origins import Origin, Origins, Refused, is_of_another_site, without_forwarded
 from search.access.pages import account_page, login_page
-from search.access.refusals import Unavailable
 from search.access.routes import ACCOUNT, ANYONE, LOGIN, LOGOUT, SIGNED_IN, Route, route_of
+from utils.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 

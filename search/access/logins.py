@@ -13,9 +13,9 @@ from search.access.callers import Caller
 from search.access.origins import Headers, Origin, Refused, values_of
 from search.access.passwords import User, check_password
 from search.access.private_files import Watched
-from search.access.refusals import Unavailable
 from search.access.sessions import Session, Sessions
 from search.access.tokens import Token, check_token
+from utils.errors import Unavailable
 
 WRONG = "the user or the password is wrong"
 MOST_WAITING = 20  # attempts to sign in at one moment: each takes some 0.2 s, one after the other

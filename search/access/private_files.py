@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from search.access.refusals import Unavailable
-from utils.errors import UserError
+from utils.errors import Unavailable, UserError
 from utils.files import as_json, atomic_write
 
 OTHERS = 0o077  # what group and others may do with a file

@@ -1,14 +1,10 @@
 """Errors of requests that are refused for who asks, or because they cannot be answered as they must be."""
 
-from utils.errors import NotThere, UserError
+from utils.errors import NotThere, Unavailable, UserError
 
 
 class Forbidden(UserError):
     """Who asks may not do this. An HTTP API answers with status 403."""
-
-
-class Unavailable(UserError):
-    """This cannot be done as it must be, such as with a line in the audit log. An HTTP API answers with status 503."""
 
 
 STATUS: dict[type[UserError], int] = {NotThere: 404, Forbidden: 403, Unavailable: 503}

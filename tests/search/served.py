@@ -12,27 +12,41 @@ import pytest
 SERVER = Path(sys.executable).with_name("milvus-lite")
 
 
+class MilvusServer:
+    """A server that keeps its data in a folder, and may be killed and started again on the same port."""
+
+    def __init__(self, folder):
+        if not SERVER.exists():
+            pytest.skip("needs milvus-lite, which is not installed")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [SERVER, "server", "--data-dir", self.folder, "--host", "127.0.0.1", "--port", str(self.port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(600):
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                assert self.process.poll() is None
+                time.sleep(0.1)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
 @contextlib.contextmanager
 def milvus_server(folder):
     """The address of a server that keeps its data in a folder."""
-    if not SERVER.exists():
-        pytest.skip("needs milvus-lite, which is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [SERVER, "server", "--data-dir", folder, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    server = MilvusServer(folder)
+    server.start()
     try:
-        for _ in range(600):
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+        yield server.uri
     finally:
-        process.kill()
-        process.wait()
+        server.kill()

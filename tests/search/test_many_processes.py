@@ -107,6 +107,28 @@ def test_an_index_without_an_alias_gets_one_when_it_is_built_again(encoder, inde
         assert gallery.store.client.describe_collection(name)["collection_name"] == f"{name}_1"
 
 
+def test_a_server_that_is_out_of_reach_for_a_while_leaves_nothing_out(encoder, indexed, monkeypatch):
+    def refuse(*_, **__):
+        raise UserError("out of reach")
+
+    with open_gallery(indexed, encoder) as gallery, read_gallery(indexed, encoder) as reader:
+        searcher, content = Searcher(encoder, gallery), encoded(picture(3))
+        with monkeypatch.context() as patch:
+            patch.setattr(gallery.store, "put", refuse)
+            with pytest.raises(UserError, match="out of reach"):
+                add_image(searcher, content)
+        image = add_image(searcher, content)  # which its records have by now
+        assert reader.records.by_id[image.id].path == image.path
+        with monkeypatch.context() as patch:
+            patch.setattr(gallery.store, "replace", refuse)
+            with pytest.raises(UserError, match="out of reach"):
+                gallery.forget([image.path])
+        assert image.path not in [path for path, *_ in answer(searcher, top=100)]
+        assert gallery.store.ids() == set(gallery.records.by_id)
+        time.sleep(SEEN_WITHIN)
+        assert image.path not in [path for path, *_ in answer(Searcher(encoder, reader), top=100)]
+
+
 def test_a_reader_refuses_to_change_anything(encoder, indexed):
     with read_gallery(indexed, encoder) as reader:
         with pytest.raises(UserError, match="only searches"):

@@ -9,8 +9,7 @@ import pytest
 
 from search.access.audit import AuditLog
 from search.access.callers import Caller
-from search.access.refusals import Unavailable
-from utils.errors import UserError
+from utils.errors import Unavailable, UserError
 
 ANNA = Caller("anna", frozenset({"search"}), "password", "192.0.2.7")
 NOON = datetime(2026, 5, 4, 12, 0, 0, 131_000, timezone.utc)

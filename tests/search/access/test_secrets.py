@@ -13,8 +13,7 @@ from search.access import commands, tokens
 from search.access.attempts import BUCKETS, LIMITS, Attempts, network_of
 from search.access.passwords import check_password, read_users, set_password
 from search.access.private_files import Watched
-from search.access.refusals import Unavailable
-from utils.errors import UserError
+from utils.errors import Unavailable, UserError
 
 
 def test_a_password_is_kept_as_a_hash_alone(tmp_path):
