@@ -39,7 +39,7 @@ class NotThere(UserError):
 
 
 class Unavailable(UserError):
-    """What cannot be done now, or not as it must be, such as without a line in a log. An API answers with status 503."""
+    """What cannot be done now, or not as it must be. An HTTP API answers with status 503."""
 
 
 class LostPeer(Exception):
