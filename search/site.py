@@ -26,9 +26,14 @@ def build_site(
         os.environ["GRADIO_RUN_HISTORY"] = "False"  # or a browser keeps what was asked after its user has signed out
     import gradio
 
-    from search.page import STYLE, build_page
+    from search.page.layout import build_page, part
 
     page = build_page(searcher, allow_upload, allow_forget, root_path, accounts)
     app = build_app(searcher, allow_upload, host, allow_forget)
-    settings = {"max_file_size": LARGEST_UPLOAD, "footer_links": [], "root_path": root_path or None, "css": STYLE}
+    settings = {
+        "max_file_size": LARGEST_UPLOAD,
+        "footer_links": [],
+        "root_path": root_path or None,
+        "css": part("page.css"),
+    }
     return gradio.mount_gradio_app(app, page, path="/", **settings)

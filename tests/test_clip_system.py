@@ -176,7 +176,7 @@ def test_a_hit_is_explained_by_what_words_add_to_its_cosine(benchmark, files, tm
     pytest.importorskip("pymilvus")
     from fastapi.testclient import TestClient
 
-    from search.page import reasons_as_html
+    from search.page.reasons import reasons_as_html
     from search.service import build_app
 
     encoder = Encoder.open(files[system], written(tmp_path, benchmark, system), overrides=["precision=fp32"])

@@ -13,7 +13,8 @@ from evaluation.trained import TrainedModel
 from search.__main__ import main
 from search.encoder import Encoder
 from search.likelihood import likelihood_of
-from search.page import label_of, summary
+from search.page.hits import label_of
+from search.page.messages import summary
 from search.searcher import Searcher
 from search.service import build_app
 

@@ -1,33 +1,14 @@
-"""The part of the page that erases images, and what tells the page's callbacks who asks."""
+"""The part of the page that erases images."""
 
-import functools
 import html
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
-from search.access.callers import acting, caller_in
 from search.erasing import erase_image
+from search.page.callers import for_caller
 from search.searcher import Searcher
 from utils.errors import UserError
-
-
-def for_caller(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A callback of the page, called in the name of who sent the request, as the gate has found out."""
-
-    @functools.wraps(callback)
-    def called(request: gr.Request, *values: Any) -> Any:
-        with acting(caller_in(request.request.scope) if request.request else None):
-            return callback(*values)
-
-    signature = inspect.signature(callback)
-    asks = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
-    parameters = [asks, *signature.parameters.values()]
-    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {"request": gr.Request, **callback.__annotations__}
-    return called
 
 
 def build_erasing(searcher: Searcher, hits: gr.Gallery, shown: gr.State, message: gr.Markdown) -> None:
