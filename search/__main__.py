@@ -2,11 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -37,10 +35,11 @@ from search.likelihood import why_unknown
 from search.metadata import read_metadata
 from search.moving import move_images
 from search.read_gallery import ReadGallery, read_gallery, recorded_encoder
+from search.results import Result, answer_as_json, results_as_csv
 from search.searcher import CANDIDATES, Answer, Hit, Searcher
 from search.selection import select_images
 from utils.errors import CommandParser, UserError, one_line, run_command_line
-from utils.files import as_json, require_file
+from utils.files import as_json, atomic_write, require_file
 from utils.logs import set_up_logging
 from utils.processes.interruption import Interruption
 from utils.text import agreeing, counted
@@ -125,20 +124,26 @@ def run_query(options: argparse.Namespace) -> None:
     """Rank a gallery for a sentence."""
     if options.sheet:
         require_sheet(options.sheet)
+    if options.csv:
+        require_file(options.csv, "--csv")
     rate = false_alarms(options)
     encoder, reranker = open_both(options)
     with open_to_search(options, encoder) as gallery:
-        if options.sheet and is_image_of(gallery, options.sheet.resolve()):
-            raise UserError(f"--sheet {options.sheet} is an image of the gallery; name another file")
+        for flag, file in (("--sheet", options.sheet), ("--csv", options.csv)):
+            if file and is_image_of(gallery, file.resolve()):
+                raise UserError(f"{flag} {file} is an image of the gallery; name another file")
         searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate)
         tell_if_unknown(options, searcher, options.candidates)
         answer = searcher.search(options.text, options.top, options.candidates, options.where, options.group)
         for line in answer.told:
             print(one_line(line), file=sys.stderr)
+        found = answer_as_json(answer, gallery, with_files=True)
         if options.json:
-            print(answer_as_json(answer, gallery))
+            print(as_json({"query": answer.query.text, **found}, indent=2, encoding=sys.stdout.encoding or "utf-8"))
         else:
             print_answer(answer, gallery)
+        if options.csv:
+            write_csv(found["hits"], options.csv)
         if options.sheet:  # last: a disk that is full by now does not lose the answer
             write_sheet(answer, gallery, options.sheet)
 
@@ -167,27 +172,6 @@ def require_sheet(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UserError(f"--sheet {path}: the picture is a PNG file; let its name end in .png")
     require_file(path, "--sheet")
-
-
-def answer_as_json(answer: Answer, gallery: ReadGallery) -> str:
-    hits = [{"rank": rank, **hit_as_json(hit, gallery)} for rank, hit in enumerate(answer.hits, 1)]
-    found = {
-        "query": answer.query.text,
-        **answer.reading(),
-        "hits": hits,
-        "nobody_fits": answer.nobody_fits,
-        "missing": answer.missing,
-        "milliseconds": answer.milliseconds,
-    }
-    return as_json(found, indent=2, encoding=sys.stdout.encoding or "utf-8")
-
-
-def hit_as_json(hit: Hit, gallery: ReadGallery) -> dict[str, Any]:
-    """A hit, and the file that it is, or that it is cut out of by its box."""
-    _, box = file_and_box(hit.path)
-    source = {"file": gallery.images.named(gallery.file_of(hit.path)), **({"box": box} if box else {})}
-    moments = [hit_as_json(moment, gallery) for moment in hit.moments]
-    return {**source, "match": hit.match, **asdict(replace(hit, moments=())), "moments": moments}
 
 
 def print_answer(answer: Answer, gallery: ReadGallery) -> None:
@@ -228,6 +212,12 @@ def write_sheet(answer: Answer, gallery: ReadGallery, path: Path) -> None:
     ]
     row = SheetRow(answer.query.text, "", [picture_of(hit, gallery) for hit in answer.hits], None, scores)
     ranking_sheet([row], path, len(answer.hits))
+
+
+def write_csv(results: Sequence[Result], path: Path) -> None:
+    """A table of the hits."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(results_as_csv(results), encoding="utf-8", newline="")
 
 
 def run_forget(options: argparse.Namespace) -> None:

@@ -41,6 +41,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     group = f"one hit for all images with the same value of metadata, such as track, or that look the same ({ALIKE})"
     parser.add_argument("--group", default="", metavar="NAME", help=group)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table of the images, with ranks and scores")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the images")
     add_false_alarms(parser)
     add_reranker(parser)

@@ -1,10 +1,11 @@
 """The HTTP API of a gallery; this text is at /docs, and for programs at /openapi.json.
 
-    POST /api/search    {"text", "top", "candidates", "where", "group"} -> hits, best first, each with the moments of
-                        its group, and images whose files are missing; the words that were read and those unknown to
-                        the model; how many words there are, and how many of them the model reads; milliseconds by
-                        stage; where the model is calibrated, how likely each hit is right ("probability"), and whether
-                        probably "nobody_fits"
+    POST /api/search    {"text", "top", "candidates", "where", "group", "format"} -> hits, best first, each with the
+                        moments of its group, and images whose files are missing; the words that were read and those
+                        unknown to the model; how many words there are, and how many of them the model reads;
+                        milliseconds by stage; where the model is calibrated, how likely each hit is right
+                        ("probability"), and whether probably "nobody_fits". "format": "csv" asks for a table of the
+                        hits in place of JSON
     POST /api/explain   {"text", "id"} -> how well each attribute of the text fits the image, and heat maps: "match",
                         or, of a model without a matching head, "similarity", what the attribute adds to the cosine
     GET  /api/images/ID the image file
@@ -23,7 +24,7 @@ status 403.
 import html
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -35,13 +36,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from dataset.decoding import Unusable, examine, explained
+from search.access.gate import PAGE_POLICY
 from search.access.refusals import status_of
 from search.addresses import bare, host_in, is_this_machine, serves_this_machine_alone
-from search.cuts import file_and_box
 from search.erasing import erase_image
 from search.explain import ExplainedAttribute, Explanation, explain
 from search.frames import add_frames
-from search.searcher import CANDIDATES, MOST_CANDIDATES, Answer, Hit, Searcher
+from search.results import answer_as_json, results_as_csv
+from search.searcher import CANDIDATES, MOST_CANDIDATES, Searcher
 from search.upload import LARGEST_UPLOAD, add_image
 from utils.errors import NotThere, UserError, nearest
 from utils.files import as_json
@@ -49,6 +51,7 @@ from utils.text import shorten
 
 MOST_OF_FILTER = 2000  # characters
 OF_THE_PAGE = "/gradio_api"  # what the page's own code calls, which reads errors in a form of its own
+AS_FILE = {"Content-Disposition": 'attachment; filename="results.csv"', "X-Content-Type-Options": "nosniff"}
 NO_UPLOADS = "uploads are not allowed here; start with --allow_upload"
 
 
@@ -72,6 +75,7 @@ class SearchRequest(BaseModel):
     )
     where: str = Field("", max_length=MOST_OF_FILTER, description=f"a filter of at most {MOST_OF_FILTER} characters")
     group: str = Field("", max_length=MOST_OF_FILTER, description="the name of metadata in quotes, or 'alike'")
+    format: Literal["json", "csv"] = Field("json", description='"json" or "csv"')
 
 
 class ExplainRequest(BaseModel):
@@ -112,11 +116,14 @@ def add_documentation(app: FastAPI) -> None:
 
 
 def add_search(app: FastAPI, searcher: Searcher) -> None:
-    @app.post("/api/search")  # see REQUESTS
-    def search(request: SearchRequest) -> dict[str, Any]:
+    @app.post("/api/search", response_model=None)  # see REQUESTS
+    def search(request: SearchRequest) -> dict[str, Any] | Response:
         """The images of the gallery that fit a sentence."""
         answer = searcher.search(request.text, request.top, request.candidates, request.where, request.group)
-        return answer_as_json(answer, searcher)
+        found = answer_as_json(answer, searcher.gallery)
+        if request.format == "json":
+            return found
+        return Response(results_as_csv(found["hits"]), media_type="text/csv", headers=AS_FILE)
 
     @app.post("/api/explain")
     def explain_hit(request: ExplainRequest) -> dict[str, Any]:
@@ -211,6 +218,7 @@ def refuse_strangers(app: FastAPI, allow_upload: bool, host: str) -> None:
         if alone and not (is_this_machine(host_in(asked)) or host_in(asked) == bare(host).lower()):
             return JSONResponse({"error": f"this is served on {host} alone, not on {asked}"}, status_code=403)
         answer = await call_next(request)
+        answer.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
         return answer if request.url.path.startswith(("/api/", OF_THE_PAGE)) else in_one_form(request, answer)
 
 
@@ -267,39 +275,6 @@ def misunderstanding(request: Request, error: RequestValidationError) -> str:
 
 
 # ---- answers ---------------------------------------------------------------------------
-
-
-def answer_as_json(answer: Answer, searcher: Searcher) -> dict[str, Any]:
-    hits = [
-        {
-            "rank": rank,
-            **hit_as_json(hit, searcher),
-            "moments": [hit_as_json(moment, searcher) for moment in hit.moments],
-        }
-        for rank, hit in enumerate(answer.hits, 1)
-    ]
-    return {
-        "text": answer.query.text,
-        **answer.reading(),
-        "hits": hits,
-        "nobody_fits": answer.nobody_fits,
-        "missing": answer.missing,
-        "milliseconds": answer.milliseconds,
-    }
-
-
-def hit_as_json(hit: Hit, searcher: Searcher) -> dict[str, Any]:
-    """box: of a person in a frame, else null."""
-    return {
-        "id": searcher.gallery.records.by_path[hit.path].id,
-        "path": hit.path,
-        "box": file_and_box(hit.path)[1],
-        "probability": hit.probability,
-        "match": hit.match,
-        "score": hit.score,
-        "similarity": hit.similarity,
-        "metadata": hit.metadata,
-    }
 
 
 def explanation_as_json(found: Explanation) -> dict[str, Any]:

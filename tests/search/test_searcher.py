@@ -1,5 +1,6 @@
 """Two stages give what an evaluation gives, with bounded memory, and say what they left out."""
 
+import csv
 import json
 import sys
 
@@ -205,12 +206,28 @@ def test_the_command_line(trained, photos, tmp_path):
     place = tmp_path / "gallery"
     done = search("index", photos, "--gallery", place, "--checkpoint", trained, "--set", "precision=fp32")
     assert done.returncode == 0 and "images" in done.stdout, done.stderr
-    done = search("query", SENTENCE, "--gallery", place, "--top", 3, "--json", "--sheet", tmp_path / "hits.png")
+    done = search(
+        "query",
+        SENTENCE,
+        "--gallery",
+        place,
+        "--top",
+        3,
+        "--json",
+        "--sheet",
+        tmp_path / "hits.png",
+        "--csv",
+        tmp_path / "hits.csv",
+    )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
     assert all(str(photos) in hit["file"] for hit in answer["hits"])
     assert Image.open(tmp_path / "hits.png").width > 300
+    with open(tmp_path / "hits.csv", encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(row["rank"], row["image"]) for row in table] == [(str(hit["rank"]), hit["path"]) for hit in answer["hits"]]
+    assert [float(row["similarity"]) for row in table] == [hit["similarity"] for hit in answer["hits"]]
     gone, whole = answer["hits"][0]["path"], answer["hits"][1]["file"]
     assert search("forget", gone, whole, "--gallery", place).returncode == 0
     done = search("query", SENTENCE + " \u7ea2\u8272", "--gallery", place, "--top", 3, "--json")
@@ -240,6 +257,14 @@ def test_a_sheet_that_cannot_be_written_is_told_before_the_search(searcher, tmp_
     ):
         ending = call(main, "query", "a man", "--gallery", tmp_path / "gallery", "--sheet", sheet)
         assert ending.code == 2 and f"--sheet {sheet}" in ending.errors and part in ending.errors
+
+
+def test_a_table_that_cannot_be_written_is_told_before_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(Encoder, "open", lambda *given, **named: pytest.fail("a model was opened"))
+    (tmp_path / "file").write_text("x")
+    for table, part in ((tmp_path / "file" / "hits.csv", "is not a folder"), (tmp_path, "is a folder; name a file")):
+        ending = call(main, "query", "a man", "--gallery", tmp_path / "gallery", "--csv", table)
+        assert ending.code == 2 and f"--csv {table}" in ending.errors and part in ending.errors
 
 
 def test_the_answer_is_printed_whatever_becomes_of_its_sheet(encoder, photos, tmp_path, monkeypatch):
