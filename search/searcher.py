@@ -22,6 +22,7 @@ from search.encoder import EncodedQuery, Encoder
 from search.filters import check_filter
 from search.grouping import MOMENTS, gathered, groups_of, require_group, search_groups, thinned
 from search.likelihood import Likelihood, calibration_of, likelihood_of
+from search.progress import report
 from search.read_gallery import ReadGallery
 from utils.errors import UserError
 
@@ -273,6 +274,7 @@ class Searcher:
             if len(waiting) == ENCODED_AT_ONCE:
                 found |= self.encode(waiting)
                 waiting = {}
+                report(len(found), len(paths))
         found |= self.encode(waiting)
         return {path: found[path] for path in paths if path in found}, missing
 

@@ -22,18 +22,13 @@ def build_site(
     root_path: where a proxy serves it; accounts: people sign in, and the page leads to where they sign out.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(searcher.gallery.page)  # read when Gradio is imported
-    if accounts:
-        os.environ["GRADIO_RUN_HISTORY"] = "False"  # or a browser keeps what was asked after its user has signed out
     import gradio
 
-    from search.page.layout import build_page, part
+    from search.page.layout import build_page, part, theme
 
     page = build_page(searcher, allow_upload, allow_forget, root_path, accounts)
     app = build_app(searcher, allow_upload, host, allow_forget)
-    settings = {
-        "max_file_size": LARGEST_UPLOAD,
-        "footer_links": [],
-        "root_path": root_path or None,
-        "css": part("page.css"),
-    }
-    return gradio.mount_gradio_app(app, page, path="/", **settings)
+    looks = {"css": part("page.css"), "js": part("page.js"), "theme": theme()}
+    kept = {"run_history": False}  # or a browser keeps all that was shown, also after its user has signed out
+    settings = {"max_file_size": LARGEST_UPLOAD, "footer_links": [], "root_path": root_path or None}
+    return gradio.mount_gradio_app(app, page, path="/", **settings, **looks, **kept)

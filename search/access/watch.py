@@ -16,6 +16,7 @@ ACTIONS: Mapping[str, str] = {
     "explain": SEARCH,
     "image": SEARCH,
     "frame": SEARCH,
+    "download": SEARCH,
     "upload": UPLOAD,
     "erase": FORGET,
 }

@@ -7,47 +7,79 @@ from typing import Any
 import gradio as gr
 
 from search.explain import explain
-from search.page.filters import condition
-from search.page.hits import label_of, picture_of, surroundings
+from search.page.comparison import comparison_as_html, comparison_summary
+from search.page.filters import Filters
+from search.page.hits import hits_as_html, surroundings
 from search.page.messages import problem, summary
-from search.page.reasons import heat_pictures, reasons_as_html
-from search.searcher import Searcher
+from search.page.reasons import heat_pictures, why_as_html
+from search.progress import telling
+from search.results import answer_as_json
+from search.searcher import Answer, Searcher
 from search.upload import add_image
 from utils.errors import UserError
 from utils.text import counted
 
+PROGRESS = gr.Progress()  # as a default it has Gradio show how far a search is
+
 
 class Callbacks:
-    """What happens on the page. names: columns of metadata that it filters by."""
+    """What happens on the page. filters: its fields, whose values come after all others."""
 
-    def __init__(self, searcher: Searcher, names: Sequence[str]):
-        self.searcher, self.names = searcher, names
+    def __init__(self, searcher: Searcher, filters: Filters):
+        self.searcher, self.filters = searcher, filters
 
-    def answer(self, text: str, top: int, k: int, group: str | None, *chosen: Sequence[str] | None) -> tuple[Any, ...]:
+    def answer(
+        self, text: str, top: int, k: int, group: str | None, progress: gr.Progress = PROGRESS, *fields: Any
+    ) -> tuple[Any, ...]:
         """What the page shows for a sentence: hits, message, their paths and those of their groups, the sentence, no
-        reasons, no heat maps."""
-        nothing = gr.Gallery(value=[], visible=False)
+        reasons, what can be downloaded, and whether."""
         try:
-            where = condition(self.searcher.gallery.columns(), dict(zip(self.names, chosen, strict=True)))
-            found = self.searcher.search(text or "", int(top), int(k), where, group or "")
+            found = self.search(text, top, k, group, fields, progress)
         except UserError as error:
-            return [], problem(error), [], [], "", "", nothing
-        pictures = [(picture_of(self.searcher.gallery, hit.path), label_of(hit)) for hit in found.hits]
+            return "", problem(error), [], [], "", "", None, gr.Row(visible=False)
+        gallery = self.searcher.gallery
+        hits = hits_as_html(gallery, found.hits, text)
         moments = [[moment.path for moment in hit.moments] for hit in found.hits]
-        return pictures, summary(found), [hit.path for hit in found.hits], moments, text, "", nothing
+        shown = [hit.path for hit in found.hits]
+        result = answer_as_json(found, gallery)
+        return hits, summary(found), shown, moments, text, "", result, gr.Row(visible=bool(shown))
 
-    def reason(
-        self, shown: list[str], moments: list[list[str]], sentence: str, event: gr.SelectData
-    ) -> tuple[str, gr.Gallery]:
-        """Why the image that was clicked was found, as HTML; its frame, the others of its group, and heat maps."""
+    def compare(
+        self,
+        text: str,
+        other: str,
+        top: int,
+        k: int,
+        group: str | None,
+        progress: gr.Progress = PROGRESS,
+        *fields: Any,
+    ) -> tuple[str, str]:
+        """The hits of two sentences beside each other, and a message."""
         try:
-            if not 0 <= event.index < len(shown):
+            first, second = (self.search(one, top, k, group, fields, progress) for one in (text, other))
+        except UserError as error:
+            return "", problem(error)
+        answers = (first, second)
+        return comparison_as_html(self.searcher.gallery, answers, group or ""), comparison_summary(answers, group or "")
+
+    def search(
+        self, text: str, top: int, k: int, group: str | None, fields: Sequence[Any], progress: gr.Progress
+    ) -> Answer:
+        """The answer for a sentence, told how far it is. Raises UserError."""
+        where = self.filters.where(self.searcher.gallery.columns(), fields)
+        with telling(lambda done, of: progress((done, of), desc="Reading images", unit="images")):
+            return self.searcher.search(text or "", int(top), int(k), where, group or "")
+
+    def reason(self, shown: list[str], moments: list[list[str]], sentence: str, event: gr.SelectData) -> str:
+        """Why the image that was clicked was found; its frame, the others of its group, and heat maps."""
+        try:
+            if not (isinstance(event.index, int) and 0 <= event.index < len(shown)):
                 raise UserError("this image is no longer shown; search again")
             found = explain(self.searcher, sentence, shown[event.index])
         except UserError as error:
-            return html.escape(str(error)), gr.Gallery(value=[], visible=False)
+            return f"<p role='alert'>{html.escape(str(error))}</p>"
         around = surroundings(self.searcher.gallery, shown[event.index], moments[event.index])
-        return reasons_as_html(found), gr.Gallery(value=[*around, *heat_pictures(found)], visible=True)
+        return why_as_html(found, event.index, [*around, *heat_pictures(found)])
 
     def upload(self, content: bytes | None) -> str:
         """Add an uploaded image and say so."""
@@ -57,4 +89,5 @@ class Callbacks:
             image = add_image(self.searcher, content)
         except UserError as error:
             return problem(error)
-        return f"Added as {image.path}; the gallery holds {counted(len(self.searcher.gallery.records), 'image')}."
+        number = counted(len(self.searcher.gallery.records), "image")
+        return f"Added as {html.escape(image.path)}; the gallery holds {number}."

@@ -11,7 +11,7 @@ from search.searcher import Searcher
 from utils.errors import UserError
 
 
-def build_erasing(searcher: Searcher, hits: gr.Gallery, shown: gr.State, message: gr.Markdown) -> None:
+def build_erasing(searcher: Searcher, hits: gr.HTML, shown: gr.State, message: gr.HTML) -> None:
     """A button that erases the image that was clicked, behind a box to be ticked. shown: paths of the hits."""
     chosen = gr.State("")
     with gr.Group(visible=False) as group:
@@ -31,7 +31,7 @@ def build_erasing(searcher: Searcher, hits: gr.Gallery, shown: gr.State, message
             erase_image(searcher, path)
         except UserError as error:
             return html.escape(str(error)), gr.skip(), gr.skip(), gr.skip()
-        return "The image is erased from the gallery; its file is left alone.", [], [], gr.Group(visible=False)
+        return "The image is erased from the gallery; its file is left alone.", "", [], gr.Group(visible=False)
 
     hits.select(choose, [shown], [chosen, group, name, sure], api_visibility="private")
     button.click(for_caller(erase), [chosen, sure], [message, hits, shown, group], api_visibility="private")

@@ -1,4 +1,4 @@
-"""What the page says in words, none of which can be Markdown or HTML."""
+"""What the page says in words, in which all that somebody wrote is text, never HTML."""
 
 import html
 
@@ -6,26 +6,46 @@ from search.searcher import Answer
 from utils.errors import UserError
 from utils.text import agreeing, counted
 
+STAGES = {"nearest embeddings": ("reading", "embedding search"), "re-ranking": ("image tokens", "re-ranking")}
+"""The stages of a search, and the laps of its clock that belong to each."""
+
 
 def summary(found: Answer) -> str:
-    """How many and how long, as text that cannot be Markdown."""
-    seconds = sum(found.milliseconds.values()) / 1000
-    stages = ", ".join(f"{name} {value:.0f} ms" for name, value in found.milliseconds.items())
+    """How many and how long, as HTML."""
     lost = len(found.missing)
     left_out = f" {counted(lost, 'image')} could not be read and {agreeing(lost, 'is', 'are')} left out."
     missing = left_out if lost else ""
     missing += "".join(f" {escaped(line[0].upper() + line[1:])}." for line in found.told)
     if not found.hits:
-        return f"Nothing found.{missing}"
-    verdict = f"**{escaped(found.verdict[0].upper() + found.verdict[1:])}.** " if found.verdict else ""
-    return f"{verdict}{counted(len(found.hits), 'image')} in {seconds:.2f} s ({stages}).{missing}"
+        return f"Nothing found in {seconds_as_text(found)}.{missing}"
+    verdict = f"<strong>{escaped(found.verdict[0].upper() + found.verdict[1:])}.</strong> " if found.verdict else ""
+    number = counted(len(found.hits), "result")
+    return f"{verdict}{number} in {seconds_as_text(found)} ({stages_of(found)}).{missing}"
+
+
+def seconds_as_text(*found: Answer) -> str:
+    """How long searches took together, such as 0.4 s."""
+    seconds = sum(sum(one.milliseconds.values()) for one in found) / 1000
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds:.2f} s"
+
+
+def stages_of(found: Answer) -> str:
+    """How long each stage took, and of the second one the encoding of images that were not in memory."""
+    times, parts = dict(found.milliseconds), []
+    tokens = times.get("image tokens", 0)
+    for name, laps in STAGES.items():
+        spent = sum(times.pop(lap, 0) for lap in laps)
+        parts.append(f"{name} {spent:.0f} ms" if spent else "")
+        if name == "re-ranking" and tokens >= 1:
+            parts[-1] += f", of which {tokens:.0f} ms to read images"
+    return "; ".join(part for part in [*parts, *(f"{name} {value:.0f} ms" for name, value in times.items())] if part)
 
 
 def problem(error: UserError) -> str:
     """A message in bold."""
-    return f"**{escaped(str(error))}**"
+    return f"<strong>{escaped(str(error))}</strong>"
 
 
 def escaped(text: str) -> str:
-    """Text that cannot be Markdown or HTML."""
-    return "".join(f"\\{sign}" if sign in "*_`[]()#\\~|" else sign for sign in html.escape(text))
+    """Text that cannot be HTML."""
+    return html.escape(text)

@@ -5,13 +5,23 @@ import html
 from PIL import Image
 
 from search.explain import Explanation, overlay
+from search.page.hits import Pictures, pictures_as_html
+
+
+def why_as_html(found: Explanation, index: int, pictures: Pictures) -> str:
+    """All that is told of a hit, and the way back to it; page.js leads who chose it here. index: of the hit, from 0."""
+    return (
+        f"<h2 tabindex='-1'>Why result {index + 1} was found</h2>{reasons_as_html(found)}"
+        f"<h3>Where it is, and where the model looked</h3>{pictures_as_html(pictures)}"
+        f"<p><button type='button' class='back' data-index='{index}'>Back to result {index + 1}</button></p>"
+    )
 
 
 def reasons_as_html(found: Explanation) -> str:
     """A bar for each attribute of the sentence."""
     rows = "".join(reason_as_html(*bar) for bar in bars_of(found))
     none = "" if found.attributes else "<p>The sentence names no attribute such as “red coat”.</p>"
-    return f"<p>{html.escape(found.path)}</p><table>{rows}</table>{none}"
+    return f"<p class='path'>{html.escape(found.path)}</p><table class='bars'>{rows}</table>{none}"
 
 
 def bars_of(found: Explanation) -> list[tuple[str, float, str]]:
@@ -34,9 +44,8 @@ def bars_of(found: Explanation) -> list[tuple[str, float, str]]:
 def reason_as_html(name: str, share: float, note: str) -> str:
     """A row of the table of reasons."""
     return (
-        f"<tr><td style='padding:2px 12px 2px 0'>{html.escape(name)}</td><td style='width:240px;background:#8883'>"
-        f"<div style='width:{100 * share:.0f}%;background:#0072b2;height:14px'></div></td>"
-        f"<td style='padding-left:8px'>{note}</td></tr>"
+        f"<tr><th scope='row'>{html.escape(name)}</th>"
+        f"<td class='bar' aria-hidden='true'><div style='width:{100 * share:.0f}%'></div></td><td>{note}</td></tr>"
     )
 
 

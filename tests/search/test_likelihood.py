@@ -88,11 +88,11 @@ def test_the_api_and_the_page_say_it(searcher):
     found = client.post("/api/search", json={"text": SENTENCE, "top": 2}).json()
     assert found["nobody_fits"] is True and all(0 <= hit["probability"] <= 1 for hit in found["hits"])
     answer = known.search(SENTENCE, top=2)
-    assert summary(answer).startswith(f"**P{NOBODY[1:]} 5 % have as good a best hit.** 2 images in ")
+    assert summary(answer).startswith(f"<strong>P{NOBODY[1:]} 5 % have as good a best hit.</strong> 2 results in ")
     assert label_of(answer.hits[0]).startswith(f"{answer.hits[0].probability:.0%} likely, cos. ")
     plain = TestClient(build_app(searcher)).post("/api/search", json={"text": SENTENCE, "top": 2}).json()
     assert plain["nobody_fits"] is None and plain["hits"][0]["probability"] is None
-    assert summary(searcher.search(SENTENCE, top=2)).startswith("2 images in ")
+    assert summary(searcher.search(SENTENCE, top=2)).startswith("2 results in ")
 
 
 def test_the_command_line_says_it(calibrated, photos, tmp_path):

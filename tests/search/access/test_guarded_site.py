@@ -134,19 +134,36 @@ def call(client, name, data, **event):
 
 def test_the_page_acts_in_the_name_of_who_signed_in(served):
     with served.anna:  # starts the queue
-        done = call(served.anna, "answer", [SENTENCE, 2, 0, "", []])
-        assert done["success"] and len(done["output"]["data"][0]) == 2
-        assert served.anna.get(done["output"]["data"][0][0]["image"]["url"]).status_code == 200
+        done = call(served.anna, "answer", [SENTENCE, 2, 0, "", [], ""])
+        assert done["success"] and done["output"]["data"][0].count("data:image/jpeg;base64,") == 2
+        table = call(served.anna, "download_csv", [None])["output"]["data"][0]
+        assert table.splitlines()[0].startswith("rank,moment,image") and len(table.splitlines()) == 3
+        both = call(served.anna, "compare", [SENTENCE, "a man", 1, 0, "", [], ""])["output"]["data"][0]
+        assert both.count("data:image/jpeg;base64,") == 2
         assert served.anna.post("/gradio_api/upload", files={"files": ("a.png", png())}).status_code == 403
-    query = lines(served)[2]
-    assert (query["action"], query["who"], query["hits"]) == ("query", "anna", 2)
+    told = [(line["action"], line["who"], line["text"], line["hits"]) for line in lines(served)[2:]]
+    assert told == [
+        ("query", "anna", SENTENCE, 2),
+        ("download", "anna", SENTENCE, 2),
+        ("query", "anna", SENTENCE, 1),
+        ("query", "anna", "a man", 1),
+    ]
+
+
+def test_nothing_is_downloaded_that_cannot_be_recorded(served):
+    with served.anna:
+        call(served.anna, "answer", [SENTENCE, 2, 0, "", [], ""])
+        served.guarded.audit.chmod(0o644)
+        for name in ("download_csv", "download_json"):
+            done = call(served.anna, name, [None])
+            assert not done["success"] and "audit log" in done["output"]["error"]
 
 
 @pytest.mark.parametrize(("user", "may"), [("anna", False), ("otto", True)])
 def test_the_button_of_the_page_erases_for_who_may(served, user, may):
     gallery, before, client = served.searcher.gallery, len(served.searcher.gallery.records), getattr(served, user)
     with client:
-        call(client, "answer", [SENTENCE, 2, 0, "", []])
+        call(client, "answer", [SENTENCE, 2, 0, "", [], ""])
         event = {"event_data": {"index": 0, "value": None}}
         chosen = call(client, "choose", [None], **event)["output"]["data"][2]
         assert chosen in gallery.records.by_path
@@ -154,8 +171,8 @@ def test_the_button_of_the_page_erases_for_who_may(served, user, may):
         assert "tick the box first" in unsure and len(gallery.records) == before
         said = call(client, "erase", [None, True])["output"]["data"][0]
         assert ("needs the role forget" in said) is not may and (chosen in gallery.records.by_path) is not may
-        shown = call(client, "answer", [SENTENCE, 2, 0, "", []])["output"]["data"][0]
-        assert client.get(shown[0]["image"]["url"]).status_code == 200  # what pages show is made anew
+        table = call(client, "download_csv", [None])["output"]["data"][0]
+        assert (chosen in table) is not may and len(table.splitlines()) == (2 if may else 3)  # of what was found before
     assert [line["who"] for line in lines(served) if line["action"] == "erase"] == (["otto"] if may else [])
 
 

@@ -54,9 +54,11 @@ def test_who_signs_in_searches_erases_and_signs_out(page, served):
     page.wait_for_selector("#text textarea", timeout=60_000)
     page.fill("#text textarea", "a woman in a red coat and blue jeans")
     page.click("#search")
-    page.wait_for_function("document.querySelector('#message').innerText.includes('images in')", timeout=60_000)
-    page.locator("#hits .thumbnail-item").first.click()
+    page.wait_for_function("document.querySelector('#message').innerText.includes('results in')", timeout=60_000)
+    page.locator("#hits li button").first.click()
     page.wait_for_function("document.querySelector('#reasons').innerText.includes('blue jeans')", timeout=60_000)
+    assert page.locator("#history li").count() == 1  # in this page alone, as others may use this browser
+    assert page.evaluate("localStorage.length + sessionStorage.length") == 0
     path = page.input_value("#erasing textarea, #erasing input")
     page.check("#sure input")
     page.click("#erase")
