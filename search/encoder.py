@@ -4,7 +4,7 @@ Letters: B images, N image tokens, D width, E embedding, T text tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from dataset.captions import plain_text
 from dataset.images import image_from
 from dataset.tokens import Encoded
 from evaluation.stages.encoding import encode_images
-from evaluation.stages.reranking import match_one
 from evaluation.trained import TrainedModel
 from utils.checkpoints.named import checkpoint_path
 from utils.device import prepare_device
@@ -29,8 +28,8 @@ MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 
 
 @dataclass(frozen=True)
-class EncodedQuery:
-    """A sentence, cleaned and in word pieces; tokens: ids and mask [1, T]; embedding [E] of length 1.
+class SplitQuery:
+    """A sentence, cleaned and in word pieces.
 
     unknown_spans: characters of `cleaned` that the vocabulary does not have; words, words_read: of the whole sentence,
     which is cut where it is longer than the model reads.
@@ -40,10 +39,24 @@ class EncodedQuery:
     cleaned: str
     encoded: Encoded
     unknown_spans: list[tuple[int, int]]
-    tokens: TextTokens
-    embedding: np.ndarray
     words: int
     words_read: int
+
+    @property
+    def pieces(self) -> tuple[int, ...]:
+        """What the model reads of it: the ids of its word pieces."""
+        return tuple(self.encoded.ids)
+
+
+SPLIT = tuple(field.name for field in fields(SplitQuery))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedQuery(SplitQuery):
+    """A sentence that is encoded. tokens: ids and mask [1, T]; embedding [E] of length 1."""
+
+    tokens: TextTokens
+    embedding: np.ndarray
 
     @property
     def unknown(self) -> list[str]:
@@ -131,12 +144,15 @@ class Encoder:
 
     # ---- sentences ---------------------------------------------------------------------
 
-    @torch.inference_mode()
     def query(self, text: str) -> EncodedQuery:
         """Encode a sentence. What goes beyond the model's `max_words` is cut off, as in training.
 
         Raises UserError for a sentence without a word, or without one that the model knows, or an absurdly long one.
         """
+        return self.embed([self.split(text)])[0]
+
+    def split(self, text: str) -> SplitQuery:
+        """A sentence in word pieces. Raises UserError as `query`."""
         if len(text) > MOST_CHARACTERS:
             raise UserError(
                 f"the sentence has {counted(len(text), 'character')}; give one of at most {MOST_CHARACTERS}"
@@ -154,25 +170,25 @@ class Encoder:
                 f"the model knows no word of {shorten(cleaned, 60)!r}; describe a person in the language and"
                 " the words of the captions that it was trained on"
             )
-        ids = torch.tensor([encoded.ids], device=self.setting.device)
-        tokens = TextTokens(ids, torch.ones_like(ids, dtype=torch.bool))
-        with self.setting.precision():
-            embedding = self.model.embed_text(tokens).float()
-        return EncodedQuery(
-            text=text,
-            cleaned=cleaned,
-            encoded=encoded,
-            unknown_spans=unknown,
-            tokens=tokens,
-            embedding=embedding[0].cpu().numpy(),
-            words=words,
-            words_read=tokenizer.count_read(whole, most, most),
-        )
+        return SplitQuery(text, cleaned, encoded, unknown, words, tokenizer.count_read(whole, most, most))
 
     @torch.inference_mode()
-    def match(self, query: EncodedQuery, tokens: Tensor) -> np.ndarray:
-        """ITM match logits [B] of images with these tokens [B, N, D]."""
-        return match_one(self.trained.matcher, query.tokens, tokens, self.setting).cpu().numpy()
+    def embed(self, queries: Sequence[SplitQuery]) -> list[EncodedQuery]:
+        """Encode sentences: those of equal length at once, as padding would change numbers, and equal ones once."""
+        found: dict[tuple[int, ...], tuple[TextTokens, np.ndarray]] = {}
+        pieces = list(dict.fromkeys(query.pieces for query in queries))
+        for length in sorted(set(map(len, pieces))):
+            alike = [one for one in pieces if len(one) == length]
+            ids = torch.tensor(alike, device=self.setting.device)
+            mask = torch.ones_like(ids, dtype=torch.bool)
+            with self.setting.precision():
+                embeddings = self.model.embed_text(TextTokens(ids, mask)).float().cpu().numpy()
+            for row, one in enumerate(alike):
+                found[one] = TextTokens(ids[row : row + 1], mask[row : row + 1]), embeddings[row]
+        return [
+            EncodedQuery(**{name: getattr(query, name) for name in SPLIT}, tokens=tokens, embedding=embedding)
+            for query, (tokens, embedding) in ((query, found[query.pieces]) for query in queries)
+        ]
 
 
 def known_characters(cleaned: str, encoded: Encoded, unknown: Sequence[tuple[int, int]]) -> str:

@@ -17,5 +17,4 @@ def erase_image(searcher: Searcher, path: str) -> None:
             raise NotThere(f"the gallery holds no image {path!r}")
         searcher.watch("erase", image=path)
         gallery.forget([path])
-        searcher.cache.drop(image.content)
-        searcher.read_as.pop(path, None)
+        searcher.tokens.forget(image)

@@ -23,7 +23,16 @@ import numpy as np
 from search.encoder import Encoder
 from search.gallery_address import ABOUT, INDEX, PAGE, Address, require_gallery_folder
 from search.images import Images, open_images
-from search.read_gallery import COLUMNS, FORMAT, ReadGallery, columns_of, read_about, require_same_encoder, shortened
+from search.read_gallery import (
+    COLUMNS,
+    FORMAT,
+    Near,
+    ReadGallery,
+    columns_of,
+    read_about,
+    require_same_encoder,
+    shortened,
+)
 from search.records import IndexedImage, Records
 from search.storage import Storage
 from search.store import ROWS, Store, synchronise
@@ -91,9 +100,9 @@ class Gallery(ReadGallery):
             self.synchronise()
             self.behind = False
 
-    def nearest(self, embedding: np.ndarray, count: int, where: str) -> list[tuple[str, str, float]]:
+    def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Near]]:
         self.catch_up()
-        return super().nearest(embedding, count, where)
+        return super().nearest(embeddings, count, where)
 
     def put(self, images: Sequence[IndexedImage]) -> None:
         """Add images, or replace those of the same paths."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from search.read_gallery import ReadGallery
+from search.records import IndexedImage
 from utils.errors import UserError, nearest
 
 ALIKE = "alike"
@@ -28,21 +28,21 @@ def require_group(group: str, columns: Collection[str]) -> None:
         )
 
 
-def groups_of(gallery: ReadGallery, paths: Sequence[str], group: str) -> list[Hashable]:
+def groups_of(images: Sequence[IndexedImage], group: str) -> list[Hashable]:
     """To which group each image belongs; the first of those that are alike stands for them. Images without a value of
     the metadata are groups of their own."""
     if group == ALIKE:
-        return list(representatives(gallery, paths))
-    values = [gallery.records.by_path[path].metadata.get(group) for path in paths]
-    return [(path,) if value is None else value for path, value in zip(paths, values, strict=True)]
+        return list(representatives(images))
+    values = [image.metadata.get(group) for image in images]
+    return [(image.path,) if value is None else value for image, value in zip(images, values, strict=True)]
 
 
-def representatives(gallery: ReadGallery, paths: Iterable[str]) -> Iterable[str]:
+def representatives(images: Iterable[IndexedImage]) -> Iterable[str]:
     """The first image that each looks the same as, out of those before it that look like none before them."""
     firsts: list[str] = []
     embeddings = np.zeros((0, 0), np.float32)  # [firsts, E]
-    for path in paths:
-        own = gallery.records.by_path[path].embedding
+    for image in images:
+        path, own = image.path, image.embedding
         alike = np.flatnonzero(embeddings @ own >= SAME) if firsts else np.zeros(0, int)
         if not len(alike):
             firsts.append(path)

@@ -29,12 +29,15 @@ class IndexRecords:
     def __len__(self) -> int:
         return self.store.count()
 
-    def note(self, found: Sequence[tuple[str, str]]) -> None:
-        """Take (id, path) of a search for what is there now, and fetch at once what is not known of them."""
+    def note(self, found: Sequence[tuple[str, str]]) -> dict[str, IndexedImage]:
+        """Take (id, path) of a search for what is there now, and fetch at once what is not known of them.
+
+        Returns them by id; those that the index does not hold any more are left out.
+        """
         now = time.monotonic()
         with self.turn:
-            missing = [one for one, _ in found if one not in self.kept]
-        images = self.store.images(missing)
+            there = {one: self.kept[one] for one, _ in found if one in self.kept}
+        images = self.store.images([one for one, _ in found if one not in there])
         with self.turn:
             self.keep(images)
             for one, path in found:
@@ -42,6 +45,7 @@ class IndexRecords:
                 self.seen.move_to_end(path)
             while len(self.seen) > MOST_KEPT:
                 self.seen.popitem(last=False)
+        return there | {image.id: image for image in images}
 
     def keep(self, images: Sequence[IndexedImage]) -> None:
         for image in images:

@@ -8,7 +8,8 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -31,6 +32,28 @@ COLUMNS = "columns.json"
 MOST_VALUES = 1000  # of a column that columns.json names
 
 
+@dataclass(frozen=True)
+class Near:
+    """An image that the index has found, and the cosine of its embedding and that of the query."""
+
+    image: IndexedImage
+    similarity: float
+
+
+def by_similarity(images: Sequence[IndexedImage], embedding: np.ndarray) -> list[Near]:
+    """The nearest first; those that are as near by their paths.
+
+    Each product is summed by itself, in an order that does not depend on the others: a product of matrices may sum rows
+    in several ways, so that copies of one image would be told apart by chance.
+    """
+    if not images:
+        return []
+    stacked = np.stack([image.embedding for image in images]).astype(np.float32)
+    values = np.einsum("ke,e->k", stacked, embedding.astype(np.float32), optimize=False).tolist()
+    found = [Near(image, value) for image, value in zip(images, values, strict=True)]
+    return sorted(found, key=lambda near: (-near.similarity, near.image.path))
+
+
 class ReadGallery:
     """An open gallery to be searched."""
 
@@ -39,31 +62,57 @@ class ReadGallery:
         self.about, self.records, self.store, self.page = about, records, store, page
         self.images = open_images(about["images"], "the images of the gallery")
 
-    def file_of(self, path: str) -> str:
-        """The path of the file of an image of this gallery. Raises UserError when it holds no such image."""
+    def image_at(self, path: str) -> IndexedImage:
+        """The image of a path. Raises UserError when the gallery holds no such image, or none any more."""
         image = self.records.by_path.get(path)
         if image is None:
             raise UserError(f"the gallery holds no image {path!r}")
-        return image.file
+        return image
+
+    def file_of(self, path: str) -> str:
+        """The path of the file of an image of this gallery. Raises UserError when it holds no such image."""
+        return self.image_at(path).file
 
     def content_of(self, path: str) -> bytes:
         """An image as it was indexed, as a file: another image that has taken its place is never read or shown.
 
         Raises UserError when the gallery holds no such image, Unusable when its file is gone or another one.
         """
-        content, box = self.frame_of(path), file_and_box(path)[1]
+        return self.read_image(self.image_at(path))
+
+    def read_image(self, image: IndexedImage) -> bytes:
+        """`content_of` an image of which the record is known."""
+        content, box = self.read_frame(image), file_and_box(image.path)[1]
         return content if box is None else cut(decode(content), box)
 
     def frame_of(self, path: str) -> bytes:
         """The whole file that an image is, or is cut out of; else as `content_of`."""
-        content = self.images.read(self.file_of(path))
-        if blake2_of(content) != self.records.by_path[path].digest:
+        return self.read_frame(self.image_at(path))
+
+    def read_frame(self, image: IndexedImage) -> bytes:
+        """`frame_of` an image of which the record is known."""
+        content = self.images.read(image.file)
+        if blake2_of(content) != image.digest:
             raise Unusable("has changed since it was indexed; index the folder again")
         return content
 
-    def nearest(self, embedding: np.ndarray, count: int, where: str) -> list[tuple[str, str, float]]:
-        """The `count` nearest images: (id, path, cosine similarity), best first; where: a filter on metadata."""
-        return self.store.search(embedding, count, where)
+    def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Near]]:
+        """For each embedding [Q, E] the `count` nearest images, best first; where: a filter on metadata.
+
+        Similarities are those of the embeddings that were kept, also where the index rounds them, and do not depend on
+        what is searched with them. Images that are gone since the index found them are left out.
+        """
+        answers = self.store.search_all(embeddings, count, where)
+        images = self.images_of(dict.fromkeys((one, path) for found in answers for one, path, _ in found))
+        return [
+            by_similarity([images[one] for one, _, _ in found if one in images], embedding)
+            for found, embedding in zip(answers, embeddings, strict=True)
+        ]
+
+    def images_of(self, found: Collection[tuple[str, str]]) -> Mapping[str, IndexedImage]:
+        """What is known now of images of which a search has found (id, path); those that are gone are left out."""
+        known = ((one, self.records.by_id.get(one)) for one, _ in found)
+        return {one: image for one, image in known if image is not None}
 
     def columns(self) -> Mapping[str, Sequence[Any]]:
         """Metadata by name with the values they take, sorted: what can be filtered by."""
@@ -95,10 +144,8 @@ class SharedGallery(ReadGallery):
         self.read_columns = self.files.read_json(COLUMNS, "columns") if self.files.exists(COLUMNS) else {}
         self.read_at = time.monotonic()
 
-    def nearest(self, embedding: np.ndarray, count: int, where: str) -> list[tuple[str, str, float]]:
-        found = self.store.search(embedding, count, where)
-        self.records.note([(one, path) for one, path, _ in found])
-        return found
+    def images_of(self, found: Collection[tuple[str, str]]) -> Mapping[str, IndexedImage]:
+        return self.records.note(list(found))
 
     def columns(self) -> Mapping[str, Sequence[Any]]:
         if time.monotonic() - self.read_at > FRESH:

@@ -5,9 +5,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.answers import Answer, Hit
 from search.cuts import file_and_box
 from search.read_gallery import ReadGallery
-from search.searcher import Answer, Hit
 
 BOX = ("left", "top", "width", "height")
 SCORES = ("probability", "match", "score", "similarity")
@@ -46,7 +46,7 @@ def hits_as_json(hits: Sequence[Hit], gallery: ReadGallery, with_files: bool = F
 def hit_as_json(hit: Hit, gallery: ReadGallery, with_files: bool = False) -> Result:
     """A hit alone. box: left, top, width and height of a person in a frame, else None."""
     return {
-        "id": gallery.records.by_path[hit.path].id,
+        "id": hit.id,
         "path": hit.path,
         **({"file": gallery.images.named(gallery.file_of(hit.path))} if with_files else {}),
         "box": file_and_box(hit.path)[1],

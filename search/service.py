@@ -45,6 +45,7 @@ from search.frames import add_frames
 from search.results import answer_as_json, results_as_csv
 from search.searcher import CANDIDATES, MOST_CANDIDATES, Searcher
 from search.upload import LARGEST_UPLOAD, add_image
+from search.waiting_room import WaitingRoom
 from utils.errors import NotThere, UserError, nearest
 from utils.files import as_json
 from utils.text import shorten
@@ -116,14 +117,20 @@ def add_documentation(app: FastAPI) -> None:
 
 
 def add_search(app: FastAPI, searcher: Searcher) -> None:
-    @app.post("/api/search", response_model=None)  # see REQUESTS
-    def search(request: SearchRequest) -> dict[str, Any] | Response:
+    waiting = WaitingRoom()
+
+    @app.post("/api/search")  # see REQUESTS
+    async def search(asked: SearchRequest, request: Request) -> Response:
         """The images of the gallery that fit a sentence."""
-        answer = searcher.search(request.text, request.top, request.candidates, request.where, request.group)
-        found = answer_as_json(answer, searcher.gallery)
-        if request.format == "json":
-            return found
-        return Response(results_as_csv(found["hits"]), media_type="text/csv", headers=AS_FILE)
+
+        def answer(abandoned: Callable[[], bool]) -> Response:
+            answered = searcher.search(asked.text, asked.top, asked.candidates, asked.where, asked.group, abandoned)
+            found = answer_as_json(answered, searcher.gallery)
+            if asked.format == "json":
+                return JSONResponse(found)
+            return Response(results_as_csv(found["hits"]), media_type="text/csv", headers=AS_FILE)
+
+        return await waiting.answer(request, answer)
 
     @app.post("/api/explain")
     def explain_hit(request: ExplainRequest) -> dict[str, Any]:

@@ -38,6 +38,9 @@ WAIT_SECONDS = 3600
 KEEPALIVE: Mapping[str, int] = {"grpc.keepalive_time_ms": 600_000, "grpc.keepalive_permit_without_calls": 0}
 REBUILD = "python -m search rebuild builds it again"
 
+Found = tuple[str, str, float]
+"""Id and path of an image that was found, and its cosine similarity as the index has it."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -166,8 +169,12 @@ class Store:
         where = f"{name} == {json.dumps(value, ensure_ascii=False)}"
         return [as_image(row) for row in self.client.query(self.collection, filter=where, output_fields=["*"])]
 
-    def search(self, vector: np.ndarray, count: int, where: str = "") -> list[tuple[str, str, float]]:
-        """The `count` nearest images: (id, path, cosine similarity), best first; where: a filter on metadata.
+    def search(self, vector: np.ndarray, count: int, where: str = "") -> list[Found]:
+        """The `count` nearest images, best first, as of `search_all`."""
+        return self.search_all(vector[None], count, where)[0]
+
+    def search_all(self, vectors: np.ndarray, count: int, where: str = "") -> list[list[Found]]:
+        """For each vector [Q, E] the `count` nearest images, best first; where: a filter on metadata.
 
         Raises UserError for a filter that Milvus does not understand (`search.filters` refuses what is none).
         """
@@ -175,13 +182,13 @@ class Store:
         with milvus_errors(f"the search with the filter {where!r} failed" if where else "the search failed"):
             found = self.client.search(
                 self.collection,
-                data=[vector.astype(np.float32)],
+                data=list(vectors.astype(np.float32)),
                 limit=count,
                 filter=where,
                 output_fields=[PATH],
                 search_params={"params": {"ef": max(least, per_hit * count)} if self.index_type == GRAPH else {}},
             )
-        return [(hit[ID], hit["entity"][PATH], float(hit["distance"])) for hit in found[0]]
+        return [[(hit[ID], hit["entity"][PATH], float(hit["distance"])) for hit in one] for one in found]
 
     @in_one_line
     def finish(self) -> None:

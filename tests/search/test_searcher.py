@@ -16,8 +16,9 @@ from search.__main__ import main
 from search.encoder import Encoder
 from search.explain import explain, overlay
 from search.gallery import open_gallery
+from search.image_tokens import TokenCache
 from search.indexing import index
-from search.searcher import Searcher, TokenCache
+from search.searcher import Searcher
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -46,12 +47,12 @@ def test_it_ranks_as_an_evaluation_does(encoder, benchmark, tmp_path):
 
 def test_the_cache_is_bounded_and_changes_nothing(searcher):
     whole = searcher.search(SENTENCE)
-    assert searcher.cache.held > 0
+    assert searcher.tokens.cache.held > 0
     again = searcher.search(SENTENCE)
     assert [(hit.path, hit.score) for hit in again.hits] == [(hit.path, hit.score) for hit in whole.hits]
     small = Searcher(searcher.encoder, searcher.gallery, cache_bytes=3000)
     found = small.search(SENTENCE)
-    assert small.cache.held <= 3000
+    assert small.tokens.cache.held <= 3000
     assert [hit.path for hit in found.hits] == [hit.path for hit in whole.hits]
 
 
