@@ -1,4 +1,4 @@
-"""Command line: `python -m search index|query|forget|move|rebuild|serve|export|frames ...`; each has --help."""
+"""Command line: `python -m search index|query|forget|move|rebuild|benchmark|serve|...`; each has --help."""
 
 import argparse
 import sys
@@ -15,13 +15,14 @@ from evaluation.results import read_metrics
 from search.access.commands import add_secret_arguments, run_password, run_token
 from search.addresses import open_sockets
 from search.arguments import (
+    add_benchmark_arguments,
     add_export_arguments,
     add_forget_arguments,
     add_frames_arguments,
-    add_gallery_and_model,
     add_index_arguments,
     add_move_arguments,
     add_query_arguments,
+    add_rebuild_arguments,
     add_serve_arguments,
 )
 from search.cuts import file_and_box
@@ -30,6 +31,7 @@ from search.encoder import Encoder
 from search.gallery import Gallery, open_gallery
 from search.gallery_address import Address
 from search.images import ImageFolder, Images, open_images
+from search.index_types import require_index_type
 from search.indexing import index
 from search.likelihood import why_unknown
 from search.metadata import read_metadata
@@ -87,6 +89,8 @@ def tell_if_unknown(options: argparse.Namespace, searcher: Searcher, candidates:
 def run_index(options: argparse.Namespace) -> None:
     """Encode the images below a folder; called again, follow what is new, changed or gone."""
     require_one_source(options)
+    if options.index_type is not None:
+        require_index_type(options.index_type)
     metadata = read_metadata(options.metadata) if options.metadata else None
     images = open_images(options.folder, "FOLDER")
     if not images.exists():
@@ -97,7 +101,8 @@ def run_index(options: argparse.Namespace) -> None:
         require_images(images)  # before a model is opened
     detector = open_detector(options.detector, options.least_score, options.device) if options.detector else None
     encoder = open_encoder(options)
-    with open_gallery(options.gallery, encoder, images, files=options.files) as gallery:
+    chosen = options.index_type
+    with open_gallery(options.gallery, encoder, images, files=options.files, index_type=chosen) as gallery:
         report = index(gallery, encoder, metadata, options.gone, options.boxes, detector)
         for path, fault in (report.found.unreachable | report.unreadable).items():
             print(f"unreadable: {in_a_line(path)} {fault}")
@@ -280,9 +285,22 @@ def run_move(options: argparse.Namespace) -> None:
 
 def run_rebuild(options: argparse.Namespace) -> None:
     """Build the index again from the records."""
+    if options.index_type is not None:
+        require_index_type(options.index_type)
     encoder = open_encoder(options)
-    with open_gallery(options.gallery, encoder, anew=True, files=options.files) as gallery:
-        print(f"the index of {counted(len(gallery.records), 'image')} is built again")
+    chosen = options.index_type
+    with open_gallery(options.gallery, encoder, anew=True, files=options.files, index_type=chosen) as gallery:
+        print(f"the index of {counted(len(gallery.records), 'image')} is built again: {gallery.store.index_type}")
+
+
+def run_benchmark(options: argparse.Namespace) -> None:
+    """Measure what the index of a gallery finds of the exact neighbours, how fast, and what it takes."""
+    from search.benchmark import measure_gallery, sentences_of
+
+    texts = sentences_of(options)
+    encoder = open_encoder(options)
+    with open_gallery(options.gallery, encoder, files=options.files) as gallery:
+        measure_gallery(options, gallery, encoder, texts)
 
 
 def run_export(options: argparse.Namespace) -> None:
@@ -335,7 +353,8 @@ def build_parser() -> CommandParser:
     add_query_arguments(add("query", run_query))
     add_forget_arguments(add("forget", run_forget))
     add_move_arguments(add("move", run_move))
-    add_gallery_and_model(add("rebuild", run_rebuild))
+    add_rebuild_arguments(add("rebuild", run_rebuild))
+    add_benchmark_arguments(add("benchmark", run_benchmark))
     add_serve_arguments(add("serve", run_serve))
     add_export_arguments(add("export", run_export))
     add_frames_arguments(add("frames", run_frames))

@@ -7,6 +7,7 @@ from evaluation.calibration import FALSE_ALARMS
 from search.access.arguments import add_access_arguments
 from search.detector import LEAST_SCORE
 from search.grouping import ALIKE
+from search.index_types import AUTO, CHOICES, EXACT, EXACT_BELOW, GRAPH
 from search.searcher import CANDIDATES
 
 
@@ -20,6 +21,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", metavar="NAME", help=finder)
     least = "from which score what a detector finds is a person (%(default)s)"
     parser.add_argument("--least_score", type=float, default=LEAST_SCORE, metavar="S", help=least)
+    add_index_type(parser, f"of a new gallery ({AUTO}: {EXACT} below {EXACT_BELOW:,} images, else {GRAPH})")
     parser.add_argument("--gone", nargs="+", action="extend", default=[], metavar="FOLDER", help=gone)
     add_gallery_and_model(parser)
 
@@ -53,6 +55,27 @@ def add_forget_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="*", help="images, or folders of them (all images, with --where alone)")
     parser.add_argument("--where", nargs="+", default=[], metavar="NAME=VALUE", help=conditions)
     add_gallery_and_model(parser)
+
+
+def add_rebuild_arguments(parser: argparse.ArgumentParser) -> None:
+    add_index_type(parser, "as which it is built, and is from now on (default: as it was)")
+    add_gallery_and_model(parser)
+
+
+def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    every = "build an index of every type too, beside the one in use, and measure it"
+    parser.add_argument("--every_type", action="store_true", help=every)
+    candidates = "images that a query asks of the index, as those that are re-ranked (%(default)s)"
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, help=candidates)
+    parser.add_argument("--queries", type=int, default=100, help="sentences, at most (%(default)s)")
+    source = "a text file with a sentence in each line (default: drawn descriptions)"
+    parser.add_argument("--sentences", type=Path, metavar="FILE", help=source)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_gallery_and_model(parser)
+
+
+def add_index_type(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("--index_type", metavar="TYPE", help=f"{', '.join(CHOICES)}: {about}")
 
 
 def add_move_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ With a Milvus server in place of GALLERY (http://host:19530), all but index.db a
 
 import contextlib
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 from search.encoder import Encoder
 from search.gallery_address import ABOUT, INDEX, PAGE, Address, require_gallery_folder
 from search.images import Images, open_images
+from search.index_types import AUTO, require_index_type
 from search.read_gallery import (
     COLUMNS,
     FORMAT,
@@ -39,6 +41,7 @@ from search.store import ROWS, Store, synchronise
 from utils.errors import UserError
 from utils.text import counted
 
+INDEX_TYPE = "index_type"  # in gallery.json, where one was chosen
 SYNCHRONISED, ERASING, MOVING = "synchronised.json", "erasing", "moving.json"
 HELD = "end that one, or use its HTTP API if it serves"
 
@@ -76,8 +79,8 @@ class Gallery(ReadGallery):
         known = self.files.read_json(SYNCHRONISED, "state of the index") if self.files.exists(SYNCHRONISED) else {}
         if there == len(self.records) and known == self.state():
             return
-        if there and known.get("rows") != self.state()["rows"]:  # of an earlier version
-            self.rebuild()
+        if there and any(known.get(name) != self.state().get(name) for name in ("rows", "index")):
+            self.rebuild()  # of an earlier version, or its type has been changed
             return
         synchronise(self.store, self.records)
         self.tell_state()
@@ -132,7 +135,8 @@ class Gallery(ReadGallery):
 
     def state(self) -> dict[str, Any]:
         """What tells one state of the records, and of what the index says of an image, from another."""
-        return {"records": self.records.newest(), "images": len(self.records), "rows": ROWS}
+        asked = {} if self.store.wanted == AUTO else {"index": self.store.wanted}  # as before there was a choice
+        return {"records": self.records.newest(), "images": len(self.records), "rows": ROWS, **asked}
 
     def forget(self, paths: Sequence[str]) -> None:
         """Erase images from records and index, and copies that a page has shown; their files are left alone."""
@@ -162,6 +166,18 @@ class Gallery(ReadGallery):
         self.about = {**self.about, "encoder": dict(source)}
         self.files.write_json(ABOUT, self.about, indent=2)
 
+    def choose_index(self, index_type: str) -> None:
+        """Build the index again from the records as another type (`search.index_types.CHOICES`), which is recorded.
+
+        Raises UserError, before anything is changed, when this Milvus has no such type. A process that is killed has
+        changed nothing, or the next one finishes it.
+        """
+        self.store.require(require_index_type(index_type))
+        self.about = {**self.about, INDEX_TYPE: index_type}
+        self.files.write_json(ABOUT, self.about, indent=2)
+        self.store.wanted = index_type
+        self.rebuild()
+
     def rebuild(self) -> None:
         """Build the index again from the records."""
         self.store.replace(self.records)
@@ -178,11 +194,13 @@ def open_gallery(
     images: str | Path | Images | None = None,
     anew: bool = False,
     files: str | None = None,
+    index_type: str | None = None,
 ) -> Iterator[Gallery]:
     """Open a gallery, or make one when `images`, the folder or URL to be indexed, is given.
 
     anew: its index is built again. files: where the plain files of a gallery on a server are. The index is brought in
-    line with the records, which are right however the last process ended.
+    line with the records, which are right however the last process ended. index_type: of a gallery that is made
+    (`search.index_types.CHOICES`); one that is there has its own, and with `anew` gets this one.
 
     Raises UserError when it does not exist, was made by another model, is of another folder, or is held by another
     process.
@@ -195,16 +213,24 @@ def open_gallery(
         if kept.exists(MOVING):  # its process was killed
             finish_move(kept, records, kept.read_json(ABOUT, "gallery file"))
         place = images if images is None or isinstance(images, Images) else open_images(str(images), "images")
-        about = open_about(address, kept, encoder, place)
-        if anew and not address.is_server:
+        about = open_about(address, kept, encoder, place, index_type)
+        has = require_index_type(about.get(INDEX_TYPE, AUTO))
+        if index_type not in (None, has) and not anew:
+            raise UserError(
+                f"the index of gallery {gallery} is {has}; to build it as {index_type}:"
+                f" python -m search rebuild --gallery {gallery} --index_type {index_type}"
+            )
+        if anew and index_type in (None, has) and not address.is_server:
             shutil.rmtree(address.folder / INDEX, ignore_errors=True)
             (address.folder / INDEX).unlink(missing_ok=True)
-        store = Store(address.uri, address.collection, encoder.dimensions)
+        store = Store(address.uri, address.collection, encoder.dimensions, wanted=has)
         try:
             opened = Gallery(address, about, records, store, address.folder / PAGE)
             if images is not None and encoder.source not in ({}, about.get("encoder")):
                 opened.record_encoder(encoder.source)
-            if anew:
+            if anew and index_type not in (None, has):
+                opened.choose_index(str(index_type))
+            elif anew:
                 opened.rebuild()
             opened.clear_page()  # of a process that was killed
             opened.synchronise()
@@ -223,13 +249,18 @@ def finish_move(files: Storage, records: Records, about: Mapping[str, Any]) -> d
     return moved
 
 
-def open_about(address: Address, files: Storage, encoder: Encoder, images: Images | None) -> dict[str, Any]:
+def open_about(
+    address: Address, files: Storage, encoder: Encoder, images: Images | None, index_type: str | None = None
+) -> dict[str, Any]:
     """Read gallery.json, or write it. Raises UserError when it is of another model or folder."""
     made_with = encoder.identity()
     if not files.exists(ABOUT):
         if images is None:
             raise address.missing()
         about = {"format": FORMAT, "images": images.name, "encoder": encoder.source, "made_with": made_with}
+        if index_type not in (None, AUTO):
+            require_buildable(address, encoder, require_index_type(index_type))
+            about[INDEX_TYPE] = index_type
         files.write_json(ABOUT, about, indent=2)
         return about
     about = read_about(files)
@@ -240,6 +271,19 @@ def open_about(address: Address, files: Storage, encoder: Encoder, images: Image
             f" were moved there: python -m search move --gallery {address.name} --images {images}"
         )
     return about
+
+
+def require_buildable(address: Address, encoder: Encoder, index_type: str) -> None:
+    """Raises UserError unless the Milvus of a gallery that is about to be made builds indices of a type."""
+    with tempfile.TemporaryDirectory(prefix="person-search-") as folder:
+        uri = address.uri if address.is_server else str(Path(folder) / INDEX)
+        collection = f"{address.collection}_trial_of_types"
+        store = Store(uri, collection, encoder.dimensions)
+        try:
+            store.require(index_type)
+        finally:
+            store.discard()
+            store.close()
 
 
 def held(gallery: ReadGallery) -> Gallery:

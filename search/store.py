@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from search.index_types import AUTO, EXACT, INDEX_TYPES, chosen_type
 from search.milvus_client import ReloadingClient, is_out_of_reach
 from search.milvus_login import milvus_login, without_secrets
 from search.records import IndexedImage
@@ -26,11 +27,8 @@ logger = logging.getLogger(__name__)
 ID, PATH, VECTOR, DIGEST = "id", "path", "embedding", "digest"
 OWN_FIELDS = (ID, PATH, VECTOR, DIGEST)
 ROWS = 2  # version of `as_row`
-EXACT, GRAPH = "FLAT", "HNSW"  # all images compared; a graph of near neighbours (Malkov and Yashunin, 2020)
-EXACT_BELOW = 100_000  # images; from there on a graph
-BUILT_WITH: Mapping[str, Mapping[str, int]] = {EXACT: {}, GRAPH: {"M": 32, "efConstruction": 256}}
-CANDIDATES_IN_GRAPH = 512, 4  # at least so many are kept while a graph is searched, and so many for each hit
 BATCH = 1000
+FRESH = 1.0  # seconds, after which a process that only searches asks again what the index is built as
 CONSISTENCY = "Strong"  # every search sees what was written before it
 WAIT_SECONDS = 3600
 # pymilvus asks every 10 s whether the server is alive, also when idle; servers take more than one in 5 minutes for an
@@ -80,13 +78,15 @@ class Store:
     takes its place at once (`replace`).
     """
 
-    def __init__(self, uri: str, collection: str, dimensions: int, makes: bool = True):
+    def __init__(self, uri: str, collection: str, dimensions: int, makes: bool = True, wanted: str = AUTO):
         """uri: a file of Milvus Lite, or http://host:port of a server; makes: the collection, when there is none.
+        wanted: the type of the index when it is built (`search.index_types.CHOICES`).
 
         Raises UserError when it cannot be opened, or there is none.
         """
         self.uri, self.collection, self.dimensions = uri, collection, dimensions
-        self.client, self.index_type = connect(uri), EXACT
+        self.client, self.wanted, self.changes = connect(uri), wanted, makes
+        self.index_type, self.built_with, self.described_at = EXACT, dict[str, Any](), 0.0
         self.open(makes)
 
     @in_one_line
@@ -101,7 +101,12 @@ class Store:
             else:
                 self.create(self.collection)
         self.client.load_collection(self.collection)
-        self.index_type = self.describe_index().get("index_type", EXACT)
+        self.note_index()
+
+    def note_index(self) -> None:
+        """Ask what the index is built as."""
+        found, self.described_at = self.describe_index(), time.monotonic()
+        self.index_type, self.built_with = found.get("index_type", EXACT), parameters_of(found)
 
     def create(self, name: str) -> None:
         """An empty collection. Metadata are dynamic fields: every gallery has its own."""
@@ -112,13 +117,13 @@ class Store:
         schema.add_field(PATH, DataType.VARCHAR, max_length=8192)
         schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=self.dimensions)
         self.client.create_collection(
-            name, schema=schema, index_params=self.index_parameters(EXACT), consistency_level=CONSISTENCY
+            name, schema=schema, index_params=self.index_parameters(EXACT, 0), consistency_level=CONSISTENCY
         )
 
-    def index_parameters(self, index_type: str) -> Any:
+    def index_parameters(self, index_type: str, images: int) -> Any:
         parameters = self.client.prepare_index_params()
         # as a value named "params", which Milvus Lite and servers both read
-        built_with = {"params": dict(BUILT_WITH[index_type])}
+        built_with = {"params": dict(INDEX_TYPES[index_type].build(images))}
         parameters.add_index(VECTOR, index_type=index_type, metric_type="COSINE", params=built_with)
         return parameters
 
@@ -178,7 +183,9 @@ class Store:
 
         Raises UserError for a filter that Milvus does not understand (`search.filters` refuses what is none).
         """
-        least, per_hit = CANDIDATES_IN_GRAPH
+        if not self.changes and time.monotonic() - self.described_at > FRESH:
+            self.note_index()  # the process that changes the gallery may have built another
+        parameters = dict(INDEX_TYPES[self.index_type].search(count, self.built_with))
         with milvus_errors(f"the search with the filter {where!r} failed" if where else "the search failed"):
             found = self.client.search(
                 self.collection,
@@ -186,7 +193,7 @@ class Store:
                 limit=count,
                 filter=where,
                 output_fields=[PATH],
-                search_params={"params": {"ef": max(least, per_hit * count)} if self.index_type == GRAPH else {}},
+                search_params={"params": parameters},
             )
         return [[(hit[ID], hit["entity"][PATH], float(hit["distance"])) for hit in one] for one in found]
 
@@ -194,15 +201,35 @@ class Store:
     def finish(self) -> None:
         """Write everything out, choose the index that this many images need, and wait until it is complete."""
         self.client.flush(self.collection)
-        wanted = EXACT if self.count() < EXACT_BELOW else GRAPH
+        images = self.count()
+        wanted = chosen_type(self.wanted, images)
         if self.index_type != wanted:
             logger.info("building the index %s", wanted)
             self.client.release_collection(self.collection)
             self.client.drop_index(self.collection, VECTOR)
-            self.client.create_index(self.collection, self.index_parameters(wanted))
+            self.client.create_index(self.collection, self.index_parameters(wanted, images))
             self.client.load_collection(self.collection)
-            self.index_type = wanted
         self.wait_until_complete()
+        self.note_index()
+
+    def require(self, index_type: str) -> None:
+        """Raises UserError unless this Milvus builds indices of a type; nothing of the gallery is touched."""
+        if index_type == AUTO:
+            return
+        name, some = f"{self.collection}_trial", np.eye(1, self.dimensions, dtype=np.float32)[0]
+        try:
+            trial = self.empty(name)
+            trial.wanted = index_type
+            trial.put([IndexedImage("trial", "trial", some)])
+            trial.finish()
+        except Unavailable:
+            raise
+        except UserError as error:
+            said = str(error).rpartition(f"{REBUILD}): ")[2]
+            raise UserError(f"the Milvus of {self.uri} does not build an index {index_type}: {said}") from None
+        finally:
+            with contextlib.suppress(Exception):  # which would hide the error that matters
+                self.client.drop_collection(name)
 
     def wait_until_complete(self) -> None:
         """Raises UserError when it takes an hour."""
@@ -225,8 +252,8 @@ class Store:
         if not is_server(self.uri):
             self.client.drop_collection(self.collection)
             self.create(self.collection)
-            self.index_type = EXACT
             self.client.load_collection(self.collection)
+            self.note_index()
             self.put(list(images))
             self.finish()
             return
@@ -239,19 +266,31 @@ class Store:
         beside.put(list(images))
         beside.finish()
         self.client.alter_alias(beside.collection, self.collection)
-        self.index_type = beside.index_type
+        self.index_type, self.built_with = beside.index_type, beside.built_with
         self.client.drop_collection(old)
 
     def beside(self, old: str) -> "Store":
         """An empty collection beside the one that is searched; what a killed process has left there is removed."""
-        name = f"{self.collection}_{int(old.rpartition('_')[2]) + 1}"
+        return self.empty(f"{self.collection}_{int(old.rpartition('_')[2]) + 1}")
+
+    def empty(self, name: str) -> "Store":
+        """An empty collection of this name, in place of one that a killed process has left."""
         if self.client.has_collection(name):
             self.client.drop_collection(name)
         self.create(name)
         other = copy(self)
-        other.collection, other.index_type = name, EXACT
+        other.collection, other.changes = name, True
         self.client.load_collection(name)
+        other.note_index()
         return other
+
+    @in_one_line
+    def discard(self) -> None:
+        """Remove the collection."""
+        found = self.client.describe_collection(self.collection)["collection_name"]
+        if found != self.collection:  # which is an alias of it
+            self.client.drop_alias(self.collection)
+        self.client.drop_collection(found)
 
     @in_one_line
     def close(self) -> None:
@@ -261,6 +300,13 @@ class Store:
             from milvus_lite.server_manager import server_manager_instance
 
             server_manager_instance.release_server(self.uri)
+
+
+def parameters_of(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What an index was built with, as numbers where they are: servers name parameters one by one, as text."""
+    inner = described.get("params")
+    found = {**described, **(inner if isinstance(inner, dict) else {})}
+    return {name: int(value) if str(value).isdigit() else value for name, value in found.items()}
 
 
 def is_server(uri: str) -> bool:

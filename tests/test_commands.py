@@ -97,6 +97,10 @@ SMALLER_NUMBERS = {
         ("index photos", "index photos --metadata cameras.csv"),
         ("benchmarks.gallery", "benchmarks.gallery --quick"),
     ],
+    "scale.md": [
+        ("benchmarks.index_scale", "benchmarks.index_scale --quick --dimensions 8 --types FLAT"),
+        ("benchmarks.serving", "benchmarks.serving --quick"),
+    ],
     "security.md": [("python -m search password", "echo correct horse battery | python -m search password")],
     "studies.md": [
         ("--captions 105 697", "--captions 1 2"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search import store
+from search import index_types, store
 from search.records import IndexedImage
 from utils.errors import UserError
 
@@ -20,9 +20,9 @@ def exact(of, query, count):
     return sorted(of, key=lambda record: -float(record.embedding @ query))[:count]
 
 
-@pytest.mark.parametrize(("exact_below", "index_type"), [(10_000, store.EXACT), (1000, store.GRAPH)])
+@pytest.mark.parametrize(("exact_below", "index_type"), [(10_000, index_types.EXACT), (1000, index_types.GRAPH)])
 def test_the_nearest_are_found_by_either_index(tmp_path, monkeypatch, exact_below, index_type):
-    monkeypatch.setattr(store, "EXACT_BELOW", exact_below)
+    monkeypatch.setattr(index_types, "EXACT_BELOW", exact_below)
     held, query = records(3000), records(3001)[-1].embedding
     opened = store.Store(str(tmp_path / "index.db"), "gallery", 16)
     try:
@@ -45,19 +45,19 @@ def test_the_nearest_are_found_by_either_index(tmp_path, monkeypatch, exact_belo
     try:
         assert again.index_type == index_type and len(again.search(query, 100)) == 100
         again.replace([])
-        assert again.index_type == store.EXACT and again.count() == 0
+        assert again.index_type == index_types.EXACT and again.count() == 0
     finally:
         again.close()
 
 
 def test_a_graph_is_built_as_it_was_asked_for(tmp_path, monkeypatch):
     """Milvus Lite leaves out what it does not understand, without a word."""
-    monkeypatch.setattr(store, "EXACT_BELOW", 10)
+    monkeypatch.setattr(index_types, "EXACT_BELOW", 10)
     opened = store.Store(str(tmp_path / "index.db"), "gallery", 16)
     try:
         opened.put(records(100))
         opened.finish()
-        assert opened.describe_index()["params"] == store.BUILT_WITH[store.GRAPH]
+        assert opened.describe_index()["params"] == index_types.graph_parameters(100)
     finally:
         opened.close()
 
