@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from evaluation.description.meaning import CategoryCalibration
 from utils.errors import UserError
 from utils.files import read_json, write_json
 
@@ -80,13 +81,17 @@ class StageCalibration(BaseModel):
 
 
 class Calibration(BaseModel):
-    """What the scores of a model mean, by stage. model: the digest of its weights, where they are in another file."""
+    """What the scores of a model mean, by stage, and those of phrases that describe people, by category.
+
+    model: the digest of its weights, where they are in another file.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     model: str | None = None
     stages: dict[Annotated[str, Field(pattern="^(stage1|reranked)$")], StageCalibration]
+    attributes: dict[str, CategoryCalibration] = {}
 
 
 # ---- fitting ---------------------------------------------------------------------------

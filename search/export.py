@@ -37,6 +37,7 @@ from search.encoder import Encoder
 from utils.checkpoints.exported import CALIBRATION, OPEN_CLIP_SETTINGS, OPEN_CLIP_WEIGHTS, SETTINGS, TOKENIZER, WEIGHTS
 from utils.errors import UserError
 from utils.files import atomic_write, require_file, require_folder, write_json
+from utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -216,8 +217,12 @@ def about_scores(calibration: Calibration | None) -> str:
         f"{STAGE_NAMES[stage]}: {found.captions:,} captions of {found.people:,} people, {found.images:,} images"
         for stage, found in calibration.stages.items()
     )
+    people, phrases = [one.people for one in calibration.attributes.values()], ""
+    if people:
+        categories = counted(len(people), "category", "categories")
+        phrases = f" So are phrases that describe people, of {categories}, on {max(people)} drawn ones."
     return f"""Search shows how likely an image shows the described person, if every second search is for somebody in
-the gallery. Calibrated on validation people ({of_stages}); it holds for people and images like these."""
+the gallery. Calibrated on validation people ({of_stages}); it holds for people and images like these.{phrases}"""
 
 
 # ---- ONNX ------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from utils.processes.distributed import is_main, rank, sum_over_processes, world
 
 T = TypeVar("T")
 
+PATIENCE = 1.0  # seconds, until a progress bar is shown
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -39,8 +41,8 @@ class Setting:
 
 
 def progress(items: Sequence[T], title: str) -> Iterable[T]:
-    """A progress bar on the main process."""
-    return tqdm(items, desc=title, disable=not is_main(), leave=False)
+    """A progress bar on the main process, of what takes longer than a moment."""
+    return tqdm(items, desc=title, disable=not is_main(), leave=False, delay=PATIENCE)
 
 
 def own_blocks(blocks: Sequence[range]) -> list[range]:

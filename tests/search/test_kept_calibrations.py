@@ -40,6 +40,7 @@ def test_a_calibration_goes_with_its_checkpoint_into_exports(calibrated, tmp_pat
     assert "calibration.json" in export(encoder, tmp_path / "folder", None, with_onnx=False)
     assert known_to(tmp_path / "folder") == KNOWN
     card = (tmp_path / "folder" / "README.md").read_text()
+    assert "So are phrases that describe people, of 1 category, on 4 drawn ones." in card
     assert "Calibrated on validation people (stage 1: 8 captions of 4 people, 16 images; re-ranked: " in card
 
 
