@@ -10,7 +10,7 @@ from evaluation.__main__ import main
 from evaluation.questions import find_studies
 from utils.errors import UserError
 
-ALL = ["ablation", "calibrate", "contradiction", "cost", "cross_domain", "curves", "density"]
+ALL = ["ablation", "ask", "calibrate", "contradiction", "cost", "cross_domain", "curves", "density"]
 ALL += ["gradcam", "grounding", "occlusion", "open_set", "rankings", "reconstruction", "words"]
 
 

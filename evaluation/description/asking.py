@@ -1,0 +1,184 @@
+"""Which question about a person tells candidates apart best, and what its answer says of them.
+
+Before an answer, a candidate is the one searched for with a weight, and would have "yes" answered with a probability:
+how likely what is asked is true of it, by the scores of phrases, short of `MISTAKEN`. What a question is expected to
+tell is the mutual information of its answer and the candidate. An answer multiplies the odds of each candidate by how
+likely it gives this answer, and divides them by how likely the candidates do together (Bayes).
+
+Letters: N candidates, K options of a category.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from evaluation.calibration import probability_of
+from evaluation.description.phrases import Category, Table
+from utils.errors import UserError, nearest
+
+MISTAKEN = 0.05  # of answers, and of sure descriptions: no answer alone rules a candidate out
+LEAST_TOLD = 0.01  # bits that a question must be expected to tell
+AnswerWord = Literal["yes", "no", "unknown"]
+ANSWERS: Mapping[str, AnswerWord] = {
+    "yes": "yes", "y": "yes", "no": "no", "n": "no", "unknown": "unknown", "u": "unknown", "?": "unknown",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whether a phrase of a category is true of the person; phrase None: whether there is anything of it at all."""
+
+    category: str
+    phrase: str | None
+
+    def words(self, table: Table) -> str:
+        """As one asks it."""
+        category = table[self.category]
+        return (category.any or "") if self.phrase is None else category.questions[self.phrase]
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What is known of N candidates.
+
+    log_odds [N]: that each is the person; options: for each category, how likely each option is of each candidate
+    [N, K], where there is anything that it could be of. closed: categories and questions that nothing is asked of.
+    """
+
+    log_odds: np.ndarray
+    options: Mapping[str, np.ndarray]
+    closed: AbstractSet[str | Question] = field(default_factory=frozenset)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """How likely each candidate is the person [N]."""
+        return probability_of(self.log_odds)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """How likely each candidate is the one, if one of them is [N]; sums to 1."""
+        # log p = log odds - log(1 + odds), which no candidate loses to rounding
+        logs = self.log_odds - np.logaddexp(0, self.log_odds)
+        weights = np.exp(logs - logs.max())
+        return weights / weights.sum()
+
+
+def questions_of(table: Table) -> list[Question]:
+    """All that can be asked."""
+    found = []
+    for name, category in table.items():
+        found += [Question(name, None)] if category.any else []
+        found += [Question(name, phrase) for phrase in category.questions]
+    return found
+
+
+def chance_of(table: Table, beliefs: Beliefs, question: Question) -> np.ndarray:
+    """How likely what is asked is true of each candidate [N]."""
+    category, options = table[question.category], beliefs.options[question.category]
+    if question.phrase is None:
+        return there_is(category, options)
+    chance = options[:, category.names.index(question.phrase)]
+    if category.of is None:
+        return chance
+    return chance * there_is(table[category.of], beliefs.options[category.of])
+
+
+def there_is(category: Category, options: np.ndarray) -> np.ndarray:
+    """How likely there is anything of a category [N]; options [N, K]."""
+    return 1 - options[:, category.names.index(category.nothing)] if category.nothing else np.ones(len(options))
+
+
+def says_yes(chance: np.ndarray) -> np.ndarray:
+    """How likely "yes" is answered of candidates of whom something is true with this chance."""
+    return MISTAKEN + (1 - 2 * MISTAKEN) * chance
+
+
+def information(weights: np.ndarray, yes: np.ndarray) -> float:
+    """Bits that an answer is expected to tell of which candidate it is; weights, yes [N]."""
+    return float(entropy(weights @ yes) - weights @ entropy(yes))
+
+
+def entropy(chance: np.ndarray) -> np.ndarray:
+    """Bits of a question that is answered by yes with this chance, strictly between 0 and 1."""
+    return -(chance * np.log2(chance) + (1 - chance) * np.log2(1 - chance))
+
+
+def open_questions(table: Table, beliefs: Beliefs) -> list[Question]:
+    """What may be asked still."""
+    return [
+        question
+        for question in questions_of(table)
+        if question.category not in beliefs.closed and question not in beliefs.closed
+    ]
+
+
+def best_question(table: Table, beliefs: Beliefs) -> tuple[Question, float] | None:
+    """The question that is expected to tell most, the first of equal ones, and its bits; None: none tells enough."""
+    weights, best = beliefs.weights, None
+    for question in open_questions(table, beliefs):
+        bits = information(weights, says_yes(chance_of(table, beliefs, question)))
+        if bits >= LEAST_TOLD and (best is None or bits > best[1] + 1e-12):
+            best = question, bits
+    return best
+
+
+# ---- answers ---------------------------------------------------------------------------
+
+
+def answered(table: Table, beliefs: Beliefs, question: Question, answer: AnswerWord) -> Beliefs:
+    """What is known once a question is answered; `unknown` only keeps it from being asked again."""
+    closed = beliefs.closed | {question}
+    if answer == "unknown":
+        return replace(beliefs, closed=closed)
+    chance = chance_of(table, beliefs, question)
+    yes = says_yes(chance)
+    likelihood = yes if answer == "yes" else 1 - yes
+    together = beliefs.weights @ likelihood
+    if answer == "yes" and question.phrase is not None:
+        closed = closed | {question.category}
+    if answer == "no" and question.phrase is None:
+        closed = closed | {name for name, one in table.items() if question.category in (name, one.of)}
+    return Beliefs(
+        log_odds=beliefs.log_odds + np.log(likelihood) - np.log(together),
+        options={**beliefs.options, **learned(table, beliefs, question, answer == "yes")},
+        closed=closed,
+    )
+
+
+def learned(table: Table, beliefs: Beliefs, question: Question, is_so: bool) -> dict[str, np.ndarray]:
+    """How likely options are [N, K] of each candidate, should it be the one that the answer is about.
+
+    Of the category asked about, and of the one that it depends on: who has no red bag has another one, or none.
+    """
+    category, options = table[question.category], beliefs.options[question.category]
+    asked = np.array([name == question.phrase for name in category.names])
+    if question.phrase is None:  # about anything: all options but the last
+        asked = np.array([name != category.nothing for name in category.names])
+    found = {question.category: narrowed(options, asked == is_so)}
+    if category.of is not None:
+        other, known = table[category.of], beliefs.options[category.of]
+        there = np.array([name != other.nothing for name in other.names])
+        without = options[:, asked].sum(axis=1)  # of those who have anything: what the answer is about
+        kept = there if is_so else np.where(there, 1 - without[:, None], 1.0)
+        found[category.of] = narrowed(known, kept)
+    return found
+
+
+def narrowed(options: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """options [N, K] times what is kept of each [K] or [N, K], of sum 1; what sums to nothing stays as it is."""
+    left = options * kept
+    total = left.sum(axis=1, keepdims=True)
+    return np.where(total > 1e-12, left / np.maximum(total, 1e-12), options)
+
+
+def parse_answers(words: Sequence[str]) -> list[AnswerWord]:
+    """`yes`, `no` or `unknown`, or their first letters. Raises UserError for another word."""
+    found = []
+    for word in words:
+        if word.strip().lower() not in ANSWERS:
+            raise UserError(f"an answer is yes, no or unknown, not {word!r}{nearest(word, ANSWERS)}")
+        found.append(ANSWERS[word.strip().lower()])
+    return found
