@@ -1,4 +1,4 @@
-"""Command line: `python -m search index|query|forget|move|rebuild|benchmark|serve|...`; each has --help."""
+"""Command line: `python -m search index|query|ask|describe|serve|forget|move|...`; each has --help."""
 
 import argparse
 import sys
@@ -10,12 +10,15 @@ import torch
 
 from dataset.decoding import Unusable, known_endings
 from evaluation.calibration import FALSE_ALARMS, require_rate
+from evaluation.description.phrases import read_table
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
 from search.access.commands import add_secret_arguments, run_password, run_token
 from search.addresses import open_sockets
 from search.arguments import (
+    add_ask_arguments,
     add_benchmark_arguments,
+    add_describe_arguments,
     add_export_arguments,
     add_forget_arguments,
     add_frames_arguments,
@@ -26,6 +29,8 @@ from search.arguments import (
     add_serve_arguments,
 )
 from search.cuts import file_and_box
+from search.describing import Describer, GalleryDescriber
+from search.describing_commands import Questioner, describe_images
 from search.detector import open_detector
 from search.encoder import Encoder
 from search.gallery import Gallery, open_gallery
@@ -153,6 +158,22 @@ def run_query(options: argparse.Namespace) -> None:
             write_sheet(answer, gallery, options.sheet)
 
 
+def run_describe(options: argparse.Namespace) -> None:
+    """Say what pictures of people show."""
+    table = read_table(options.phrases)
+    encoder = Encoder.open(options.checkpoint, options.config, options.device, options.overrides)
+    describe_images(Describer(encoder, table), options.images, options.json)
+
+
+def run_ask(options: argparse.Namespace) -> None:
+    """Rank a gallery for a sentence, and ask what tells the best images apart."""
+    questioner = Questioner.parse(options)
+    encoder, reranker = open_both(options)
+    with open_to_search(options, encoder) as gallery:
+        searcher = Searcher(encoder, gallery, reranker=reranker)
+        questioner.run(GalleryDescriber(searcher, questioner.table))
+
+
 def open_to_search(
     options: argparse.Namespace, encoder: Encoder, changes: bool = False
 ) -> AbstractContextManager[ReadGallery]:
@@ -244,7 +265,7 @@ def run_serve(options: argparse.Namespace) -> None:
     from search.site import build_site
 
     rate = false_alarms(options)
-    address = Address.parse(options.gallery, options.files)
+    table, address = read_table(options.phrases), Address.parse(options.gallery, options.files)
     if not address.exists():
         raise address.missing()
     access = Access.parse(options, address.folder)
@@ -255,7 +276,7 @@ def run_serve(options: argparse.Namespace) -> None:
         searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate, watch=access.watch)
         tell_if_unknown(options, searcher)
         allowed = {"allow_upload": options.allow_upload, "allow_forget": options.allow_forget}
-        site = build_site(searcher, **allowed, **access.site_settings())
+        site = build_site(searcher, table=table, **allowed, **access.site_settings())
         print(f"{access.url_of(sockets[0].getsockname()[1])} (page), /docs (HTTP API); Ctrl-C ends it", flush=True)
         try:
             access.server(site).run(sockets)
@@ -351,6 +372,8 @@ def build_parser() -> CommandParser:
 
     add_index_arguments(add("index", run_index))
     add_query_arguments(add("query", run_query))
+    add_ask_arguments(add("ask", run_ask))
+    add_describe_arguments(add("describe", run_describe))
     add_forget_arguments(add("forget", run_forget))
     add_move_arguments(add("move", run_move))
     add_rebuild_arguments(add("rebuild", run_rebuild))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from evaluation.calibration import FALSE_ALARMS
 from search.access.arguments import add_access_arguments
+from search.asking import AMONG
 from search.detector import LEAST_SCORE
 from search.grouping import ALIKE
 from search.index_types import AUTO, CHOICES, EXACT, EXACT_BELOW, GRAPH
@@ -50,6 +51,35 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     add_gallery_and_model(parser)
 
 
+def add_describe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="pictures of one person each")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_phrases(parser)
+    add_model(parser, needed=True)
+
+
+def add_ask_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", help="a sentence, such as: a woman in a red coat")
+    given = "answers to the questions, such as yes,no,unknown; without it, questions are asked one after the other"
+    parser.add_argument("--answers", metavar="A,B", help=given)
+    parser.add_argument("--top", type=int, default=10, help="images to print (%(default)s)")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="images to re-rank (%(default)s)")
+    among = "best images that questions tell apart (%(default)s)"
+    parser.add_argument("--among", type=int, default=AMONG, metavar="N", help=among)
+    parser.add_argument("--where", default="", help="filter on metadata, such as: camera == 'c3' and time < 900")
+    group = f"one hit for all images with the same value of metadata, such as track, or that look the same ({ALIKE})"
+    parser.add_argument("--group", default="", metavar="NAME", help=group)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_phrases(parser)
+    add_reranker(parser)
+    add_gallery_and_model(parser)
+
+
+def add_phrases(parser: argparse.ArgumentParser) -> None:
+    table = "YAML file of categories and phrases that describe people, on top of the built-in ones"
+    parser.add_argument("--phrases", type=Path, metavar="FILE", help=table)
+
+
 def add_forget_arguments(parser: argparse.ArgumentParser) -> None:
     conditions = "only those whose metadata have all of these"
     parser.add_argument("images", nargs="*", help="images, or folders of them (all images, with --where alone)")
@@ -90,6 +120,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=7860, help="port to serve on (%(default)s)")
     parser.add_argument("--allow_upload", action="store_true", help="let users of the page add images")
     parser.add_argument("--allow_forget", action="store_true", help="let users erase images from the gallery")
+    add_phrases(parser)
     add_access_arguments(parser)
     add_false_alarms(parser)
     add_reranker(parser)

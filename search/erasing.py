@@ -18,3 +18,5 @@ def erase_image(searcher: Searcher, path: str) -> None:
         searcher.watch("erase", image=path)
         gallery.forget([path])
         searcher.tokens.forget(image)
+        for drop in searcher.drops:
+            drop(image.content)

@@ -57,6 +57,7 @@ class Searcher:
         if reranker is not None:
             _ = reranker.trained.matcher  # raises it where there is none
         self.encoder, self.gallery = encoder, gallery
+        self.drops: list[Callable[[str], None]] = []  # what else forgets the content of erased images
         self.reranker, self.false_alarms = reranker or encoder, false_alarms
         self.tokens = ImageTokens(gallery, self.reranker, cache_bytes)
         self.turn: Turns[SearchJob] = Turns(MOST_TOGETHER, together)

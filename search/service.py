@@ -8,6 +8,11 @@
                         hits in place of JSON
     POST /api/explain   {"text", "id"} -> how well each attribute of the text fits the image, and heat maps: "match",
                         or, of a model without a matching head, "similarity", what the attribute adds to the cosine
+    POST /api/describe  {"id"} -> what an image shows, category by category: the likeliest "phrase" and its "score", a
+                        probability where it is "calibrated"; and all "options"
+    POST /api/ask       {"text", "answers", "top", "candidates", "among", "where", "group"} -> as /api/search, ranked
+                        again by the answers so far, and the "question" that tells the best hits apart best; an answer
+                        is {"category", "phrase", "answer"}: those of the question, and "yes", "no" or "unknown"
     GET  /api/images/ID the image file
     GET  /api/frames/ID the frame that an image was cut out of, with its box
     GET  /api/gallery   how many images, and what they can be filtered by
@@ -24,24 +29,28 @@ status 403.
 import html
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from dataset.decoding import Unusable, examine, explained
+from evaluation.description.phrases import read_table
 from search.access.gate import PAGE_POLICY
 from search.access.refusals import status_of
 from search.addresses import bare, host_in, is_this_machine, serves_this_machine_alone
+from search.describing import GalleryDescriber
+from search.describing_service import AskRequest, DescribeRequest, add_describing
 from search.erasing import erase_image
 from search.explain import ExplainedAttribute, Explanation, explain
 from search.frames import add_frames
+from search.numbers import Whole
 from search.results import answer_as_json, results_as_csv
 from search.searcher import CANDIDATES, MOST_CANDIDATES, Searcher
 from search.upload import LARGEST_UPLOAD, add_image
@@ -54,14 +63,6 @@ MOST_OF_FILTER = 2000  # characters
 OF_THE_PAGE = "/gradio_api"  # what the page's own code calls, which reads errors in a form of its own
 AS_FILE = {"Content-Disposition": 'attachment; filename="results.csv"', "X-Content-Type-Options": "nosniff"}
 NO_UPLOADS = "uploads are not allowed here; start with --allow_upload"
-
-
-def as_whole(value: object) -> object:
-    """Numbers such as 10.0, which some programs write for 10."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = Annotated[int, BeforeValidator(as_whole)]
 
 
 class SearchRequest(BaseModel):
@@ -88,11 +89,25 @@ class ExplainRequest(BaseModel):
     id: str = Field(description="the id of an image, in quotes")
 
 
-REQUESTS: Mapping[str, type[BaseModel]] = {"/api/search": SearchRequest, "/api/explain": ExplainRequest}
+REQUESTS: Mapping[str, type[BaseModel]] = {
+    "/api/search": SearchRequest,
+    "/api/explain": ExplainRequest,
+    "/api/describe": DescribeRequest,
+    "/api/ask": AskRequest,
+}
 
 
-def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "", allow_forget: bool = False) -> FastAPI:
-    """The API alone. host: the address it is served on, which decides the names it answers to (`refuse_strangers`)."""
+def build_app(
+    searcher: Searcher,
+    allow_upload: bool = False,
+    host: str = "",
+    allow_forget: bool = False,
+    describer: GalleryDescriber | None = None,
+) -> FastAPI:
+    """The API alone. host: the address it is served on, which decides the names it answers to (`refuse_strangers`).
+
+    describer: says what images show; None = by the built-in phrases.
+    """
     app = FastAPI(title="Text-based person search", description=__doc__, version="1", docs_url=None, redoc_url=None)
     refuse_strangers(app, allow_upload, host)
     answer_errors(app)
@@ -100,6 +115,7 @@ def build_app(searcher: Searcher, allow_upload: bool = False, host: str = "", al
     add_search(app, searcher)
     add_images(app, searcher, allow_upload)
     add_frames(app, searcher)
+    add_describing(app, describer or GalleryDescriber(searcher, read_table()))
     if allow_forget:
         add_erasing(app, searcher)
     add_unknown(app)
@@ -272,13 +288,14 @@ def misunderstanding(request: Request, error: RequestValidationError) -> str:
         return f"its body is not JSON ({first['ctx']['error']} at character {where})"
     if not where:
         return 'its body is not a JSON object like {"text": "a man in a red coat"}, of Content-Type: application/json'
-    fields = REQUESTS[request.url.path].model_fields
+    fields, where = REQUESTS[request.url.path].model_fields, where.partition(".")[0]
     if where not in fields:
         return f"there is no {where!r}{nearest(where, fields)}; known are {', '.join(fields)}"
-    wanted = fields[where].description
-    if first["type"] == "missing":
+    wanted, inside = fields[where].description, len(first["loc"]) > 2
+    if first["type"] == "missing" and not inside:
         return f"{where}, {wanted}, is missing"
-    return f"{where} must be {wanted}, not {shorten(as_json(first['input']))}"
+    given = error.body[where] if inside else first["input"]
+    return f"{where} must be {wanted}, not {shorten(as_json(given))}"
 
 
 # ---- answers ---------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import os
 
 from fastapi import FastAPI
 
+from evaluation.description.phrases import Table, read_table
+from search.describing import GalleryDescriber
 from search.searcher import Searcher
 from search.service import build_app
 from search.upload import LARGEST_UPLOAD
@@ -16,18 +18,21 @@ def build_site(
     allow_forget: bool = False,
     root_path: str = "",
     accounts: bool = False,
+    table: Table | None = None,
 ) -> FastAPI:
     """The API and the page. What the page shows is copied to the gallery's folder, nowhere else.
 
-    root_path: where a proxy serves it; accounts: people sign in, and the page leads to where they sign out.
+    root_path: where a proxy serves it; accounts: people sign in, and the page leads to where they sign out. table: of
+    phrases that describe people; None = the built-in one.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(searcher.gallery.page)  # read when Gradio is imported
     import gradio
 
     from search.page.layout import build_page, part, theme
 
+    describer = GalleryDescriber(searcher, table or read_table())
     page = build_page(searcher, allow_upload, allow_forget, root_path, accounts)
-    app = build_app(searcher, allow_upload, host, allow_forget)
+    app = build_app(searcher, allow_upload, host, allow_forget, describer)
     looks = {"css": part("page.css"), "js": part("page.js"), "theme": theme()}
     kept = {"run_history": False}  # or a browser keeps all that was shown, also after its user has signed out
     settings = {"max_file_size": LARGEST_UPLOAD, "footer_links": [], "root_path": root_path or None}

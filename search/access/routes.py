@@ -48,6 +48,8 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/openapi.json", SIGNED_IN),
     Route("POST", "/api/search", SEARCH, 64 * KIB),
     Route("POST", "/api/explain", SEARCH, 64 * KIB),
+    Route("POST", "/api/describe", SEARCH),
+    Route("POST", "/api/ask", SEARCH, 64 * KIB),
     Route("GET", "/api/gallery", SEARCH),
     Route("GET", IMAGE, SEARCH),
     Route("POST", "/api/images", UPLOAD, UPLOADED, 120),

@@ -14,6 +14,8 @@ from search.access.refusals import Forbidden
 ACTIONS: Mapping[str, str] = {
     "query": SEARCH,
     "explain": SEARCH,
+    "describe": SEARCH,
+    "ask": SEARCH,
     "image": SEARCH,
     "frame": SEARCH,
     "download": SEARCH,

@@ -1,0 +1,174 @@
+"""Says what a picture of a person shows, category by category: clothes and their colours, shoes, bag, hair, and so on.
+
+Letters: N images, K options of a category.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dataset.decoding import Unusable
+from evaluation.calibration import HOW_TO_FIT
+from evaluation.description.meaning import CategoryCalibration, Evidence, probabilities_of, usable
+from evaluation.description.phrases import Category, Table, captions_of
+from evaluation.description.scoring import PhraseScorer
+from search.encoder import Encoder
+from search.searcher import Searcher
+from utils.errors import NotThere
+
+KEPT = 20_000  # images whose scores are kept in memory, some 3 KiB each
+SCORED_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is seen of one category. options: how likely each is, best first; calibrated: whether that is a probability.
+
+    shown: whether there is probably anything that it could be of, such as a bag that has a colour.
+    """
+
+    category: str
+    options: dict[str, float]
+    calibrated: bool
+    shown: bool = True
+
+    @property
+    def phrase(self) -> str:
+        """The likeliest option."""
+        return next(iter(self.options))
+
+    @property
+    def score(self) -> float:
+        return self.options[self.phrase]
+
+
+class Describer:
+    """Describes images by one model and one table of phrases, whose captions it reads when they are first needed."""
+
+    def __init__(self, encoder: Encoder, table: Table):
+        self.encoder, self.table = encoder, table
+        self.texts = captions_of(table)
+        self.scorer: PhraseScorer | None = None
+
+    @property
+    def calibrations(self) -> Mapping[str, CategoryCalibration]:
+        """What the scores of the model mean, by category, as far as that is known."""
+        known = self.encoder.trained.calibration
+        return known.attributes if known else {}
+
+    def score(self, contents: Sequence[bytes]) -> Evidence:
+        """Scores of the content of image files for all captions. Raises Unusable when one is no usable image."""
+        self.scorer = self.scorer or PhraseScorer(self.encoder.trained, self.texts)
+        return self.scorer.score(torch.stack([self.encoder.read(content) for content in contents]))
+
+    def options(self, evidence: Evidence) -> dict[str, np.ndarray]:
+        """How likely each option of each category is [N, K], where there is anything that it could be of."""
+        return probabilities_of(self.table, evidence, self.calibrations)
+
+    def describe(self, content: bytes) -> list[Seen]:
+        """What an image file shows. Raises Unusable when it is no usable image."""
+        return self.seen(self.score([content]))
+
+    def seen(self, evidence: Evidence) -> list[Seen]:
+        """What an image shows, by its scores, in the order of the table."""
+        options = self.options(evidence)
+        return [self.seen_of(category, options) for category in self.table.values()]
+
+    def seen_of(self, category: Category, options: Mapping[str, np.ndarray]) -> Seen:
+        scores = dict(zip(category.names, options[category.name][0].tolist(), strict=True))
+        known, shown = usable(self.calibrations, category) is not None, True
+        if category.of is not None:  # how likely it is there, and like this
+            other = self.table[category.of]
+            there = 1 - float(options[other.name][0, other.names.index(other.nothing or "")])
+            scores = {name: there * score for name, score in scores.items()}
+            known = known and usable(self.calibrations, other) is not None
+            shown = other.names[int(options[other.name][0].argmax())] != other.nothing
+        best_first = dict(sorted(scores.items(), key=lambda one: -one[1]))
+        return Seen(category.name, best_first, known, shown)
+
+    def why_unsure(self) -> str:
+        """Which scores are no probabilities, and what to do; empty when all are."""
+        missing = [one.name for one in self.table.values() if usable(self.calibrations, one) is None]
+        if not missing:
+            return ""
+        checkpoint = self.encoder.trained.checkpoint
+        which = "the scores" if len(missing) == len(self.table) else f"the scores of {', '.join(missing)}"
+        return f"{which} are uncalibrated: they compare phrases, and are no probabilities; {HOW_TO_FIT % checkpoint}"
+
+
+class GalleryDescriber(Describer):
+    """Describes the images of a gallery by the model that explains its hits; keeps scores, not images."""
+
+    def __init__(self, searcher: Searcher, table: Table):
+        super().__init__(searcher.reranker, table)
+        self.searcher = searcher
+        self.kept: OrderedDict[str, Evidence] = OrderedDict()  # by content, of one image each
+        searcher.drops.append(self.drop)
+
+    def drop(self, content: str) -> None:
+        """Hold nothing of an image any more."""
+        self.kept.pop(content, None)
+
+    def describe_hit(self, path: str) -> list[Seen]:
+        """What an image of the gallery shows. Raises NotThere when its file is gone or changed."""
+        self.searcher.watch("describe", image=path)
+        with self.searcher.turn:
+            found, missing = self.evidence([path])
+        if path in missing:
+            raise NotThere(f"image {path} {missing[path]}")
+        return self.seen(found[path])
+
+    def evidence(self, paths: Sequence[str]) -> tuple[dict[str, Evidence], dict[str, str]]:
+        """Scores of images by path, and why others could not be read."""
+        found, waiting, missing = dict[str, Evidence](), dict[str, bytes](), dict[str, str]()
+        for path in paths:
+            try:
+                if (kept := self.kept.get(self.key(path))) is None:
+                    content = self.searcher.gallery.content_of(path)
+                    self.encoder.read(content)
+                    waiting[path] = content
+                else:
+                    found[path] = kept
+            except (Unusable, NotThere) as fault:
+                missing[path] = str(fault)
+        for start in range(0, len(waiting), SCORED_AT_ONCE):
+            some = list(waiting)[start : start + SCORED_AT_ONCE]
+            scores = self.score([waiting[path] for path in some])
+            found |= {path: scores.rows(np.array([number])) for number, path in enumerate(some)}
+        self.keep(found)
+        return found, missing
+
+    def keep(self, found: Mapping[str, Evidence]) -> None:
+        """Keep these scores by content, and of all no more than `KEPT`, those used last."""
+        for path, one in found.items():
+            key = self.key(path)
+            self.kept[key] = one
+            self.kept.move_to_end(key)
+        while len(self.kept) > KEPT:
+            self.kept.popitem(last=False)
+
+    def key(self, path: str) -> str:
+        """What is in an image. Raises NotThere when the gallery holds no such image any more."""
+        image = self.searcher.gallery.records.by_path.get(path)
+        if image is None:
+            raise NotThere("is no longer in the gallery")
+        return image.content
+
+
+def seen_as_json(seen: Sequence[Seen]) -> list[dict[str, Any]]:
+    """For programs: each category with its likeliest phrase, its score, and those of all others."""
+    return [
+        {
+            "category": one.category,
+            "phrase": one.phrase,
+            "score": one.score,
+            "calibrated": one.calibrated,
+            "shown": one.shown,
+            "options": one.options,
+        }
+        for one in seen
+    ]

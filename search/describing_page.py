@@ -1,0 +1,45 @@
+"""The part of the page that says what a hit shows, once it is asked for."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from search.describing import GalleryDescriber, Seen
+from search.describing_commands import options_of
+from search.erasing_page import for_caller
+from utils.errors import UserError
+
+
+def build_describing(describer: GalleryDescriber, hits: gr.Gallery, shown: gr.State) -> None:
+    """A button that describes the image that was clicked. shown: paths of the hits."""
+    chosen = gr.State("")
+    button = gr.Button("What is seen?", visible=False, elem_id="describe")
+    seen = gr.HTML(elem_id="seen")
+
+    def choose(paths: list[str], event: gr.SelectData) -> tuple[Any, ...]:
+        path = paths[event.index] if 0 <= event.index < len(paths) else ""
+        return path, gr.Button(visible=bool(path)), ""
+
+    def describe(path: str) -> str:
+        try:
+            return seen_as_html(path, describer.describe_hit(path), describer.why_unsure())
+        except UserError as error:
+            return html.escape(str(error))
+
+    hits.select(choose, [shown], [chosen, button, seen], api_visibility="private")
+    button.click(for_caller(describe), [chosen], [seen], api_visibility="private")
+
+
+def seen_as_html(path: str, seen: Sequence[Seen], unsure: str) -> str:
+    """A row for each category of which there is anything."""
+    space = "style='padding:2px 12px 2px 0'"
+    rows = "".join(
+        f"<tr><td {space}>{html.escape(one.category)}</td><td {space}>{html.escape(options_of(one))}</td>"
+        f"<td>{'' if one.calibrated else 'uncalibrated'}</td></tr>"
+        for one in seen
+        if one.shown
+    )
+    note = f"<p>{html.escape(unsure[0].upper() + unsure[1:])}.</p>" if unsure else ""
+    return f"<p>{html.escape(path)}</p><table>{rows}</table>{note}"
