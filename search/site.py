@@ -31,7 +31,7 @@ def build_site(
     from search.page.layout import build_page, part, theme
 
     describer = GalleryDescriber(searcher, table or read_table())
-    page = build_page(searcher, allow_upload, allow_forget, root_path, accounts)
+    page = build_page(searcher, allow_upload, allow_forget, root_path, accounts, describer)
     app = build_app(searcher, allow_upload, host, allow_forget, describer)
     looks = {"css": part("page.css"), "js": part("page.js"), "theme": theme()}
     kept = {"run_history": False}  # or a browser keeps all that was shown, also after its user has signed out

@@ -37,6 +37,10 @@ class Callbacks:
             found = self.search(text, top, k, group, fields, progress)
         except UserError as error:
             return "", problem(error), [], [], "", "", None, gr.Row(visible=False)
+        return self.show(found, text)
+
+    def show(self, found: Answer, text: str) -> tuple[Any, ...]:
+        """What the page shows of an answer, as of `answer`."""
         gallery = self.searcher.gallery
         hits = hits_as_html(gallery, found.hits, text)
         moments = [[moment.path for moment in hit.moments] for hit in found.hits]
@@ -66,9 +70,12 @@ class Callbacks:
         self, text: str, top: int, k: int, group: str | None, fields: Sequence[Any], progress: gr.Progress
     ) -> Answer:
         """The answer for a sentence, told how far it is. Raises UserError."""
-        where = self.filters.where(self.searcher.gallery.columns(), fields)
         with telling(lambda done, of: progress((done, of), desc="Reading images", unit="images")):
-            return self.searcher.search(text or "", int(top), int(k), where, group or "")
+            return self.searcher.search(text or "", int(top), int(k), self.where(fields), group or "")
+
+    def where(self, fields: Sequence[Any]) -> str:
+        """The filter that the fields make. Raises UserError."""
+        return self.filters.where(self.searcher.gallery.columns(), fields)
 
     def reason(self, shown: list[str], moments: list[list[str]], sentence: str, event: gr.SelectData) -> str:
         """Why the image that was clicked was found; its frame, the others of its group, and heat maps."""

@@ -6,8 +6,11 @@ from importlib.resources import files
 
 import gradio as gr
 
+from search.describing import GalleryDescriber
+from search.page.asking import build_asking
 from search.page.callbacks import Callbacks
 from search.page.callers import for_caller
+from search.page.describing import build_describing
 from search.page.downloads import build_downloads
 from search.page.erasing import build_erasing
 from search.page.filters import Filters, build_groups
@@ -46,8 +49,9 @@ def build_page(
     allow_forget: bool = False,
     root_path: str = "",
     accounts: bool = False,
+    describer: GalleryDescriber | None = None,
 ) -> gr.Blocks:
-    """All of the page, for `gradio.mount_gradio_app`; see `search.site.build_site`."""
+    """All of the page, for `gradio.mount_gradio_app`; see `search.site.build_site`. describer: says what hits show."""
     columns = searcher.gallery.columns()
     filters = Filters(columns)
     calls = Callbacks(searcher, filters)
@@ -73,13 +77,20 @@ def build_page(
         message = plain("", "message")
         hits = gr.HTML(elem_id="hits", js_on_load=part(CHOOSING), apply_default_css=False)
         downloads = build_downloads(searcher, found)
-        reasons = plain("", "reasons")
+        inputs, searches = [text, *settings], [button.click, text.submit]
+        reasons = gr.HTML("", elem_id="reasons", js_on_load=None, apply_default_css=False, render=False)
+        outputs = [hits, message, shown, moments, sentence, reasons, found, downloads]
+        if describer is not None:
+            build_asking(describer, calls, inputs, outputs, searches)
+        reasons.render()
+        if describer is not None:
+            build_describing(describer, hits, shown, searches)
         build_comparison(calls, text, settings)
         asked = gr.on(
-            [button.click, text.submit],
+            searches,
             for_caller(calls.answer),
-            [text, *settings],
-            [hits, message, shown, moments, sentence, reasons, found, downloads],
+            inputs,
+            outputs,
             api_visibility="private",
             trigger_mode="always_last",
             show_progress_on=hits,

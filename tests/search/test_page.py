@@ -319,3 +319,30 @@ def test_results_are_downloaded(page):
         (hit["metadata"]["camera"], str(hit["metadata"]["time"])) for hit in found["hits"]
     ]
     assert [float(row["match"]) for row in rows] == [hit["match"] for hit in found["hits"]]
+
+
+def test_what_a_hit_shows_is_said_once_it_is_asked_for(page):
+    ask(page, "a woman in a red coat", "results in")
+    hits(page).first.wait_for()
+    assert not page.locator("#describe").is_visible()
+    hits(page).first.click()
+    page.click("#describe")
+    page.wait_for_function("document.querySelector('#seen').innerText.includes('upper colour')", timeout=60_000)
+    assert "uncalibrated" in page.inner_text("#seen")
+
+
+def test_questions_are_answered_until_none_is_left(page):
+    ask(page, "a woman in a red coat", "results in")
+    hits(page).first.wait_for()
+    before = hits(page).count()
+    page.click("#ask")
+    page.wait_for_function("(document.querySelector('#question') || {innerText: ''}).innerText.length", timeout=60_000)
+    if "No question" not in page.inner_text("#question"):  # the tiny model may see all people alike
+        asked = page.inner_text("#question")
+        page.click("#answer-no")
+        page.wait_for_function(
+            "asked => document.querySelector('#question').innerText !== asked", arg=asked, timeout=60_000
+        )
+        assert hits(page).count() == before
+    ask(page, "a man", "results in")
+    page.wait_for_function("!document.querySelector('#question')?.offsetParent", timeout=60_000)

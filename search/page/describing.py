@@ -8,12 +8,12 @@ import gradio as gr
 
 from search.describing import GalleryDescriber, Seen
 from search.describing_commands import options_of
-from search.erasing_page import for_caller
+from search.page.callers import for_caller
 from utils.errors import UserError
 
 
-def build_describing(describer: GalleryDescriber, hits: gr.Gallery, shown: gr.State) -> None:
-    """A button that describes the image that was clicked. shown: paths of the hits."""
+def build_describing(describer: GalleryDescriber, hits: gr.HTML, shown: gr.State, searches: Sequence[Any]) -> None:
+    """A button that describes the image that was chosen. shown: paths of the hits; searches: what begins a new search."""
     chosen = gr.State("")
     button = gr.Button("What is seen?", visible=False, elem_id="describe")
     seen = gr.HTML(elem_id="seen")
@@ -29,6 +29,13 @@ def build_describing(describer: GalleryDescriber, hits: gr.Gallery, shown: gr.St
             return html.escape(str(error))
 
     hits.select(choose, [shown], [chosen, button, seen], api_visibility="private")
+    gr.on(
+        list(searches),
+        lambda: ("", gr.Button(visible=False), ""),
+        None,
+        [chosen, button, seen],
+        api_visibility="private",
+    )
     button.click(for_caller(describe), [chosen], [seen], api_visibility="private")
 
 
