@@ -109,17 +109,15 @@ class Turns(Generic[Job]):
         for job in gone:
             job.finish(Abandoned("nobody waits for this answer any more"))
         jobs = [job for job in jobs if not job.done]
-        for part in [jobs] if jobs else []:
-            try:
-                work(part)
-            except BaseException as error:  # also what ends this thread: the others shall not wait for good
-                left = [job for job in part if not job.done]
-                if isinstance(error, Exception) and len(part) > 1:
-                    for job in left:
-                        self.do([job], work)
+        try:
+            if jobs:
+                work(jobs)
+        except BaseException as error:  # also what ends this thread: the others shall not wait for good
+            for job in [job for job in jobs if not job.done]:
+                if isinstance(error, Exception) and len(jobs) > 1:
+                    self.do([job], work)
                 else:
-                    for job in left:
-                        job.finish(error)
+                    job.finish(error)
         for job in jobs:
             job.finish()
 

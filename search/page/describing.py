@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 
 def build_describing(describer: GalleryDescriber, hits: gr.HTML, shown: gr.State, searches: Sequence[Any]) -> None:
-    """A button that describes the image that was chosen. shown: paths of the hits; searches: what begins a new search."""
+    """A button that describes the chosen image. shown: paths of the hits; searches: what begins a new search."""
     chosen = gr.State("")
     button = gr.Button("What is seen?", visible=False, elem_id="describe")
     seen = gr.HTML(elem_id="seen")
