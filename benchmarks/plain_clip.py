@@ -276,6 +276,7 @@ class PlainRDE(nn.Module):
 def plain_twin(model: IRRA | RDE) -> PlainIRRA | PlainRDE:
     """The same parameters in the plain model."""
     size = model.base_model.size
+    assert isinstance(size, ClipSize)
     twin = PlainIRRA(size, model.settings) if isinstance(model, IRRA) else PlainRDE(size, model.settings)
     twin.load_state_dict(model.state_dict())
     return twin

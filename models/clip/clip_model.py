@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dataset.batch import PairBatch, TextTokens
+from models.clip.encoder import EncoderSize
 from models.clip.similarity_maps import SimilarityMaps
-from models.clip.towers import ClipSize, DualEncoder, Encoding
+from models.clip.towers import Encoding
 from models.image_encoder import PixelStatistics
 from models.search_model import SearchModel
 
@@ -20,10 +21,10 @@ from models.search_model import SearchModel
 class ClipModel(SearchModel, SimilarityMaps):
     """A dual encoder `base_model`, and one or more embeddings of length 1 by name, whose cosines are averaged."""
 
-    def __init__(self, size: ClipSize, gradient_checkpointing: bool = False):
+    def __init__(self, size: EncoderSize, gradient_checkpointing: bool = False):
         super().__init__()
-        self.base_model = DualEncoder(size, gradient_checkpointing)
-        self.grid, self.patch_size = size.grid, size.patch_size
+        self.base_model = size.build(gradient_checkpointing)
+        self.grid, self.patch_size = self.base_model.grid, self.base_model.patch_size
 
     @property
     def statistics(self) -> PixelStatistics:

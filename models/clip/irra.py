@@ -16,9 +16,10 @@ from dataset.batch import PairBatch
 from models.clip import losses
 from models.clip.clip_model import ClipModel
 from models.clip.cross_modal import PARTS, CrossModal
+from models.clip.encoder import EncoderSize, TowerEncoding
 from models.clip.masked_word_maps import masked_word_maps
 from models.clip.step import Everyone, gather_pairs, over_processes, unit
-from models.clip.towers import HEAD_WIDTH, ClipSize, Encoding, token_at
+from models.clip.towers import HEAD_WIDTH, DualEncoder
 from models.kernels import Linear
 from models.losses import Mean
 from models.word_maps import MarkedText, WordMaps, attribute_maps
@@ -71,7 +72,7 @@ class IRRA(ClipModel, CrossModal):
     search_parts = ("base_model.",)
     study_parts = PARTS  # it tells words; the classifier knows the people of its training data alone
 
-    def __init__(self, size: ClipSize, settings: IrraSettings, gradient_checkpointing: bool = False):
+    def __init__(self, size: EncoderSize, settings: IrraSettings, gradient_checkpointing: bool = False):
         check_losses(settings)
         super().__init__(size, gradient_checkpointing)
         self.settings, width = settings, size.embedding
@@ -86,7 +87,7 @@ class IRRA(ClipModel, CrossModal):
     def image_embeddings(self, image: Tensor) -> dict[str, Tensor]:
         return self.embeddings_of(self.base_model.encode_image(image))
 
-    def embeddings_of(self, image: Encoding) -> dict[str, Tensor]:
+    def embeddings_of(self, image: TowerEncoding) -> dict[str, Tensor]:
         return {"global": unit(image.feature())}
 
     def text_embeddings(self, ids: Tensor) -> dict[str, Tensor]:
@@ -98,7 +99,8 @@ class IRRA(ClipModel, CrossModal):
 
     @property
     def map_targets(self) -> Sequence[str]:
-        return ("similarity", "word") if self.tells_words else ("similarity",)
+        found = super().map_targets
+        return (*found, "word") if found and self.tells_words else found
 
     def map_layers(self, target: str) -> Sequence[int]:
         return (0,) if target == "word" else super().map_layers(target)  # it has one cross-attention
@@ -109,6 +111,7 @@ class IRRA(ClipModel, CrossModal):
         """Masked words: of an attribute, and of a caption, the mean of their words."""
         if target != "word":
             return super().word_maps(images, marked, layer, target, with_words)
+        assert isinstance(self.base_model, DualEncoder)
         with torch.no_grad():
             image = self.base_model.encode_image(self.statistics.normalise(images))
             score = (self.embedding_of(image) * self.embed_text(marked.text)).sum(-1)
@@ -130,17 +133,20 @@ class IRRA(ClipModel, CrossModal):
     def read(self, batch: PairBatch) -> IrraStep:
         """Both modalities encoded; the caption once where its features are those of the masked one.
 
-        Where no masked words are told, no token but CLS and EOT comes out of the last block.
+        Where no masked words are told, tokens are not asked for; in OpenAI's towers no other than CLS and EOT comes out
+        of the last block then.
         """
         masked, in_place = batch.masked, self.settings.masked_captions
         image = self.base_model.encode_image(batch.image)
         text = self.base_model.encode_text(masked.ids if masked is not None and in_place else batch.ids)
         if masked is None or "mlm" not in self.settings.losses:
             return step_of(batch, image.feature(), text.feature())
-        image_tokens = image.tokens()
-        masked_tokens = (text if in_place else self.base_model.encode_text(masked.ids)).tokens()
-        text_feature = token_at(masked_tokens, text.own) if in_place else text.feature()
-        return step_of(batch, image_tokens[:, 0], text_feature, image_tokens, masked_tokens)
+        image_feature, image_tokens = image.with_tokens()
+        if in_place:
+            text_feature, masked_tokens = text.with_tokens()
+        else:
+            text_feature, masked_tokens = text.feature(), self.base_model.encode_text(masked.ids).tokens()
+        return step_of(batch, image_feature, text_feature, image_tokens, masked_tokens)
 
 
 def step_of(

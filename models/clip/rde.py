@@ -15,7 +15,7 @@ from models.clip.clip_model import ClipModel
 from models.clip.losses import PairLossName, PairLossSettings, Pairs
 from models.clip.step import gather_pairs, over_processes, unit
 from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection
-from models.clip.towers import ClipSize, Encoding
+from models.clip.towers import ClipSize, DualEncoder, Encoding
 from utils.errors import UserError, nearest
 from utils.precision import full_precision
 from utils.processes.distributed import world_size
@@ -45,6 +45,8 @@ class RDE(ClipModel):
 
     Raises UserError when the loss is unknown.
     """
+
+    base_model: DualEncoder
 
     def __init__(self, size: ClipSize, settings: RdeSettings, gradient_checkpointing: bool = False):
         if settings.loss not in losses.PAIR_LOSSES:

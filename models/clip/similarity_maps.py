@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dataset.batch import TextTokens
+from models.clip.encoder import Encoder
 from models.clip.towers import DualEncoder, Encoding
 from models.image_encoder import PixelStatistics, take_tokens
 from models.word_maps import ExplainsWords, MarkedText, WordMaps
@@ -29,9 +30,9 @@ PAD = 0
 
 
 class SimilarityMaps(ExplainsWords):
-    """Maps of a dual encoder."""
+    """Maps of a dual encoder, if it shows its attention."""
 
-    base_model: DualEncoder
+    base_model: Encoder
 
     @property
     @abstractmethod
@@ -45,9 +46,10 @@ class SimilarityMaps(ExplainsWords):
 
     @property
     def map_targets(self) -> Sequence[str]:
-        return ("similarity",)
+        return ("similarity",) if self.base_model.shows_attention else ()
 
     def map_layers(self, target: str) -> Sequence[int]:
+        assert isinstance(self.base_model, DualEncoder)
         return (self.base_model.size.vision_depth - 1,)
 
     def usual_map_layer(self, target: str) -> int:
@@ -61,10 +63,11 @@ class SimilarityMaps(ExplainsWords):
 
 def similarity_maps(model: SimilarityMaps, images: Tensor, marked: MarkedText, with_words: bool) -> WordMaps:
     """See `ExplainsWords.word_maps`; the scores of attributes are what they add to the cosine."""
-    text, words = marked.text, None
+    text, words, encoder = marked.text, None, model.base_model
+    assert isinstance(encoder, DualEncoder)
     with torch.no_grad():
         whole = model.embed_text(text)
-        watched = model.base_model.encode_image(model.statistics.normalise(images)).watched()
+        watched = encoder.encode_image(model.statistics.normalise(images)).watched()
     with torch.enable_grad():
         image = model.embedding_of(watched)
         (weights,) = watched.weights

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.clip.blocks import QuickGELU, Transformer, initialise_blocks
+from models.clip.encoder import Encoder
 from models.image_encoder import CLIP_STATISTICS, take_tokens
 from models.kernels import GELU, LayerNorm, project
 
@@ -52,6 +53,10 @@ class ClipSize:
     def patches(self) -> int:
         return self.grid[0] * self.grid[1]
 
+    def build(self, gradient_checkpointing: bool) -> "DualEncoder":
+        """The encoder, freshly initialised."""
+        return DualEncoder(self, gradient_checkpointing)
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -78,6 +83,11 @@ class Encoding:
     def feature(self) -> Tensor:
         """The token that stands for its row, alone: [B, E]."""
         return self.tokens(self.own[:, None]).squeeze(1)
+
+    def with_tokens(self) -> tuple[Tensor, Tensor]:
+        """`feature`, and all tokens, by one pass through the last block."""
+        tokens = self.tokens()
+        return token_at(tokens, self.own), tokens
 
     def attention(self, index: Tensor) -> Tensor:
         """What tokens `index` [B, R] attend to in the last block, mean over heads, without gradient: [B, R, L]."""
@@ -138,14 +148,17 @@ class ImageTower(nn.Module):
         return Encoding(self.transformer(tokens, but_last=True), first, self.transformer, self.ln_post, self.proj)
 
 
-class DualEncoder(nn.Module):
+class DualEncoder(Encoder):
     """Both towers of CLIP. The text tower has no prefix in OpenAI's files, and so no module of its own."""
 
     statistics = CLIP_STATISTICS
+    shows_attention = True
+    size: ClipSize
 
     def __init__(self, size: ClipSize, gradient_checkpointing: bool = False):
         super().__init__()
         self.size, width = size, size.text_width
+        self.grid, self.patch_size = size.grid, size.patch_size
         self.positional_embedding = nn.Parameter(torch.empty(size.text_length, width))
         self.text_projection = nn.Parameter(torch.empty(width, size.embedding))
         self.visual = ImageTower(size, gradient_checkpointing)
