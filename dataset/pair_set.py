@@ -14,10 +14,9 @@ from dataset.annotations import Entry
 from dataset.augmentation import Augment, draw_mirrored
 from dataset.batch import LoadedPairs, MaskedCaptions, PairBatch
 from dataset.batch_plan import BatchRequest
-from dataset.clip_tokens import ClipTokenizer
 from dataset.image_cache import ImageCache, Source
 from dataset.sample_set import SampleSet
-from dataset.tokens import pad_batch
+from dataset.tokens import TextTokenizer, pad_batch
 from dataset.word_noise import WordNoise, mask_words
 
 
@@ -33,7 +32,7 @@ class PairSet(SampleSet[PairBatch]):
         self,
         entries: Sequence[Entry],
         files: Source,
-        tokenizer: ClipTokenizer,
+        tokenizer: TextTokenizer,
         length: int,
         seed: int,
         full_rows: bool = True,

@@ -52,7 +52,7 @@ class Special(Protocol):
 
 
 class TextTokenizer(Protocol):
-    """What training data, evaluation and search ask of a tokenizer: BERT's (`CaptionTokenizer`) or CLIP's.
+    """What training data, evaluation and search ask of a tokenizer: BERT's (`CaptionTokenizer`), CLIP's, or another.
 
     unknown: id of pieces that the vocabulary does not have; -1 = it has all. The methods are as those of
     `CaptionTokenizer`; captions given to all but `clean` are cleaned.
@@ -212,14 +212,7 @@ class CaptionTokenizer:
 
     def unknown_spans(self, encoded: Encoded) -> list[tuple[int, int]]:
         """The (start, end) characters that were read as [UNK]; what lies side by side is one."""
-        spans: list[tuple[int, int]] = []
-        for piece, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
-            if piece != self.unknown:
-                continue
-            if spans and spans[-1][1] == start:
-                start = spans.pop()[0]
-            spans.append((start, end))
-        return spans
+        return unknown_spans(encoded, self.unknown)
 
     def __reduce__(self) -> tuple[Callable, tuple[str]]:
         return CaptionTokenizer.from_json, (self.to_json(),)
@@ -236,10 +229,23 @@ def pieces_of_all(tokenizer: Tokenizer, captions: Sequence[str]) -> Iterator[Enc
 
 
 def words_before(pieces: Encoding, caption: str, kept: int) -> int:
-    """How many words of a caption are read whole by its first `kept` pieces."""
+    """How many words of a caption are read whole by its first `kept` pieces; a piece may begin with a space."""
     if len(pieces.offsets) <= kept:
         return caption.count(" ") + 1
-    return caption[: pieces.offsets[kept][0]].count(" ")
+    start = pieces.offsets[kept][0]
+    return caption[: start + 1 if caption[start : start + 1] == " " else start].count(" ")
+
+
+def unknown_spans(encoded: Encoded, unknown: int) -> list[tuple[int, int]]:
+    """The (start, end) characters of pieces with the id `unknown`; what lies side by side is one."""
+    spans: list[tuple[int, int]] = []
+    for piece, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+        if piece != unknown:
+            continue
+        if spans and spans[-1][1] == start:
+            start = spans.pop()[0]
+        spans.append((start, end))
+    return spans
 
 
 def pad_batch(rows: Sequence[Ids], pad_id: int, length: int | None = None) -> tuple[Tensor, Tensor]:

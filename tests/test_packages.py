@@ -31,6 +31,7 @@ ROOMS = {
     "configs/": [CORE],
     "dataset/": [CORE],
     "dataset/clip_tokens.py": [CORE, CLIP],
+    "dataset/library_tokens.py": [CORE, CLIP],
     "models/": [CORE],
     "models/clip/division.py": [CORE, CLIP],
     "utils/": [CORE],

@@ -6,7 +6,7 @@ from configs.clip import DualEncoderConfig
 from configs.systems.system import Training, TrainingSetting
 from dataset.batch import PairBatch
 from dataset.build import open_pair_loader
-from dataset.clip_tokens import ClipTokenizer
+from dataset.tokens import TextTokenizer
 from models.build import compile_blocks
 from models.clip.clip_model import ClipModel
 from models.clip.parameter_groups import make_clip_optimizer
@@ -25,7 +25,7 @@ class PairTraining(Training):
         self,
         setting: TrainingSetting,
         model: ClipModel,
-        tokenizer: ClipTokenizer,
+        tokenizer: TextTokenizer,
         full_rows: bool = False,
         mask_words: float = 0.0,
     ):
