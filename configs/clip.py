@@ -3,18 +3,22 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from configs.schema import Config
 from dataset.images import Resampling
 from dataset.word_noise import MASKED
 from models.clip.division import MixtureName
+from models.clip.encoder import EncoderSize
 from models.clip.irra import LOSSES, PUBLISHED, IrraSettings
+from models.clip.library_model import in_order, require_possible
+from models.clip.library_towers import LibrarySize, text_length, vocabulary
 from models.clip.losses import PairLossName, PairLossSettings
 from models.clip.parameter_groups import ClipOptimizer, RdeOptimizer
 from models.clip.rde import EMBEDDINGS, RdeSettings
 from models.clip.token_selection import BatchNorm
 from models.clip.towers import HEAD_WIDTH, ClipSize
+from models.image_encoder import PixelStatistics
 from utils.config import Count, NotNegative, Positive, Section
 from utils.errors import nearest
 from utils.training.learning_rate import FactorSchedule
@@ -47,12 +51,60 @@ class ClipSizes(Section):
     quick_gelu: bool = ClipSize.quick_gelu
 
 
+OfColours = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class LibraryModel(Section):
+    """Towers of another architecture than OpenAI's, which open_clip builds.
+
+    model: its `model_cfg`. mean, std: of red, green and blue from 0 to 1, in the images that it was trained on.
+    resampling: how these were resized.
+    """
+
+    model: dict[str, Any]
+    mean: OfColours
+    std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    resampling: Resampling = "bicubic"
+
+    @field_validator("model")
+    @classmethod
+    def possible(cls, value: dict[str, Any]) -> dict[str, Any]:
+        require_possible(value)
+        return in_order(value)
+
+    @property
+    def text_length(self) -> int:
+        """Positions of its text tower."""
+        return text_length(self.model)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of its text tower."""
+        return vocabulary(self.model)
+
+    @property
+    def has_own_words(self) -> bool:
+        """Whether a tokenizer of transformers reads captions, and not CLIP's."""
+        return bool(self.model["text_cfg"].get("hf_tokenizer_name"))
+
+    @property
+    def tokenizer_options(self) -> Mapping[str, Any]:
+        """How that is to be used, as open_clip says."""
+        return self.model["text_cfg"].get("tokenizer_kwargs") or {}
+
+    def size(self, image_size: tuple[int, int], pad: int) -> LibrarySize:
+        """What the towers are built by, for images of (height, width) and captions padded with a token."""
+        mean, std = ((red, green, blue) for red, green, blue in (self.mean, self.std))
+        return LibrarySize(self.model, image_size, PixelStatistics(mean, std), pad)
+
+
 class DualEncoderConfig(Config):
     """What all systems on CLIP's dual encoder have.
 
     image_res: [height, width] in pixels, or one side of squares.
     stride_size: pixels from one patch to the next; null = they lie side by side.
-    max_words: tokens of a caption that are read, start and end included.
+    open_clip: towers that open_clip builds, which a folder of its own describes; null = OpenAI's architecture (`clip`).
+    max_words: tokens of a caption that are read, start and end included; by default all that the text tower reads.
     weights: of the losses by name; one that is 0 is not computed.
     """
 
@@ -60,12 +112,25 @@ class DualEncoderConfig(Config):
     image_res: Sides = [384, 128]
     stride_size: Count | None = None
     clip: ClipSizes = ClipSizes()
+    open_clip: LibraryModel | None = None
     max_words: Annotated[int, Field(ge=3)] = ClipSize.text_length
     gradient_checkpointing: bool = False
     # recipe
     batch_size_train: Count = 64
     optimizer: ClipOptimizer = ClipOptimizer()
     schedular: FactorSchedule = FactorSchedule()
+
+    @model_validator(mode="before")
+    @classmethod
+    def as_long_as_the_table(cls, values: Any) -> Any:
+        """Without `max_words`, captions are as long as the text tower of open_clip reads them."""
+        found = values.get("open_clip") if isinstance(values, Mapping) else None
+        if not isinstance(found, Mapping) or "max_words" in values:
+            return values
+        try:
+            return {**values, "max_words": text_length(found["model"])}
+        except (KeyError, TypeError, AttributeError):  # what is wrong with it is told with all else
+            return values
 
     @field_validator("weights")
     @classmethod
@@ -85,14 +150,23 @@ class DualEncoderConfig(Config):
 
     @property
     def resampling(self) -> Resampling:
-        """As IRRA and RDE resize; OpenAI's own evaluation is bicubic."""
-        return "bilinear"
+        """As IRRA and RDE resize; OpenAI's own evaluation is bicubic. Other models have their own way."""
+        return self.open_clip.resampling if self.open_clip else "bilinear"
+
+    def encoder_size(self, pad: int) -> EncoderSize:
+        """What the towers are built by; pad: the token that captions are padded with."""
+        return self.open_clip.size(self.image_size, pad) if self.open_clip else self.size
 
     @property
     def size(self) -> ClipSize:
-        """What the towers are built by."""
+        """The same of OpenAI's architecture."""
         stride = self.stride_size or self.clip.patch_size
         return ClipSize(image_size=self.image_size, stride=stride, **{**self.clip.model_dump(), **self.heads})
+
+    @property
+    def embedding(self) -> int:
+        """Numbers of the embedding that images and captions share."""
+        return self.open_clip.model["embed_dim"] if self.open_clip else self.clip.embedding
 
     @property
     def heads(self) -> dict[str, int]:
@@ -106,6 +180,16 @@ class DualEncoderConfig(Config):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Pairs (key, what is wrong) for values that do not fit each other."""
         yield from Config.conflicts(self)
+        yield from self.size_conflicts() if self.open_clip is None else self.library_conflicts(self.open_clip)
+        if self.k_test:
+            yield "k_test", f"a model of the system {self.system} does not re-rank; leave it out, or set it to 0"
+        if not any(self.weights.values()):
+            yield "weights", "every weight is 0, so there is nothing to learn"
+        if self.compile == "step":
+            yield "compile", f"the system {self.system} compiles its layers alone; set it to layers, or to false"
+
+    def size_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Sizes of OpenAI's architecture that do not fit each other."""
         sizes = self.clip
         if min(self.image_res) < sizes.patch_size:
             yield "image_res", f"{self.image_res} is smaller than a patch of {sizes.patch_size} pixels"
@@ -117,12 +201,17 @@ class DualEncoderConfig(Config):
                 yield f"clip.{tower}_heads", f"clip.{tower}_width {width} is not divisible by {heads} heads"
         if self.max_words > sizes.text_length:
             yield "max_words", f"is beyond clip.text_length ({sizes.text_length})"
-        if self.k_test:
-            yield "k_test", f"a model of the system {self.system} does not re-rank; leave it out, or set it to 0"
-        if not any(self.weights.values()):
-            yield "weights", "every weight is 0, so there is nothing to learn"
-        if self.compile == "step":
-            yield "compile", f"the system {self.system} compiles its layers alone; set it to layers, or to false"
+
+    def library_conflicts(self, library: LibraryModel) -> Iterator[tuple[str, str]]:
+        """Keys that towers built by open_clip do not have."""
+        if self.max_words > library.text_length:
+            yield "max_words", f"is beyond the {library.text_length} positions of the text tower; lower it"
+        if self.clip != ClipSizes():
+            yield "clip", "has sizes of OpenAI's architecture, and open_clip builds another one; leave it out"
+        if self.stride_size is not None:
+            yield "stride_size", "open_clip lays patches side by side; set it to null"
+        if self.compile:
+            yield "compile", "towers that open_clip builds are not compiled; set it to false"
 
 
 class ClipConfig(DualEncoderConfig):
@@ -143,13 +232,6 @@ class ClipConfig(DualEncoderConfig):
     cross_depth: Count = IrraSettings.cross_depth
     cross_heads: Count | None = None
     identities: Count | None = None
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Pairs (key, what is wrong) for values that do not fit each other."""
-        yield from DualEncoderConfig.conflicts(self)
-        width, heads = self.clip.embedding, self.irra.heads(self.clip.embedding)
-        if width % heads:
-            yield "cross_heads", f"clip.embedding {width} is not divisible by {heads} heads"
 
     @property
     def masks_words(self) -> float:
@@ -200,6 +282,11 @@ class RdeConfig(DualEncoderConfig):
     batch_norm: BatchNorm = RdeSettings.batch_norm
     division: bool = True
     mixture: MixtureName = "loose"
+
+    def library_conflicts(self, library: LibraryModel) -> Iterator[tuple[str, str]]:
+        """All of it: RDE selects tokens by what CLS and the end of a caption attend to."""
+        why = "RDE selects tokens by the attention of the last block, which towers built by open_clip do not show"
+        yield "open_clip", f"{why}; set `system` to clip or irra"
 
     @property
     def rde(self) -> RdeSettings:

@@ -9,6 +9,7 @@ import torch
 
 from configs.command_line import SEED, SEEDS, Options, read_config
 from configs.schema import Config, MarsConfig, require_files
+from configs.systems import SYSTEMS
 from models.build import require_compiler
 from models.released import saved_config
 from utils.checkpoints.exported import read_trained
@@ -53,6 +54,8 @@ def open_run(options: Options, device: torch.device) -> Run:
     config = config or read_config(options, checkpoint)
     if options.resume and checkpoint is not None:
         config = keep_precision(keep_samples_per_step(options, config, checkpoint), checkpoint)
+    if checkpoint is not None:
+        config = SYSTEMS[config.system].follow(config, saved_config(checkpoint))
     require_data(options, config, checkpoint)
     config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
     if not options.evaluate:

@@ -22,10 +22,11 @@ from dataset.cut_captions import CutCaptions
 from dataset.digests import read_digests
 from dataset.image_cache import ImageCache, Source, images_of, open_image_cache
 from dataset.image_files import normal_path
+from dataset.library_tokens import LibraryTokenizer
 from dataset.noisy_pairs import exchange_captions, open_permutation, truly_clean
 from dataset.pair_set import PairSet
 from dataset.sample_set import SampleSet, Taken
-from dataset.tokens import CaptionTokenizer
+from dataset.tokens import CaptionTokenizer, TextTokenizer
 from dataset.train_set import NoiseSource, TrainLoader, TrainSet
 from dataset.unknown_words import UnknownWords
 from utils.errors import UserError
@@ -72,22 +73,43 @@ def open_tokenizer(
 
 def open_clip_tokenizer(
     config: DualEncoderConfig, checkpoint: Mapping[str, Any] | None = None, for_training: bool = False
-) -> ClipTokenizer:
-    """The tokenizer of the checkpoint's run, else CLIP's. Raises UserError when it is not of the configured size."""
-    saved = (checkpoint or {}).get("tokenizer")
-    try:
-        tokenizer = ClipTokenizer.from_json(saved) if isinstance(saved, str) else ClipTokenizer.from_package()
-    except UserError:
-        if not isinstance(saved, str):
-            raise
-        where = (checkpoint or {}).get("path", "")
-        raise UserError(f"checkpoint {where} is of another system than {config.system}") from None
-    if tokenizer.vocabulary_size != config.clip.vocabulary:
-        raise UserError(
-            f"the tokenizer has {tokenizer.vocabulary_size} tokens, clip.vocabulary is {config.clip.vocabulary}; they"
-            " must be equal"
-        )
+) -> ClipTokenizer | LibraryTokenizer:
+    """The tokenizer of the checkpoint's run, else CLIP's, or the one that lies beside a model of open_clip.
+
+    Raises UserError when there is none, or it is not of the configured size.
+    """
+    saved, where = (checkpoint or {}).get("tokenizer"), (checkpoint or {}).get("path", "")
+    of_library = config.open_clip is not None and config.open_clip.has_own_words
+    if not isinstance(saved, str):
+        tokenizer = library_tokenizer(config, where) if of_library else ClipTokenizer.from_package()
+    else:
+        try:
+            tokenizer = LibraryTokenizer.from_json(saved) if of_library else ClipTokenizer.from_json(saved)
+        except UserError:
+            raise UserError(f"checkpoint {where} is of another system than {config.system}") from None
+    require_vocabulary(config, tokenizer)
     return tokenizer
+
+
+def library_tokenizer(config: DualEncoderConfig, checkpoint: str) -> LibraryTokenizer:
+    """The tokenizer of transformers beside the weights of open_clip. Raises UserError when there is none."""
+    assert config.open_clip is not None
+    if not checkpoint:
+        raise UserError("`open_clip`: this model has a tokenizer of its own; name the folder with it by --checkpoint")
+    return LibraryTokenizer.from_folder(Path(checkpoint).parent, config.open_clip.tokenizer_options)
+
+
+def require_vocabulary(config: DualEncoderConfig, tokenizer: ClipTokenizer | LibraryTokenizer) -> None:
+    """Raises UserError when the text tower does not have the tokens of the tokenizer, or has others than CLIP's."""
+    found = tokenizer.vocabulary_size
+    if config.open_clip is None:
+        key, size = "clip.vocabulary", config.clip.vocabulary
+    else:
+        key, size = "`open_clip.model`: text_cfg.vocab_size", config.open_clip.vocabulary
+    if isinstance(tokenizer, ClipTokenizer) and found != size:
+        raise UserError(f"the tokenizer has {found} tokens, {key} is {size}; they must be equal")
+    if found > size:
+        raise UserError(f"the tokenizer has {found} tokens, {key} is {size}: too few; copy the files of one model")
 
 
 def fit_vocabulary(config: MarsConfig, tokenizer: CaptionTokenizer) -> MarsConfig:
@@ -227,7 +249,7 @@ def open_loader(
 
 def open_pair_loader(
     config: DualEncoderConfig,
-    tokenizer: ClipTokenizer,
+    tokenizer: TextTokenizer,
     seed: int,
     device: torch.device,
     cache_folder: Path | None = None,

@@ -99,9 +99,10 @@ class TrainedModel:
     @property
     def explainer(self) -> ExplainsWords:
         """The model, where it has maps of words. Raises UserError for others."""
-        if not isinstance(self.model, ExplainsWords):
+        if not isinstance(self.model, ExplainsWords) or not self.model.map_targets:
             raise UserError(
-                f"checkpoint {self.checkpoint} is of the system {self.config.system}, which has no maps of words"
+                f"checkpoint {self.checkpoint} is of the system {self.config.system}, which has no maps of words where"
+                " open_clip builds its towers (`open_clip`); a CLIP of OpenAI's architecture, or MARS, has them"
             )
         return self.model
 
@@ -139,9 +140,10 @@ class TrainedModel:
 def settings_of(content: Mapping[str, Any], config: Files, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a trained model, as `TrainedModel.open` says. Raises UserError."""
     path = Path(content["path"])
-    if (file := config or config_beside(path)) is not None:
-        return load_config(file, list(overrides))
     saved = saved_config(content)
+    if (file := config or config_beside(path)) is not None:
+        read = load_config(file, list(overrides))
+        return SYSTEMS[read.system].follow(read, saved)
     if not saved:
         raise UserError(
             f"checkpoint {path} does not say how it was trained; give --config (of --rerank: --rerank_config)"

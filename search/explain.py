@@ -66,6 +66,7 @@ def explain(searcher: Searcher, text: str, path: str) -> Explanation:
 
 def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Explanation:
     """Explain the content of any image file as a hit; path: what to call it. Raises UserError, or Unusable."""
+    model = encoder.trained.explainer
     query, image = encoder.query(text), encoder.read(content)
     written = plain_text(query.text)
     offsets = spans_when_cleaned(written, query.cleaned, query.encoded.offsets)
@@ -73,7 +74,6 @@ def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Exp
     cleaned, length = clean_caption(written, None), len(offsets)
     marks = attribute_ids(attributes, offsets, length), word_numbers(cleaned, offsets)
     marked = MarkedText(query.tokens, *(torch.tensor([numbers]) for numbers in marks)).to(encoder.setting.device)
-    model = encoder.trained.explainer
     target = next(name for name in RANKING if name in model.map_targets)
     found = model.word_maps(image[None].to(encoder.setting.device), marked, model.usual_map_layer(target), target)
     scores = torch.cat([found.score, found.attribute_score[0]]).cpu()

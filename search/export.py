@@ -32,6 +32,7 @@ from evaluation.metrics import METRIC_NAMES, STAGE_NAMES
 from evaluation.tables import markdown_table
 from models.clip.irra import IRRA
 from models.clip.open_clip import open_clip_config, open_clip_tensors
+from models.clip.towers import DualEncoder
 from models.search_model import SearchModel
 from search.encoder import Encoder
 from utils.checkpoints.exported import CALIBRATION, OPEN_CLIP_SETTINGS, OPEN_CLIP_WEIGHTS, SETTINGS, TOKENIZER, WEIGHTS
@@ -120,6 +121,11 @@ def export_open_clip(
         raise UserError(
             f"--open_clip writes the two towers of CLIP, and a model of the system {config.system} ranks by more than"
             " them; leave it out"
+        )
+    if not isinstance(model.base_model, DualEncoder):
+        raise UserError(
+            "--open_clip writes towers of OpenAI's architecture; those of this model open_clip has built, for images of"
+            " one size alone: leave it out"
         )
     if encoder.trained.tokenizer.to_json() != ClipTokenizer.from_package().to_json():
         raise UserError(

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from configs.clip import RdeConfig
+from configs.systems.open_architecture import follow_open_clip
 from configs.systems.pair_division import divide_pairs, shares_of
 from configs.systems.pairs import PairTraining
 from configs.systems.system import System, TrainingSetting
 from dataset.batch import PairBatch
 from dataset.build import open_clip_tokenizer
-from dataset.clip_tokens import ClipTokenizer
+from dataset.tokens import TextTokenizer
 from models.clip.build import load_rde, start_clip
 from models.clip.division import MIXTURES
 from models.clip.rde import EMBEDDINGS
@@ -28,7 +29,7 @@ class RdeTraining(PairTraining):
     model: Model
     config: RdeConfig
 
-    def __init__(self, setting: TrainingSetting, model: Model, tokenizer: ClipTokenizer):
+    def __init__(self, setting: TrainingSetting, model: Model, tokenizer: TextTokenizer):
         super().__init__(setting, model, tokenizer)
         self.clean: Tensor | None = None
         # without a weight for the embedding of selected tokens, the layers that make it get no gradient
@@ -63,7 +64,7 @@ class RdeTraining(PairTraining):
         self.clean = None if found is None else found.to(self.setting.device)
 
 
-def fit(config: RdeConfig, tokenizer: ClipTokenizer, for_training: bool = False) -> RdeConfig:
+def fit(config: RdeConfig, tokenizer: TextTokenizer, for_training: bool = False) -> RdeConfig:
     return config
 
 
@@ -76,4 +77,4 @@ def start(model: Model, checkpoint: Mapping[str, Any] | None, config: RdeConfig)
     start_clip(model, checkpoint)
 
 
-RDE = System(RdeConfig, open_clip_tokenizer, fit, build, load_rde, start, RdeTraining)
+RDE = System(RdeConfig, open_clip_tokenizer, fit, build, load_rde, start, RdeTraining, follow_open_clip)

@@ -79,6 +79,11 @@ class Training(ABC):
         """For a look at a run before it starts: the shapes of a batch, the memory of a step."""
 
 
+def as_it_is(config: Config, saved: Mapping[str, Any]) -> Config:
+    """A configuration leaves nothing open."""
+    return config
+
+
 @dataclass(frozen=True)
 class System:
     """How a system is made of a configuration.
@@ -88,7 +93,8 @@ class System:
     follows from tokenizer and data. build: from the configuration and special tokens, a model freshly initialised.
     load: takes all weights that search needs from a checkpoint (with its "path") into a model. start: from a model, a
     checkpoint if any and the configuration, what a new run begins with. open_training: from a setting, the model and
-    the tokenizer. All raise UserError where something does not fit.
+    the tokenizer. follow: from the configuration and what a checkpoint records of its own (`saved_config`), the
+    configuration with what of the architecture it leaves open. All raise UserError where something does not fit.
     """
 
     config: type[Config]
@@ -98,3 +104,4 @@ class System:
     load: Callable[..., Any]
     start: Callable[..., Any]
     open_training: Callable[..., Training]
+    follow: Callable[[Any, Mapping[str, Any]], Any] = as_it_is

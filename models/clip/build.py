@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from models.clip.clip_model import ClipModel
 from models.clip.cross_modal import PARTS
+from models.clip.encoder import Encoder
 from models.clip.irra import IRRA
+from models.clip.library_towers import LibraryEncoder, load_library_encoder
 from models.clip.rde import RDE
 from models.clip.released import BASE, load_dual_encoder, load_model
+from models.clip.towers import DualEncoder
 from models.positions import Grid
 from models.released import LoadReport, saved_config
 from utils.errors import UserError
@@ -41,7 +44,7 @@ def load_rde(model: RDE, checkpoint: Mapping[str, Any]) -> None:
     where = checkpoint["path"]
     if not is_of_rde(checkpoint["model"]):
         raise UserError(f"checkpoint {where} is not of RDE; a CLIP or an IRRA is read with system=clip")
-    grid = trained_grid(checkpoint)
+    grid = trained_grid(checkpoint, model.base_model)
     logger.info("checkpoint %s: %s", where, load_model(model, checkpoint["model"], where, grid))
 
 
@@ -58,8 +61,8 @@ def start_clip(model: ClipModel, checkpoint: Mapping[str, Any] | None) -> None:
 
 def load_towers_and_more(model: ClipModel, checkpoint: Mapping[str, Any]) -> LoadReport:
     """Both towers strictly, and of the other parts what has their names and shapes."""
-    weights, grid = checkpoint["model"], trained_grid(checkpoint)
-    report = load_dual_encoder(model.base_model, weights, checkpoint["path"], grid)
+    weights, grid = checkpoint["model"], trained_grid(checkpoint, model.base_model)
+    report = load_encoder(model.base_model, weights, checkpoint["path"], grid)
     own = {name: value for name, value in model.state_dict().items() if not name.startswith(BASE)}
     more = fitting(weights, own)
     nn.Module.load_state_dict(model, more, strict=False)
@@ -68,16 +71,29 @@ def load_towers_and_more(model: ClipModel, checkpoint: Mapping[str, Any]) -> Loa
     return LoadReport([*report.loaded, *more], report.resized, fresh, unused)
 
 
+def load_encoder(encoder: Encoder, weights: Mapping[str, Tensor], where: str, old_grid: Grid | None) -> LoadReport:
+    """Both towers from a file of their architecture, see `load_dual_encoder`."""
+    if isinstance(encoder, LibraryEncoder):
+        return load_library_encoder(encoder, weights, where, old_grid)
+    assert isinstance(encoder, DualEncoder)
+    return load_dual_encoder(encoder, weights, where, old_grid)
+
+
 def fitting(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file that a model has with their names and shapes."""
     found = {name: weights[name] for name in own if name in weights}
     return {name: value for name, value in found.items() if value.shape == own[name].shape}
 
 
-def trained_grid(checkpoint: Mapping[str, Any]) -> Grid | None:
-    """Patches along height and width of the images that a run of ours was trained on; None of other files."""
+def trained_grid(checkpoint: Mapping[str, Any], encoder: Encoder) -> Grid | None:
+    """Patches along height and width of the images that a run of ours was trained on; None of other files.
+
+    encoder: of the architecture of the file; where open_clip builds it, it tells the size of patches.
+    """
     saved = saved_config(checkpoint)
     sides, sizes = saved.get("image_res"), saved.get("clip")
+    if saved.get("open_clip"):
+        sizes = {"patch_size": encoder.patch_size}
     if not isinstance(sides, list) or len(sides) != 2 or not isinstance(sizes, Mapping):
         return None
     patch = sizes.get("patch_size")

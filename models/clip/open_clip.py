@@ -1,5 +1,7 @@
 """CLIP in the form of open_clip: sizes of both towers as JSON, and their tensors under OpenAI's names.
 
+Other architectures than OpenAI's are left to the library (`models.clip.library_towers`).
+
 Letters: T text tokens, W text width.
 """
 
@@ -9,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, tensor
 
+from models.clip.library_model import TOWERS, flattened
 from models.clip.towers import HEAD_WIDTH, ClipSize, DualEncoder
 from models.image_encoder import CLIP_STATISTICS
 from utils.errors import UserError
@@ -39,6 +42,8 @@ WITHOUT_EFFECT = (  # on embeddings of such towers
     *("init_logit_scale", "init_logit_bias", "nonscalar_logit_scale", "vision_cfg.patch_dropout"),
     *("vision_cfg.attn_pooler_queries", "vision_cfg.attn_pooler_heads", "text_cfg.pad_id", "text_cfg.eos_id"),
 )
+
+RESAMPLING = {None: "bicubic", "bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}  # as it evaluates
 
 
 # ---- writing ---------------------------------------------------------------------------
@@ -79,21 +84,38 @@ def open_clip_tensors(model: DualEncoder, max_words: int, temperature: float) ->
 def settings_from_open_clip(content: Any, where: str) -> dict[str, Any]:
     """The settings of this program for the model that an `open_clip_config.json` describes.
 
-    Raises UserError when it is of another architecture, or its images are normalised in another way.
+    Of OpenAI's architecture they are sizes (`clip`), of others the description itself (`open_clip`). Raises UserError
+    when it is neither.
     """
     model = mapping_of(content, "model_cfg", where)
-    towers = {tower: mapping_of(model, tower, where) for tower in ("vision_cfg", "text_cfg")}
-    flat = {key: value for key, value in model.items() if key not in towers}
-    flat |= {f"{tower}.{key}": value for tower, part in towers.items() for key, value in part.items()}
-    require_ours(flat, where)
-    require_statistics(content.get("preprocess_cfg"), where)
+    for tower in TOWERS:
+        mapping_of(model, tower, where)
+    flat, pixels = flattened(model), statistics_in(content.get("preprocess_cfg"), where)
+    if not is_ours(flat) or not all(is_near(pixels[key], getattr(CLIP_STATISTICS, key)) for key in pixels):
+        return library_settings(model, flat, pixels, content.get("preprocess_cfg"), where)
     sizes: dict[str, Any] = {own: whole(flat.get(key, usual), key, where) for key, (own, usual) in SIZES.items()}
     sizes["quick_gelu"] = yes_or_no(flat.get(QUICK_GELU, False), QUICK_GELU, where)
     sizes["vision_heads"] = max(1, sizes["vision_width"] // whole(flat.get(HEAD, HEAD_WIDTH), HEAD, where))
+    return {"system": "clip", "image_res": sides_in(flat, where), "max_words": sizes["text_length"], "clip": sizes}
+
+
+def library_settings(
+    model: Mapping[str, Any], flat: Mapping[str, Any], pixels: Mapping[str, Any], preprocessing: Any, where: str
+) -> dict[str, Any]:
+    """The same of a model that the library builds, of which our configuration says what cannot be had."""
+    found = preprocessing.get("interpolation") if isinstance(preprocessing, Mapping) else None
+    if not (found is None or isinstance(found, str)) or found not in RESAMPLING:
+        raise UserError(f"{where}: images are resized by interpolation {found!r}; bicubic and bilinear are known")
+    about = {"model": dict(model), **pixels, "resampling": RESAMPLING[found]}
+    length = whole(flat.get("text_cfg.context_length", 77), "text_cfg.context_length", where)
+    return {"system": "clip", "image_res": sides_in(flat, where), "max_words": length, "open_clip": about}
+
+
+def sides_in(flat: Mapping[str, Any], where: str) -> list[int]:
+    """Height and width of images. Raises UserError when they are none."""
     sides = flat.get(IMAGE_SIZE, 224)
     sides = sides if isinstance(sides, list) and len(sides) == 2 else [sides, sides]
-    image_size = [whole(side, IMAGE_SIZE, where) for side in sides]
-    return {"system": "clip", "image_res": image_size, "max_words": sizes["text_length"], "clip": sizes}
+    return [whole(side, IMAGE_SIZE, where) for side in sides]
 
 
 def mapping_of(content: Any, key: str, where: str) -> dict[str, Any]:
@@ -103,17 +125,11 @@ def mapping_of(content: Any, key: str, where: str) -> dict[str, Any]:
     return dict(found)
 
 
-def require_ours(flat: Mapping[str, Any], where: str) -> None:
-    """Raises UserError where a model is not of OpenAI's architecture."""
-    for key, value in flat.items():
-        ours = OURS.get(key)
-        of_size = key in SIZES or key in (IMAGE_SIZE, HEAD, QUICK_GELU) or key in WITHOUT_EFFECT
-        if not of_size and value != ours and (value or ours):
-            expected = "nothing" if ours is None else repr(ours)
-            raise UserError(
-                f"{where}: {key} is {value!r}; only a CLIP as OpenAI's fits, which has {expected} there, with both"
-                " towers of open_clip itself"
-            )
+def is_ours(flat: Mapping[str, Any]) -> bool:
+    """Whether a model is of OpenAI's architecture, whatever its sizes are."""
+    sizes = (*SIZES, IMAGE_SIZE, HEAD, QUICK_GELU, *WITHOUT_EFFECT)
+    others = {key: value for key, value in flat.items() if key not in sizes}
+    return all(value == OURS.get(key) or not (value or OURS.get(key)) for key, value in others.items())
 
 
 def whole(value: Any, key: str, where: str) -> int:
@@ -128,19 +144,15 @@ def yes_or_no(value: Any, key: str, where: str) -> bool:
     return value
 
 
-def require_statistics(preprocessing: Any, where: str) -> None:
-    """Raises UserError where images are not normalised as CLIP's are."""
-    for key in ("mean", "std"):
-        found, ours = (
-            preprocessing.get(key) if isinstance(preprocessing, Mapping) else None,
-            getattr(CLIP_STATISTICS, key),
-        )
-        if found is not None and not is_near(found, ours):
-            raise UserError(f"{where}: images have {key} {found!r}; a CLIP that fits has {list(ours)}, as OpenAI's")
+def statistics_in(preprocessing: Any, where: str) -> dict[str, list[float]]:
+    """Mean and standard deviation of pixels; OpenAI's where none are said. Raises UserError for what is no number."""
+    read = preprocessing if isinstance(preprocessing, Mapping) else {}
+    pixels = {key: read.get(key) or list(getattr(CLIP_STATISTICS, key)) for key in ("mean", "std")}
+    for key, found in pixels.items():
+        if not isinstance(found, list) or len(found) != 3 or not all(type(value) in (int, float) for value in found):
+            raise UserError(f"{where}: images have {key} {found!r}, which are not three numbers")
+    return {key: [float(value) for value in found] for key, found in pixels.items()}
 
 
-def is_near(found: Any, ours: tuple[float, ...]) -> bool:
-    numbers = (
-        isinstance(found, list) and len(found) == len(ours) and all(isinstance(value, int | float) for value in found)
-    )
-    return numbers and all(math.isclose(one, other, abs_tol=1e-3) for one, other in zip(found, ours, strict=True))
+def is_near(found: list[float], ours: tuple[float, ...]) -> bool:
+    return all(math.isclose(one, other, abs_tol=1e-3) for one, other in zip(found, ours, strict=True))

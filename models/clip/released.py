@@ -25,6 +25,7 @@ SHAPES = {  # what sizes are read from, with the dimensions of each
     "positional_embedding": 2,
     "text_projection": 2,
 }
+OF_LIBRARY = ("visual.trunk.", "text.")  # names of towers in other files of open_clip
 WHAT_FITS = (
     "a CLIP with a Vision Transformer of OpenAI's layout, such as ViT-B/16, or a checkpoint of IRRA or RDE, fits"
 )
@@ -106,6 +107,11 @@ def load_dual_encoder(
     held = dual_encoder_tensors(weights)
     if name := resnet(held):
         raise UserError(f"checkpoint {where} has no Vision Transformer{name}; {WHAT_FITS}")
+    if any(name.startswith(OF_LIBRARY) for name in held):
+        raise UserError(
+            f"checkpoint {where} has towers that open_clip builds; name their folder, which says how"
+            " (open_clip_config.json beside open_clip_model.safetensors)"
+        )
     fitted, resized = fit_positions(held, model, POSITIONS, where, stated_grid(weights, old_grid))
     load_strictly(model, fitted, where)
     ignored = [name for name in weights if name not in fitted and name.removeprefix(BASE) not in fitted]

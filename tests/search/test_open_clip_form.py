@@ -175,23 +175,39 @@ def config_of(folder: Path, **changes) -> dict:
     ("changes", "told"),
     [
         ({"quick_gelu": "no"}, "quick_gelu is 'no', not true or false"),
-        ({"custom_text": True}, "custom_text is True"),
-        ({"vision_cfg__timm_model_name": "vit_base_patch16"}, "vision_cfg.timm_model_name is 'vit_base_patch16'"),
         ({"vision_cfg__layers": [3, 4, 6, 3]}, r"vision_cfg.layers is \[3, 4, 6, 3\]"),
-        ({"vision_cfg__pool_type": "avg"}, "vision_cfg.pool_type is 'avg'"),
         ({"vision_cfg__head_width": 0}, "vision_cfg.head_width is 0"),
         ({"text_cfg__context_length": "77"}, "text_cfg.context_length is '77'"),
-        ({"text_cfg__hf_tokenizer_name": "a/b"}, "text_cfg.hf_tokenizer_name is 'a/b'"),
         ({"embed_dim": None}, "embed_dim is None"),
         ({"vision_cfg__image_size": [64, -1]}, "vision_cfg.image_size is -1"),
         ({"vision_cfg": 3}, "has no vision_cfg"),
-        ({"preprocess_cfg__mean": [0.5, 0.5, 0.5]}, "images have mean"),
+        ({"preprocess_cfg__mean": [0.5, 0.5]}, r"images have mean \[0.5, 0.5\], which are not three numbers"),
+        ({"vision_cfg__pool_type": "avg", "preprocess_cfg__interpolation": "nearest"}, "interpolation 'nearest'"),
+        ({"vision_cfg__pool_type": "avg", "preprocess_cfg__interpolation": []}, r"interpolation \[\]"),
         ({"preprocess_cfg__std": "odd"}, "images have std 'odd'"),
     ],
 )
-def test_another_architecture_is_told(folder, changes, told):
+def test_what_describes_no_model_is_told(folder, changes, told):
     with pytest.raises(UserError, match=f"^here.*{told}"):
         settings_from_open_clip(config_of(folder, **changes), "here")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"custom_text": True},
+        {"vision_cfg__timm_model_name": "vit_base_patch16_224"},
+        {"vision_cfg__pool_type": "avg"},
+        {"text_cfg__hf_tokenizer_name": "a/b"},
+        {"preprocess_cfg__mean": [0.5, 0.5, 0.5]},
+    ],
+)
+def test_another_architecture_is_left_to_open_clip(folder, changes):
+    content = config_of(folder, **changes)
+    found = settings_from_open_clip(content, "here")
+    assert "clip" not in found and found["open_clip"]["model"] == content["model_cfg"]
+    assert found["open_clip"]["mean"] == content["preprocess_cfg"]["mean"]
+    assert "open_clip" not in settings_from_open_clip(config_of(folder), "here")
 
 
 def test_what_open_clip_leaves_out_is_as_it_takes_it():
