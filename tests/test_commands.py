@@ -27,6 +27,7 @@ from preloaded import start_server
 from preloaded_python import write_stand_in
 from ruamel.yaml import YAML
 from tiny_clip_files import CLIP_SETTINGS, WIDTH, clip_files
+from tiny_library_models import library_folder, smallest_configs
 
 from configs.loading import load_config
 from dataset.captions import clean_caption
@@ -226,6 +227,8 @@ def plant_checkpoints(root: Path, benchmark: Path) -> int:
     torch.save({"model": weights, "args": argparse.Namespace(lr=1e-3)}, root / "vim_b.pth")
     for name, weights in clip_files().items():
         torch.save(weights, root / name)
+    for name, described in smallest_configs().items():
+        library_folder(root / name, described)
     return tokenizer.vocabulary_size
 
 
