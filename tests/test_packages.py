@@ -41,6 +41,7 @@ ROOMS = {
     "evaluation/drawing/": [CORE, STUDIES],
     "evaluation/studies/": [CORE, STUDIES],
     "benchmarks/": [CORE, STUDIES],
+    "benchmarks/serving.py": [CORE, STUDIES, SEARCH],
     "search/": [CORE, STUDIES, SEARCH],
     "search/video.py": [CORE, STUDIES, SEARCH, EXTRAS["video"]],
 }

@@ -45,7 +45,7 @@ def build_asking(
             return [], None, gr.Group(visible=True), html.escape(str(error))
 
     def reply(word: str) -> Any:
-        def answer(
+        def replied(
             given: list[tuple[str, str | None, str]], about: tuple[str, str | None] | None, *values: Any
         ) -> tuple[Any, ...]:
             unchanged = [gr.skip() for _ in outputs]
@@ -58,7 +58,7 @@ def build_asking(
                 return given, about, gr.Group(visible=True), html.escape(str(error)), *unchanged
             return now, *next_question(found), *calls.show(found.answer, values[0])
 
-        return answer
+        return replied
 
     told = [answers, asked, group, question]
     button.click(for_caller(begin), list(inputs), told, api_visibility="private")

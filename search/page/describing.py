@@ -18,7 +18,7 @@ def build_describing(describer: GalleryDescriber, hits: gr.HTML, shown: gr.State
     button = gr.Button("What is seen?", visible=False, elem_id="describe")
     seen = gr.HTML(elem_id="seen")
 
-    def choose(paths: list[str], event: gr.SelectData) -> tuple[Any, ...]:
+    def offer(paths: list[str], event: gr.SelectData) -> tuple[Any, ...]:
         path = paths[event.index] if 0 <= event.index < len(paths) else ""
         return path, gr.Button(visible=bool(path)), ""
 
@@ -28,7 +28,7 @@ def build_describing(describer: GalleryDescriber, hits: gr.HTML, shown: gr.State
         except UserError as error:
             return html.escape(str(error))
 
-    hits.select(choose, [shown], [chosen, button, seen], api_visibility="private")
+    hits.select(offer, [shown], [chosen, button, seen], api_visibility="private")
     gr.on(
         list(searches),
         lambda: ("", gr.Button(visible=False), ""),

@@ -16,8 +16,8 @@ from evaluation.trained import TrainedModel
 from search.__main__ import main
 from search.asking import Answered, AskedSearch, ask, log_odds_of
 from search.describing import Describer, GalleryDescriber
-from search.describing_page import seen_as_html
 from search.erasing import erase_image
+from search.page.describing import seen_as_html
 from search.searcher import Hit
 from search.service import build_app
 from utils.errors import NotThere, UserError
