@@ -169,15 +169,18 @@ def test_the_demo_from_nothing_has_two_stages_and_decodes_images_once(checkout, 
     assert ran[-1] == f"ran -m evaluation report {output}"
 
 
-def test_the_start_is_trained_in_two_stages_and_evaluated_on_other_people(checkout, tmp_path):
+def test_the_start_is_trained_in_three_stages_and_evaluated_on_other_people(checkout, tmp_path):
     output = tmp_path / "my output"
     done, _ = checkout.call("bash shell/demo_start.sh vision_depth=2", OUTPUT=str(output))
     assert done.returncode == 0, done.stderr
-    first, second, *evaluated = runs_of(checkout)
+    first, second, third, *evaluated = runs_of(checkout)
     assert "--config configs/demo_start_pretrain.yaml" in first and f"--output_dir {output}/embeddings " in first
     assert "test_file" not in first and first.endswith(" vision_depth=2")
-    assert f"--config configs/demo_start.yaml --output_dir {output} --checkpoint {output}/embeddings/" in second
-    assert f"test_file={output}/data/processed_data/test.json" in second and second.endswith(" vision_depth=2")
+    assert f"--config configs/demo_start.yaml --output_dir {output}/matching " in second
+    assert f" --checkpoint {output}/embeddings/" in second and "test_file" not in second
+    assert second.endswith(" vision_depth=2")
+    assert f"--config configs/demo_start_details.yaml --output_dir {output} --checkpoint {output}/matching/" in third
+    assert f"test_file={output}/data/processed_data/test.json" in third and third.endswith(" vision_depth=2")
     for name, line in zip(("demo", "hard", "lookalikes"), evaluated, strict=True):
         assert f"--config {output}/config.yaml --output_dir {output}/{name} " in line
         assert f" --checkpoint {output}/demo_start.safetensors --evaluate " in line
