@@ -97,7 +97,7 @@ def run_index(options: argparse.Namespace) -> None:
     if options.index_type is not None:
         require_index_type(options.index_type)
     metadata = read_metadata(options.metadata) if options.metadata else None
-    images = open_images(options.folder, "FOLDER")
+    images = open_images(str(options.folder), "FOLDER")
     if not images.exists():
         raise UserError(f"{options.folder} is not a folder of images")
     if not Address.parse(options.gallery, options.files).exists():
@@ -291,7 +291,7 @@ def run_move(options: argparse.Namespace) -> None:
     encoder = open_encoder(options)
     with open_gallery(options.gallery, encoder, files=options.files) as gallery:
         if options.images is not None:
-            found = move_images(gallery, open_images(options.images, "--images"))
+            found = move_images(gallery, open_images(str(options.images), "--images"))
             for path, fault in found.unreadable.items():
                 print(f"unreadable: {in_a_line(path)} {fault}")
             for path in found.changed:

@@ -10,10 +10,19 @@ from search.detector import LEAST_SCORE
 from search.grouping import ALIKE
 from search.index_types import AUTO, CHOICES, EXACT, EXACT_BELOW, GRAPH
 from search.searcher import CANDIDATES
+from search.storage import is_url
+from utils.paths import path_argument
+
+
+def path_or_url(text: str) -> Path | str:
+    """Where images are: a path, or a URL such as s3://bucket/photos."""
+    return text if is_url(text) else path_argument(text)
 
 
 def add_index_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="images below it, in linked folders too; or a URL such as s3://bucket/photos")
+    parser.add_argument(
+        "folder", type=path_or_url, help="images below it, in linked folders too; or a URL such as s3://bucket/photos"
+    )
     parser.add_argument("--metadata", type=Path, metavar="CSV", help="`image`, and columns to filter by (camera, ...)")
     gone = "folders of it whose images are gone for good, all of them (. = any folder)"
     boxes = "index the people in frames: tables (.csv), COCO (.json) or MOT Challenge (.txt)"
@@ -110,7 +119,7 @@ def add_index_type(parser: argparse.ArgumentParser, about: str) -> None:
 
 def add_move_arguments(parser: argparse.ArgumentParser) -> None:
     images = "where the images of the gallery are now, a folder or URL"
-    parser.add_argument("--images", metavar="NEW_FOLDER", help=images)
+    parser.add_argument("--images", type=path_or_url, metavar="NEW_FOLDER", help=images)
     add_gallery(parser)
     add_model(parser)
 

@@ -108,7 +108,7 @@ def test_hits_are_described_once_and_forgotten_when_erased(describer, searcher, 
     content = searcher.gallery.records.by_path[path].content
     assert content in describer.kept
     erase_image(searcher, path)
-    assert content not in describer.kept and searcher.cache.get(content) is None
+    assert content not in describer.kept and searcher.tokens.cache.get(content) is None
 
 
 def test_an_image_that_is_gone_is_told(describer, searcher, photos):

@@ -71,7 +71,7 @@ def test_a_path_may_be_given_as_it_is_printed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["", " ", "\t"])
 def test_an_empty_name_is_not_all_images(tmp_path, name):
     """A variable of the shell that is not set erases nothing."""
-    gallery = SimpleNamespace(images=tmp_path, records=SimpleNamespace(by_path={"a/1.jpg": None}))
+    gallery = SimpleNamespace(images=ImageFolder(tmp_path), records=SimpleNamespace(by_path={"a/1.jpg": None}))
     for names in ([name], ["a", name]):
         with pytest.raises(UserError, match=r"image or folder is empty; \. means all"):
             select_images(gallery, names, [])
@@ -80,7 +80,9 @@ def test_an_empty_name_is_not_all_images(tmp_path, name):
 def test_the_folder_of_images_itself_means_all(tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     (folder / "a").mkdir(parents=True)
-    gallery = SimpleNamespace(images=folder, records=SimpleNamespace(by_path={"a/1.jpg": None, "b/2.jpg": None}))
+    gallery = SimpleNamespace(
+        images=ImageFolder(folder), records=SimpleNamespace(by_path={"a/1.jpg": None, "b/2.jpg": None})
+    )
     for name in (".", "./", "a/..", str(folder), f"{folder}/"):
         assert select_images(gallery, [name], []) == ["a/1.jpg", "b/2.jpg"], name
     monkeypatch.chdir(folder / "a")

@@ -220,7 +220,7 @@ def test_the_first_link_leads_past_all_that_is_asked(page):
 def test_who_does_not_see_it_is_told(page):
     assert page.get_attribute("html", "lang") == "en"
     for role, count in (("main", 1), ("search", 1), ("region", 2)):
-        assert page.get_by_role(role).count() == count, role
+        playwright.expect(page.get_by_role(role)).to_have_count(count, timeout=60_000)
     assert page.get_by_role("textbox", name="Who?").count() == 1
     assert page.get_attribute("#message", "aria-live") == "polite"
     page.fill("#text textarea", SENTENCE)

@@ -14,11 +14,12 @@ pytest.importorskip("pymilvus")
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from search.image_tokens import ENCODED_AT_ONCE
 from search.page.hits import hits_as_html, image_as_html, label_of
 from search.page.layout import part
 from search.page.messages import stages_of, summary
-from search.progress import report, telling
-from search.searcher import ENCODED_AT_ONCE, Answer
+from search.progress import teller, telling
+from search.searcher import Answer
 from search.site import build_site
 
 SENTENCE = "a woman in a red coat and blue jeans"
@@ -73,7 +74,7 @@ def test_a_search_tells_how_far_it_is(searcher):
     with telling(lambda done, of: told.append((done, of))):
         searcher.search(SENTENCE)
     assert told == [(done, images) for done in range(ENCODED_AT_ONCE, images + 1, ENCODED_AT_ONCE)]
-    report(1, 2)  # nobody waits
+    teller()(1, 2)  # nobody waits
     assert len(told) == images // ENCODED_AT_ONCE
 
 

@@ -14,6 +14,7 @@ from configs.loading import load_config, resolve_config
 from dataset import prepare
 from dataset.synthetic.__main__ import build_parser as synthetic_parser
 from search.__main__ import build_parser as search_parser
+from search.arguments import path_or_url
 from search.gallery_address import Address
 from utils.config import read_layers
 from utils.errors import CommandParser, UserError
@@ -117,13 +118,13 @@ def test_a_folder_that_is_called_so_stays_reachable(home, tmp_path, monkeypatch)
 
 
 def test_no_command_takes_a_path_as_plain_text():
-    """Arguments that name files or folders are of type Path, and so expanded."""
+    """Arguments that name files or folders are of type Path, and so expanded, unless they may be a URL."""
     words = ("file", "folder", "checkpoint", "config", "root", "output_dir", "report", "directory", "sheet", "metadata")
     parsers = [build_parser(), synthetic_parser(), *search_parser()._subparsers._group_actions[0].choices.values()]
     for parser in parsers:
         for action in parser._actions:
             if action.dest in words and not action.const:
-                assert action.type is Path, (parser.prog, action.dest)
+                assert action.type in (Path, path_or_url), (parser.prog, action.dest)
 
 
 def test_a_path_back_and_forth_is_told_plainly(tmp_path):
