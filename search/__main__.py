@@ -3,15 +3,14 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
-from dataset.decoding import Unusable, known_endings
+from dataset.decoding import known_endings
 from evaluation.calibration import FALSE_ALARMS, require_rate
 from evaluation.description.phrases import read_table
-from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from evaluation.results import read_metrics
 from search.access.commands import add_secret_arguments, run_password, run_token
 from search.addresses import open_sockets
@@ -28,22 +27,22 @@ from search.arguments import (
     add_rebuild_arguments,
     add_serve_arguments,
 )
-from search.cuts import file_and_box
 from search.describing import Describer, GalleryDescriber
 from search.describing_commands import Questioner, describe_images
 from search.detector import open_detector
 from search.encoder import Encoder
-from search.gallery import Gallery, open_gallery
+from search.gallery import open_gallery
 from search.gallery_address import Address
-from search.images import ImageFolder, Images, open_images
+from search.images import Images, open_images
 from search.index_types import require_index_type
 from search.indexing import index
 from search.likelihood import why_unknown
 from search.metadata import read_metadata
 from search.moving import move_images
 from search.read_gallery import ReadGallery, read_gallery, recorded_encoder
+from search.result_sheet import is_image_of, require_sheet, write_sheet
 from search.results import Result, answer_as_json, results_as_csv
-from search.searcher import CANDIDATES, Answer, Hit, Searcher
+from search.searcher import CANDIDATES, Answer, Searcher
 from search.selection import select_images
 from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.files import as_json, atomic_write, require_file
@@ -183,23 +182,6 @@ def open_to_search(
     return read_gallery(options.gallery, encoder, options.files)
 
 
-def is_image_of(gallery: ReadGallery, file: Path) -> bool:
-    """Whether a file is one that the gallery holds, so that a picture must not take its place.
-
-    Where its images are not listed, any file of their folder may be one.
-    """
-    if isinstance(gallery, Gallery):
-        return str(file) in {gallery.images.named(image.file) for image in gallery.records}
-    return isinstance(gallery.images, ImageFolder) and file.is_relative_to(gallery.images.path) and file.exists()
-
-
-def require_sheet(path: Path) -> None:
-    """Raises UserError, before the search, when a picture cannot be written there."""
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--sheet {path}: the picture is a PNG file; let its name end in .png")
-    require_file(path, "--sheet")
-
-
 def print_answer(answer: Answer, gallery: ReadGallery) -> None:
     """A line for each hit; what was left out goes to stderr."""
     if answer.verdict:
@@ -219,25 +201,6 @@ def print_answer(answer: Answer, gallery: ReadGallery) -> None:
 def in_a_line(name: str) -> str:
     """The name of a file; in quotes and with escapes where it would break the line."""
     return name if name.isprintable() else ascii(name)
-
-
-def picture_of(hit: Hit, gallery: ReadGallery) -> Path | bytes:
-    """A hit's file, or the content of one that is a part of a frame or in shared storage."""
-    if file_and_box(hit.path)[1] is not None or not isinstance(gallery.images, ImageFolder):
-        with suppress(Unusable):  # else a field with its name
-            return gallery.content_of(hit.path)
-    return Path(gallery.images.named(hit.path))
-
-
-def write_sheet(answer: Answer, gallery: ReadGallery, path: Path) -> None:
-    """A picture of the hits."""
-    if not answer.hits:
-        raise UserError(f"nothing was found, so there is nothing to draw: --sheet {path} is not written")
-    scores = [
-        next(one for one in (hit.probability, hit.match, hit.similarity) if one is not None) for hit in answer.hits
-    ]
-    row = SheetRow(answer.query.text, "", [picture_of(hit, gallery) for hit in answer.hits], None, scores)
-    ranking_sheet([row], path, len(answer.hits))
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
