@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 OF_LOADED = ("search", "query", "get", "query_iterator", "upsert", "delete")  # what is asked of a loaded collection
+NOT_LOADED = "released", "not loaded", "not fully loaded"  # in errors of Milvus Lite and of servers
 UNAVAILABLE = "UNAVAILABLE", "DEADLINE_EXCEEDED"  # codes of grpc
 NO_CONNECTION = 2  # code of pymilvus
 
@@ -25,20 +26,21 @@ class ReloadingClient:
         def call(collection: str, *args: Any, **kwargs: Any) -> Any:
             try:
                 return method(collection, *args, **kwargs)
-            except Exception:  # pymilvus and grpc raise nearly any type
-                if not self.load(collection):
+            except Exception as error:  # pymilvus and grpc raise nearly any type
+                if not self.load(collection, str(error)):
                     raise
                 return method(collection, *args, **kwargs)
 
         return call
 
-    def load(self, collection: str) -> bool:
-        """Load a collection that is not; whether there was anything to load."""
+    def load(self, collection: str, error: str) -> bool:
+        """Load a collection that is not, or was not a moment ago, as another process may load it too; whether that is
+        what the error was about."""
         with suppress(Exception):  # then the first error tells more
-            if getattr(self.client.get_load_state(collection)["state"], "name", "") != "NotLoad":
-                return False
-            self.client.load_collection(collection)
-            return True
+            state = getattr(self.client.get_load_state(collection)["state"], "name", "")
+            if state == "NotLoad" or any(words in error for words in NOT_LOADED):
+                self.client.load_collection(collection)
+                return True
         return False
 
 
