@@ -1,5 +1,6 @@
 """A client of a Milvus server that is stopped and started again while galleries are searched."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -8,6 +9,7 @@ OF_LOADED = ("search", "query", "get", "query_iterator", "upsert", "delete")  # 
 NOT_LOADED = "released", "not loaded", "not fully loaded"  # in errors of Milvus Lite and of servers
 UNAVAILABLE = "UNAVAILABLE", "DEADLINE_EXCEEDED"  # codes of grpc
 NO_CONNECTION = 2  # code of pymilvus
+TRIES, PAUSE = 20, 0.1  # seconds
 
 
 class ReloadingClient:
@@ -21,15 +23,17 @@ class ReloadingClient:
         return self.again(method) if name in OF_LOADED else method
 
     def again(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The same method, tried twice where its collection was not loaded. All of them may be repeated."""
+        """The same method, tried again where its collection was not loaded. All of them may be repeated."""
 
         def call(collection: str, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return method(collection, *args, **kwargs)
-            except Exception as error:  # pymilvus and grpc raise nearly any type
-                if not self.load(collection, str(error)):
-                    raise
-                return method(collection, *args, **kwargs)
+            for _ in range(TRIES):
+                try:
+                    return method(collection, *args, **kwargs)
+                except Exception as error:  # pymilvus and grpc raise nearly any type
+                    if not self.load(collection, str(error)):
+                        raise
+                    time.sleep(PAUSE)
+            return method(collection, *args, **kwargs)
 
         return call
 
@@ -39,7 +43,8 @@ class ReloadingClient:
         with suppress(Exception):  # then the first error tells more
             state = getattr(self.client.get_load_state(collection)["state"], "name", "")
             if state == "NotLoad" or any(words in error for words in NOT_LOADED):
-                self.client.load_collection(collection)
+                with suppress(Exception):  # another process does
+                    self.client.load_collection(collection)
                 return True
         return False
 
