@@ -8,6 +8,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def by_similarity(images: Sequence[IndexedImage], embedding: np.ndarray) -> list
     return sorted(found, key=lambda near: (-near.similarity, near.image.path))
 
 
-class ReadGallery:
+class ReadGallery(ABC):
     """An open gallery to be searched."""
 
     def __init__(self, about: Mapping[str, Any], records: Records | IndexRecords, store: Store, page: Path):
@@ -114,9 +115,9 @@ class ReadGallery:
         known = ((one, self.records.by_id.get(one)) for one, _ in found)
         return {one: image for one, image in known if image is not None}
 
+    @abstractmethod
     def columns(self) -> Mapping[str, Sequence[Any]]:
         """Metadata by name with the values they take, sorted: what can be filtered by."""
-        raise NotImplementedError
 
     def clear_page(self) -> None:
         """Remove what a web page has shown."""

@@ -168,15 +168,15 @@ def true_answer(table: Table, question: Question, option: int) -> AnswerWord:
 def ranks_after(searches: Searches, ranks: Tensor, count: int, way: str, seed: int) -> list[Tensor]:
     """Ranks of the right images [C, P] after 0, 1, ... `count` answers; `ranks`: before any."""
     rng = np.random.default_rng(seed)
-    places = [ranks.clone() for _ in range(count + 1)]
+    rankings = [ranks.clone() for _ in range(count + 1)]
     for caption in range(len(searches.texts)):
         beliefs = searches.begin(caption)
         for number in range(1, count + 1):
             question = next_question(searches.table, beliefs, way, rng)
             if question is not None:
                 beliefs = answered(searches.table, beliefs, question, searches.answer(caption, question))
-            places[number][caption] = reordered(ranks[caption], beliefs.log_odds)
-    return places
+            rankings[number][caption] = reordered(ranks[caption], beliefs.log_odds)
+    return rankings
 
 
 def next_question(table: Table, beliefs: Beliefs, way: str, rng: np.random.Generator) -> Question | None:

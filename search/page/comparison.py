@@ -35,17 +35,17 @@ def compare(first: Sequence[Hit], second: Sequence[Hit], group: str = "") -> Com
     A hit has one counterpart at most.
     """
     partner: dict[int, int] = {}
-    for place, hit in enumerate(first):
+    for index, hit in enumerate(first):
         free = (other for other in range(len(second)) if other not in partner.values())
         found = next((other for other in free if same(hit, second[other], group)), None)
         if found is not None:
-            partner[place] = found
-    back = {other: place for place, other in partner.items()}
+            partner[index] = found
+    back = {other: index for index, other in partner.items()}
     return Comparison((ranks(partner, len(first)), ranks(back, len(second))))
 
 
 def ranks(partner: dict[int, int], count: int) -> list[int | None]:
-    return [partner[place] + 1 if place in partner else None for place in range(count)]
+    return [partner[index] + 1 if index in partner else None for index in range(count)]
 
 
 def same(one: Hit, other: Hit, group: str) -> bool:

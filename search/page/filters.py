@@ -38,7 +38,7 @@ class Filters:
         times = []
         for name in self.times:
             with gr.Row():
-                times += [build_bound(name, end, columns[name][place]) for end, place in (("from", 0), ("to", -1))]
+                times += [build_bound(name, end, columns[name][index]) for end, index in (("from", 0), ("to", -1))]
         about = "Names of metadata compared with values" if columns else "This gallery has no metadata to filter by"
         example = f"such as: {example_of(columns)}" if columns else ""
         words = gr.Textbox(
