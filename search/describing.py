@@ -90,14 +90,18 @@ class Describer:
         best_first = dict(sorted(scores.items(), key=lambda one: -one[1]))
         return Seen(category.name, best_first, known, shown)
 
-    def why_unsure(self) -> str:
-        """Which scores are no probabilities, and what to do; empty when all are."""
+    def unsure(self) -> str:
+        """Which scores are no probabilities; empty when all are."""
         missing = [one.name for one in self.table.values() if usable(self.calibrations, one) is None]
         if not missing:
             return ""
-        checkpoint = self.encoder.trained.checkpoint
         which = "the scores" if len(missing) == len(self.table) else f"the scores of {', '.join(missing)}"
-        return f"{which} are uncalibrated: they compare phrases, and are no probabilities; {HOW_TO_FIT % checkpoint}"
+        return f"{which} are uncalibrated: they compare phrases, and are no probabilities"
+
+    def why_unsure(self) -> str:
+        """As `unsure`, and what to do."""
+        unsure = self.unsure()
+        return f"{unsure}; {HOW_TO_FIT % self.encoder.trained.checkpoint}" if unsure else ""
 
 
 class GalleryDescriber(Describer):

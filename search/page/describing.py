@@ -16,7 +16,7 @@ def build_describing(describer: GalleryDescriber, hits: gr.HTML, shown: gr.State
     """A button that describes the chosen image. shown: paths of the hits; searches: what begins a new search."""
     chosen = gr.State("")
     button = gr.Button("What is seen?", visible=False, elem_id="describe")
-    seen = gr.HTML(elem_id="seen")
+    seen = gr.HTML(elem_id="seen", js_on_load=None, apply_default_css=False)
 
     def offer(paths: list[str], event: gr.SelectData) -> tuple[Any, ...]:
         path = paths[event.index] if 0 <= event.index < len(paths) else ""
@@ -24,7 +24,7 @@ def build_describing(describer: GalleryDescriber, hits: gr.HTML, shown: gr.State
 
     def describe(path: str) -> str:
         try:
-            return seen_as_html(path, describer.describe_hit(path), describer.why_unsure())
+            return seen_as_html(path, describer.describe_hit(path), describer.unsure())
         except UserError as error:
             return html.escape(str(error))
 
@@ -40,13 +40,11 @@ def build_describing(describer: GalleryDescriber, hits: gr.HTML, shown: gr.State
 
 
 def seen_as_html(path: str, seen: Sequence[Seen], unsure: str) -> str:
-    """A row for each category of which there is anything."""
-    space = "style='padding:2px 12px 2px 0'"
+    """A row for each category of which there is anything. unsure: which scores are no probabilities."""
     rows = "".join(
-        f"<tr><td {space}>{html.escape(one.category)}</td><td {space}>{html.escape(options_of(one))}</td>"
-        f"<td>{'' if one.calibrated else 'uncalibrated'}</td></tr>"
+        f"<tr><th scope='row'>{html.escape(one.category)}</th><td>{html.escape(options_of(one))}</td></tr>"
         for one in seen
         if one.shown
     )
     note = f"<p>{html.escape(unsure[0].upper() + unsure[1:])}.</p>" if unsure else ""
-    return f"<p>{html.escape(path)}</p><table>{rows}</table>{note}"
+    return f"<h2>What is seen</h2><p>{html.escape(path)}</p><table>{rows}</table>{note}"
