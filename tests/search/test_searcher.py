@@ -277,7 +277,7 @@ def test_the_answer_is_printed_whatever_becomes_of_its_sheet(encoder, photos, tm
     def full(*given, **named):
         raise UserError("the disk is full")
 
-    monkeypatch.setattr("search.__main__.ranking_sheet", full)
+    monkeypatch.setattr("search.result_sheet.ranking_sheet", full)
     query = ("query", "a man", "--gallery", tmp_path / "gallery", "--sheet")
     ending = call(main, *query, tmp_path / "hits.png")
     assert ending.code == 2 and "the disk is full" in ending.errors
