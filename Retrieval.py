@@ -34,9 +34,9 @@ from utils.checkpoints.run_folder import CONFIG, RunFolder
 from utils.config import save_yaml
 from utils.device import joined
 from utils.errors import run_command_line
+from utils.interruption import Interruption, Stopped
 from utils.logs import RunLog
 from utils.processes.distributed import barrier, is_main, on_main, world_size
-from utils.processes.interruption import Interruption, Stopped
 from utils.processes.sharing import shared_from_main
 from utils.training.run_state import CheckpointClock, RunState
 from utils.training.stepper import Stepper, StepRules, agree, wrap

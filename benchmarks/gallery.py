@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from benchmarks.measure import describe_machine, make_parser, peak_memory_of, seconds_of
 from search.encoder import Encoder
-from search.gallery import open_gallery
-from search.indexing import index
-from search.records import IndexedImage
+from search.files.records import IndexedImage
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
+from search.milvus.store import Store
 from search.searcher import CANDIDATES, Searcher
-from search.store import Store
 
 COUNT, QUICK_COUNT = 100_000, 20_000
 NOISE = 0.3  # of the random embeddings around real ones

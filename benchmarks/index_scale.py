@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import describe_machine, make_parser
-from search.index_measure import Embeddings, as_table, build_and_measure
-from search.index_types import INDEX_TYPES
+from search.milvus.index_measure import Embeddings, as_table, build_and_measure
+from search.milvus.index_types import INDEX_TYPES
 from utils.errors import UserError
 
 EACH = 8  # images of a person

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import MIB, describe_machine, make_parser
-from search.sample_sentences import sample_sentences
+from search.gallery.sample_sentences import sample_sentences
 
 TOGETHER, ALONE = "together", "one by one"
 CLOSE = 1e-5  # scores that differ by less are the same
@@ -41,12 +41,12 @@ def serve(pipe: Connection, checkpoint: Path, images: Path, threads: int) -> Non
     import torch
     import uvicorn
 
-    from search.addresses import open_sockets
+    from search.access.addresses import open_sockets
     from search.encoder import Encoder
-    from search.gallery import open_gallery
-    from search.indexing import index
+    from search.gallery.gallery import open_gallery
+    from search.gallery.indexing import index
     from search.searcher import Searcher
-    from search.service import build_app
+    from search.serving.api import build_app
 
     if threads:
         torch.set_num_threads(threads)

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.description.meaning import CategoryCalibration
+from evaluation.statistics import probability_of
 from utils.errors import UserError
 from utils.files import read_json, write_json
 
@@ -176,11 +177,6 @@ def alarms_of(best: np.ndarray) -> tuple[tuple[float, float], ...]:
     finite = np.where(np.isfinite(best), best, best[np.isfinite(best)].min(initial=0))
     rates = [rate for rate in RATES if rate * len(best) >= 1] or [RATES[-1]]
     return tuple((rate, float(np.quantile(finite, 1 - rate, method="higher"))) for rate in rates)
-
-
-def probability_of(log_odds: np.ndarray) -> np.ndarray:
-    """The logistic function, without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * log_odds))
 
 
 def expected_alarms(rate: Any) -> Any:

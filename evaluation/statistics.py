@@ -171,3 +171,8 @@ def partial_spearman(
         name: dict(zip(("mean", "low", "high"), (float(value), *interval_of(resampled[name])), strict=True))
         for name, value in pair_correlations(list(values), moments.sum(0)).items()
     }
+
+
+def probability_of(log_odds: np.ndarray) -> np.ndarray:
+    """The logistic function, without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * log_odds))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.clip.open_clip import settings_from_open_clip
 from models.image_encoder import CLS_IN_FRONT, PositionLayout
+from models.load_report import COUNTERS, LoadReport
 from models.person_search import PersonSearchModel
 from models.positions import Grid, grid_of, resize_positions
 from utils.checkpoints.run_folder import settings_of_run
@@ -23,7 +24,6 @@ ENCODER = "visual_encoder."
 ENCODERS = (ENCODER, "visual_encoder_m.")
 FOREIGN = "of another image encoder"  # why a tensor is not used
 OF_CLIP = ("visual.class_embedding", "base_model.")  # names in files of CLIP, and of IRRA and RDE
-COUNTERS = ("idx_queue", "queue_ptr")  # mean nothing outside the run that made them
 OF_THE_MODEL = (  # settings that decide which tensors there are
     "image_encoder",
     "vision_size",
@@ -38,34 +38,6 @@ OF_THE_MODEL = (  # settings that decide which tensors there are
     "weights",
 )
 OF_A_RUN = (*COUNTERS, "image_queue", "text_queue")  # states of a run, not of the networks
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """Names of parameters and buffers: taken as they are, resized, left fresh, not used (with the reason)."""
-
-    loaded: list[str]
-    resized: list[str]
-    fresh: list[str]
-    unused: dict[str, str]
-
-    def __str__(self) -> str:
-        fresh = [name for name in self.fresh if name not in COUNTERS]
-        unused = [f"{name} ({why})" for name, why in self.unused.items() if name not in COUNTERS]
-        lines = [
-            f"{counted(len(self.loaded), 'tensor')} loaded, {len(self.resized)} of them resized,"
-            f" {len(fresh)} fresh, {len(unused)} unused"
-        ]
-        lines += [f"  resized: {name}" for name in self.resized]
-        lines += [f"  fresh:   {line}" for line in shorten(fresh)]
-        lines += [f"  unused:  {line}" for line in shorten(unused)]
-        return "\n".join(lines)
-
-
-def shorten(names: list[str], most: int = 12) -> list[str]:
-    """The first names, and how many more there are."""
-    return names[:most] + ([f"... and {len(names) - most} more"] if len(names) > most else [])
-
 
 # ---- which names a file has, and what becomes of them ----------------------------------
 

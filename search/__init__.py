@@ -11,8 +11,8 @@ with open_gallery("gallery", encoder, "photos") as gallery:
 
 from search.encoder import Encoder
 from search.explain import explain
-from search.gallery import open_gallery
-from search.indexing import index
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
 from search.searcher import Searcher
 
 from_pretrained = Encoder.open

@@ -12,8 +12,8 @@ from dataset.decoding import known_endings
 from evaluation.calibration import FALSE_ALARMS, require_rate
 from evaluation.description.phrases import read_table
 from evaluation.results import read_metrics
+from search.access.addresses import open_sockets
 from search.access.commands import add_secret_arguments, run_password, run_token
-from search.addresses import open_sockets
 from search.arguments import (
     add_ask_arguments,
     add_benchmark_arguments,
@@ -27,27 +27,27 @@ from search.arguments import (
     add_rebuild_arguments,
     add_serve_arguments,
 )
-from search.describing import Describer, GalleryDescriber
-from search.describing_commands import Questioner, describe_images
-from search.detector import open_detector
+from search.describing.commands import Questioner, describe_images
+from search.describing.describer import Describer, GalleryDescriber
 from search.encoder import Encoder
-from search.gallery import open_gallery
-from search.gallery_address import Address
-from search.images import Images, open_images
-from search.index_types import require_index_type
-from search.indexing import index
+from search.files.images import Images, open_images
+from search.files.metadata import read_metadata
+from search.frames.detector import open_detector
+from search.gallery.address import Address
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
+from search.gallery.moving import move_images
+from search.gallery.read_gallery import ReadGallery, read_gallery, recorded_encoder
+from search.gallery.selection import select_images
 from search.likelihood import why_unknown
-from search.metadata import read_metadata
-from search.moving import move_images
-from search.read_gallery import ReadGallery, read_gallery, recorded_encoder
-from search.result_sheet import is_image_of, require_sheet, write_sheet
-from search.results import Result, answer_as_json, results_as_csv
+from search.milvus.index_types import require_index_type
+from search.results.formats import Result, answer_as_json, results_as_csv
+from search.results.sheet import is_image_of, require_sheet, write_sheet
 from search.searcher import CANDIDATES, Answer, Searcher
-from search.selection import select_images
 from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.files import as_json, atomic_write, require_file
+from utils.interruption import Interruption
 from utils.logs import set_up_logging
-from utils.processes.interruption import Interruption
 from utils.text import agreeing, counted
 
 Command = Callable[[argparse.Namespace], None]
@@ -279,7 +279,7 @@ def run_rebuild(options: argparse.Namespace) -> None:
 
 def run_benchmark(options: argparse.Namespace) -> None:
     """Measure what the index of a gallery finds of the exact neighbours, how fast, and what it takes."""
-    from search.benchmark import measure_gallery, sentences_of
+    from search.gallery.benchmark import measure_gallery, sentences_of
 
     texts = sentences_of(options)
     encoder = open_encoder(options)
@@ -314,7 +314,7 @@ def run_export(options: argparse.Namespace) -> None:
 
 def run_frames(options: argparse.Namespace) -> None:
     """Write frames of videos as images to be indexed, and a table of what camera and second each is from."""
-    from search.video import TABLE, write_frames
+    from search.frames.video import TABLE, write_frames
 
     count = write_frames(options.videos, options.output, options.every)
     print(f"{counted(count, 'frame')} in {options.output}, and {options.output / TABLE}")

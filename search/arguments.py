@@ -5,12 +5,12 @@ from pathlib import Path
 
 from evaluation.calibration import FALSE_ALARMS
 from search.access.arguments import add_access_arguments
-from search.asking import AMONG
-from search.detector import LEAST_SCORE
-from search.grouping import ALIKE
-from search.index_types import AUTO, CHOICES, EXACT, EXACT_BELOW, GRAPH
+from search.describing.questions import AMONG
+from search.files.storage import is_url
+from search.frames.detector import LEAST_SCORE
+from search.gallery.grouping import ALIKE
+from search.milvus.index_types import AUTO, CHOICES, EXACT, EXACT_BELOW, GRAPH
 from search.searcher import CANDIDATES
-from search.storage import is_url
 from utils.paths import path_argument
 
 

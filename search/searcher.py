@@ -1,7 +1,7 @@
 """Search in two stages: the nearest embeddings of a gallery, of which the best are then re-ranked by the matching head.
 
 The model that made the gallery does both, or another one re-ranks: nothing of that is kept with the gallery. Searches
-that wait for the model at the same time are answered together (`search.batches`), and as each would be alone.
+that wait for the model at the same time are answered together (`search.batching.batches`), and as each would be alone.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from evaluation.calibration import FALSE_ALARMS, StageCalibration, require_rate
-from search.answers import Answer as Answer
-from search.answers import Hit as Hit
-from search.batches import MOST_TOGETHER, Batches, SearchJob
+from search.batching.batches import MOST_TOGETHER, Batches, SearchJob
+from search.batching.image_tokens import CACHE_BYTES, GONE, ImageTokens
+from search.batching.queue import Turns
 from search.encoder import Encoder
-from search.grouping import gathered, groups_of
-from search.image_tokens import CACHE_BYTES, GONE, ImageTokens
+from search.files.records import IndexedImage
+from search.gallery.grouping import gathered, groups_of
+from search.gallery.read_gallery import Near, ReadGallery
 from search.likelihood import Likelihood, calibration_of, likelihood_of
-from search.read_gallery import Near, ReadGallery
-from search.records import IndexedImage
-from search.turns import Turns
+from search.results.answers import Answer as Answer
+from search.results.answers import Hit as Hit
 from utils.errors import UserError
 
 CANDIDATES = 128

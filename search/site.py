@@ -5,10 +5,10 @@ import os
 from fastapi import FastAPI
 
 from evaluation.description.phrases import Table, read_table
-from search.describing import GalleryDescriber
+from search.describing.describer import GalleryDescriber
 from search.searcher import Searcher
-from search.service import build_app
-from search.upload import LARGEST_UPLOAD
+from search.serving.api import build_app
+from search.serving.upload import LARGEST_UPLOAD
 
 
 def build_site(

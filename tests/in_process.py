@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmark_data import REPOSITORY, TINY, data_settings
 
 from utils.errors import run_command_line
-from utils.processes.interruption import SIGNALS
+from utils.interruption import SIGNALS
 
 
 @dataclass(frozen=True)

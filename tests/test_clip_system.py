@@ -22,8 +22,8 @@ from models.clip.rde import RDE, RdeSettings
 from search.__main__ import main as search
 from search.encoder import Encoder
 from search.explain import explain
-from search.gallery import open_gallery
-from search.indexing import index
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
 from search.searcher import Searcher
 from utils.config import save_yaml
 
@@ -177,7 +177,7 @@ def test_a_hit_is_explained_by_what_words_add_to_its_cosine(benchmark, files, tm
     from fastapi.testclient import TestClient
 
     from search.page.reasons import reasons_as_html
-    from search.service import build_app
+    from search.serving.api import build_app
 
     encoder = Encoder.open(files[system], written(tmp_path, benchmark, system), overrides=["precision=fp32"])
     with open_gallery(str(tmp_path / "gallery"), encoder, benchmark / "imgs/test") as gallery:

@@ -43,7 +43,7 @@ ROOMS = {
     "benchmarks/": [CORE, STUDIES],
     "benchmarks/serving.py": [CORE, STUDIES, SEARCH],
     "search/": [CORE, STUDIES, SEARCH],
-    "search/video.py": [CORE, STUDIES, SEARCH, EXTRAS["video"]],
+    "search/frames/video.py": [CORE, STUDIES, SEARCH, EXTRAS["video"]],
 }
 NOT_OURS_TO_INSTALL = {"triton"}  # comes with torch, where that is built for CUDA
 BROUGHT_ALONG = {"pydantic-core": "pydantic"}  # at one exact version, by a package whose manual imports from it

@@ -22,8 +22,8 @@ from models.pairing import Pairing
 from search.__main__ import main as search
 from search.encoder import Encoder
 from search.explain import explain
-from search.gallery import open_gallery
-from search.indexing import index
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
 from search.searcher import Searcher
 from utils.checkpoints.files import read_checkpoint
 from utils.config import save_yaml
@@ -214,7 +214,7 @@ def test_search_ranks_as_an_evaluation_does(rde, mars, benchmark, tmp_path):
     pytest.importorskip("pymilvus")
     from fastapi.testclient import TestClient
 
-    from search.service import build_app
+    from search.serving.api import build_app
 
     finder, reranker = Encoder.open(rde), Encoder.open(mars)
     split = finder.trained.open_split("test")

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.interruption import BY_HAND, Stopped
 from utils.output import open_output, unwritten
 from utils.paths import expand_paths
-from utils.processes.interruption import BY_HAND, Stopped
 
 FAILED, BAD_INPUT, NOT_READ = 1, 2, 141  # exit codes; the last as of programs that SIGPIPE ends
 GROUPS = (

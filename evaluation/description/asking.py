@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from evaluation.calibration import probability_of
 from evaluation.description.phrases import Category, Table
+from evaluation.statistics import probability_of
 from utils.errors import UserError, nearest
 
 MISTAKEN = 0.05  # of answers, and of sure descriptions: no answer alone rules a candidate out

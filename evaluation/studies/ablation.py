@@ -29,7 +29,7 @@ from evaluation.tables import Row, markdown_table
 from utils.checkpoints.run_folder import RunFolder
 from utils.errors import CommandParser, UserError
 from utils.files import atomic_write, write_json
-from utils.processes.interruption import Interruption
+from utils.interruption import Interruption
 from utils.processes.parallel import available_cores
 
 SHOWN_METRICS = ("r1", "mAP")

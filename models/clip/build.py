@@ -14,8 +14,9 @@ from models.clip.library_towers import LibraryEncoder, load_library_encoder
 from models.clip.rde import RDE
 from models.clip.released import BASE, load_dual_encoder, load_model
 from models.clip.towers import DualEncoder
+from models.load_report import LoadReport
 from models.positions import Grid
-from models.released import LoadReport, saved_config
+from models.released import saved_config
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from torch.nn.functional import pad
 from models.clip.encoder import Encoder
 from models.clip.released import BASE, dual_encoder_tensors, load_strictly
 from models.image_encoder import PixelStatistics
+from models.load_report import LoadReport
 from models.positions import Grid
-from models.released import LoadReport
 from utils.errors import UserError
 
 TEXT = "text."  # before the names of the text tower's tensors; older files have them without

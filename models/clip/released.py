@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 from models.clip.towers import HEAD_WIDTH, ClipSize, DualEncoder
+from models.load_report import LoadReport
 from models.positions import Grid, resize_positions
-from models.released import LoadReport
 from utils.errors import UserError
 from utils.text import counted
 

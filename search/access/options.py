@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from search.access.addresses import bare, is_this_machine, serves_this_machine_alone, url_of
 from search.access.arguments import DAYS
 from search.access.audit import AuditLog
 from search.access.callers import ROLES
@@ -22,7 +23,6 @@ from search.access.passwords import read_users
 from search.access.private_files import Watched
 from search.access.tokens import read_tokens
 from search.access.watch import Watch
-from search.addresses import bare, is_this_machine, serves_this_machine_alone, url_of
 from utils.errors import UserError
 from utils.files import require_file
 from utils.paths import is_text

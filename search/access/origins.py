@@ -6,7 +6,7 @@ import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from search.addresses import bare, host_in
+from search.access.addresses import bare, host_in
 from utils.errors import UserError
 
 Headers = Sequence[tuple[bytes, bytes]]

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from evaluation.description.asking import ANSWERS, Question
-from search.asking import Answered, AskedSearch, Dialogue, ask
-from search.describing import GalleryDescriber
+from search.describing.describer import GalleryDescriber
+from search.describing.questions import Answered, AskedSearch, Dialogue, ask
 from search.page.callbacks import Callbacks
 from search.page.callers import for_caller
 from utils.errors import UserError

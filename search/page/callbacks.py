@@ -6,16 +6,16 @@ from typing import Any
 
 import gradio as gr
 
+from search.batching.progress import telling
 from search.explain import explain
 from search.page.comparison import comparison_as_html, comparison_summary
 from search.page.filters import Filters
 from search.page.hits import hits_as_html, surroundings
 from search.page.messages import problem, summary
 from search.page.reasons import heat_pictures, why_as_html
-from search.progress import telling
-from search.results import answer_as_json
+from search.results.formats import answer_as_json
 from search.searcher import Answer, Searcher
-from search.upload import add_image
+from search.serving.upload import add_image
 from utils.errors import UserError
 from utils.text import counted
 

@@ -4,10 +4,10 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.grouping import ALIKE
+from search.gallery.grouping import ALIKE
+from search.gallery.read_gallery import ReadGallery
 from search.page.hits import caption_as_html, picture_as_html
 from search.page.messages import seconds_as_text
-from search.read_gallery import ReadGallery
 from search.searcher import Answer, Hit
 from utils.text import agreeing, counted
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from search.describing import GalleryDescriber, Seen
-from search.describing_commands import options_of
+from search.describing.commands import options_of
+from search.describing.describer import GalleryDescriber, Seen
 from search.page.callers import for_caller
 from utils.errors import UserError
 

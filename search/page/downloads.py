@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from search.page.callers import for_caller
-from search.results import results_as_csv, still_there
+from search.results.formats import results_as_csv, still_there
 from search.searcher import Searcher
 from utils.errors import UserError
 from utils.files import as_json

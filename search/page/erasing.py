@@ -5,9 +5,9 @@ from typing import Any
 
 import gradio as gr
 
-from search.erasing import erase_image
 from search.page.callers import for_caller
 from search.searcher import Searcher
+from search.serving.erasing import erase_image
 from utils.errors import UserError
 
 

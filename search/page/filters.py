@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from search.filters import NUMBER, TEXT, Columns, check_filter, described, is_number, type_of
-from search.grouping import ALIKE
-from search.service import MOST_OF_FILTER
+from search.gallery.filters import NUMBER, TEXT, Columns, check_filter, described, is_number, type_of
+from search.gallery.grouping import ALIKE
+from search.serving.api import MOST_OF_FILTER
 from utils.errors import UserError
 
 MOST_VALUES, MOST_CHOICES, MOST_TIMES = 200, 4, 2

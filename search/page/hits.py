@@ -13,9 +13,9 @@ from PIL import Image
 
 from dataset.decoding import Unusable, decode
 from evaluation.drawing.pictures import placeholder
-from search.frames import frame_around
-from search.read_gallery import ReadGallery
+from search.gallery.read_gallery import ReadGallery
 from search.searcher import Hit
+from search.serving.frame_view import frame_around
 
 PICTURE = (192, 384)  # width and height that images are shown in, in pixels
 FRAME = (640, 480)

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import gradio as gr
 
-from search.describing import GalleryDescriber
+from search.describing.describer import GalleryDescriber
 from search.page.asking import build_asking
 from search.page.callbacks import Callbacks
 from search.page.callers import for_caller

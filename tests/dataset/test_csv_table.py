@@ -6,7 +6,7 @@ import gzip
 import pytest
 
 from dataset.annotations import Entry, load_annotations
-from search.metadata import read_metadata
+from search.files.metadata import read_metadata
 from utils.errors import UserError
 
 ROWS = (("image", "identity", "caption"), ("cam1/a.jpg", "anna", "a man, tall"), ("b.jpg", "bob", "a girl in red"))

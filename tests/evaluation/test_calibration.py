@@ -15,11 +15,11 @@ from evaluation.calibration import (
     fit_logistic,
     fit_odds,
     fit_stage,
-    probability_of,
     read_calibration,
     weights_of,
     write_calibration,
 )
+from evaluation.statistics import probability_of
 from utils.errors import UserError
 
 NOTHING = -np.inf

@@ -13,11 +13,11 @@ from torch.nn.functional import interpolate
 
 from configs.loading import load_config
 from models.build import build_model
+from models.load_report import LoadReport
 from models.objectives import only
 from models.person_search import PersonSearchModel
 from models.positions import resize_positions
 from models.released import (
-    LoadReport,
     is_momentum,
     load_weights,
     needed_to_search,

@@ -6,8 +6,8 @@ import pytest
 from in_process import retrieve
 
 from search.encoder import Encoder
-from search.gallery import open_gallery
-from search.indexing import index
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
 from search.searcher import Searcher
 
 

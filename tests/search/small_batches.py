@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from search import indexing
 from search.__main__ import main
+from search.gallery import indexing
 
 indexing.BATCH = 8
 if __name__ == "__main__":

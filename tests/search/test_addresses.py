@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from search import addresses
-from search.addresses import open_sockets, serves_this_machine_alone, url_of
+from search.access import addresses
+from search.access.addresses import open_sockets, serves_this_machine_alone, url_of
 from utils.errors import UserError
 
 BOTH = [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0, 0, 0))]

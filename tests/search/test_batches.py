@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from search.batching.queue import Abandoned, Joined, Turns
 from search.encoder import Encoder
-from search.gallery import open_gallery
-from search.indexing import index
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
 from search.searcher import Searcher
-from search.turns import Abandoned, Joined, Turns
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -180,7 +180,7 @@ def test_a_client_that_has_left_is_not_searched_for(searcher, batches):
     pytest.importorskip("gradio")
     import uvicorn
 
-    from search.addresses import open_sockets
+    from search.access.addresses import open_sockets
     from search.site import build_site
 
     (socket,) = open_sockets("127.0.0.1", 0)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from search.boxes import read_people
-from search.cuts import cut_name, file_and_box, lies_below
-from search.images import ImageFolder
+from search.files.crops import cut_name, file_and_box, lies_below
+from search.files.images import ImageFolder
+from search.frames.boxes import read_people
 from utils.errors import UserError
 
 IMAGES = ["a/000001.jpg", "a/000002.jpg", "b/img1/000007.jpg"]

@@ -14,12 +14,12 @@ from evaluation.description.meaning import CategoryCalibration
 from evaluation.description.phrases import read_table
 from evaluation.trained import TrainedModel
 from search.__main__ import main
-from search.asking import Answered, AskedSearch, ask, log_odds_of
-from search.describing import Describer, GalleryDescriber
-from search.erasing import erase_image
+from search.describing.describer import Describer, GalleryDescriber
+from search.describing.questions import Answered, AskedSearch, ask, log_odds_of
 from search.page.describing import seen_as_html
 from search.searcher import Hit
-from search.service import build_app
+from search.serving.api import build_app
+from search.serving.erasing import erase_image
 from utils.errors import NotThere, UserError
 
 pytest.importorskip("pymilvus")

@@ -9,9 +9,9 @@ from in_process import call, call_here
 from PIL import Image
 
 from search.__main__ import main
-from search.detector import DETECTED, NamedDetector, open_detector
-from search.gallery import open_gallery
-from search.indexing import index
+from search.frames.detector import DETECTED, NamedDetector, open_detector
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")

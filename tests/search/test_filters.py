@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from benchmark_data import REPOSITORY
 
-from search.filters import check_filter
-from search.metadata import read_metadata
+from search.files.metadata import read_metadata
+from search.gallery.filters import check_filter
 from utils.errors import UserError
 
 COLUMNS = {"time": [830, 900, 1200], "share": [0.5, 1.0], "camera": ["c1", "c2"], "hour": ["0830", "900"]}

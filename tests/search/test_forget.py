@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from search.images import ImageFolder
-from search.selection import select_images
+from search.files.images import ImageFolder
+from search.gallery.selection import select_images
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")

@@ -15,14 +15,14 @@ from dataset.synthetic.street.files import draw_street
 from dataset.synthetic.street.scene import StreetOptions
 from search.__main__ import main
 from search.access.watch import Watch
-from search.cuts import file_and_box
-from search.gallery import open_gallery
-from search.grouping import MOMENTS, gathered, search_groups, thinned
-from search.images import ImageFolder
-from search.indexing import index
-from search.moving import move_images
+from search.files.crops import file_and_box
+from search.files.images import ImageFolder
+from search.gallery.gallery import open_gallery
+from search.gallery.grouping import MOMENTS, gathered, search_groups, thinned
+from search.gallery.indexing import index
+from search.gallery.moving import move_images
+from search.gallery.selection import select_images
 from search.searcher import Searcher
-from search.selection import select_images
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -208,7 +208,7 @@ def test_the_commands(trained, street, tmp_path):
 
 def test_the_api_has_groups_boxes_and_frames(gallery, encoder, street):
     testing = pytest.importorskip("fastapi.testclient")
-    from search.service import build_app
+    from search.serving.api import build_app
 
     watch = Watch(known=False, audit=None)  # as it is served
     client = testing.TestClient(build_app(Searcher(encoder, gallery, watch=watch)))
@@ -234,7 +234,7 @@ def test_the_api_has_groups_boxes_and_frames(gallery, encoder, street):
 
 def test_a_whole_image_has_no_frame(searcher):
     testing = pytest.importorskip("fastapi.testclient")
-    from search.service import build_app
+    from search.serving.api import build_app
 
     client = testing.TestClient(build_app(searcher))
     image = next(iter(searcher.gallery.records)).id

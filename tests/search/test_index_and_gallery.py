@@ -19,12 +19,12 @@ from in_process import call
 from PIL import Image
 from preloaded import Popen
 
-from search import indexing
 from search.__main__ import main
-from search.gallery import open_gallery
-from search.gallery_address import Address
-from search.indexing import index
-from search.metadata import read_metadata
+from search.files.metadata import read_metadata
+from search.gallery import indexing
+from search.gallery.address import Address
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -248,7 +248,7 @@ def test_it_refuses_what_is_not_its_own(encoder, photos, tmp_path):
 
 def test_a_gallery_that_cannot_be_written_is_told_in_one_line(encoder, photos, tmp_path, monkeypatch):
     indexed(tmp_path / "gallery", encoder, photos)
-    monkeypatch.setattr("search.gallery_address.os.access", lambda *asked: False)
+    monkeypatch.setattr("search.gallery.address.os.access", lambda *asked: False)
     for folder in (None, photos):
         refused = pytest.raises(UserError, match=r"cannot be written \(a read-only disk.*copy it")
         with refused, open_gallery(str(tmp_path / "gallery"), encoder, folder):

@@ -7,17 +7,17 @@ import pytest
 from in_process import call
 
 from search.__main__ import main
-from search.gallery import open_gallery
-from search.index_measure import Embeddings, recall_of, worst_right
-from search.index_types import INDEX_TYPES
-from search.indexing import index
-from search.sample_sentences import sample_sentences
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
+from search.gallery.sample_sentences import sample_sentences
+from search.milvus.index_measure import Embeddings, recall_of, worst_right
+from search.milvus.index_types import INDEX_TYPES
 
 pytest.importorskip("pymilvus")
 
 
 def test_the_last_right_one_is_that_of_a_sorted_list(monkeypatch):
-    monkeypatch.setattr("search.index_measure.AT_ONCE", 7)  # which does not divide the number of images
+    monkeypatch.setattr("search.milvus.index_measure.AT_ONCE", 7)  # which does not divide the number of images
     draw = np.random.default_rng(0)
     images, queries = draw.standard_normal((50, 4), np.float32), draw.standard_normal((3, 4), np.float32)
     for k in (1, 10, 50):
@@ -48,7 +48,7 @@ def test_sentences_are_different_and_the_same_each_time():
 
 def test_the_command_measures_the_index_and_every_other_type(searcher, photos, tmp_path, monkeypatch):
     some = {name: INDEX_TYPES[name] for name in ("IVF_SQ8", "DISKANN")}  # each is built by a new process
-    monkeypatch.setattr("search.benchmark.INDEX_TYPES", some)
+    monkeypatch.setattr("search.gallery.benchmark.INDEX_TYPES", some)
     images, place = len(searcher.gallery.records), tmp_path / "copied"
     with open_gallery(str(place), searcher.encoder, photos) as gallery:
         index(gallery, searcher.encoder)

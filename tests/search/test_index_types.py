@@ -9,13 +9,13 @@ from served import milvus_server
 
 from search.__main__ import main
 from search.encoder import Encoder
-from search.gallery import Gallery, open_gallery
-from search.index_types import AUTO, CHOICES, EXACT, INDEX_TYPES, chosen_type
-from search.indexing import index
-from search.read_gallery import read_gallery
-from search.records import IndexedImage
+from search.files.records import IndexedImage
+from search.gallery.gallery import Gallery, open_gallery
+from search.gallery.indexing import index
+from search.gallery.read_gallery import read_gallery
+from search.milvus.index_types import AUTO, CHOICES, EXACT, INDEX_TYPES, chosen_type
+from search.milvus.store import Store, parameters_of
 from search.searcher import Searcher
-from search.store import Store, parameters_of
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")

@@ -16,7 +16,7 @@ from search.likelihood import likelihood_of
 from search.page.hits import label_of
 from search.page.messages import summary
 from search.searcher import Searcher
-from search.service import build_app
+from search.serving.api import build_app
 
 pytest.importorskip("pymilvus")
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from dataset import decoding, image_folders
 from search.__main__ import main
-from search.gallery import open_gallery
-from search.indexing import index
-from search.selection import select_images
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
+from search.gallery.selection import select_images
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")

@@ -16,12 +16,12 @@ from PIL import Image
 from served import milvus_server
 
 from search.__main__ import main
-from search.gallery import held, open_gallery
-from search.grouping import ALIKE
-from search.indexing import index
-from search.read_gallery import MOST_VALUES, read_gallery, shortened
+from search.gallery.gallery import held, open_gallery
+from search.gallery.grouping import ALIKE
+from search.gallery.indexing import index
+from search.gallery.read_gallery import MOST_VALUES, read_gallery, shortened
 from search.searcher import Searcher
-from search.upload import add_image
+from search.serving.upload import add_image
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -195,8 +195,8 @@ def test_many_values_of_a_column_are_told_by_their_ends():
 WRITER = """
 import sys, time
 import numpy as np
-from search.gallery import open_gallery
-from search.records import IndexedImage
+from search.gallery.gallery import open_gallery
+from search.files.records import IndexedImage
 from pathlib import Path
 
 class Known:

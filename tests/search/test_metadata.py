@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from search.metadata import read_metadata, typed
+from search.files.metadata import read_metadata, typed
 from utils.errors import UserError
 
 

@@ -7,15 +7,15 @@ import pytest
 from in_process import call
 from PIL import Image
 
-from search import images as images_module
-from search import moving
 from search.__main__ import main
-from search.gallery import open_gallery
-from search.images import ImageFolder
-from search.indexing import index
-from search.moving import match_paths, move_images
-from search.records import Records
-from search.storage import Folder
+from search.files import images as images_module
+from search.files.images import ImageFolder
+from search.files.records import Records
+from search.files.storage import Folder
+from search.gallery import moving
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
+from search.gallery.moving import match_paths, move_images
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("gradio")
 pytest.importorskip("pymilvus")
 
-from search.grouping import ALIKE
+from search.gallery.grouping import ALIKE
 from search.page.comparison import compare, comparison_as_html, comparison_summary, moved
 from search.searcher import Hit
 

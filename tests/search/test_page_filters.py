@@ -5,9 +5,9 @@ import pytest
 pytest.importorskip("gradio")
 pytest.importorskip("pymilvus")
 
-from search.indexing import index
+from search.gallery.indexing import index
 from search.page.filters import Filters, between
-from search.service import MOST_OF_FILTER
+from search.serving.api import MOST_OF_FILTER
 from utils.errors import UserError
 
 SENTENCE = "a woman in a red coat"

@@ -14,11 +14,11 @@ pytest.importorskip("pymilvus")
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from search.image_tokens import ENCODED_AT_ONCE
+from search.batching.image_tokens import ENCODED_AT_ONCE
+from search.batching.progress import teller, telling
 from search.page.hits import hits_as_html, image_as_html, label_of
 from search.page.layout import part
 from search.page.messages import stages_of, summary
-from search.progress import teller, telling
 from search.searcher import Answer
 from search.site import build_site
 

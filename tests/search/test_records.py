@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search.records import IndexedImage, Records
+from search.files.records import IndexedImage, Records
 from utils.errors import UserError
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from fastapi.testclient import TestClient
 
-from search.results import COLUMNS, answer_as_json, hits_as_json, results_as_csv, still_there
+from search.results.formats import COLUMNS, answer_as_json, hits_as_json, results_as_csv, still_there
 from search.searcher import Hit
-from search.service import build_app
+from search.serving.api import build_app
 
 SENTENCE = "A woman in a red coat and grey jeans."
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from evaluation.stages.ranking import rank_split
 from search.__main__ import main
+from search.batching.image_tokens import TokenCache
 from search.encoder import Encoder
 from search.explain import explain, overlay
-from search.gallery import open_gallery
-from search.image_tokens import TokenCache
-from search.indexing import index
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
 from search.searcher import Searcher
 from utils.errors import UserError
 
@@ -277,7 +277,7 @@ def test_the_answer_is_printed_whatever_becomes_of_its_sheet(encoder, photos, tm
     def full(*given, **named):
         raise UserError("the disk is full")
 
-    monkeypatch.setattr("search.result_sheet.ranking_sheet", full)
+    monkeypatch.setattr("search.results.sheet.ranking_sheet", full)
     query = ("query", "a man", "--gallery", tmp_path / "gallery", "--sheet")
     ending = call(main, *query, tmp_path / "hits.png")
     assert ending.code == 2 and "the disk is full" in ending.errors

@@ -5,10 +5,10 @@ import shutil
 import pytest
 from served import milvus_server
 
-from search.gallery import open_gallery
-from search.images import ImageFolder
-from search.indexing import index
-from search.moving import move_images
+from search.files.images import ImageFolder
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
+from search.gallery.moving import move_images
 from search.searcher import Searcher
 from utils.errors import UserError
 

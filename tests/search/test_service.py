@@ -11,11 +11,11 @@ pytest.importorskip("pymilvus")
 
 from fastapi.testclient import TestClient
 
-from search import upload
 from search.page.filters import condition
 from search.page.messages import problem, summary
 from search.page.reasons import reasons_as_html
-from search.service import build_app
+from search.serving import upload
+from search.serving.api import build_app
 from search.site import build_site
 from utils.errors import UserError
 

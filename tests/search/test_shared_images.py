@@ -9,15 +9,15 @@ from in_process import call, call_here
 from PIL import Image
 
 from dataset.decoding import Unreadable, Unusable
-from search import images as images_module
 from search.__main__ import main
-from search.gallery import open_gallery
-from search.images import ImageFolder, SharedImages, open_images
-from search.indexing import index
-from search.moving import move_images
+from search.files import images as images_module
+from search.files.images import ImageFolder, SharedImages, open_images
+from search.gallery.gallery import open_gallery
+from search.gallery.indexing import index
+from search.gallery.moving import move_images
+from search.gallery.selection import select_images
 from search.searcher import Searcher
-from search.selection import select_images
-from search.upload import add_image
+from search.serving.upload import add_image
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")

@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from search import lease
-from search.records import IndexedImage, Records
-from search.storage import Folder, SharedStorage, open_storage
+from search.files import lease
+from search.files.records import IndexedImage, Records
+from search.files.storage import Folder, SharedStorage, open_storage
 from utils.errors import UserError
 
 

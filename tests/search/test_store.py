@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from search import index_types, store
-from search.records import IndexedImage
+from search.files.records import IndexedImage
+from search.milvus import index_types, store
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")

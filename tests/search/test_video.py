@@ -8,7 +8,7 @@ from in_process import call
 from PIL import Image
 
 from search.__main__ import main
-from search.gallery import open_gallery
+from search.gallery.gallery import open_gallery
 
 av = pytest.importorskip("av")
 RATE = 5  # frames a second
@@ -76,7 +76,7 @@ def test_a_video_that_breaks_off_gives_what_is_before(tmp_path):
 
 
 def test_the_picture_of_a_phone_is_upright(tmp_path, monkeypatch):
-    from search import video
+    from search.frames import video
 
     hall = film(tmp_path / "hall.mp4", 1)
     monkeypatch.setattr(video, "rotation_of", lambda frame: -90)

@@ -15,7 +15,7 @@ from dataset import prepare
 from dataset.synthetic.__main__ import build_parser as synthetic_parser
 from search.__main__ import build_parser as search_parser
 from search.arguments import path_or_url
-from search.gallery_address import Address
+from search.gallery.address import Address
 from utils.config import read_layers
 from utils.errors import CommandParser, UserError
 from utils.paths import expand_home, path_argument

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, UntypedStorage
 
-from utils.checkpoints.values import Unsuitable, map_tensors, require_plain
 from utils.errors import UserError
+from utils.values import Unsuitable, map_tensors, require_plain
 
 SLAB = 2**28  # bytes of host memory that are asked for at a time; pinned memory comes in powers of two
 ALIGNMENT = 64

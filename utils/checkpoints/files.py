@@ -20,11 +20,11 @@ from safetensors import safe_open
 
 from utils.checkpoints.torchscript import is_torchscript, read_torchscript
 from utils.checkpoints.untrusted import NOT_PLAIN, PlainFile, Refused, damaged, require_sound
-from utils.checkpoints.values import Unsuitable, first_non_finite, require_plain, sha256_of
 from utils.checkpoints.weights import Ambiguous, find_weights
 from utils.errors import UserError
 from utils.files import atomic_write, similar_file
 from utils.text import counted
+from utils.values import Unsuitable, first_non_finite, require_plain, sha256_of
 
 __all__ = ["read_checkpoint", "read_newest", "save_checkpoint", "sha256_of"]
 

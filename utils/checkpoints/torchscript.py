@@ -24,7 +24,7 @@ from utils.checkpoints.untrusted.pickle_reader import MOST_CALLS
 from utils.checkpoints.untrusted.pickle_values import Storage
 from utils.checkpoints.untrusted.refusal import TOO_MANY, Refused, damaged
 from utils.checkpoints.untrusted.script_reader import ScriptObject, TensorOutline, read_script
-from utils.checkpoints.values import MOST_DEPTH
+from utils.values import MOST_DEPTH
 
 logger = logging.getLogger(__name__)
 

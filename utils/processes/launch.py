@@ -21,7 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.run import parse_args, run
 
 from utils.errors import BAD_INPUT, LAUNCHER_TELLS, UserError, one_line
-from utils.processes.interruption import BY_HAND, BY_REQUEST
+from utils.interruption import BY_HAND, BY_REQUEST
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # that torchrun passes on to the processes
 RESTARTS = "RESTARTS"  # environment variable: how often a failed command is started again

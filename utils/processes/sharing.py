@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.checkpoints.values import TENSORS, leaves, map_tensors
 from utils.processes.distributed import is_main, on_main, world_size
+from utils.values import TENSORS, leaves, map_tensors
 
 Parameters = ParamSpec("Parameters")
 

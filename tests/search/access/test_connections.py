@@ -15,8 +15,8 @@ pytest.importorskip("uvicorn")
 import uvicorn
 
 from search.access import connections, routes
+from search.access.addresses import open_sockets
 from search.access.connections import PatientServer, protocol_of
-from search.addresses import open_sockets
 
 
 @contextmanager

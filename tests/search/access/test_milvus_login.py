@@ -10,8 +10,8 @@ import pytest
 from in_process import call
 
 from search.__main__ import main
-from search.gallery_address import Address
-from search.milvus_login import VARIABLES, milvus_login
+from search.gallery.address import Address
+from search.milvus.login import VARIABLES, milvus_login
 from utils.errors import UserError
 
 SECRET = "s3cret-of-milvus"
@@ -131,7 +131,7 @@ def test_the_server_is_signed_in_to(file, certificate, monkeypatch, encrypted):
     pytest.importorskip("pymilvus")
     import grpc
 
-    from search.store import Store
+    from search.milvus.store import Store
 
     cert, key = certificate
     monkeypatch.setenv("MILVUS_LOGIN", str(file))

@@ -14,9 +14,9 @@ from utils.checkpoints import background, run_folder
 from utils.checkpoints.background import BackgroundWriter, HostMemory
 from utils.checkpoints.files import read_checkpoint, save_checkpoint
 from utils.checkpoints.run_folder import BEST, LAST, PREVIOUS, RunFolder
-from utils.checkpoints.values import sha256_of
 from utils.errors import UserError
-from utils.processes.interruption import Interruption, Stopped
+from utils.interruption import Interruption, Stopped
+from utils.values import sha256_of
 
 SECONDS = 0.3  # that a file takes on the disk of these tests
 

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from utils.checkpoints import files
 from utils.checkpoints.files import read_checkpoint
 from utils.checkpoints.run_folder import RunFolder
-from utils.checkpoints.values import sha256_of
 from utils.errors import UserError
 from utils.processes import sharing
 from utils.processes.sharing import shared_from_main
+from utils.values import sha256_of
 
 
 def content() -> dict:

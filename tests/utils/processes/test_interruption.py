@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from utils.processes.interruption import SIGNALS, Interruption, Stopped
+from utils.interruption import SIGNALS, Interruption, Stopped
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_different_problems_are_all_told(tmp_path):
 
 
 WAITS = "time.sleep(60)"
-SAYS_IT_WAS_STOPPED = "from utils.processes.interruption import Interruption\nInterruption().listen()\ntime.sleep(60)"
+SAYS_IT_WAS_STOPPED = "from utils.interruption import Interruption\nInterruption().listen()\ntime.sleep(60)"
 FAILS_TOO = "while not os.path.exists(sys.argv[0] + '.gone'): time.sleep(0.01)\nsys.exit(1)"
 
 
@@ -81,7 +81,7 @@ def test_a_killed_process_is_named(tmp_path, killed, of_the_other):
 
 def test_what_was_said_before_a_restart_is_not_said_again(tmp_path):
     body = """
-        from utils.processes.interruption import Interruption
+        from utils.interruption import Interruption
         Interruption().listen()
         if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             time.sleep(60 if rank else 2)

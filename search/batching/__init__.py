@@ -1,0 +1,1 @@
+"""Searches that wait are computed together."""

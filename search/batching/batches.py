@@ -1,0 +1,204 @@
+"""Several searches at once: their sentences are read together, each image is read once, and pairs are scored together.
+
+What a search finds does not depend on those that it is answered with; a fault of one is the fault of that one alone.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+
+from search.batching.image_tokens import ImageTokens
+from search.batching.matching import Matching, images_at_once, parts_of
+from search.batching.progress import teller
+from search.batching.queue import Joined
+from search.encoder import EncodedQuery, Encoder, SplitQuery
+from search.gallery.filters import check_filter
+from search.gallery.grouping import MOMENTS, groups_of, require_group, search_groups, thinned
+from search.gallery.read_gallery import Near, ReadGallery
+from utils.errors import UserError
+
+MOST_TOGETHER = 8192  # pairs of a sentence and an image that are scored between two turns
+LEAST_SIZE = 16  # of a search, in such pairs, also of one that re-ranks nothing
+MOST_FOUND = 16_384  # of one search of Milvus
+
+
+class SearchJob(Joined):
+    """One search. near: what the index has found, of which the first `candidates` are scored, by content of the image.
+
+    images: how many pass the filter, where this is asked for (`counts`). read, matched: the sentence as the model of
+    the gallery reads it, and as another one that re-ranks.
+    """
+
+    read: EncodedQuery
+
+    def __init__(
+        self,
+        text: str,
+        top: int,
+        candidates: int,
+        where: str,
+        group: str,
+        counts: bool,
+        abandoned: Callable[[], bool] = lambda: False,
+    ):
+        super().__init__(max(candidates, LEAST_SIZE), abandoned)
+        self.text, self.top, self.candidates, self.group = text, top, candidates, group
+        self.where, self.counts = where, counts
+        self.matched: EncodedQuery | None = None
+        self.near: list[Near] = []
+        self.scores: dict[str, float] = {}
+        self.missing: dict[str, str] = {}
+        self.images: int | None = None
+        self.milliseconds: dict[str, float] = {}
+        self.told = teller()
+
+    @property
+    def found(self) -> int:
+        """How many images the index is asked for."""
+        return max(self.top, self.candidates)
+
+    @property
+    def scored(self) -> EncodedQuery:
+        """The sentence as the model that re-ranks reads it."""
+        return self.matched or self.read
+
+    @property
+    def to_rerank(self) -> list[Near]:
+        return self.near[: self.candidates]
+
+
+class Batches:
+    """Answers several searches of a gallery, stage by stage."""
+
+    def __init__(self, encoder: Encoder, reranker: Encoder, gallery: ReadGallery, tokens: ImageTokens):
+        self.encoder, self.reranker, self.gallery, self.tokens = encoder, reranker, gallery, tokens
+
+    def answer(self, jobs: Sequence[SearchJob]) -> None:
+        """Search; what is wrong with one of them is its `error`."""
+        clock = Clock()
+        self.read(jobs)
+        clock.lap("reading")
+        self.find(open_of(jobs))
+        clock.lap("embedding search")
+        self.rerank(open_of(jobs), clock)
+        for job in jobs:
+            job.milliseconds = clock.milliseconds
+
+    # ---- stages ------------------------------------------------------------------------
+
+    def read(self, jobs: Sequence[SearchJob]) -> None:
+        """Encode the sentences, also for another model that re-ranks, and check filters and groups."""
+        split: list[tuple[SearchJob, SplitQuery]] = []
+        matched: list[tuple[SearchJob, SplitQuery]] = []
+        for job in jobs:
+            with own_fault(job):
+                one = self.encoder.split(job.text)
+                if job.candidates and self.reranker is not self.encoder:
+                    matched.append((job, self.reranker.split(job.text)))
+                job.where = check_filter(job.where, self.gallery.columns() if job.where else {})
+                require_group(job.group, self.gallery.columns() if job.group else {})
+                split.append((job, one))
+        for (job, _), read in zip(split, self.encoder.embed([one for _, one in split]), strict=True):
+            job.read = read
+        for (job, _), read in zip(matched, self.reranker.embed([one for _, one in matched]), strict=True):
+            job.matched = read
+
+    def find(self, jobs: Sequence[SearchJob]) -> None:
+        """The nearest images: those of searches that ask alike by one search of the index."""
+        plain = sorted((job for job in jobs if not job.group), key=alike)
+        for (where, count), some in groupby(plain, key=alike):
+            together = list(some)
+            try:
+                self.find_alike(together, where, count)
+            except UserError as error:  # of the filter, or of the index
+                for job in together:
+                    job.error = error
+        for job in open_of(jobs):
+            with own_fault(job):
+                if job.group:
+                    job.near = self.find_groups(job)
+                if job.counts:
+                    job.images = self.gallery.store.count(job.where)
+
+    def find_alike(self, jobs: Sequence[SearchJob], where: str, count: int) -> None:
+        found = self.gallery.nearest(np.stack([job.read.embedding for job in jobs]), count, where)
+        for job, near in zip(jobs, found, strict=True):
+            job.near = near
+
+    def find_groups(self, job: SearchJob) -> list[Near]:
+        """The nearest images, `MOMENTS` of each group at most."""
+        found, groups = search_groups(
+            lambda limit: self.gallery.nearest(job.read.embedding[None], limit, job.where)[0],
+            lambda near: groups_of([one.image for one in near], job.group),
+            job.found,
+            min(MOST_FOUND, len(self.gallery.records)),
+        )
+        return thinned(found, groups, MOMENTS, job.found * MOMENTS)
+
+    def rerank(self, jobs: Sequence[SearchJob], clock: "Clock") -> None:
+        """Score the candidates of all searches, some images at a time, each of which is read once."""
+        images = {near.image.path: near.image for job in jobs for near in job.to_rerank}
+        if images:
+            texts = {job.scored.pieces: job.scored for job in jobs}
+            wanted: dict[tuple[int, ...], dict[str, None]] = {pieces: {} for pieces in texts}
+            for job in jobs:
+                wanted[job.scored.pieces] |= {near.image.content: None for near in job.to_rerank}
+            matching = Matching(self.reranker, list(texts.values()))
+            clock.lap("re-ranking")
+            before = 0
+            for part in parts_of(list(images.values()), images_at_once(self.reranker)):
+                tokens, missing = self.tokens.of(part, partial(tell, jobs, before, len(images)))
+                before += len(part)
+                clock.lap("image tokens")
+                found = matching.score([list(names) for names in wanted.values()], tokens)
+                scores = dict(zip(texts, found, strict=True))
+                for job in jobs:
+                    job.scores |= scores[job.scored.pieces]
+                    paths = [near.image.path for near in job.to_rerank]
+                    job.missing |= {path: missing[path] for path in paths if path in missing}
+                clock.lap("re-ranking")
+
+
+def tell(jobs: Sequence[SearchJob], before: int, of: int, done: int) -> None:
+    """Tell those who wait that so many images are read by now, and so many more before."""
+    for job in jobs:
+        job.told(before + done, of)
+
+
+def alike(job: SearchJob) -> tuple[str, int]:
+    """What searches that ask the index alike have in common."""
+    return job.where, job.found
+
+
+def open_of(jobs: Sequence[SearchJob]) -> list[SearchJob]:
+    """Those with which nothing is wrong."""
+    return [job for job in jobs if job.error is None]
+
+
+@contextmanager
+def own_fault(job: SearchJob) -> Iterator[None]:
+    """Keep what goes wrong with one search for that one."""
+    try:
+        yield
+    except Exception as error:
+        job.error = error
+
+
+STAGES = ("reading", "embedding search", "image tokens", "re-ranking")
+
+
+class Clock:
+    """Milliseconds of each stage."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.milliseconds[name] += 1000 * (now - self.last)
+        self.last = now

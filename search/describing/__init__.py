@@ -1,0 +1,1 @@
+"""What a picture shows, and which question would tell hits apart."""

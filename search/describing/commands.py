@@ -1,0 +1,148 @@
+"""What `python -m search describe` prints, and how `python -m search ask` asks."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset.decoding import Unusable, read_content
+from evaluation.description.asking import AnswerWord, parse_answers
+from evaluation.description.phrases import Table, read_table
+from search.describing.describer import Describer, GalleryDescriber, Seen, seen_as_json
+from search.describing.questions import Answered, AskedSearch, Dialogue, answers_as_json, ask, question_as_json
+from search.gallery.read_gallery import ReadGallery
+from utils.errors import UserError, one_line
+from utils.files import as_json
+from utils.text import agreeing, counted
+
+LEAST_SHOWN, MOST_SHOWN = 0.1, 3  # scores of options that are printed beside the likeliest, and how many options
+
+
+def describe_images(describer: Describer, images: Sequence[Path], json: bool) -> None:
+    """Print what images show. Raises UserError at the end when some could not be read."""
+    found: list[dict[str, Any]] = []
+    unreadable = 0
+    if why := describer.why_unsure():
+        print(one_line(why), file=sys.stderr)
+    for path in images:
+        try:
+            seen = describer.describe(read_content(path))
+        except Unusable as fault:
+            unreadable += 1
+            print(one_line(f"unreadable: {path} {fault}"), file=sys.stderr)
+            continue
+        found.append({"image": str(path), "categories": seen_as_json(seen)})
+        if not json:
+            print("\n".join(lines_of(path, seen)))
+    if json:
+        print(as_json(found, indent=2, encoding=sys.stdout.encoding or "utf-8"))
+    if unreadable:
+        which = f"{unreadable} of {counted(len(images), 'image')}"
+        raise UserError(f"{which} could not be read, as was said above; give other files in their place")
+
+
+def lines_of(path: Path, seen: Sequence[Seen]) -> list[str]:
+    """The image, and a line for each category of which there is anything."""
+    shown = [one for one in seen if one.shown]
+    width = max((len(one.category) for one in shown), default=0)
+    name = str(path) if str(path).isprintable() else ascii(str(path))
+    return [name, *(f"  {one.category:{width}}  {options_of(one)}" for one in shown)]
+
+
+def options_of(seen: Seen) -> str:
+    """The likeliest options of a category with their scores, best first."""
+    best = list(seen.options.items())[:MOST_SHOWN]
+    shown = [*best[:1], *((name, score) for name, score in best[1:] if score >= LEAST_SHOWN)]
+    return ", ".join(f"{name} {score:.2f}" for name, score in shown)
+
+
+# ---- asking ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Questioner:
+    """The command `ask`: the search, answers given beforehand (None: somebody is asked), and how to print."""
+
+    search: AskedSearch
+    given: list[AnswerWord] | None
+    table: Table
+    json: bool
+
+    @classmethod
+    def parse(cls, options: argparse.Namespace) -> "Questioner":
+        """From the command line. Raises UserError for answers and phrases that are none."""
+        names = ("text", "top", "candidates", "where", "group", "among")
+        given = None if options.answers is None else parse_answers([*filter(None, options.answers.split(","))])
+        search = AskedSearch(**{name: getattr(options, name) for name in names})
+        return cls(search, given, read_table(options.phrases), options.json)
+
+    def run(self, describer: GalleryDescriber) -> None:
+        """Ask until there are no more answers, or no more questions, and print the hits."""
+        if why := describer.why_unsure():
+            print(one_line(why), file=sys.stderr)
+        dialogue, answers = ask(describer, self.search), list[Answered]()
+        while dialogue.question is not None:
+            if self.given is None and not self.json:
+                print_hits(dialogue, describer.searcher.gallery)
+            answer = self.next_answer(len(answers), dialogue)
+            if answer is None:
+                break
+            answers.append(Answered(dialogue.question, answer))
+            dialogue = ask(describer, self.search, answers)
+        if dialogue.question is None:
+            print("no question would tell these images further apart", file=sys.stderr)
+        if self.json:
+            print(as_json(dialogue_as_json(dialogue, describer.searcher.gallery), indent=2))
+        elif self.given is not None or dialogue.question is None:
+            print_hits(dialogue, describer.searcher.gallery)
+            if dialogue.question is not None:
+                print(f"next question: {dialogue.words}")
+
+    def next_answer(self, number: int, dialogue: Dialogue) -> AnswerWord | None:
+        """What is answered to the next question, given or typed; None where that is the end."""
+        if self.given is not None:
+            if number == len(self.given):
+                return None
+            print(f"{dialogue.words} {self.given[number]}", file=sys.stderr)
+            return self.given[number]
+        while True:
+            print(f"{dialogue.words} [yes/no/unknown; empty ends] ", end="", file=sys.stderr, flush=True)
+            line = sys.stdin.readline()
+            if not line.strip():
+                return None
+            try:
+                return parse_answers([line])[0]
+            except UserError as error:
+                print(one_line(str(error)), file=sys.stderr)
+
+
+def print_hits(dialogue: Dialogue, gallery: ReadGallery) -> None:
+    """A line for each hit, in the order that the answers give them."""
+    for rank, hit in enumerate(dialogue.answer.hits, 1):
+        file = gallery.images.named(hit.path)
+        chance = "" if hit.probability is None else f"probability {hit.probability:.3f}  "
+        match = "" if hit.match is None or chance else f"match {hit.match:.3f}  "
+        shown = file if file.isprintable() else ascii(file)
+        print(f"{rank:3}  {chance}{match}similarity {hit.similarity:.3f}  {shown}")
+    if not dialogue.answer.hits:
+        print("nothing found")
+    lost = dialogue.answer.missing
+    if lost:
+        are = agreeing(len(lost), "is", "are")
+        print(f"{counted(len(lost), 'image')} could not be read and {are} left out", file=sys.stderr)
+
+
+def dialogue_as_json(dialogue: Dialogue, gallery: ReadGallery) -> dict[str, Any]:
+    hits = [
+        {"rank": rank, "file": gallery.images.named(gallery.file_of(hit.path)), "match": hit.match, **asdict(hit)}
+        for rank, hit in enumerate(dialogue.answer.hits, 1)
+    ]
+    return {
+        "query": dialogue.answer.query.text,
+        "answers": answers_as_json(dialogue),
+        "question": question_as_json(dialogue),
+        "hits": hits,
+        "missing": dialogue.answer.missing,
+    }

@@ -1,0 +1,1 @@
+"""Where a gallery's plain files and images are: folders, or storage that several machines share."""

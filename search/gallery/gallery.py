@@ -1,0 +1,294 @@
+"""A gallery: images of a folder, encoded by one model, to be searched by text.
+
+    GALLERY/gallery.json   which model and preprocessing made it, which folder its images are in
+    GALLERY/records/       embeddings and metadata as plain files (search/files/records.py)
+    GALLERY/index.db       the search index of Milvus Lite, which can be built again from the records
+    GALLERY/columns.json   which metadata there are, beside an index on a server, for processes that only search
+    GALLERY/moving.json    the new folder and paths of images that are being moved, until the first two hold them
+    GALLERY/page/          what the web page shows, while it is served; none of this is an image to be indexed
+
+With a Milvus server in place of GALLERY (http://host:19530), all but index.db are in a folder named after it, or where
+--files says. One process at a time changes a gallery; of one on a server, any number of others search meanwhile
+(search/gallery/read_gallery.py).
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.encoder import Encoder
+from search.files.images import Images, open_images
+from search.files.names import ABOUT, INDEX, PAGE
+from search.files.records import IndexedImage, Records
+from search.files.storage import Storage
+from search.gallery.address import Address, require_gallery_folder
+from search.gallery.read_gallery import (
+    COLUMNS,
+    FORMAT,
+    Near,
+    ReadGallery,
+    columns_of,
+    read_about,
+    require_same_encoder,
+    shortened,
+)
+from search.milvus.index_types import AUTO, require_index_type
+from search.milvus.store import ROWS, Store, synchronise
+from utils.errors import UserError
+from utils.text import counted
+
+INDEX_TYPE = "index_type"  # in gallery.json, where one was chosen
+SYNCHRONISED, ERASING, MOVING = "synchronised.json", "erasing", "moving.json"
+HELD = "end that one, or use its HTTP API if it serves"
+
+
+class Gallery(ReadGallery):
+    """An open gallery; one process at a time holds it, and may change it."""
+
+    records: Records
+
+    def __init__(self, address: Address, about: Mapping[str, Any], records: Records, store: Store, page: Path):
+        """about: the content of gallery.json; page: the folder of what a web page shows."""
+        super().__init__(about, records, store, page)
+        self.address, self.files = address, records.storage
+        self.known_columns: tuple[dict[str, Any], dict[str, list[Any]]] = {}, {}
+        self.behind = False  # whether the index may lack what the records hold
+
+    def columns(self) -> dict[str, list[Any]]:
+        if self.known_columns[0] != self.state():
+            self.known_columns = self.state(), columns_of(self.records)
+        return self.known_columns[1]
+
+    def synchronise(self) -> None:
+        """Make the index hold what the records hold, unless it is known to.
+
+        Raises UserError when it holds images of another gallery.
+        """
+        if self.files.exists(ERASING) or self.records.entries > len(self.records):  # its process was killed
+            self.erase()
+        there = self.store.count()
+        if not self.records.files and there:
+            raise UserError(
+                f"{self.store.uri} holds {counted(there, 'image')} of another gallery in {self.store.collection};"
+                f" name another, such as {self.store.uri}/mine"
+            )
+        known = self.files.read_json(SYNCHRONISED, "state of the index") if self.files.exists(SYNCHRONISED) else {}
+        if there == len(self.records) and known == self.state():
+            return
+        if there and any(known.get(name) != self.state().get(name) for name in ("rows", "index")):
+            self.rebuild()  # of an earlier version, or its type has been changed
+            return
+        synchronise(self.store, self.records)
+        self.tell_state()
+
+    @contextlib.contextmanager
+    def followed(self) -> Iterator[None]:
+        """Change the records, then the index.
+
+        Where that is out of reach, the next change or search brings it in line first, so that nothing is acknowledged
+        which the index lacks.
+        """
+        self.catch_up()
+        self.behind = True
+        yield
+        self.behind = False
+
+    def catch_up(self) -> None:
+        """Bring the index in line after a change that it could not follow."""
+        if self.behind:
+            self.synchronise()
+            self.behind = False
+
+    def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Near]]:
+        self.catch_up()
+        return super().nearest(embeddings, count, where)
+
+    def put(self, images: Sequence[IndexedImage]) -> None:
+        """Add images, or replace those of the same paths."""
+        with self.followed():
+            old = [self.records.by_path[image.path].id for image in images if image.path in self.records.by_path]
+            self.records.add(images)
+            self.store.remove(old)
+            self.store.put(images)
+
+    def drop(self, paths: Sequence[str]) -> None:
+        """Remove images whose files are gone; the next `erase` removes the last traces of them."""
+        with self.followed():
+            old = [self.records.by_path[path].id for path in paths]
+            self.records.drop(paths)
+            self.store.remove(old)
+
+    def finish(self) -> None:
+        """After changes: complete the index, and note that it holds what the records hold."""
+        self.store.finish()
+        self.tell_state()
+
+    def tell_state(self) -> None:
+        """Note that the index holds what the records hold, and which metadata there are."""
+        if self.address.is_server:
+            self.files.write_json(COLUMNS, shortened(self.columns()))
+        self.files.write_json(SYNCHRONISED, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """What tells one state of the records, and of what the index says of an image, from another."""
+        asked = {} if self.store.wanted == AUTO else {"index": self.store.wanted}  # as before there was a choice
+        return {"records": self.records.newest(), "images": len(self.records), "rows": ROWS, **asked}
+
+    def forget(self, paths: Sequence[str]) -> None:
+        """Erase images from records and index, and copies that a page has shown; their files are left alone."""
+        with self.followed():
+            self.records.remove(paths)
+            self.erase()
+
+    def erase(self) -> None:
+        """Write records and index anew, with the current images alone: both only mark what is replaced or removed."""
+        self.clear_page()
+        self.files.write_json(ERASING, {})
+        self.records.rewrite()
+        self.rebuild()
+        self.files.remove(ERASING)
+
+    def move(self, images: Images, paths: Mapping[str, str]) -> None:
+        """Let the images be below another folder, some under new `paths` by their old ones, which none of them has.
+
+        A process that is killed has either moved nothing, or the next one finishes it.
+        """
+        self.files.write_json(MOVING, {"images": images.name, "paths": dict(paths)})
+        self.about, self.images = finish_move(self.files, self.records, self.about), images
+        self.synchronise()
+
+    def record_encoder(self, source: Mapping[str, Any]) -> None:
+        """Note where the model of this gallery is now."""
+        self.about = {**self.about, "encoder": dict(source)}
+        self.files.write_json(ABOUT, self.about, indent=2)
+
+    def choose_index(self, index_type: str) -> None:
+        """Build the index again from the records as another type (`milvus.index_types.CHOICES`), which is recorded.
+
+        Raises UserError, before anything is changed, when this Milvus has no such type. A process that is killed has
+        changed nothing, or the next one finishes it.
+        """
+        self.store.require(require_index_type(index_type))
+        self.about = {**self.about, INDEX_TYPE: index_type}
+        self.files.write_json(ABOUT, self.about, indent=2)
+        self.store.wanted = index_type
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """Build the index again from the records."""
+        self.store.replace(self.records)
+        self.tell_state()
+
+
+# ---- opening ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def open_gallery(
+    gallery: str,
+    encoder: Encoder,
+    images: str | Path | Images | None = None,
+    anew: bool = False,
+    files: str | None = None,
+    index_type: str | None = None,
+) -> Iterator[Gallery]:
+    """Open a gallery, or make one when `images`, the folder or URL to be indexed, is given.
+
+    anew: its index is built again. files: where the plain files of a gallery on a server are. The index is brought in
+    line with the records, which are right however the last process ended. index_type: of a gallery that is made
+    (`search.milvus.index_types.CHOICES`); one that is there has its own, and with `anew` gets this one.
+
+    Raises UserError when it does not exist, was made by another model, is of another folder, or is held by another
+    process.
+    """
+    address = Address.parse(str(gallery), files)
+    require_gallery_folder(address, makes=images is not None)
+    kept = address.storage()
+    with kept.lock(f"gallery {gallery}", HELD):
+        records = Records(kept)
+        if kept.exists(MOVING):  # its process was killed
+            finish_move(kept, records, kept.read_json(ABOUT, "gallery file"))
+        place = images if images is None or isinstance(images, Images) else open_images(str(images), "images")
+        about = open_about(address, kept, encoder, place, index_type)
+        has = require_index_type(about.get(INDEX_TYPE, AUTO))
+        if index_type not in (None, has) and not anew:
+            raise UserError(
+                f"the index of gallery {gallery} is {has}; to build it as {index_type}:"
+                f" python -m search rebuild --gallery {gallery} --index_type {index_type}"
+            )
+        if anew and index_type in (None, has) and not address.is_server:
+            shutil.rmtree(address.folder / INDEX, ignore_errors=True)
+            (address.folder / INDEX).unlink(missing_ok=True)
+        store = Store(address.uri, address.collection, encoder.dimensions, wanted=has)
+        try:
+            opened = Gallery(address, about, records, store, address.folder / PAGE)
+            if images is not None and encoder.source not in ({}, about.get("encoder")):
+                opened.record_encoder(encoder.source)
+            if anew and index_type not in (None, has):
+                opened.choose_index(str(index_type))
+            elif anew:
+                opened.rebuild()
+            opened.clear_page()  # of a process that was killed
+            opened.synchronise()
+            yield opened
+        finally:
+            store.close()
+
+
+def finish_move(files: Storage, records: Records, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what moving.json says, however much of it was done already; returns the new content of gallery.json."""
+    moving = files.read_json(MOVING, "file of a move")
+    records.rename(moving["paths"])
+    moved = {**about, "images": moving["images"]}
+    files.write_json(ABOUT, moved, indent=2)
+    files.remove(MOVING)
+    return moved
+
+
+def open_about(
+    address: Address, files: Storage, encoder: Encoder, images: Images | None, index_type: str | None = None
+) -> dict[str, Any]:
+    """Read gallery.json, or write it. Raises UserError when it is of another model or folder."""
+    made_with = encoder.identity()
+    if not files.exists(ABOUT):
+        if images is None:
+            raise address.missing()
+        about = {"format": FORMAT, "images": images.name, "encoder": encoder.source, "made_with": made_with}
+        if index_type not in (None, AUTO):
+            require_buildable(address, encoder, require_index_type(index_type))
+            about[INDEX_TYPE] = index_type
+        files.write_json(ABOUT, about, indent=2)
+        return about
+    about = read_about(files)
+    require_same_encoder(files.name, about, made_with)
+    if images is not None and images.name != about["images"]:
+        raise UserError(
+            f"gallery {files.name} is of the images in {about['images']}; name a new one for {images}, or, if they"
+            f" were moved there: python -m search move --gallery {address.name} --images {images}"
+        )
+    return about
+
+
+def require_buildable(address: Address, encoder: Encoder, index_type: str) -> None:
+    """Raises UserError unless the Milvus of a gallery that is about to be made builds indices of a type."""
+    with tempfile.TemporaryDirectory(prefix="person-search-") as folder:
+        uri = address.uri if address.is_server else str(Path(folder) / INDEX)
+        collection = f"{address.collection}_trial_of_types"
+        store = Store(uri, collection, encoder.dimensions)
+        try:
+            store.require(index_type)
+        finally:
+            store.discard()
+            store.close()
+
+
+def held(gallery: ReadGallery) -> Gallery:
+    """A gallery that this process may change. Raises UserError for one that it only searches."""
+    if not isinstance(gallery, Gallery):
+        raise UserError("this process only searches the gallery; another one changes it")
+    return gallery

@@ -1,0 +1,248 @@
+"""A gallery as a process sees it that searches and changes nothing.
+
+One on a Milvus server is opened so by any number of processes on any number of machines, while another one changes it:
+they hold no lock and no list of its images, and what was added or erased is seen by the next search.
+"""
+
+import contextlib
+import shutil
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from dataset.decoding import Unusable, decode
+from dataset.digests import blake2_of
+from search.encoder import Encoder
+from search.files.crops import cut, file_and_box
+from search.files.images import open_images
+from search.files.names import ABOUT
+from search.files.records import IndexedImage, Records
+from search.files.storage import Storage
+from search.gallery.address import Address
+from search.milvus.index_records import FRESH, IndexRecords
+from search.milvus.store import Store
+from utils.errors import UserError
+
+FORMAT = 1
+COLUMNS = "columns.json"
+MOST_VALUES = 1000  # of a column that columns.json names
+
+
+@dataclass(frozen=True)
+class Near:
+    """An image that the index has found, and the cosine of its embedding and that of the query."""
+
+    image: IndexedImage
+    similarity: float
+
+
+def by_similarity(images: Sequence[IndexedImage], embedding: np.ndarray) -> list[Near]:
+    """The nearest first; those that are as near by their paths.
+
+    Each product is summed by itself, in an order that does not depend on the others: a product of matrices may sum rows
+    in several ways, so that copies of one image would be told apart by chance.
+    """
+    if not images:
+        return []
+    stacked = np.stack([image.embedding for image in images]).astype(np.float32)
+    values = np.einsum("ke,e->k", stacked, embedding.astype(np.float32), optimize=False).tolist()
+    found = [Near(image, value) for image, value in zip(images, values, strict=True)]
+    return sorted(found, key=lambda near: (-near.similarity, near.image.path))
+
+
+class ReadGallery(ABC):
+    """An open gallery to be searched."""
+
+    def __init__(self, about: Mapping[str, Any], records: Records | IndexRecords, store: Store, page: Path):
+        """about: the content of gallery.json; page: the folder of what a web page shows."""
+        self.about, self.records, self.store, self.page = about, records, store, page
+        self.images = open_images(about["images"], "the images of the gallery")
+
+    def image_at(self, path: str) -> IndexedImage:
+        """The image of a path. Raises UserError when the gallery holds no such image, or none any more."""
+        image = self.records.by_path.get(path)
+        if image is None:
+            raise UserError(f"the gallery holds no image {path!r}")
+        return image
+
+    def file_of(self, path: str) -> str:
+        """The path of the file of an image of this gallery. Raises UserError when it holds no such image."""
+        return self.image_at(path).file
+
+    def content_of(self, path: str) -> bytes:
+        """An image as it was indexed, as a file: another image that has taken its place is never read or shown.
+
+        Raises UserError when the gallery holds no such image, Unusable when its file is gone or another one.
+        """
+        return self.read_image(self.image_at(path))
+
+    def read_image(self, image: IndexedImage) -> bytes:
+        """`content_of` an image of which the record is known."""
+        content, box = self.read_frame(image), file_and_box(image.path)[1]
+        return content if box is None else cut(decode(content), box)
+
+    def frame_of(self, path: str) -> bytes:
+        """The whole file that an image is, or is cut out of; else as `content_of`."""
+        return self.read_frame(self.image_at(path))
+
+    def read_frame(self, image: IndexedImage) -> bytes:
+        """`frame_of` an image of which the record is known."""
+        content = self.images.read(image.file)
+        if blake2_of(content) != image.digest:
+            raise Unusable("has changed since it was indexed; index the folder again")
+        return content
+
+    def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Near]]:
+        """For each embedding [Q, E] the `count` nearest images, best first; where: a filter on metadata.
+
+        Similarities are those of the embeddings that were kept, also where the index rounds them, and do not depend on
+        what is searched with them. Images that are gone since the index found them are left out.
+        """
+        answers = self.store.search_all(embeddings, count, where)
+        images = self.images_of(dict.fromkeys((one, path) for found in answers for one, path, _ in found))
+        return [
+            by_similarity([images[one] for one, _, _ in found if one in images], embedding)
+            for found, embedding in zip(answers, embeddings, strict=True)
+        ]
+
+    def images_of(self, found: Collection[tuple[str, str]]) -> Mapping[str, IndexedImage]:
+        """What is known now of images of which a search has found (id, path); those that are gone are left out."""
+        known = ((one, self.records.by_id.get(one)) for one, _ in found)
+        return {one: image for one, image in known if image is not None}
+
+    @abstractmethod
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        """Metadata by name with the values they take, sorted: what can be filtered by."""
+
+    def clear_page(self) -> None:
+        """Remove what a web page has shown."""
+        shutil.rmtree(self.page, ignore_errors=True)
+
+
+class SharedGallery(ReadGallery):
+    """A gallery on a server, which another process may change at any time."""
+
+    records: IndexRecords
+
+    def __init__(self, files: Storage, encoder: Encoder, store: Store, page: Path):
+        """Raises UserError when it was made by another model, or the index is that of an earlier version."""
+        self.files, self.identity = files, encoder.identity()
+        self.read_columns: Mapping[str, Sequence[Any]] = {}
+        super().__init__(read_about(files), IndexRecords(store), store, page)
+        self.read()
+
+    def read(self) -> None:
+        """Read what its files say now."""
+        before, self.about = self.about, read_about(self.files)
+        if before["images"] != self.about["images"]:
+            self.images = open_images(self.about["images"], "the images of the gallery")
+        require_same_encoder(self.files.name, self.about, self.identity)
+        self.read_columns = self.files.read_json(COLUMNS, "columns") if self.files.exists(COLUMNS) else {}
+        self.read_at = time.monotonic()
+
+    def images_of(self, found: Collection[tuple[str, str]]) -> Mapping[str, IndexedImage]:
+        return self.records.note(list(found))
+
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        if time.monotonic() - self.read_at > FRESH:
+            self.read()
+        return self.read_columns
+
+
+@contextlib.contextmanager
+def read_gallery(gallery: str, encoder: Encoder, files: str | None = None) -> Iterator[SharedGallery]:
+    """Open a gallery on a Milvus server to search it, also while another process changes it.
+
+    Raises UserError when it does not exist or was made by another model.
+    """
+    address = Address.parse(gallery, files)
+    if not address.exists():
+        raise address.missing()
+    with tempfile.TemporaryDirectory(prefix="person-search-") as page:
+        store = Store(address.uri, address.collection, encoder.dimensions, makes=False)
+        try:
+            yield SharedGallery(address.storage(), encoder, store, Path(page))
+        finally:
+            store.close()
+
+
+# ---- what gallery.json and columns.json say --------------------------------------------
+
+
+def read_about(files: Storage) -> dict[str, Any]:
+    """The content of gallery.json. Raises UserError when it is of another version, or none."""
+    about = files.read_json(ABOUT, "gallery file")
+    if not is_about(about):
+        raise UserError(f"{files.name}/{ABOUT} is not a gallery file of this version; name another folder")
+    return about
+
+
+def columns_of(images: Iterable[IndexedImage]) -> dict[str, list[Any]]:
+    """Metadata by name with the values they take, sorted."""
+    found: dict[str, set[Any]] = {}
+    for image in images:
+        for name, value in image.metadata.items():
+            found.setdefault(name, set()).add(value)
+    return {name: sorted(values, key=lambda one: (isinstance(one, str), one)) for name, values in found.items()}
+
+
+def shortened(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """Columns whose many values are left out but for the first and last of them, between which the others lie."""
+    half = MOST_VALUES // 2
+    return {
+        name: list(values) if len(values) <= MOST_VALUES else [*values[:half], *values[-half:]]
+        for name, values in columns.items()
+    }
+
+
+def is_about(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether a value is the content of a gallery.json of this version."""
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        return False
+    return isinstance(value.get("made_with"), dict) and isinstance(value.get("images"), str)
+
+
+def require_same_encoder(folder: str, about: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:
+    """Raises UserError unless the gallery was made by this model and preprocessing."""
+    for name, value in made_with.items():
+        before = about["made_with"].get(name)
+        if before != value:
+            was = "by another model" if name == "model" else f"with {name} {before}, not {value}"
+            raise UserError(f"gallery {folder} was made {was}: {checkpoint_of(about)}; use that, or make a new one")
+
+
+def checkpoint_of(about: Mapping[str, Any]) -> str:
+    """What gallery.json says of the model's file."""
+    source = about.get("encoder")
+    return str(source.get("checkpoint")) if isinstance(source, dict) else "an unknown checkpoint"
+
+
+def recorded_encoder(gallery: str, checkpoint: Path | None = None, files: str | None = None) -> dict[str, Any]:
+    """The arguments of `Encoder.open` that made a gallery; checkpoint: where another copy of its model is.
+
+    Raises UserError when there is no such gallery, or no such model any more.
+    """
+    address = Address.parse(gallery, files)
+    if not address.exists():
+        raise address.missing()
+    about = address.storage().read_json(ABOUT, "gallery file")
+    recorded = about.get("encoder") if isinstance(about, dict) else None
+    source = dict(recorded) if isinstance(recorded, dict) else {}
+    source["overrides"] = source.get("overrides") or []
+    if checkpoint is not None:
+        config = source.get("config")
+        return {**source, "checkpoint": str(checkpoint), "config": config if config and Path(config).exists() else None}
+    if not isinstance(source.get("checkpoint"), str):
+        raise UserError(f"{address.files}/{ABOUT} does not say which checkpoint made it; give --checkpoint")
+    if not Path(source["checkpoint"]).exists():
+        raise UserError(
+            f"checkpoint {source['checkpoint']}, which made the gallery {gallery}, does not exist; if it was moved:"
+            f" python -m search move --gallery {gallery} --checkpoint NEW"
+        )
+    return source

@@ -1,0 +1,1 @@
+"""The search index of a gallery: Milvus, embedded or a server."""

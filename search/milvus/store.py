@@ -1,0 +1,353 @@
+"""The search index: Milvus, embedded (Milvus Lite, a file) or a server; the same calls for both.
+
+An index holds nothing that a gallery's records do not hold: it can always be built again from them.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from search.files.records import DIGEST, ID, OWN_FIELDS, PATH, VECTOR, IndexedImage
+from search.milvus.client import ReloadingClient, is_out_of_reach
+from search.milvus.index_types import AUTO, EXACT, INDEX_TYPES, chosen_type
+from search.milvus.login import milvus_login, without_secrets
+from utils.errors import Unavailable, UserError
+
+logger = logging.getLogger(__name__)
+
+ROWS = 2  # version of `as_row`
+BATCH = 1000
+FRESH = 1.0  # seconds, after which a process that only searches asks again what the index is built as
+CONSISTENCY = "Strong"  # every search sees what was written before it
+WAIT_SECONDS = 3600
+# pymilvus asks every 10 s whether the server is alive, also when idle; servers take more than one in 5 minutes for an
+# attack, close the connection (ENHANCE_YOUR_CALM, too_many_pings), and grpc prints that
+KEEPALIVE: Mapping[str, int] = {"grpc.keepalive_time_ms": 600_000, "grpc.keepalive_permit_without_calls": 0}
+REBUILD = "python -m search rebuild builds it again"
+
+Found = tuple[str, str, float]
+"""Id and path of an image that was found, and its cosine similarity as the index has it."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextlib.contextmanager
+def milvus_errors(what: str, login: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Raise errors of Milvus as a UserError of one line that starts with `what`, and repeats nothing of a login."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # pymilvus, grpc and Milvus Lite raise nearly any type
+        said = getattr(error, "message", None) or str(error)
+        said = re.split(r" at column [0-9]+", " ".join(str(said).split()))[0]  # then the place, drawn below the filter
+        said = without_secrets(said, login or {})
+        raise (Unavailable if is_out_of_reach(error) else UserError)(f"{what}: {said[:300]}") from None
+
+
+def in_one_line(method: Callable[Concatenate["Store", P], R]) -> Callable[Concatenate["Store", P], R]:
+    """Decorator: errors of Milvus in a method of the store are a UserError that says how to build the index again."""
+
+    @functools.wraps(method)
+    def wrapped(store: "Store", *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with milvus_errors(f"the index {store.uri} fails ({method.__name__}; {REBUILD})"):
+                return method(store, *args, **kwargs)
+        except Unavailable:
+            raise Unavailable(f"the server of the index {store.uri} does not answer; is it running?") from None
+
+    return wrapped
+
+
+class Store:
+    """One collection of a Milvus index.
+
+    On a server it has a number, and the name that all ask for is an alias of it: another one that is built beside it
+    takes its place at once (`replace`).
+    """
+
+    def __init__(self, uri: str, collection: str, dimensions: int, makes: bool = True, wanted: str = AUTO):
+        """uri: a file of Milvus Lite, or http://host:port of a server; makes: the collection, when there is none.
+        wanted: the type of the index when it is built (`search.milvus.index_types.CHOICES`).
+
+        Raises UserError when it cannot be opened, or there is none.
+        """
+        self.uri, self.collection, self.dimensions = uri, collection, dimensions
+        self.client, self.wanted, self.changes = connect(uri), wanted, makes
+        self.index_type, self.built_with, self.described_at = EXACT, dict[str, Any](), 0.0
+        self.open(makes)
+
+    @in_one_line
+    def open(self, makes: bool) -> None:
+        """Load the collection."""
+        if not self.client.has_collection(self.collection):
+            if not makes:
+                raise UserError(f"{self.uri} has no index {self.collection}; {REBUILD}")
+            if is_server(self.uri):
+                self.create(f"{self.collection}_1")
+                self.client.create_alias(f"{self.collection}_1", self.collection)
+            else:
+                self.create(self.collection)
+        self.client.load_collection(self.collection)
+        self.note_index()
+
+    def note_index(self) -> None:
+        """Ask what the index is built as."""
+        found, self.described_at = self.describe_index(), time.monotonic()
+        self.index_type, self.built_with = found.get("index_type", EXACT), parameters_of(found)
+
+    def create(self, name: str) -> None:
+        """An empty collection. Metadata are dynamic fields: every gallery has its own."""
+        from pymilvus import DataType
+
+        schema = self.client.create_schema(auto_id=False, enable_dynamic_field=True)
+        schema.add_field(ID, DataType.VARCHAR, is_primary=True, max_length=64)
+        schema.add_field(PATH, DataType.VARCHAR, max_length=8192)
+        schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=self.dimensions)
+        self.client.create_collection(
+            name, schema=schema, index_params=self.index_parameters(EXACT, 0), consistency_level=CONSISTENCY
+        )
+
+    def index_parameters(self, index_type: str, images: int) -> Any:
+        parameters = self.client.prepare_index_params()
+        # as a value named "params", which Milvus Lite and servers both read
+        built_with = {"params": dict(INDEX_TYPES[index_type].build(images))}
+        parameters.add_index(VECTOR, index_type=index_type, metric_type="COSINE", params=built_with)
+        return parameters
+
+    @in_one_line
+    def describe_index(self) -> Mapping[str, Any]:
+        """What Milvus says of the index of embeddings."""
+        return self.client.describe_index(self.collection, VECTOR) or {}
+
+    @in_one_line
+    def count(self, where: str = "") -> int:
+        """The number of images, or of those that pass a filter on metadata."""
+        found = self.client.query(self.collection, filter=where, output_fields=["count(*)"])
+        return int(found[0]["count(*)"])
+
+    @in_one_line
+    def ids(self) -> set[str]:
+        """The ids of all images."""
+        found: set[str] = set()
+        pages = self.client.query_iterator(self.collection, batch_size=BATCH, output_fields=[ID])
+        while page := pages.next():
+            found.update(row[ID] for row in page)
+        pages.close()
+        return found
+
+    @in_one_line
+    def put(self, images: Sequence[IndexedImage]) -> None:
+        """Add images, or replace those of the same ids."""
+        for start in range(0, len(images), BATCH):
+            self.client.upsert(self.collection, [as_row(image) for image in images[start : start + BATCH]])
+
+    @in_one_line
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove images by their ids."""
+        for start in range(0, len(ids), BATCH):
+            self.client.delete(self.collection, ids=list(ids[start : start + BATCH]))
+
+    @in_one_line
+    def images(self, ids: Sequence[str]) -> list[IndexedImage]:
+        """What the index holds of images by their ids; nothing of those that it does not hold."""
+        rows: list[Mapping[str, Any]] = []
+        for start in range(0, len(ids), BATCH):
+            rows += self.client.get(self.collection, ids=list(ids[start : start + BATCH]), output_fields=["*"])
+        return [as_image(row) for row in rows]
+
+    @in_one_line
+    def images_where(self, name: str, value: str) -> list[IndexedImage]:
+        """What the index holds of images whose id or path is this."""
+        where = f"{name} == {json.dumps(value, ensure_ascii=False)}"
+        return [as_image(row) for row in self.client.query(self.collection, filter=where, output_fields=["*"])]
+
+    def search(self, vector: np.ndarray, count: int, where: str = "") -> list[Found]:
+        """The `count` nearest images, best first, as of `search_all`."""
+        return self.search_all(vector[None], count, where)[0]
+
+    def search_all(self, vectors: np.ndarray, count: int, where: str = "") -> list[list[Found]]:
+        """For each vector [Q, E] the `count` nearest images, best first; where: a filter on metadata.
+
+        Raises UserError for a filter that Milvus does not understand (`search.gallery.filters` refuses what is none).
+        """
+        if not self.changes and time.monotonic() - self.described_at > FRESH:
+            self.note_index()  # the process that changes the gallery may have built another
+        parameters = dict(INDEX_TYPES[self.index_type].search(count, self.built_with))
+        with milvus_errors(f"the search with the filter {where!r} failed" if where else "the search failed"):
+            found = self.client.search(
+                self.collection,
+                data=list(vectors.astype(np.float32)),
+                limit=count,
+                filter=where,
+                output_fields=[PATH],
+                search_params={"params": parameters},
+            )
+        return [[(hit[ID], hit["entity"][PATH], float(hit["distance"])) for hit in one] for one in found]
+
+    @in_one_line
+    def finish(self) -> None:
+        """Write everything out, choose the index that this many images need, and wait until it is complete."""
+        self.client.flush(self.collection)
+        images = self.count()
+        wanted = chosen_type(self.wanted, images)
+        if self.index_type != wanted:
+            logger.info("building the index %s", wanted)
+            self.client.release_collection(self.collection)
+            self.client.drop_index(self.collection, VECTOR)
+            self.client.create_index(self.collection, self.index_parameters(wanted, images))
+            self.client.load_collection(self.collection)
+        self.wait_until_complete()
+        self.note_index()
+
+    def require(self, index_type: str) -> None:
+        """Raises UserError unless this Milvus builds indices of a type; nothing of the gallery is touched."""
+        if index_type == AUTO:
+            return
+        name, some = f"{self.collection}_trial", np.eye(1, self.dimensions, dtype=np.float32)[0]
+        try:
+            trial = self.empty(name)
+            trial.wanted = index_type
+            trial.put([IndexedImage("trial", "trial", some)])
+            trial.finish()
+        except Unavailable:
+            raise
+        except UserError as error:
+            said = str(error).rpartition(f"{REBUILD}): ")[2]
+            raise UserError(f"the Milvus of {self.uri} does not build an index {index_type}: {said}") from None
+        finally:
+            with contextlib.suppress(Exception):  # which would hide the error that matters
+                self.client.drop_collection(name)
+
+    def wait_until_complete(self) -> None:
+        """Raises UserError when it takes an hour."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        with tqdm(desc="indexing", unit="image", leave=False, disable=None) as bar:
+            while True:
+                state = self.describe_index()
+                bar.total = int(state.get("total_rows") or 0)
+                bar.n = int(state.get("indexed_rows") or 0)
+                bar.refresh()
+                if state.get("state") in (None, "Finished") and not state.get("pending_index_rows"):
+                    return
+                if time.monotonic() > deadline:
+                    raise UserError(f"the index in {self.uri} is not complete after {WAIT_SECONDS // 60} minutes")
+                time.sleep(0.2)
+
+    @in_one_line
+    def replace(self, images: Iterable[IndexedImage]) -> None:
+        """Let the index hold exactly these images, built anew. On a server, searches find all of it meanwhile."""
+        if not is_server(self.uri):
+            self.client.drop_collection(self.collection)
+            self.create(self.collection)
+            self.client.load_collection(self.collection)
+            self.note_index()
+            self.put(list(images))
+            self.finish()
+            return
+        old = self.client.describe_collection(self.collection)["collection_name"]
+        if old == self.collection:  # of an earlier version, without an alias
+            old = f"{self.collection}_0"
+            self.client.rename_collection(self.collection, old)
+            self.client.create_alias(old, self.collection)
+        beside = self.beside(old)
+        beside.put(list(images))
+        beside.finish()
+        self.client.alter_alias(beside.collection, self.collection)
+        self.index_type, self.built_with = beside.index_type, beside.built_with
+        self.client.drop_collection(old)
+
+    def beside(self, old: str) -> "Store":
+        """An empty collection beside the one that is searched; what a killed process has left there is removed."""
+        return self.empty(f"{self.collection}_{int(old.rpartition('_')[2]) + 1}")
+
+    def empty(self, name: str) -> "Store":
+        """An empty collection of this name, in place of one that a killed process has left."""
+        if self.client.has_collection(name):
+            self.client.drop_collection(name)
+        self.create(name)
+        other = copy(self)
+        other.collection, other.changes = name, True
+        self.client.load_collection(name)
+        other.note_index()
+        return other
+
+    @in_one_line
+    def discard(self) -> None:
+        """Remove the collection."""
+        found = self.client.describe_collection(self.collection)["collection_name"]
+        if found != self.collection:  # which is an alias of it
+            self.client.drop_alias(self.collection)
+        self.client.drop_collection(found)
+
+    @in_one_line
+    def close(self) -> None:
+        """Close the connection, and the file, which the server of Milvus Lite in this process would else hold open."""
+        self.client.close()
+        if not is_server(self.uri):
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(self.uri)
+
+
+def parameters_of(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What an index was built with, as numbers where they are: servers name parameters one by one, as text."""
+    inner = described.get("params")
+    found = {**described, **(inner if isinstance(inner, dict) else {})}
+    return {name: int(value) if str(value).isdigit() else value for name, value in found.items()}
+
+
+def is_server(uri: str) -> bool:
+    """Whether an address is that of a Milvus server, not a file."""
+    return uri.startswith(("http://", "https://"))
+
+
+def connect(uri: str) -> Any:
+    """A client of Milvus. Raises UserError when it is not installed, or what `uri` names cannot be opened."""
+    try:
+        from pymilvus import MilvusClient
+    except ImportError as error:
+        raise UserError(f"no pymilvus or milvus-lite ({error}): pip install pymilvus milvus-lite") from None
+    for noisy in ("pymilvus", "milvus_lite", "grpc", "faiss"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they log tracebacks of what `milvus_errors` raises
+    login = milvus_login(uri) if is_server(uri) else {}
+    with milvus_errors(f"the index {uri} cannot be {'reached' if is_server(uri) else 'opened'}", login):
+        client = MilvusClient(uri, grpc_options=KEEPALIVE, **login)
+    return ReloadingClient(client) if is_server(uri) else client
+
+
+def as_row(image: IndexedImage) -> Mapping[str, Any]:
+    """An image as a row of the collection."""
+    return {**image.metadata, ID: image.id, PATH: image.path, VECTOR: image.embedding, DIGEST: image.digest}
+
+
+def as_image(row: Mapping[str, Any]) -> IndexedImage:
+    """The image that a row of the collection tells of. Raises UserError for a row of an earlier version."""
+    if not row.get(DIGEST):
+        raise UserError(f"the index is of an earlier version; {REBUILD}")
+    # None stands for what other images have alone
+    metadata = {name: value for name, value in row.items() if name not in OWN_FIELDS and value is not None}
+    return IndexedImage(row[PATH], row[DIGEST], np.asarray(row[VECTOR], np.float32), metadata)
+
+
+def synchronise(store: Store, images: Iterable[IndexedImage]) -> int:
+    """Make the index hold exactly these images; returns how many entries had to change."""
+    wanted = {image.id: image for image in images}
+    there = store.ids()
+    missing, extra = [wanted[one] for one in wanted.keys() - there], sorted(there - wanted.keys())
+    if extra:
+        store.remove(extra)
+    store.put(missing)
+    if missing or extra:
+        store.finish()
+    return len(missing) + len(extra)

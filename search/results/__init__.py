@@ -1,0 +1,1 @@
+"""What a search returns, and the forms in which it is written."""

@@ -1,0 +1,22 @@
+"""Erases images from a gallery that is being served, as the command `forget` does while none is."""
+
+from search.gallery.gallery import held
+from search.searcher import Searcher
+from utils.errors import NotThere
+
+
+def erase_image(searcher: Searcher, path: str) -> None:
+    """Erase an image from records and index, from what pages have shown, and from memory; its file is left alone.
+
+    Raises NotThere when the gallery holds none of this path.
+    """
+    gallery = held(searcher.gallery)
+    with searcher.turn:
+        image = gallery.records.by_path.get(path)
+        if image is None:
+            raise NotThere(f"the gallery holds no image {path!r}")
+        searcher.watch("erase", image=path)
+        gallery.forget([path])
+        searcher.tokens.forget(image)
+        for drop in searcher.drops:
+            drop(image.content)
