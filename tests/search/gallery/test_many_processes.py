@@ -28,7 +28,7 @@ pytest.importorskip("pymilvus")
 
 SENTENCE = "A woman in a red coat and grey jeans."
 SEEN_WITHIN = 1.0  # seconds
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture

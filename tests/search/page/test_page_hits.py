@@ -96,7 +96,7 @@ def test_the_page_names_no_other_machine(searcher):
 
 def test_an_installed_package_has_what_the_browser_gets():
     tomllib = pytest.importorskip("tomllib")
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["search"]
     declared = {path for pattern in patterns for path in (root / "search").glob(pattern)}
     files = {path for path in (root / "search").rglob("*") if path.suffix not in (".py", ".pyc") and path.is_file()}
