@@ -57,7 +57,7 @@ def explain(searcher: Searcher, text: str, path: str) -> Explanation:
     image, or its file is gone or changed.
     """
     searcher.watch("explain", text=text, image=path)
-    with searcher.turn:
+    with searcher.queue:
         try:
             return explain_image(searcher.reranker, text, path, searcher.gallery.content_of(path))
         except Unusable as fault:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from evaluation.calibration import FALSE_ALARMS, StageCalibration, require_rate
-from search.batching.batches import MOST_TOGETHER, Batches, SearchJob
+from search.batching.batches import MAX_BATCH_PAIRS, Batches, SearchJob
 from search.batching.image_tokens import CACHE_BYTES, GONE, ImageTokens
-from search.batching.queue import Turns
+from search.batching.queue import BatchQueue
 from search.encoder import Encoder
 from search.files.records import IndexedImage
 from search.gallery.grouping import gathered, groups_of
-from search.gallery.read_gallery import Near, ReadGallery
+from search.gallery.read_gallery import Neighbour, ReadGallery
 from search.likelihood import Likelihood, calibration_of, likelihood_of
 from search.results.answers import Answer as Answer
 from search.results.answers import Hit as Hit
@@ -33,7 +33,7 @@ def unwatched(action: str, **details: Any) -> None:
 
 
 class Searcher:
-    """Finds the images of a gallery that fit a sentence. Calls from several threads go together, or take turns."""
+    """Finds the images of a gallery that fit a sentence. Calls from several threads are batched."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Searcher:
         self.drops: list[Callable[[str], None]] = []  # what else forgets the content of erased images
         self.reranker, self.false_alarms = reranker or encoder, false_alarms
         self.tokens = ImageTokens(gallery, self.reranker, cache_bytes)
-        self.turn: Turns[SearchJob] = Turns(MOST_TOGETHER, together)
+        self.queue: BatchQueue[SearchJob] = BatchQueue(MAX_BATCH_PAIRS, together)
         self.batches = Batches(encoder, self.reranker, gallery, self.tokens)
         self.worker = ThreadPoolExecutor(1, "search")  # torch keeps memory and threads for each thread that computes
         self.watch = watch
@@ -89,7 +89,7 @@ class Searcher:
         candidates = candidates if self.reranker.model.reranks else 0
         counts = bool(where) and self.calibration(candidates > 0) is not None
         job = SearchJob(text, top, candidates, where, group, counts, abandoned)
-        self.turn.run(job, self.answer)
+        self.queue.run(job, self.answer)
         hits = self.hits_of(job)
         likelihood = self.likelihood(hits, candidates > 0, job.images)
         known = likelihood.probabilities if likelihood else []
@@ -136,7 +136,7 @@ class Searcher:
         return likelihood_of(known, calibration, max(images, len(hits)), self.false_alarms)
 
 
-def hit_of(near: Near, score: float | None) -> Hit:
+def hit_of(near: Neighbour, score: float | None) -> Hit:
     image = near.image
     return Hit(image.path, near.similarity, score, dict(image.metadata), id=image.id)
 

@@ -34,10 +34,10 @@ class AuditLog:
     def __init__(self, path: Path, days: int, now: Callable[[], datetime] = utc_now):
         """days: how long the logs of former days are kept. Raises UserError when the file cannot be written."""
         self.path, self.days, self.now = path, days, now
-        self.turn, self.day, self.broken = threading.Lock(), "", False
+        self.lock, self.day, self.broken = threading.Lock(), "", False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self.turn:
+            with self.lock:
                 self.rotate()
                 os.close(self.open())
         except OSError as error:
@@ -55,7 +55,7 @@ class AuditLog:
         }
         line = json.dumps(entry).encode("ascii")  # line breaks of any script are escapes: no value can begin a line
         try:
-            with self.turn:
+            with self.lock:
                 self.rotate()
                 self.append(line + b"\n")
         except (OSError, UserError) as error:

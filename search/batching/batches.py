@@ -13,20 +13,20 @@ import numpy as np
 
 from search.batching.image_tokens import ImageTokens
 from search.batching.matching import Matching, images_at_once, parts_of
-from search.batching.progress import teller
-from search.batching.queue import Joined
+from search.batching.progress import progress_callback
+from search.batching.queue import BatchJob
 from search.encoder import EncodedQuery, Encoder, SplitQuery
 from search.gallery.filters import check_filter
 from search.gallery.grouping import MOMENTS, groups_of, require_group, search_groups, thinned
-from search.gallery.read_gallery import Near, ReadGallery
+from search.gallery.read_gallery import Neighbour, ReadGallery
 from utils.errors import UserError
 
-MOST_TOGETHER = 8192  # pairs of a sentence and an image that are scored between two turns
-LEAST_SIZE = 16  # of a search, in such pairs, also of one that re-ranks nothing
-MOST_FOUND = 16_384  # of one search of Milvus
+MAX_BATCH_PAIRS = 8192  # pairs of a sentence and an image that are scored while others wait
+MIN_JOB_SIZE = 16  # of a search, in such pairs, also of one that re-ranks nothing
+MAX_RESULTS = 16_384  # of one search of Milvus
 
 
-class SearchJob(Joined):
+class SearchJob(BatchJob):
     """One search. near: what the index has found, of which the first `candidates` are scored, by content of the image.
 
     images: how many pass the filter, where this is asked for (`counts`). read, matched: the sentence as the model of
@@ -45,16 +45,16 @@ class SearchJob(Joined):
         counts: bool,
         abandoned: Callable[[], bool] = lambda: False,
     ):
-        super().__init__(max(candidates, LEAST_SIZE), abandoned)
+        super().__init__(max(candidates, MIN_JOB_SIZE), abandoned)
         self.text, self.top, self.candidates, self.group = text, top, candidates, group
         self.where, self.counts = where, counts
         self.matched: EncodedQuery | None = None
-        self.near: list[Near] = []
+        self.near: list[Neighbour] = []
         self.scores: dict[str, float] = {}
         self.missing: dict[str, str] = {}
         self.images: int | None = None
         self.milliseconds: dict[str, float] = {}
-        self.told = teller()
+        self.on_progress = progress_callback()
 
     @property
     def found(self) -> int:
@@ -67,7 +67,7 @@ class SearchJob(Joined):
         return self.matched or self.read
 
     @property
-    def to_rerank(self) -> list[Near]:
+    def to_rerank(self) -> list[Neighbour]:
         return self.near[: self.candidates]
 
 
@@ -79,12 +79,12 @@ class Batches:
 
     def answer(self, jobs: Sequence[SearchJob]) -> None:
         """Search; what is wrong with one of them is its `error`."""
-        clock = Clock()
+        clock = StageTimer()
         self.read(jobs)
         clock.lap("reading")
-        self.find(open_of(jobs))
+        self.find(without_errors(jobs))
         clock.lap("embedding search")
-        self.rerank(open_of(jobs), clock)
+        self.rerank(without_errors(jobs), clock)
         for job in jobs:
             job.milliseconds = clock.milliseconds
 
@@ -95,7 +95,7 @@ class Batches:
         split: list[tuple[SearchJob, SplitQuery]] = []
         matched: list[tuple[SearchJob, SplitQuery]] = []
         for job in jobs:
-            with own_fault(job):
+            with keep_error(job):
                 one = self.encoder.split(job.text)
                 if job.candidates and self.reranker is not self.encoder:
                     matched.append((job, self.reranker.split(job.text)))
@@ -109,37 +109,37 @@ class Batches:
 
     def find(self, jobs: Sequence[SearchJob]) -> None:
         """The nearest images: those of searches that ask alike by one search of the index."""
-        plain = sorted((job for job in jobs if not job.group), key=alike)
-        for (where, count), some in groupby(plain, key=alike):
+        plain = sorted((job for job in jobs if not job.group), key=index_request)
+        for (where, count), some in groupby(plain, key=index_request):
             together = list(some)
             try:
-                self.find_alike(together, where, count)
+                self.find_together(together, where, count)
             except UserError as error:  # of the filter, or of the index
                 for job in together:
                     job.error = error
-        for job in open_of(jobs):
-            with own_fault(job):
+        for job in without_errors(jobs):
+            with keep_error(job):
                 if job.group:
                     job.near = self.find_groups(job)
                 if job.counts:
                     job.images = self.gallery.store.count(job.where)
 
-    def find_alike(self, jobs: Sequence[SearchJob], where: str, count: int) -> None:
+    def find_together(self, jobs: Sequence[SearchJob], where: str, count: int) -> None:
         found = self.gallery.nearest(np.stack([job.read.embedding for job in jobs]), count, where)
         for job, near in zip(jobs, found, strict=True):
             job.near = near
 
-    def find_groups(self, job: SearchJob) -> list[Near]:
+    def find_groups(self, job: SearchJob) -> list[Neighbour]:
         """The nearest images, `MOMENTS` of each group at most."""
         found, groups = search_groups(
             lambda limit: self.gallery.nearest(job.read.embedding[None], limit, job.where)[0],
             lambda near: groups_of([one.image for one in near], job.group),
             job.found,
-            min(MOST_FOUND, len(self.gallery.records)),
+            min(MAX_RESULTS, len(self.gallery.records)),
         )
         return thinned(found, groups, MOMENTS, job.found * MOMENTS)
 
-    def rerank(self, jobs: Sequence[SearchJob], clock: "Clock") -> None:
+    def rerank(self, jobs: Sequence[SearchJob], clock: "StageTimer") -> None:
         """Score the candidates of all searches, some images at a time, each of which is read once."""
         images = {near.image.path: near.image for job in jobs for near in job.to_rerank}
         if images:
@@ -166,21 +166,21 @@ class Batches:
 def tell(jobs: Sequence[SearchJob], before: int, of: int, done: int) -> None:
     """Tell those who wait that so many images are read by now, and so many more before."""
     for job in jobs:
-        job.told(before + done, of)
+        job.on_progress(before + done, of)
 
 
-def alike(job: SearchJob) -> tuple[str, int]:
+def index_request(job: SearchJob) -> tuple[str, int]:
     """What searches that ask the index alike have in common."""
     return job.where, job.found
 
 
-def open_of(jobs: Sequence[SearchJob]) -> list[SearchJob]:
+def without_errors(jobs: Sequence[SearchJob]) -> list[SearchJob]:
     """Those with which nothing is wrong."""
     return [job for job in jobs if job.error is None]
 
 
 @contextmanager
-def own_fault(job: SearchJob) -> Iterator[None]:
+def keep_error(job: SearchJob) -> Iterator[None]:
     """Keep what goes wrong with one search for that one."""
     try:
         yield
@@ -191,7 +191,7 @@ def own_fault(job: SearchJob) -> Iterator[None]:
 STAGES = ("reading", "embedding search", "image tokens", "re-ranking")
 
 
-class Clock:
+class StageTimer:
     """Milliseconds of each stage."""
 
     def __init__(self) -> None:

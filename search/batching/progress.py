@@ -1,25 +1,25 @@
-"""Tells who waits for a search how far it is, where they asked for that."""
+"""Reports the progress of searches to those who wait for them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-Told = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with how many candidates are read, and how many there are."""
 
-_told: ContextVar[Told | None] = ContextVar("told", default=None)
+_on_progress: ContextVar[OnProgress | None] = ContextVar("on_progress", default=None)
 
 
 @contextmanager
-def telling(told: Told) -> Iterator[None]:
-    """For the time of the block, searches of this thread call `told`."""
-    before = _told.set(told)
+def report_progress(on_progress: OnProgress) -> Iterator[None]:
+    """Within, searches of this thread call `on_progress`."""
+    token = _on_progress.set(on_progress)
     try:
         yield
     finally:
-        _told.reset(before)
+        _on_progress.reset(token)
 
 
-def teller() -> Told:
-    """What a search of this thread shall call."""
-    return _told.get() or (lambda done, of: None)
+def progress_callback() -> OnProgress:
+    """What searches of this thread call; nothing is done where nobody asked."""
+    return _on_progress.get() or (lambda done, of: None)

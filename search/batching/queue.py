@@ -1,8 +1,7 @@
-"""Who computes next: one at a time, in the order of arrival, and those that can go together do.
+"""A lock for the model that batches: jobs that wait for it are processed together, all in the order of arrival.
 
-A model computes for one caller at a time. Searches that wait for it meanwhile are answered together, as soon as it is
-free; one that finds it free begins at once. All else (`with turns:`) comes when it is its turn, after one batch of
-searches at most.
+A model computes for one caller at a time. Searches that wait meanwhile are answered together as soon as it is free;
+one that finds it free starts at once. Everything else (`with queue:`) waits for one batch of searches at most.
 """
 
 import threading
@@ -13,22 +12,22 @@ from typing import Generic, TypeVar
 
 from utils.errors import UserError
 
-Job = TypeVar("Job", bound="Joined")
+Job = TypeVar("Job", bound="BatchJob")
 
 
 class Abandoned(UserError):
     """Nobody waits for the answer any more."""
 
 
-class Ticket:
-    """A thread that waits. called: it is its turn, or it is answered."""
+class Waiter:
+    """A thread that waits. woken: set when it holds the lock, or its job is done."""
 
     def __init__(self) -> None:
-        self.thread, self.called = threading.get_ident(), threading.Event()
+        self.thread, self.woken = threading.get_ident(), threading.Event()
 
 
-class Joined(Ticket):
-    """What can be done together with others that wait. size: how much work it is; abandoned: whether nobody waits."""
+class BatchJob(Waiter):
+    """Work that can be batched with other jobs. size: how much it is; abandoned: whether nobody waits."""
 
     def __init__(self, size: int, abandoned: Callable[[], bool] = lambda: False):
         super().__init__()
@@ -37,21 +36,20 @@ class Joined(Ticket):
         self.done = False
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Let its thread go on. error: what that thread raises."""
+        """Wake its thread, which raises `error` if there is one."""
         self.error = self.error or error
         self.done = True
-        self.called.set()
+        self.woken.set()
 
 
-class Turns(Generic[Job]):
-    """A lock that is handed on in the order in which it was asked for, and may be taken again by who holds it."""
+class BatchQueue(Generic[Job]):
+    """A fair, re-entrant lock (first come, first served) that processes waiting jobs in batches."""
 
     def __init__(self, most: int, together: bool = True):
-        """most: the greatest size of jobs that are done together, unless one alone has more. together: False = each
-        job is done alone."""
-        self.most, self.joins = most, together
+        """most: the greatest total size of a batch, unless one job alone has more. together: False = no batches."""
+        self.most, self.together = most, together
         self.guard = threading.Lock()
-        self.waiting: deque[Ticket] = deque()
+        self.waiting: deque[Waiter] = deque()
         self.holder: int | None = None
         self.depth = 0
 
@@ -62,12 +60,12 @@ class Turns(Generic[Job]):
         if self.holder == me:  # no other thread sets it to that
             self.depth += 1
             return
-        self.wait(Ticket())
+        self.acquire(Waiter())
 
     def __exit__(self, type_: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.depth -= 1
         if not self.depth:
-            self.hand_on()
+            self.release()
 
     # ---- together ----------------------------------------------------------------------
 
@@ -77,33 +75,33 @@ class Turns(Generic[Job]):
         work: does jobs, each of which it finishes. What it raises of several is the fault of one of them: each is then
         done alone. Raises what goes wrong with this one, and Abandoned when nobody waits for it any more.
         """
-        if self.holder == job.thread:  # within `with turns:`
-            self.do([job], work)
+        if self.holder == job.thread:  # within `with queue:`
+            self.process([job], work)
         else:
-            self.wait(job)
+            self.acquire(job)
             if not job.done:
                 try:
-                    self.do(self.companions(job), work)
+                    self.process(self.collect_batch(job), work)
                 finally:
-                    self.hand_on()
+                    self.release()
         if job.error is not None:
             raise job.error
 
-    def companions(self, first: Job) -> list[Job]:
+    def collect_batch(self, first: Job) -> list[Job]:
         """A job with those that wait and go with it, in their order; those that nobody waits for are dropped."""
         found, size = [first], first.size
         with self.guard:
-            for ticket in list(self.waiting) if self.joins else ():
-                if isinstance(ticket, Joined) and not ticket.abandoned():
-                    if size + ticket.size > self.most:
+            for waiter in list(self.waiting) if self.together else ():
+                if isinstance(waiter, BatchJob) and not waiter.abandoned():
+                    if size + waiter.size > self.most:
                         break
-                    size += ticket.size
-                    found.append(ticket)  # type: ignore[arg-type]
+                    size += waiter.size
+                    found.append(waiter)  # type: ignore[arg-type]
             taken = set(map(id, found))
-            self.waiting = deque(ticket for ticket in self.waiting if id(ticket) not in taken)
+            self.waiting = deque(waiter for waiter in self.waiting if id(waiter) not in taken)
         return found
 
-    def do(self, jobs: list[Job], work: Callable[[list[Job]], None]) -> None:
+    def process(self, jobs: list[Job], work: Callable[[list[Job]], None]) -> None:
         """Do jobs together, or, after a fault, one by one; all are finished then."""
         gone = [job for job in jobs if job.abandoned()]
         for job in gone:
@@ -115,45 +113,45 @@ class Turns(Generic[Job]):
         except BaseException as error:  # also what ends this thread: the others shall not wait for good
             for job in [job for job in jobs if not job.done]:
                 if isinstance(error, Exception) and len(jobs) > 1:
-                    self.do([job], work)
+                    self.process([job], work)
                 else:
                     job.finish(error)
         for job in jobs:
             job.finish()
 
-    # ---- handing on --------------------------------------------------------------------
+    # ---- the lock ----------------------------------------------------------------------
 
-    def wait(self, ticket: Ticket) -> None:
-        """Until this thread holds the lock, or the job is done."""
+    def acquire(self, waiter: Waiter) -> None:
+        """Wait until this thread holds the lock, or its job is done."""
         with self.guard:
             if self.holder is None:
-                self.holder, self.depth = ticket.thread, 1
+                self.holder, self.depth = waiter.thread, 1
                 return
-            self.waiting.append(ticket)
+            self.waiting.append(waiter)
         try:
-            ticket.called.wait()
+            waiter.woken.wait()
         except BaseException:  # a signal, in the main thread
-            self.leave(ticket)
+            self.withdraw(waiter)
             raise
 
-    def leave(self, ticket: Ticket) -> None:
-        """Wait no longer, and hold nothing."""
+    def withdraw(self, waiter: Waiter) -> None:
+        """Stop waiting, and release the lock if this thread holds it."""
         with self.guard:
-            if ticket in self.waiting:
-                self.waiting.remove(ticket)
+            if waiter in self.waiting:
+                self.waiting.remove(waiter)
                 return
-        if self.holder == ticket.thread:
-            self.hand_on()
+        if self.holder == waiter.thread:
+            self.release()
 
-    def hand_on(self) -> None:
-        """Let the thread that waits longest hold the lock."""
+    def release(self) -> None:
+        """Pass the lock to the thread that waits longest."""
         with self.guard:
             while self.waiting:
-                ticket = self.waiting.popleft()
-                if isinstance(ticket, Joined) and ticket.abandoned():
-                    ticket.finish(Abandoned("nobody waits for this answer any more"))
+                waiter = self.waiting.popleft()
+                if isinstance(waiter, BatchJob) and waiter.abandoned():
+                    waiter.finish(Abandoned("nobody waits for this answer any more"))
                     continue
-                self.holder, self.depth = ticket.thread, 1
-                ticket.called.set()
+                self.holder, self.depth = waiter.thread, 1
+                waiter.woken.set()
                 return
             self.holder, self.depth = None, 0

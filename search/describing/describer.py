@@ -120,7 +120,7 @@ class GalleryDescriber(Describer):
     def describe_hit(self, path: str) -> list[Seen]:
         """What an image of the gallery shows. Raises NotThere when its file is gone or changed."""
         self.searcher.watch("describe", image=path)
-        with self.searcher.turn:
+        with self.searcher.queue:
             found, missing = self.evidence([path])
         if path in missing:
             raise NotThere(f"image {path} {missing[path]}")

@@ -80,7 +80,7 @@ def ask(describer: GalleryDescriber, asked: AskedSearch, answers: Sequence[Answe
     if answers:
         told = "; ".join(f"{one.question.words(table)} {one.answer}" for one in answers)
         searcher.watch("ask", text=asked.text, answers=told)
-    with searcher.turn:
+    with searcher.queue:
         most = max(asked.top, asked.among)
         found = searcher.search(asked.text, most, asked.candidates, asked.where, asked.group)
         alike = [hit for hit in found.hits[: asked.among] if same_scores(hit, found.hits[0])]

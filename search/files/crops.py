@@ -22,7 +22,7 @@ COLOUR = (230, 40, 40)
 Pixels = tuple[int, int, int, int]  # left, top, width, height
 
 
-def cut_name(file: str, box: Box) -> str:
+def crop_name(file: str, box: Box) -> str:
     """What a person in a frame is called; the box in whole pixels, all that it touches."""
     left, top = math.floor(box[0]), math.floor(box[1])
     width, height = math.ceil(box[0] + box[2]) - left, math.ceil(box[1] + box[3]) - top
@@ -52,7 +52,7 @@ def cut(frame: Image.Image, box: Pixels) -> bytes:
     return file.getvalue()
 
 
-def cut_all(content: bytes, boxes: Sequence[Pixels]) -> list[bytes | Unusable]:
+def crop_all(content: bytes, boxes: Sequence[Pixels]) -> list[bytes | Unusable]:
     """Several people of one frame, of which the file's content is given. Raises Unusable when it is no image."""
     frame, found = decode(content), list[bytes | Unusable]()
     for box in boxes:
@@ -63,7 +63,7 @@ def cut_all(content: bytes, boxes: Sequence[Pixels]) -> list[bytes | Unusable]:
     return found
 
 
-def with_box(content: bytes, box: Pixels) -> Image.Image:
+def draw_box(content: bytes, box: Pixels) -> Image.Image:
     """A frame in which a person's box is drawn."""
     frame = decode(content)
     left, top, width, height = box

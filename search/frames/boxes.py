@@ -19,7 +19,7 @@ from dataset.annotation_entries import Box
 from dataset.csv_table import read_table
 from dataset.image_files import normal_path, path_fault
 from dataset.text_files import read_text
-from search.files.crops import cut_name
+from search.files.crops import crop_name
 from search.files.images import Images
 from search.files.metadata import LARGEST_INTEGER, check_columns, image_in, typed
 from utils.errors import UserError
@@ -47,13 +47,13 @@ class Found:
 
     def has(self, frame: str, box: Box) -> bool:
         """Whether this box of a frame was read already."""
-        return cut_name(frame, box) in self.where
+        return crop_name(frame, box) in self.where
 
     def add(self, frame: str, box: Box, metadata: Mapping[str, Any], where: str) -> None:
         """Raises UserError for a box that cannot be one, or was read before."""
         if not all(abs(side) <= LARGEST for side in box) or box[2] <= 0 or box[3] <= 0:
             raise UserError(f"{self.source}, {where}: {list(box)} is not a box: left, top, width and height in pixels")
-        name = cut_name(frame, box)
+        name = crop_name(frame, box)
         if name in self.where:
             raise UserError(
                 f"{self.source}, {where}: the box {list(box)} has the same pixels of {frame} as that of"

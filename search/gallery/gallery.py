@@ -30,7 +30,7 @@ from search.gallery.address import Address, require_gallery_folder
 from search.gallery.read_gallery import (
     COLUMNS,
     FORMAT,
-    Near,
+    Neighbour,
     ReadGallery,
     columns_of,
     read_about,
@@ -104,7 +104,7 @@ class Gallery(ReadGallery):
             self.synchronise()
             self.behind = False
 
-    def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Near]]:
+    def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Neighbour]]:
         self.catch_up()
         return super().nearest(embeddings, count, where)
 

@@ -26,7 +26,7 @@ from dataset.decoding import Unreadable, Unusable
 from dataset.digests import blake2_of
 from dataset.image_folders import FolderOfImages, match_forms
 from search.encoder import Encoder
-from search.files.crops import cut_all, file_and_box
+from search.files.crops import crop_all, file_and_box
 from search.files.metadata import Metadata, check_images
 from search.files.records import IndexedImage, content_key
 from search.frames.boxes import People, read_people
@@ -121,7 +121,7 @@ def images_in(content: bytes, paths: Sequence[str], encoder: Encoder) -> dict[st
         return {path: encoder.read(content) for path in paths}
     return {
         path: one if isinstance(one, Unusable) else encoder.read(one)
-        for path, one in zip(paths, cut_all(content, boxes), strict=True)
+        for path, one in zip(paths, crop_all(content, boxes), strict=True)
     }
 
 

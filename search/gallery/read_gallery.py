@@ -35,14 +35,14 @@ MOST_VALUES = 1000  # of a column that columns.json names
 
 
 @dataclass(frozen=True)
-class Near:
+class Neighbour:
     """An image that the index has found, and the cosine of its embedding and that of the query."""
 
     image: IndexedImage
     similarity: float
 
 
-def by_similarity(images: Sequence[IndexedImage], embedding: np.ndarray) -> list[Near]:
+def by_similarity(images: Sequence[IndexedImage], embedding: np.ndarray) -> list[Neighbour]:
     """The nearest first; those that are as near by their paths.
 
     Each product is summed by itself, in an order that does not depend on the others: a product of matrices may sum rows
@@ -52,7 +52,7 @@ def by_similarity(images: Sequence[IndexedImage], embedding: np.ndarray) -> list
         return []
     stacked = np.stack([image.embedding for image in images]).astype(np.float32)
     values = np.einsum("ke,e->k", stacked, embedding.astype(np.float32), optimize=False).tolist()
-    found = [Near(image, value) for image, value in zip(images, values, strict=True)]
+    found = [Neighbour(image, value) for image, value in zip(images, values, strict=True)]
     return sorted(found, key=lambda near: (-near.similarity, near.image.path))
 
 
@@ -98,7 +98,7 @@ class ReadGallery(ABC):
             raise Unusable("has changed since it was indexed; index the folder again")
         return content
 
-    def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Near]]:
+    def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Neighbour]]:
         """For each embedding [Q, E] the `count` nearest images, best first; where: a filter on metadata.
 
         Similarities are those of the embeddings that were kept, also where the index rounds them, and do not depend on

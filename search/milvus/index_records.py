@@ -22,7 +22,7 @@ class IndexRecords:
         self.store = store
         self.kept: OrderedDict[str, IndexedImage] = OrderedDict()  # by id, which changes with all that is said of one
         self.seen: OrderedDict[str, tuple[str, float]] = OrderedDict()  # by path: its id, and when it had that
-        self.turn = threading.Lock()
+        self.lock = threading.Lock()
         self.by_path: Mapping[str, IndexedImage] = Looked(self.at_path)
         self.by_id: Mapping[str, IndexedImage] = Looked(self.of_id)
 
@@ -35,10 +35,10 @@ class IndexRecords:
         Returns them by id; those that the index does not hold any more are left out.
         """
         now = time.monotonic()
-        with self.turn:
+        with self.lock:
             there = {one: self.kept[one] for one, _ in found if one in self.kept}
         images = self.store.images([one for one, _ in found if one not in there])
-        with self.turn:
+        with self.lock:
             self.keep(images)
             for one, path in found:
                 self.seen[path] = one, now
@@ -56,7 +56,7 @@ class IndexRecords:
 
     def at_path(self, path: str) -> IndexedImage | None:
         """The image of a path; None when there is none."""
-        with self.turn:
+        with self.lock:
             one, when = self.seen.get(path, ("", 0.0))
             if time.monotonic() - when < FRESH and one in self.kept:
                 return self.kept[one]
@@ -67,7 +67,7 @@ class IndexRecords:
         return self.fetched(self.store.images_where(ID, one))
 
     def fetched(self, images: Sequence[IndexedImage]) -> IndexedImage | None:
-        with self.turn:
+        with self.lock:
             self.keep(images)
             for image in images:
                 self.seen[image.path] = image.id, time.monotonic()

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from search.batching.progress import telling
+from search.batching.progress import report_progress
 from search.explain import explain
 from search.page.comparison import comparison_as_html, comparison_summary
 from search.page.filters import Filters
@@ -70,7 +70,7 @@ class Callbacks:
         self, text: str, top: int, k: int, group: str | None, fields: Sequence[Any], progress: gr.Progress
     ) -> Answer:
         """The answer for a sentence, told how far it is. Raises UserError."""
-        with telling(lambda done, of: progress((done, of), desc="Reading images", unit="images")):
+        with report_progress(lambda done, of: progress((done, of), desc="Reading images", unit="images")):
             return self.searcher.search(text or "", int(top), int(k), self.where(fields), group or "")
 
     def where(self, fields: Sequence[Any]) -> str:

@@ -53,7 +53,7 @@ from search.serving.describing_api import AskRequest, DescribeRequest, add_descr
 from search.serving.erasing import erase_image
 from search.serving.frame_view import add_frames
 from search.serving.numbers import Whole
-from search.serving.search_threads import WaitingRoom
+from search.serving.search_threads import SearchThreads
 from search.serving.upload import LARGEST_UPLOAD, add_image
 from utils.errors import NotThere, UserError, nearest
 from utils.files import as_json
@@ -133,7 +133,7 @@ def add_documentation(app: FastAPI) -> None:
 
 
 def add_search(app: FastAPI, searcher: Searcher) -> None:
-    waiting = WaitingRoom()
+    threads = SearchThreads()
 
     @app.post("/api/search")  # see REQUESTS
     async def search(asked: SearchRequest, request: Request) -> Response:
@@ -146,7 +146,7 @@ def add_search(app: FastAPI, searcher: Searcher) -> None:
                 return JSONResponse(found)
             return Response(results_as_csv(found["hits"]), media_type="text/csv", headers=AS_FILE)
 
-        return await waiting.answer(request, answer)
+        return await threads.answer(request, answer)
 
     @app.post("/api/explain")
     def explain_hit(request: ExplainRequest) -> dict[str, Any]:

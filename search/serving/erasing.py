@@ -11,7 +11,7 @@ def erase_image(searcher: Searcher, path: str) -> None:
     Raises NotThere when the gallery holds none of this path.
     """
     gallery = held(searcher.gallery)
-    with searcher.turn:
+    with searcher.queue:
         image = gallery.records.by_path.get(path)
         if image is None:
             raise NotThere(f"the gallery holds no image {path!r}")

@@ -7,7 +7,7 @@ from fastapi.responses import Response
 from PIL import Image
 
 from dataset.decoding import Unusable
-from search.files.crops import file_and_box, with_box
+from search.files.crops import draw_box, file_and_box
 from search.gallery.read_gallery import ReadGallery
 from search.searcher import Searcher
 from utils.errors import NotThere
@@ -21,7 +21,7 @@ def frame_around(gallery: ReadGallery, path: str) -> Image.Image | None:
     Raises Unusable when its file is gone or another one.
     """
     _, box = file_and_box(path)
-    return None if box is None else with_box(gallery.frame_of(path), box)
+    return None if box is None else draw_box(gallery.frame_of(path), box)
 
 
 def add_frames(app: FastAPI, searcher: Searcher) -> None:

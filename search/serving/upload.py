@@ -25,7 +25,7 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
         raise UserError(f"the upload {fault}") from None
     digest = blake2_of(content)
     path = f"{FOLDER}/{digest[:32]}{ending}"
-    with searcher.turn:
+    with searcher.queue:
         gallery.catch_up()
         if path in gallery.records.by_path:
             return gallery.records.by_path[path]

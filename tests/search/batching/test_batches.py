@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from search.batching.queue import Abandoned, Joined, Turns
+from search.batching.queue import Abandoned, BatchJob, BatchQueue
 from search.encoder import Encoder
 from search.gallery.gallery import open_gallery
 from search.gallery.indexing import index
@@ -56,11 +56,11 @@ def waiting(searcher, calls):
         except Exception as error:
             outcomes[number] = error
 
-    with searcher.turn:
+    with searcher.queue:
         for number, call in enumerate(calls):
             threads.append(threading.Thread(target=run, args=(number, call), daemon=True))
             threads[-1].start()
-            wait_until(lambda: len(searcher.turn.waiting) == len(threads))
+            wait_until(lambda: len(searcher.queue.waiting) == len(threads))
         yield outcomes
     for thread in threads:
         thread.join(LONG)
@@ -149,12 +149,12 @@ def test_a_fault_of_one_search_is_that_of_this_one_alone(searcher, monkeypatch):
 
 
 def test_all_else_comes_after_one_batch_and_large_searches_by_themselves(searcher, batches, monkeypatch):
-    monkeypatch.setattr(searcher.turn, "most", 300)
+    monkeypatch.setattr(searcher.queue, "most", 300)
     texts = [f"a man in a {colour} shirt" for colour in ("red", "green", "blue", "white", "black")]
     order = []
 
     def upload():
-        with searcher.turn:
+        with searcher.queue:
             order.append(len(batches))
 
     def search(text, candidates):
@@ -194,10 +194,10 @@ def test_a_client_that_has_left_is_not_searched_for(searcher, batches):
         return client
 
     try:
-        with searcher.turn:
+        with searcher.queue:
             leaves, stays = ask("a man who leaves"), ask(ASKED[0]["text"])
-            wait_until(lambda: len(searcher.turn.waiting) == 2)
-            jobs = [job for job in searcher.turn.waiting if job.text == "a man who leaves"]
+            wait_until(lambda: len(searcher.queue.waiting) == 2)
+            jobs = [job for job in searcher.queue.waiting if job.text == "a man who leaves"]
             leaves.close()
             wait_until(jobs[0].abandoned)
         answer = stays.getresponse()
@@ -227,11 +227,11 @@ def test_an_image_that_is_erased_while_it_is_found_is_left_out(searcher, monkeyp
 # ---- the lock itself --------------------------------------------------------------------
 
 
-def test_turns_come_in_order_and_may_be_taken_twice():
-    turns, order, threads = Turns(1), [], []
+def test_the_queue_is_fair_and_may_be_entered_twice():
+    queue, order, threads = BatchQueue(1), [], []
 
     def take(number):
-        with turns, turns:
+        with queue, queue:
             order.append(number)
             if number % 2:
                 raise UserError("it is released all the same")
@@ -240,19 +240,19 @@ def test_turns_come_in_order_and_may_be_taken_twice():
         with pytest.raises(UserError) if number % 2 else contextmanager(lambda: iter([None]))():
             take(number)
 
-    with turns:
+    with queue:
         for number in range(6):
             threads.append(threading.Thread(target=run, args=(number,), daemon=True))
             threads[-1].start()
-            wait_until(lambda: len(turns.waiting) == len(threads))
+            wait_until(lambda: len(queue.waiting) == len(threads))
         assert order == []
     for thread in threads:
         thread.join(LONG)
-    assert order == list(range(6)) and turns.holder is None and not turns.waiting
+    assert order == list(range(6)) and queue.holder is None and not queue.waiting
 
 
 def test_an_interruption_of_who_computes_lets_the_others_go_on():
-    turns, outcomes = Turns(10), []
+    queue, outcomes = BatchQueue(10), []
 
     def work(jobs):
         if len(outcomes) == 0:
@@ -262,17 +262,17 @@ def test_an_interruption_of_who_computes_lets_the_others_go_on():
 
     def run():
         try:
-            turns.run(Joined(1), work)
+            queue.run(BatchJob(1), work)
             outcomes.append("done")
         except KeyboardInterrupt:
             outcomes.append("interrupted")
 
     threads = [threading.Thread(target=run, daemon=True) for _ in range(3)]
-    with turns:
+    with queue:
         for count, thread in enumerate(threads, 1):
             thread.start()
-            wait_until(lambda: len(turns.waiting) == count)  # noqa: B023
+            wait_until(lambda: len(queue.waiting) == count)  # noqa: B023
     for thread in threads:
         thread.join(LONG)
-    assert outcomes == ["interrupted"] * 3 and turns.holder is None
-    turns.run(Joined(1), lambda jobs: jobs[0].finish())
+    assert outcomes == ["interrupted"] * 3 and queue.holder is None
+    queue.run(BatchJob(1), lambda jobs: jobs[0].finish())

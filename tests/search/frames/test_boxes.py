@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from search.files.crops import cut_name, file_and_box, lies_below
+from search.files.crops import crop_name, file_and_box, lies_below
 from search.files.images import ImageFolder
 from search.frames.boxes import read_people
 from utils.errors import UserError
@@ -31,9 +31,9 @@ def read(folder: Path, name: str, text: str, images=IMAGES):
     ],
 )
 def test_a_person_is_named_by_frame_and_whole_pixels(box, name):
-    assert cut_name("f.jpg", box) == name
+    assert crop_name("f.jpg", box) == name
     file, pixels = file_and_box(name)
-    assert file == "f.jpg" and cut_name(file, pixels) == name
+    assert file == "f.jpg" and crop_name(file, pixels) == name
 
 
 @pytest.mark.parametrize("name", ["f.jpg", "a#b.jpg", "f.jpg#1,2,3", "f.jpg#1,2,0,4", "#1,2,3,4"])

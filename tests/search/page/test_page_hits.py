@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from search.batching.image_tokens import ENCODED_AT_ONCE
-from search.batching.progress import teller, telling
+from search.batching.progress import progress_callback, report_progress
 from search.page.hits import hits_as_html, image_as_html, label_of
 from search.page.layout import part
 from search.page.messages import stages_of, summary
@@ -71,10 +71,10 @@ def test_it_is_told_how_long_each_stage_took(searcher):
 def test_a_search_tells_how_far_it_is(searcher):
     told = []
     images = len(searcher.gallery.records)
-    with telling(lambda done, of: told.append((done, of))):
+    with report_progress(lambda done, of: told.append((done, of))):
         searcher.search(SENTENCE)
     assert told == [(done, images) for done in range(ENCODED_AT_ONCE, images + 1, ENCODED_AT_ONCE)]
-    teller()(1, 2)  # nobody waits
+    progress_callback()(1, 2)  # nobody waits
     assert len(told) == images // ENCODED_AT_ONCE
 
 
