@@ -332,6 +332,8 @@ def test_what_a_hit_shows_is_said_once_it_is_asked_for(page):
 
 
 def test_questions_are_answered_until_none_is_left(page):
+    page.locator("#search").wait_for()
+    assert not page.locator("#ask").is_visible()  # nothing has been found
     ask(page, "a woman in a red coat", "results in")
     hits(page).first.wait_for()
     before = hits(page).count()
