@@ -17,7 +17,7 @@ from models.randomness import RandomDraws
 SPECIAL = SpecialTokens(pad=0, cls=101, sep=102, mask=103)  # of bert-base-uncased
 SHORTEST, LONGEST = 18, 48  # word pieces of the captions of the three benchmarks, [CLS] and [SEP] included
 MEAN_WORDS, SPREAD = 23.5, 0.4  # of a caption of CUHK-PEDES (Li et al., 2017, section 3); of the logarithm, assumed
-FEWEST_WORDS, MOST_WORDS = 3, 75  # as many as training keeps
+MIN_WORDS, MAX_WORDS = 3, 75  # as many as training keeps
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "PS_cuhk_pedes.yaml"
 NO_DROPOUT = ["bert_config.hidden_dropout_prob=0", "bert_config.attention_probs_dropout_prob=0"]
 QUICK = [  # full width and resolution; few layers, and vocabulary and queue in proportion
@@ -72,7 +72,7 @@ def drawn_lengths(count: int, generator: torch.Generator) -> Tensor:
     """Log-normal around the published mean, a word piece per word: batches differ in their longest caption."""
     deviates = torch.randn(count, generator=generator, dtype=torch.float64)
     words = MEAN_WORDS * torch.exp(SPREAD * deviates - SPREAD**2 / 2)
-    return words.round().long().clamp(FEWEST_WORDS, MOST_WORDS) + 2
+    return words.round().long().clamp(MIN_WORDS, MAX_WORDS) + 2
 
 
 def make_captions(count: int, vocabulary: int, seed: int, lengths_of: Lengths = even_lengths) -> TextTokens:

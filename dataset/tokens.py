@@ -29,7 +29,7 @@ from utils.processes.parallel import available_cores
 PAD, UNKNOWN, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 Ids = Sequence[int] | np.ndarray
 AT_ONCE = 250  # captions that are encoded together: what the library makes of one takes some kilobytes
-MOST_PIECES = 3  # of a character: some have several once they are normalised
+MAX_PIECES = 3  # of a character: some have several once they are normalised
 _NO_CHARACTERS = (0, 0)
 
 
@@ -206,7 +206,7 @@ class CaptionTokenizer:
         """How many words of a cleaned caption of any length are read whole, where it is cut to these numbers."""
         words = caption.split(" ")[:max_words]
         kept = " ".join(words)
-        if MOST_PIECES * len(kept) <= max_tokens - 2:
+        if MAX_PIECES * len(kept) <= max_tokens - 2:
             return len(words)
         return words_before(self._tokenizer.encode(kept, add_special_tokens=False), kept, max_tokens - 2)
 

@@ -7,7 +7,7 @@ from evaluation.calibration import FALSE_ALARMS
 from search.access.arguments import add_access_arguments
 from search.describing.questions import AMONG
 from search.files.storage import is_url
-from search.frames.detector import LEAST_SCORE
+from search.frames.detector import MIN_SCORE
 from search.gallery.grouping import ALIKE
 from search.milvus.index_types import AUTO, CHOICES, EXACT, EXACT_BELOW, GRAPH
 from search.searcher import CANDIDATES
@@ -30,7 +30,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     finder = "index the people that it finds in frames: torchvision:MODEL=WEIGHTS.pth, or MODULE:FUNCTION"
     parser.add_argument("--detector", metavar="NAME", help=finder)
     least = "from which score what a detector finds is a person (%(default)s)"
-    parser.add_argument("--least_score", type=float, default=LEAST_SCORE, metavar="S", help=least)
+    parser.add_argument("--least_score", type=float, default=MIN_SCORE, metavar="S", help=least)
     add_index_type(parser, f"of a new gallery ({AUTO}: {EXACT} below {EXACT_BELOW:,} images, else {GRAPH})")
     parser.add_argument("--gone", nargs="+", action="extend", default=[], metavar="FOLDER", help=gone)
     add_gallery_and_model(parser)

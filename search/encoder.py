@@ -24,7 +24,7 @@ from utils.errors import UserError
 from utils.precision import choose_precision
 from utils.text import counted, shorten
 
-MOST_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
+MAX_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,8 @@ class Encoder:
 
     def split(self, text: str) -> SplitQuery:
         """A sentence in word pieces. Raises UserError as `query`."""
-        if len(text) > MOST_CHARACTERS:
-            raise UserError(
-                f"the sentence has {counted(len(text), 'character')}; give one of at most {MOST_CHARACTERS}"
-            )
+        if len(text) > MAX_CHARACTERS:
+            raise UserError(f"the sentence has {counted(len(text), 'character')}; give one of at most {MAX_CHARACTERS}")
         text = text.encode("utf-8", "replace").decode()  # what is not text, such as half of a surrogate pair
         tokenizer, most = self.trained.tokenizer, self.config.max_words
         whole = tokenizer.clean(plain_text(text), None)

@@ -25,7 +25,7 @@ from search.results.answers import Hit as Hit
 from utils.errors import UserError
 
 CANDIDATES = 128
-MOST_CANDIDATES = 1000
+MAX_CANDIDATES = 1000
 
 
 def unwatched(action: str, **details: Any) -> None:
@@ -84,8 +84,8 @@ class Searcher:
 
         Raises UserError for a sentence without words, a wrong filter or group, or wrong numbers.
         """
-        if not 1 <= top <= MOST_CANDIDATES or not 0 <= candidates <= MOST_CANDIDATES:
-            raise UserError(f"top must be from 1 to {MOST_CANDIDATES}, candidates from 0 to {MOST_CANDIDATES}")
+        if not 1 <= top <= MAX_CANDIDATES or not 0 <= candidates <= MAX_CANDIDATES:
+            raise UserError(f"top must be from 1 to {MAX_CANDIDATES}, candidates from 0 to {MAX_CANDIDATES}")
         candidates = candidates if self.reranker.model.reranks else 0
         counts = bool(where) and self.calibration(candidates > 0) is not None
         job = SearchJob(text, top, candidates, where, group, counts, abandoned)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MOST_DEPTH = 100
+MAX_DEPTH = 100
 LONGEST_NAME = 150
-MOST_VALUES = 1_000_000  # a large checkpoint has some 20,000
+MAX_VALUES = 1_000_000  # a large checkpoint has some 20,000
 TENSORS = (Tensor, nn.Parameter)
 MAPPINGS = (dict, OrderedDict, Counter)
 SEQUENCES = (list, tuple, torch.Size, set)
@@ -29,8 +29,8 @@ class Unsuitable(Exception):
 def leaves(content: Any) -> Iterator[tuple[KeyPath, Any]]:
     """Every tensor and plain value in nested mappings, lists, tuples and sets, with its path.
 
-    A value that is held twice comes twice. Raises Unsuitable for other types of values, for nesting beyond MOST_DEPTH
-    (as of a list in itself) and for more than MOST_VALUES (a list of ten lists of ten lists ... is small in memory).
+    A value that is held twice comes twice. Raises Unsuitable for other types of values, for nesting beyond MAX_DEPTH
+    (as of a list in itself) and for more than MAX_VALUES (a list of ten lists of ten lists ... is small in memory).
     """
     stack: list[tuple[KeyPath, int, Any]] = [(None, 0, content)]
     count = 1
@@ -43,10 +43,10 @@ def leaves(content: Any) -> Iterator[tuple[KeyPath, Any]]:
         if items is None:
             raise Unsuitable(f"{name_of(path)}, which is of type {type(value).__name__}")
         count += len(items)
-        if depth == MOST_DEPTH:
-            raise Unsuitable(f"values that are nested more than {MOST_DEPTH} deep")
-        if count > MOST_VALUES:
-            raise Unsuitable(f"more than {MOST_VALUES:,} values")
+        if depth == MAX_DEPTH:
+            raise Unsuitable(f"values that are nested more than {MAX_DEPTH} deep")
+        if count > MAX_VALUES:
+            raise Unsuitable(f"more than {MAX_VALUES:,} values")
         stack.extend(((path, key), depth + 1, item) for key, item in reversed(items))
 
 

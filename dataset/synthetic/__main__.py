@@ -16,7 +16,7 @@ from utils.errors import CommandParser, UserError, run_command_line
 from utils.processes.parallel import available_cores
 from utils.text import agreeing, counted
 
-FEWEST_IMAGES = 32
+MIN_IMAGES = 32
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -99,10 +99,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if not given["root"]:
         raise UserError("no folder is named; run `python -m dataset.synthetic ROOT` or add --preview FILE.png")
-    if options.images < FEWEST_IMAGES:
+    if options.images < MIN_IMAGES:
         raise UserError(
             f"{counted(options.images, 'image')} {agreeing(options.images, 'is', 'are')} too few to train and evaluate"
-            f" on; ask for {FEWEST_IMAGES} or more, with more identities or --images_per_identity"
+            f" on; ask for {MIN_IMAGES} or more, with more identities or --images_per_identity"
         )
     root, start = given["root"], time.perf_counter()
     try:

@@ -15,7 +15,7 @@ MARKER, MADE_BY = "synthetic.json", "dataset.synthetic"
 SEARCHED = ("val", "test")  # splits that have a ceiling
 METRICS = ("r1", "r5", "r10", "mAP", "mINP")  # in per cent
 COUNTS = ("captions", "images")
-MOST_COUNTED = 10**12
+MAX_COUNT = 10**12
 
 Image = tuple[str, int | str, Sequence[str]]  # name, identity, captions
 
@@ -50,7 +50,7 @@ def read_ceiling(images: Iterable[Image], folders: Iterable[Path]) -> dict[str, 
 
 def numbers_of(ceiling: Mapping[str, Any]) -> dict[str, float | int]:
     """The metrics and counts of a ceiling; empty where one of them is none."""
-    limits = {**dict.fromkeys(METRICS, 100), **dict.fromkeys(COUNTS, MOST_COUNTED)}
+    limits = {**dict.fromkeys(METRICS, 100), **dict.fromkeys(COUNTS, MAX_COUNT)}
     values: dict[str, Any] = {name: ceiling.get(name) for name in limits}
     sound = all(type(value) in (int, float) and 0 <= value <= limits[name] for name, value in values.items())
     return values if sound else {}

@@ -20,7 +20,7 @@ from evaluation.statistics import probability_of
 from utils.errors import UserError, nearest
 
 MISTAKEN = 0.05  # of answers, and of sure descriptions: no answer alone rules a candidate out
-LEAST_TOLD = 0.01  # bits that a question must be expected to tell
+MIN_BITS = 0.01  # bits that a question must be expected to tell
 AnswerWord = Literal["yes", "no", "unknown"]
 ANSWERS: Mapping[str, AnswerWord] = {
     "yes": "yes", "y": "yes", "no": "no", "n": "no", "unknown": "unknown", "u": "unknown", "?": "unknown",
@@ -120,7 +120,7 @@ def best_question(table: Table, beliefs: Beliefs) -> tuple[Question, float] | No
     weights, best = beliefs.weights, None
     for question in open_questions(table, beliefs):
         bits = information(weights, says_yes(chance_of(table, beliefs, question)))
-        if bits >= LEAST_TOLD and (best is None or bits > best[1] + 1e-12):
+        if bits >= MIN_BITS and (best is None or bits > best[1] + 1e-12):
             best = question, bits
     return best
 

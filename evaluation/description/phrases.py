@@ -17,7 +17,7 @@ from utils.text import shorten
 BUILT_IN = Path(__file__).with_name("phrases.yaml")
 SLOT = "{}"  # of a template, where the words of a phrase stand
 TEMPLATE, QUESTION = "A person with {}.", "with {}?"  # of a category that is a bare list
-MOST_PHRASES = 200  # of one category
+MAX_PHRASES = 200  # of one category
 
 Words = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\w")]
 
@@ -27,7 +27,7 @@ class CategoryKeys(Section):
 
     template: Words = TEMPLATE
     question: Words = QUESTION
-    phrases: Annotated[dict[Words, Words], Field(min_length=1, max_length=MOST_PHRASES)]
+    phrases: Annotated[dict[Words, Words], Field(min_length=1, max_length=MAX_PHRASES)]
     nothing: Annotated[dict[Words, Words], Field(max_length=1)] = {}
     any: Words | None = None
     of: Words | None = None

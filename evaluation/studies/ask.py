@@ -46,7 +46,7 @@ MEASURED_ON = "test"
 AMONG = 20  # best images that questions are about
 WAYS = ("informative", "random")
 SUREST = 1e-9  # how close to 0 or 1 a probability of the search may be
-MOST_ANSWERS = 20
+MAX_ANSWERS = 20
 DRAWN = ("r1", "mAP")
 
 
@@ -89,8 +89,8 @@ class Searches:
 def main(study: ModelStudy) -> None:
     """Search the test split by every model, and let its people answer questions."""
     count, among = study.options.answers, study.options.among
-    if not 1 <= count <= MOST_ANSWERS or among < 2:
-        raise UserError(f"--answers must be from 1 to {MOST_ANSWERS}, --among 2 or more")
+    if not 1 <= count <= MAX_ANSWERS or among < 2:
+        raise UserError(f"--answers must be from 1 to {MAX_ANSWERS}, --among 2 or more")
     if study.options.words is not None and study.options.words < 1:
         raise UserError("--words must be 1 or more")
     table = read_table(study.options.phrases)

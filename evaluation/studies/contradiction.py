@@ -40,7 +40,7 @@ from evaluation.trained import TrainedModel
 from utils.errors import CommandParser, UserError
 from utils.text import counted
 
-MOST_EXAMPLES = 100
+MAX_EXAMPLES = 100
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ def add_options(parser: CommandParser) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Order the options. Raises UserError for those that do not fit."""
-    if not 0 <= options.examples <= MOST_EXAMPLES:
-        raise UserError(f"--examples must be from 0 to {MOST_EXAMPLES}, not {options.examples}")
+    if not 0 <= options.examples <= MAX_EXAMPLES:
+        raise UserError(f"--examples must be from 0 to {MAX_EXAMPLES}, not {options.examples}")
     options.edits = [name for name in EDITS if name in options.edits]
 
 

@@ -27,7 +27,7 @@ from utils.logs import flatten
 from utils.text import counted
 
 PANELS_IN_A_ROW = 4
-MOST_DOTS = 20
+MAX_DOTS = 20
 SPLITS = {"val": "validation", "test": "selection on the test split"}
 COMPARED = ("r1", "mAP")  # metrics that several runs are compared by
 CEILING_STYLE: dict[str, Any] = {"linestyle": (0, (6, 3)), "marker": None, "linewidth": 1.0}
@@ -172,7 +172,7 @@ def _lines_of_runs(runs: Mapping[str, Epochs], key: str) -> Lines:
 def _draw_panel(axes: Axes, title: str, unit: str, lines: Lines, axis: str) -> None:
     """One quantity over the epochs or minutes; few points are dots too, so that a single one is seen."""
     for label, positions, values, style in lines:
-        style = {"marker": "o", **style} if len(positions) <= MOST_DOTS else {**style, "marker": None}
+        style = {"marker": "o", **style} if len(positions) <= MAX_DOTS else {**style, "marker": None}
         axes.plot(positions, values, **{"markersize": 4, "linewidth": 1.6, "label": label, **style})
     tidy(axes, title, AXES[axis], unit)
     axes.set_xlim(left=0)

@@ -30,18 +30,18 @@ from evaluation.studies.caption_maps import (
     peak_of,
 )
 from evaluation.studies.gradcam_sheet import Grid, draw_sheet
-from evaluation.studies.shown_captions import FEWEST_ATTRIBUTES, ShownCaption, choose_captions, own_pair
+from evaluation.studies.shown_captions import MIN_ATTRIBUTES, ShownCaption, choose_captions, own_pair
 from evaluation.studies.study import ModelStudy, model_study
 from evaluation.tables import Row, markdown_table
 from evaluation.trained import TrainedModel
 from utils.errors import CommandParser, UserError
 
-MOST_QUERIES = 50
+MAX_QUERIES = 50
 
 
 def add_options(parser: CommandParser) -> None:
     add_map_options(parser)
-    drawn = f"captions drawn by seed among those with {FEWEST_ATTRIBUTES} attributes or more (%(default)s)"
+    drawn = f"captions drawn by seed among those with {MIN_ATTRIBUTES} attributes or more (%(default)s)"
     chosen = "these captions instead: their indices in the split, counted from 0"
     parser.add_argument("--queries", type=int, default=4, metavar="N", help=drawn)
     parser.add_argument("--captions", type=int, nargs="+", metavar="NUMBER", help=chosen)
@@ -58,8 +58,8 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--captions names captions of the split, --text one of your own: give one of them")
     if options.text is not None and not clean_caption(options.text, None):
         raise UserError("--text holds no word; write what the image shows")
-    if not 1 <= options.queries <= MOST_QUERIES or len(options.captions or []) > MOST_QUERIES:
-        raise UserError(f"--queries, --captions: from 1 to {MOST_QUERIES} captions can be shown together")
+    if not 1 <= options.queries <= MAX_QUERIES or len(options.captions or []) > MAX_QUERIES:
+        raise UserError(f"--queries, --captions: from 1 to {MAX_QUERIES} captions can be shown together")
 
 
 @model_study(add_options, most=2)

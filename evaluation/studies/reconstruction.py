@@ -29,7 +29,7 @@ from models.decoder import patchify
 from models.image_encoder import PatchSubset
 from utils.errors import CommandParser, UserError
 
-MOST_SHOWN = 50
+MAX_SHOWN = 50
 
 
 def add_options(parser: CommandParser) -> None:
@@ -67,8 +67,8 @@ def main(study: ModelStudy) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Raises UserError for numbers out of range."""
-    if not 1 <= options.examples <= MOST_SHOWN:
-        raise UserError(f"--examples: from 1 to {MOST_SHOWN} images can be shown, not {options.examples}")
+    if not 1 <= options.examples <= MAX_SHOWN:
+        raise UserError(f"--examples: from 1 to {MAX_SHOWN} images can be shown, not {options.examples}")
     if options.images is not None and options.images < 1:
         raise UserError(f"--images must be 1 or more, not {options.images}")
 

@@ -18,7 +18,7 @@ from evaluation.trained import TrainedModel
 from utils.errors import UserError
 from utils.text import counted
 
-FEWEST_ATTRIBUTES = 2  # of a caption that is drawn by seed: one attribute alone has no other to compare with
+MIN_ATTRIBUTES = 2  # of a caption that is drawn by seed: one attribute alone has no other to compare with
 PARSED_AT_ONCE = 64
 
 logger = logging.getLogger(__name__)
@@ -79,16 +79,16 @@ def draw_captions(
         numbers = order[portion.start : portion.stop]
         parsed = captions_of(numbers, trained, split, options.split, folder)
         pairs = zip(numbers, parsed, strict=True)
-        found |= {number: one for number, one in pairs if len(one.attributes) >= FEWEST_ATTRIBUTES}
+        found |= {number: one for number, one in pairs if len(one.attributes) >= MIN_ATTRIBUTES}
         if len(found) >= options.queries:
             break
     if not found:
         raise UserError(
-            f"no caption of the {options.split} split has {FEWEST_ATTRIBUTES} attributes; choose some with"
+            f"no caption of the {options.split} split has {MIN_ATTRIBUTES} attributes; choose some with"
             " --captions NUMBER"
         )
     if len(found) < options.queries:
-        logger.warning("only %s with %d attributes or more", counted(len(found), "caption"), FEWEST_ATTRIBUTES)
+        logger.warning("only %s with %d attributes or more", counted(len(found), "caption"), MIN_ATTRIBUTES)
     return [found[number] for number in sorted(list(found)[: options.queries])]
 
 

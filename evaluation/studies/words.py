@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 KINDS = {"noun": "nouns", "adjective": "adjectives"}
 PORTION = 256  # captions that a process parses at a time
 BIN_COUNT = 30  # most bars of a histogram
-MOST_WORDS = 100  # beyond it, bars are too thin to have a name
+MAX_WORDS = 100  # beyond it, bars are too thin to have a name
 SHOWN = 10  # words of a kind in the printed table
 
 logger = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ def check(options: argparse.Namespace) -> None:
     """Raises UserError for options that do not fit."""
     if options.config is None and options.checkpoint is None:
         raise UserError("give --config, or --checkpoint of a run, to name the data set")
-    if not 1 <= options.most <= MOST_WORDS:
-        raise UserError(f"--most must be from 1 to {MOST_WORDS}, not {options.most}")
+    if not 1 <= options.most <= MAX_WORDS:
+        raise UserError(f"--most must be from 1 to {MAX_WORDS}, not {options.most}")
 
 
 @study(add_options, beside="of the checkpoint, else of the annotations")

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from search.access.attempts import network_of
 
 HEADER_SECONDS = 10  # in which a request must have begun, and its headers be complete
-MOST, MOST_OF_ADDRESS = 1000, 100  # connections at a time, if the system allows twice as many; a browser has six
+MOST, MAX_PER_ADDRESS = 1000, 100  # connections at a time, if the system allows twice as many; a browser has six
 
 
 class PatientProtocol(H11Protocol):
@@ -30,7 +30,7 @@ class PatientProtocol(H11Protocol):
         self.address = network_of(self.client[0] if self.client else "")
         self.of_addresses[self.address] += 1
         self.waiting: asyncio.TimerHandle | None = None
-        too_many = self.of_addresses[self.address] > MOST_OF_ADDRESS and self.address not in self.unlimited
+        too_many = self.of_addresses[self.address] > MAX_PER_ADDRESS and self.address not in self.unlimited
         if too_many or self.of_addresses.total() > self.most:
             transport.abort()
         else:

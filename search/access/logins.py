@@ -18,7 +18,7 @@ from search.access.tokens import Token, check_token
 from utils.errors import Unavailable
 
 WRONG = "the user or the password is wrong"
-MOST_WAITING = 20  # attempts to sign in at one moment: each takes some 0.2 s, one after the other
+MAX_WAITING = 20  # attempts to sign in at one moment: each takes some 0.2 s, one after the other
 COOKIE = "person-search"
 COOKIE_UNDER_TLS = "__Host-person-search"  # browsers take it from this very host alone, and only by https
 
@@ -119,7 +119,7 @@ class Logins:
 
     async def checked(self, name: str, password: str) -> User | None:
         """The user of this name and password, found out in a thread that does nothing else."""
-        if self.waiting >= MOST_WAITING:
+        if self.waiting >= MAX_WAITING:
             raise TooMany(5)
         self.waiting += 1
         try:

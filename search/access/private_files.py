@@ -11,7 +11,7 @@ from utils.errors import Unavailable, UserError
 from utils.files import as_json, atomic_write
 
 OTHERS = 0o077  # what group and others may do with a file
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20
 
 T = TypeVar("T")
 
@@ -26,13 +26,13 @@ def read_private(path: Path, what: str) -> bytes:
                 raise UserError(f"{what} {path} is not a file")
             if status.st_mode & OTHERS:
                 raise UserError(f"{what} {path} can be used by others: chmod 600 {path}, and choose its secrets anew")
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise UserError(f"{what} {path} does not exist") from None
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror or error}") from None
-    if len(content) > MOST_BYTES:
-        raise UserError(f"{what} {path} has more than {MOST_BYTES // 2**20} MiB: it is another file")
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{what} {path} has more than {MAX_BYTES // 2**20} MiB: it is another file")
     return content
 
 

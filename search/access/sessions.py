@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from search.access.passwords import User
 
 IDLE, LONGEST = 30 * 60, 12 * 3600  # seconds after which a session ends: without a request, and in any case
-MOST, MOST_OF_USER = 1000, 20  # sessions at a time; a new one ends the oldest
+MOST, MAX_PER_USER = 1000, 20  # sessions at a time; a new one ends the oldest
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Sessions:
         """A new session; returns its id, 256 random bits."""
         self.sweep()
         own = [key for key, session in self.held.items() if session.name == name]
-        for key in own[: max(0, len(own) - MOST_OF_USER + 1)]:
+        for key in own[: max(0, len(own) - MAX_PER_USER + 1)]:
             del self.held[key]
         while len(self.held) >= MOST:
             self.held.popitem(last=False)

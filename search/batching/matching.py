@@ -20,7 +20,7 @@ from models.pairing import Pairing
 from search.encoder import EncodedQuery, Encoder
 
 IMAGES_AT_ONCE = 32  # that are projected by one product
-MOST_PROJECTED = 2**28  # bytes of keys and values of images that are held together
+MAX_PROJECTED_BYTES = 2**28  # bytes of keys and values of images that are held together
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def images_at_once(encoder: Encoder) -> int:
     size, tokens = model.text_encoder.size, 1 + model.grid[0] * model.grid[1]
     layers = size.num_hidden_layers - size.first_cross_layer
     each = 2 * layers * tokens * size.hidden_size * kept_dtype(encoder.setting).itemsize
-    return max(IMAGES_AT_ONCE, MOST_PROJECTED // each)
+    return max(IMAGES_AT_ONCE, MAX_PROJECTED_BYTES // each)
 
 
 def project(encoder: Encoder, tokens: Sequence[Tensor]) -> ImageKeysValues:

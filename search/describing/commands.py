@@ -17,7 +17,7 @@ from utils.errors import UserError, one_line
 from utils.files import as_json
 from utils.text import agreeing, counted
 
-LEAST_SHOWN, MOST_SHOWN = 0.1, 3  # scores of options that are printed beside the likeliest, and how many options
+MIN_SHOWN, MAX_SHOWN = 0.1, 3  # scores of options that are printed beside the likeliest, and how many options
 
 
 def describe_images(describer: Describer, images: Sequence[Path], json: bool) -> None:
@@ -53,8 +53,8 @@ def lines_of(path: Path, seen: Sequence[Seen]) -> list[str]:
 
 def options_of(seen: Seen) -> str:
     """The likeliest options of a category with their scores, best first."""
-    best = list(seen.options.items())[:MOST_SHOWN]
-    shown = [*best[:1], *((name, score) for name, score in best[1:] if score >= LEAST_SHOWN)]
+    best = list(seen.options.items())[:MAX_SHOWN]
+    shown = [*best[:1], *((name, score) for name, score in best[1:] if score >= MIN_SHOWN)]
     return ", ".join(f"{name} {score:.2f}" for name, score in shown)
 
 

@@ -21,12 +21,12 @@ from evaluation.description.meaning import UNCALIBRATED_SLOPE
 from evaluation.description.phrases import Table
 from evaluation.description.said import said_of
 from search.describing.describer import GalleryDescriber
-from search.searcher import CANDIDATES, MOST_CANDIDATES, Answer, Hit
+from search.searcher import CANDIDATES, MAX_CANDIDATES, Answer, Hit
 from utils.errors import UserError
 
 AMONG = 20  # best hits that questions are about
 SUREST = 1e-9  # how close to 0 or 1 a probability of the search may be
-MOST_ANSWERS = 100
+MAX_ANSWERS = 100
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def ask(describer: GalleryDescriber, asked: AskedSearch, answers: Sequence[Answe
 
     Raises UserError as `Searcher.search` does, and for a question that there is not.
     """
-    if not 2 <= asked.among <= MOST_CANDIDATES or not 1 <= asked.top <= MOST_CANDIDATES:
-        raise UserError(f"top must be from 1 to {MOST_CANDIDATES}, among from 2 to {MOST_CANDIDATES}")
+    if not 2 <= asked.among <= MAX_CANDIDATES or not 1 <= asked.top <= MAX_CANDIDATES:
+        raise UserError(f"top must be from 1 to {MAX_CANDIDATES}, among from 2 to {MAX_CANDIDATES}")
     table, searcher = describer.table, describer.searcher
     require_questions(table, answers)
     if answers:
@@ -102,8 +102,8 @@ def ask(describer: GalleryDescriber, asked: AskedSearch, answers: Sequence[Answe
 
 def require_questions(table: Table, answers: Sequence[Answered]) -> None:
     """Raises UserError for an answer to what cannot be asked, and for too many."""
-    if len(answers) > MOST_ANSWERS:
-        raise UserError(f"at most {MOST_ANSWERS} questions are answered, not {len(answers)}")
+    if len(answers) > MAX_ANSWERS:
+        raise UserError(f"at most {MAX_ANSWERS} questions are answered, not {len(answers)}")
     known = set(questions_of(table))
     for one in answers:
         if one.question not in known:

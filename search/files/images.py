@@ -26,7 +26,7 @@ State = tuple[Any, ...]
 
 AT_ONCE = 32  # files that are asked for together, where each answer takes a while
 LOOKED_AT = 5.0  # seconds that an answer about a file of shared storage counts
-MOST_LOOKED_AT = 100_000  # files whose answers are kept
+MAX_KEPT_STATES = 100_000  # files whose answers are kept
 
 
 class Images(ABC):
@@ -167,7 +167,7 @@ class SharedImages(Images):
 
     def look_at(self, paths: Iterable[str]) -> None:
         now = time.monotonic()
-        if len(self.known) > MOST_LOOKED_AT:
+        if len(self.known) > MAX_KEPT_STATES:
             self.known.clear()
         waiting = [path for path in dict.fromkeys(paths) if not self.is_known(path, now)]
         if waiting:

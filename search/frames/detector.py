@@ -29,7 +29,7 @@ from utils.paths import expand_home
 
 TORCHVISION = "torchvision:"
 PERSON = 1  # among the classes of COCO
-LEAST_SCORE = 0.5
+MIN_SCORE = 0.5
 DETECTED = "detected.json"  # in the folder of a gallery
 SAVE_EVERY = 50  # frames
 
@@ -43,10 +43,10 @@ class NamedDetector:
 
     name: str
     detect: Detector
-    least: float = LEAST_SCORE
+    least: float = MIN_SCORE
 
 
-def open_detector(name: str, least: float = LEAST_SCORE, device: str = "auto") -> NamedDetector:
+def open_detector(name: str, least: float = MIN_SCORE, device: str = "auto") -> NamedDetector:
     """Raises UserError when there is no such detector, or its weights do not fit."""
     if not 0 <= least <= 1:
         raise UserError(f"--least_score {least}: scores are from 0 to 1")

@@ -39,7 +39,7 @@ from utils.processes.parallel import available_cores
 
 BATCH = 64
 READ_AHEAD = 4  # batches
-MOST_FILES = 200  # of records, until they are written as one
+MAX_FILES = 200  # of records, until they are written as one
 NOT_TEXT = "has a name that is not UTF-8; rename it"
 SHOWN = 3  # lost folders
 KEPT = "; what the gallery knows of it is kept"
@@ -191,7 +191,7 @@ def index(
     report.removed = len(dropped)
     if report.removed or report.updated:
         gallery.erase()
-    elif len(gallery.records.files) > MOST_FILES:
+    elif len(gallery.records.files) > MAX_FILES:
         gallery.records.rewrite()
     gallery.finish()
     return report

@@ -31,7 +31,7 @@ from utils.errors import UserError
 
 FORMAT = 1
 COLUMNS = "columns.json"
-MOST_VALUES = 1000  # of a column that columns.json names
+MAX_VALUES = 1000  # of a column that columns.json names
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,9 @@ def columns_of(images: Iterable[IndexedImage]) -> dict[str, list[Any]]:
 
 def shortened(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     """Columns whose many values are left out but for the first and last of them, between which the others lie."""
-    half = MOST_VALUES // 2
+    half = MAX_VALUES // 2
     return {
-        name: list(values) if len(values) <= MOST_VALUES else [*values[:half], *values[-half:]]
+        name: list(values) if len(values) <= MAX_VALUES else [*values[:half], *values[-half:]]
         for name, values in columns.items()
     }
 

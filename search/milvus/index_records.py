@@ -12,7 +12,7 @@ from search.files.records import ID, PATH, IndexedImage
 from search.milvus.store import Store
 
 FRESH = 1.0  # seconds for which an answer of the index is taken for what is there now
-MOST_KEPT = 10_000  # images
+MAX_KEPT = 10_000  # images
 
 
 class IndexRecords:
@@ -43,7 +43,7 @@ class IndexRecords:
             for one, path in found:
                 self.seen[path] = one, now
                 self.seen.move_to_end(path)
-            while len(self.seen) > MOST_KEPT:
+            while len(self.seen) > MAX_KEPT:
                 self.seen.popitem(last=False)
         return there | {image.id: image for image in images}
 
@@ -51,7 +51,7 @@ class IndexRecords:
         for image in images:
             self.kept[image.id] = image
             self.kept.move_to_end(image.id)
-        while len(self.kept) > MOST_KEPT:
+        while len(self.kept) > MAX_KEPT:
             self.kept.popitem(last=False)
 
     def at_path(self, path: str) -> IndexedImage | None:

@@ -13,7 +13,7 @@ from utils.errors import UserError, nearest
 EXACT, GRAPH = "FLAT", "HNSW"
 AUTO = "auto"
 EXACT_BELOW = 100_000  # images; from there on a graph, where nothing is asked for
-LISTS_PER_ROOT, LEAST_LISTS, MOST_LISTS = 4, 16, 65_536  # lists of an index of R images: 4 times the root of R
+LISTS_PER_ROOT, MIN_LISTS, MAX_LISTS = 4, 16, 65_536  # lists of an index of R images: 4 times the root of R
 CANDIDATES_IN_GRAPH = 512, 4  # at least so many are kept while a graph is searched, and so many for each hit
 PROBED = 8  # one of so many lists is searched,
 PROBED_PER_HIT = 16  # and so many that they hold this many images for each hit
@@ -42,7 +42,7 @@ def rounded_graph_parameters(images: int) -> Mapping[str, Any]:
 
 
 def list_parameters(images: int) -> Mapping[str, Any]:
-    return {"nlist": min(MOST_LISTS, max(LEAST_LISTS, LISTS_PER_ROOT * math.isqrt(images)))}
+    return {"nlist": min(MAX_LISTS, max(MIN_LISTS, LISTS_PER_ROOT * math.isqrt(images)))}
 
 
 def search_graph(count: int, built_with: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -51,7 +51,7 @@ def search_graph(count: int, built_with: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def search_lists(count: int, built_with: Mapping[str, Any]) -> Mapping[str, Any]:
-    lists = int(built_with.get("nlist") or LEAST_LISTS)
+    lists = int(built_with.get("nlist") or MIN_LISTS)
     images_of_list = max(1, lists // LISTS_PER_ROOT**2)  # the root of R, by LISTS_PER_ROOT
     return {"nprobe": min(lists, max(lists // PROBED, PROBED_PER_HIT * count // images_of_list))}
 

@@ -9,10 +9,10 @@ import gradio as gr
 
 from search.gallery.filters import NUMBER, TEXT, Columns, check_filter, described, is_number, type_of
 from search.gallery.grouping import ALIKE
-from search.serving.api import MOST_OF_FILTER
+from search.serving.api import MAX_FILTER
 from utils.errors import UserError
 
-MOST_VALUES, MOST_CHOICES, MOST_TIMES = 200, 4, 2
+MAX_VALUES, MAX_CHOICES, MAX_TIMES = 200, 4, 2
 CAMERAS = ("camera", "cameras", "camera_id", "cam", "device")  # what comes first, in any case
 TIMES = ("time", "timestamp", "datetime", "date", "second", "seconds", "frame")
 # text whose order is that of time: dates, with times or without, and times of a day, as far as they are written
@@ -27,9 +27,9 @@ class Filters:
     """What one may filter by: choices, columns of few values; times, columns of which one may name first and last."""
 
     def __init__(self, columns: Columns):
-        self.times = [name for name in columns if name.lower() in TIMES and tells_time(columns[name])][:MOST_TIMES]
-        few = [name for name, values in columns.items() if name not in self.times and len(values) <= MOST_VALUES]
-        self.choices = sorted(few, key=lambda name: name.lower() not in CAMERAS)[:MOST_CHOICES]
+        self.times = [name for name in columns if name.lower() in TIMES and tells_time(columns[name])][:MAX_TIMES]
+        few = [name for name, values in columns.items() if name not in self.times and len(values) <= MAX_VALUES]
+        self.choices = sorted(few, key=lambda name: name.lower() not in CAMERAS)[:MAX_CHOICES]
 
     def build(self, columns: Columns) -> Parts:
         """The fields, in the order in which `where` takes their values."""
@@ -44,7 +44,7 @@ class Filters:
         words = gr.Textbox(
             label="Filter in words",
             info=f"{about}{', ' if example else ''}{example}",
-            max_length=MOST_OF_FILTER,
+            max_length=MAX_FILTER,
             elem_id="where",
             interactive=bool(columns),
         )
@@ -94,8 +94,8 @@ def example_of(columns: Columns) -> str:
 
 def in_brackets(words: str, columns: Columns) -> str:
     """A filter that somebody wrote, to be joined with others. Raises UserError when it is none, or too long."""
-    if len(words) > MOST_OF_FILTER:
-        raise UserError(f"the filter in words has {len(words)} characters; the most are {MOST_OF_FILTER}")
+    if len(words) > MAX_FILTER:
+        raise UserError(f"the filter in words has {len(words)} characters; the most are {MAX_FILTER}")
     return f"({words.strip()})" if check_filter(words, columns) else ""
 
 

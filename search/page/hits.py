@@ -20,7 +20,7 @@ from search.serving.frame_view import frame_around
 PICTURE = (192, 384)  # width and height that images are shown in, in pixels
 FRAME = (640, 480)
 QUALITY = 88  # of JPEG
-MOST_SAID = 4  # metadata of a hit that are shown below it
+MAX_SHOWN_METADATA = 4  # metadata of a hit that are shown below it
 
 Pictures = Sequence[tuple[Image.Image, str]]
 
@@ -54,7 +54,7 @@ def caption_as_html(hit: Hit, rank: int) -> str:
 
 def said_of(hit: Hit) -> list[str]:
     """The first of its metadata, by name."""
-    return [f"{name} {value}" for name, value in list(hit.metadata.items())[:MOST_SAID]]
+    return [f"{name} {value}" for name, value in list(hit.metadata.items())[:MAX_SHOWN_METADATA]]
 
 
 def image_as_html(picture: Image.Image, said: str) -> str:

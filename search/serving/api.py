@@ -48,7 +48,7 @@ from search.access.refusals import status_of
 from search.describing.describer import GalleryDescriber
 from search.explain import ExplainedAttribute, Explanation, explain
 from search.results.formats import answer_as_json, results_as_csv
-from search.searcher import CANDIDATES, MOST_CANDIDATES, Searcher
+from search.searcher import CANDIDATES, MAX_CANDIDATES, Searcher
 from search.serving.describing_api import AskRequest, DescribeRequest, add_describing
 from search.serving.erasing import erase_image
 from search.serving.frame_view import add_frames
@@ -59,7 +59,7 @@ from utils.errors import NotThere, UserError, nearest
 from utils.files import as_json
 from utils.text import shorten
 
-MOST_OF_FILTER = 2000  # characters
+MAX_FILTER = 2000  # characters
 OF_THE_PAGE = "/gradio_api"  # what the page's own code calls, which reads errors in a form of its own
 AS_FILE = {"Content-Disposition": 'attachment; filename="results.csv"', "X-Content-Type-Options": "nosniff"}
 NO_UPLOADS = "uploads are not allowed here; start with --allow_upload"
@@ -71,12 +71,12 @@ class SearchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     text: str = Field(description="a sentence")
-    top: Whole = Field(10, ge=1, le=MOST_CANDIDATES, description=f"a whole number from 1 to {MOST_CANDIDATES}")
+    top: Whole = Field(10, ge=1, le=MAX_CANDIDATES, description=f"a whole number from 1 to {MAX_CANDIDATES}")
     candidates: Whole = Field(
-        CANDIDATES, ge=0, le=MOST_CANDIDATES, description=f"a whole number from 0 to {MOST_CANDIDATES}"
+        CANDIDATES, ge=0, le=MAX_CANDIDATES, description=f"a whole number from 0 to {MAX_CANDIDATES}"
     )
-    where: str = Field("", max_length=MOST_OF_FILTER, description=f"a filter of at most {MOST_OF_FILTER} characters")
-    group: str = Field("", max_length=MOST_OF_FILTER, description="the name of metadata in quotes, or 'alike'")
+    where: str = Field("", max_length=MAX_FILTER, description=f"a filter of at most {MAX_FILTER} characters")
+    group: str = Field("", max_length=MAX_FILTER, description="the name of metadata in quotes, or 'alike'")
     format: Literal["json", "csv"] = Field("json", description='"json" or "csv"')
 
 

@@ -9,7 +9,7 @@ from evaluation.description.asking import AnswerWord, Question
 from search.describing.describer import GalleryDescriber, seen_as_json
 from search.describing.questions import (
     AMONG,
-    MOST_ANSWERS,
+    MAX_ANSWERS,
     Answered,
     AskedSearch,
     answers_as_json,
@@ -17,7 +17,7 @@ from search.describing.questions import (
     question_as_json,
 )
 from search.results.formats import answer_as_json
-from search.searcher import CANDIDATES, MOST_CANDIDATES
+from search.searcher import CANDIDATES, MAX_CANDIDATES
 from search.serving.numbers import Whole
 from utils.errors import NotThere
 
@@ -48,15 +48,15 @@ class AskRequest(BaseModel):
     text: str = Field(description="a sentence")
     answers: list[AnswerGiven] = Field(
         [],
-        max_length=MOST_ANSWERS,
+        max_length=MAX_ANSWERS,
         description='a list such as [{"category": "bag", "phrase": "backpack", "answer": "yes"}] (yes, no or unknown;'
         " phrase null: anything)",
     )
-    top: Whole = Field(10, ge=1, le=MOST_CANDIDATES, description=f"a whole number from 1 to {MOST_CANDIDATES}")
+    top: Whole = Field(10, ge=1, le=MAX_CANDIDATES, description=f"a whole number from 1 to {MAX_CANDIDATES}")
     candidates: Whole = Field(
-        CANDIDATES, ge=0, le=MOST_CANDIDATES, description=f"a whole number from 0 to {MOST_CANDIDATES}"
+        CANDIDATES, ge=0, le=MAX_CANDIDATES, description=f"a whole number from 0 to {MAX_CANDIDATES}"
     )
-    among: Whole = Field(AMONG, ge=2, le=MOST_CANDIDATES, description=f"a whole number from 2 to {MOST_CANDIDATES}")
+    among: Whole = Field(AMONG, ge=2, le=MAX_CANDIDATES, description=f"a whole number from 2 to {MAX_CANDIDATES}")
     where: str = Field("", max_length=2000, description="a filter of at most 2000 characters")
     group: str = Field("", max_length=2000, description="the name of metadata in quotes, or 'alike'")
 

@@ -20,15 +20,15 @@ from torch import Tensor
 from utils.checkpoints.untrusted import archive
 from utils.checkpoints.untrusted.archive import Extent
 from utils.checkpoints.untrusted.checks import read_pickle, require_stored
-from utils.checkpoints.untrusted.pickle_reader import MOST_CALLS
+from utils.checkpoints.untrusted.pickle_reader import MAX_CALLS
 from utils.checkpoints.untrusted.pickle_values import Storage
 from utils.checkpoints.untrusted.refusal import TOO_MANY, Refused, damaged
 from utils.checkpoints.untrusted.script_reader import ScriptObject, TensorOutline, read_script
-from utils.values import MOST_DEPTH
+from utils.values import MAX_DEPTH
 
 logger = logging.getLogger(__name__)
 
-MOST_LETTERS = 10_000_000  # of the whole names of all attributes; CLIP has some 100,000
+MAX_LETTERS = 10_000_000  # of the whole names of all attributes; CLIP has some 100,000
 MARK = "training"  # an attribute of every module; parameters and buffers come before it, whatever else it has behind
 
 
@@ -83,7 +83,7 @@ def named_tensors(root: Any) -> dict[str, TensorOutline]:
         for name, tensor in stored_tensors(module.attributes or {}, is_marked):
             if found.setdefault(prefix + name, tensor) is not tensor:
                 raise damaged(f"two tensors have the name {(prefix + name)[:60]!a}")
-        if len(found) > MOST_CALLS:
+        if len(found) > MAX_CALLS:
             raise Refused(TOO_MANY)
     if left_out:
         logger.warning("modules that only code of the file could restore are left out, such as %.60a", left_out)
@@ -100,9 +100,9 @@ def modules_within(root: ScriptObject) -> Iterator[tuple[str, ScriptObject]]:
         prefix, depth, module = stack.pop()
         attributes = module.attributes or {}
         work += sum(len(prefix) + len(name) + 1 for name in attributes)
-        if depth > MOST_DEPTH:
-            raise Refused(f"its modules are nested more than {MOST_DEPTH} deep")
-        if work > MOST_LETTERS:
+        if depth > MAX_DEPTH:
+            raise Refused(f"its modules are nested more than {MAX_DEPTH} deep")
+        if work > MAX_LETTERS:
             raise Refused(TOO_MANY)
         yield prefix, module
         within = [

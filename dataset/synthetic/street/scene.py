@@ -26,7 +26,7 @@ HORIZON = 0.3  # of a frame's height
 TALL = 0.62  # height of a person on the lower edge, of the pixels below the horizon
 NEAR, FAR = 1.0, 0.5  # where people walk, of the way from the horizon to the lower edge
 FRONT = 0.6  # cosine of the turn up to which someone is seen from the front, or from the back
-LEAST_PIXELS = 40  # of someone who counts as seen
+MIN_PIXELS = 40  # of someone who counts as seen
 LIMITS: Mapping[str, tuple[float, float]] = {
     "people": (1, 10_000),
     "cameras": (1, 99),
@@ -228,7 +228,7 @@ def see(walk: Walk, own: np.ndarray, in_front: list[np.ndarray], label: Image.Im
     for other in in_front:
         shown &= ~other
     counts = np.bincount(np.asarray(label)[shown], minlength=len(ATTRIBUTES)) // SCALE**2
-    if counts.sum() < LEAST_PIXELS:
+    if counts.sum() < MIN_PIXELS:
         return None
     box = (columns[0] // SCALE, rows[0] // SCALE, columns[-1] // SCALE + 1, rows[-1] // SCALE + 1)
     pixels = {name: int(count) for name, count in zip(ATTRIBUTES[1:], counts[1:], strict=False) if count}

@@ -191,9 +191,9 @@ def test_sessions_are_few(guarded):
     held = guarded.logins.sessions
     user = passwords.read_users(guarded.users)["anna"]
     first = held.begin("anna", user)
-    for _ in range(sessions.MOST_OF_USER):
+    for _ in range(sessions.MAX_PER_USER):
         held.begin("anna", user)
-    assert held.find(first) is None and len(held.held) == sessions.MOST_OF_USER
+    assert held.find(first) is None and len(held.held) == sessions.MAX_PER_USER
     for number in range(sessions.MOST + 10):
         held.begin(f"user{number}", user)
     assert len(held.held) == sessions.MOST

@@ -30,7 +30,7 @@ SENTENCE = "a woman in a red coat"
 @pytest.fixture(autouse=True)
 def anything_is_asked(monkeypatch):
     """The tiny model hardly tells people apart: a question may tell little."""
-    monkeypatch.setattr("evaluation.description.asking.LEAST_TOLD", -1)
+    monkeypatch.setattr("evaluation.description.asking.MIN_BITS", -1)
 
 
 @pytest.fixture

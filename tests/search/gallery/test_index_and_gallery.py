@@ -29,7 +29,7 @@ from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
 
-KILLS, MOST_BATCHES = (20 if FULL else 4), 4
+KILLS, MAX_BATCHES = (20 if FULL else 4), 4
 
 
 def in_index(gallery):
@@ -373,11 +373,11 @@ def test_killed_at_any_moment_it_loses_nothing(encoder, photos, tmp_path, traine
         str(trained),
     ]
     for number in range(3 * KILLS):
-        for name in range(16 * MOST_BATCHES):
+        for name in range(16 * MAX_BATCHES):
             noise = np.random.default_rng((number, name)).integers(0, 255, (40, 20, 3), dtype=np.uint8)
             Image.fromarray(noise).save(photos / f"noise{number:02d}-{name:03d}.png")
         process = Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        wanted = len(batches(place)) + rng.randint(0, MOST_BATCHES)
+        wanted = len(batches(place)) + rng.randint(0, MAX_BATCHES)
         while len(batches(place)) < wanted and process.poll() is None:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.03))

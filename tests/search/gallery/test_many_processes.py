@@ -19,7 +19,7 @@ from search.__main__ import main
 from search.gallery.gallery import held, open_gallery
 from search.gallery.grouping import ALIKE
 from search.gallery.indexing import index
-from search.gallery.read_gallery import MOST_VALUES, read_gallery, shortened
+from search.gallery.read_gallery import MAX_VALUES, read_gallery, shortened
 from search.searcher import Searcher
 from search.serving.upload import add_image
 from utils.errors import UserError
@@ -186,9 +186,9 @@ def test_an_index_of_an_earlier_version_is_built_again_by_the_next_writer(encode
 
 
 def test_many_values_of_a_column_are_told_by_their_ends():
-    many = list(range(5 * MOST_VALUES))
+    many = list(range(5 * MAX_VALUES))
     told = shortened({"time": many, "camera": ["a", "b"]})
-    assert told["camera"] == ["a", "b"] and len(told["time"]) == MOST_VALUES
+    assert told["camera"] == ["a", "b"] and len(told["time"]) == MAX_VALUES
     assert (told["time"][0], told["time"][-1]) == (many[0], many[-1])
 
 

@@ -7,7 +7,7 @@ pytest.importorskip("pymilvus")
 
 from search.gallery.indexing import index
 from search.page.filters import Filters, between
-from search.serving.api import MOST_OF_FILTER
+from search.serving.api import MAX_FILTER
 from utils.errors import UserError
 
 SENTENCE = "a woman in a red coat"
@@ -74,7 +74,7 @@ def test_cameras_times_and_words_hold_together(timed):
     [
         ("camera ==", "is missing at its end"),
         ("camera == 'c1') or (camera == 'c0'", "is not understood"),
-        ("x" * (MOST_OF_FILTER + 1), f"the most are {MOST_OF_FILTER}"),
+        ("x" * (MAX_FILTER + 1), f"the most are {MAX_FILTER}"),
         ("colour == 'red'", "no metadata are called colour"),
     ],
 )

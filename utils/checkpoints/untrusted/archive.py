@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 from utils.checkpoints.untrusted.refusal import Refused, damaged
 
 MAGIC = b"PK\x03\x04"
-MOST_RECORDS = 100_000  # a large checkpoint has some 5,000
+MAX_RECORDS = 100_000  # a large checkpoint has some 5,000
 LONGEST_COMMENT = 100
 
 # signature, disks (2), records (2), size and offset of the list, length of the comment
@@ -113,7 +113,7 @@ def read_records(file: BinaryIO, directory: Directory, with_code: bool = False) 
 
 def list_records(file: BinaryIO, directory: Directory) -> list[ArchiveRecord]:
     """The records as listed; only how they are stored is checked. Raises Refused, struct.error or UnicodeError."""
-    if directory.count > MOST_RECORDS:
+    if directory.count > MAX_RECORDS:
         raise Refused("it holds more records than any checkpoint")
     file.seek(directory.start)
     data = file.read(directory.end - directory.start)

@@ -14,7 +14,7 @@ from utils.checkpoints.untrusted.pickle_reader import read_outline
 from utils.checkpoints.untrusted.pickle_values import Storage
 from utils.checkpoints.untrusted.refusal import TOO_MANY, Refused, damaged
 
-MOST_BYTES = 64 * 2**20  # of a pickle; that of a large checkpoint has one million
+MAX_BYTES = 64 * 2**20  # of a pickle; that of a large checkpoint has one million
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
@@ -57,7 +57,7 @@ def read_pickle(file: BinaryIO, extent: Extent) -> bytes:
     """The bytes of data.pkl. Raises Refused when there are none, or more than in any checkpoint."""
     if not extent.size:
         raise damaged("it holds no data.pkl")
-    if extent.size > MOST_BYTES:
+    if extent.size > MAX_BYTES:
         raise Refused(TOO_MANY)
     file.seek(extent.offset)
     return file.read(extent.size)
@@ -72,7 +72,7 @@ def require_stored(storage: Storage, extent: Extent) -> None:
 def require_sound_legacy(file: BinaryIO) -> None:
     """Check five pickles (mark, version, system, content, keys of storages) and the storages that follow."""
     file.seek(0)
-    data, end, outlines = file.read(MOST_BYTES), 0, []
+    data, end, outlines = file.read(MAX_BYTES), 0, []
     for expected in (LEGACY_MAGIC, LEGACY_PROTOCOL, None, None, None):
         outlines.append(read_outline(data, end))
         end = outlines[-1].end

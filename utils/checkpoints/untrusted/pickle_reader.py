@@ -24,8 +24,8 @@ from utils.checkpoints.untrusted.pickle_values import (
 )
 from utils.checkpoints.untrusted.refusal import NOT_PLAIN, SPECIAL, TOO_MANY, Refused, damaged
 
-MOST_STEPS = 1_000_000  # opcodes of one pickle; a large checkpoint has some 200,000
-MOST_CALLS = 100_000  # of functions; a tensor takes two
+MAX_STEPS = 1_000_000  # opcodes of one pickle; a large checkpoint has some 200,000
+MAX_CALLS = 100_000  # of functions; a tensor takes two
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Reader:
     def count_call(self) -> None:
         """Raises Refused when more is called, or made, than in any checkpoint."""
         self.calls += 1
-        if self.calls > MOST_CALLS:
+        if self.calls > MAX_CALLS:
             raise Refused(TOO_MANY)
 
 
@@ -86,7 +86,7 @@ def read_outline(data: bytes, start: int = 0, operations: Operations | None = No
     Raises Refused when it holds more than tensors and plain values; nearly any exception when it is damaged.
     """
     reader, operations = Reader(data, start), OPERATIONS if operations is None else operations
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         code = data[reader.at]
         reader.at += 1
         if code == pickle.STOP[0]:

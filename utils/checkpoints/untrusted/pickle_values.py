@@ -13,7 +13,7 @@ import torch
 
 from utils.checkpoints.untrusted.refusal import NOT_PLAIN, Refused, damaged
 
-MOST_DIMENSIONS = 64  # as in torch
+MAX_DIMENSIONS = 64  # as in torch
 
 STORAGES = {
     f"{module} {name}Storage": dtype
@@ -137,7 +137,7 @@ def byte_array(value: Any = b"", encoding: Any = "latin-1") -> Other:
 
 
 def shape(sizes: Any) -> tuple[int, ...]:
-    if type(sizes) not in (tuple, list) or len(sizes) > MOST_DIMENSIONS or not all(map(is_count, sizes)):
+    if type(sizes) not in (tuple, list) or len(sizes) > MAX_DIMENSIONS or not all(map(is_count, sizes)):
         raise damaged("a tensor has an impossible shape")
     return tuple(sizes)
 
