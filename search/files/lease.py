@@ -5,6 +5,7 @@ that is not renewed for a while is that of a process that was killed, and the ne
 two machines are compared. A holder that was out of reach for long writes nothing any more (`require_held`).
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -78,17 +79,51 @@ class Lease:
         if self.create():
             return
         logger.info("%s is held by %s: watching whether that one still runs", self.name, holder(self.read()))
+        ended, now = self.watch()
+        if ended is not None and now == ended:
+            with self.claimed(ended):
+                if self.read() == ended:
+                    self.storage.remove(self.name)
+                    self.require_created()
+                    return
+        self.require_created()
+
+    def watch(self) -> tuple[Any, Any]:
+        """What the file said, and what it says after a while without a change, or once it is removed.
+
+        Raises UserError when it was renewed.
+        """
         seen, since = self.read(), time.monotonic()
         while time.monotonic() - since < ENDED_AFTER:
             time.sleep(RENEWED_EVERY / 3)
             now = self.read()
             if now is None:
-                break
+                return seen, None
             if now != seen:
                 raise UserError(self.refusal.format(holder(now)))
-        else:
-            if self.read() == seen:
-                self.storage.remove(self.name)
+        return seen, self.read()
+
+    @contextmanager
+    def claimed(self, ended: Any) -> Iterator[None]:
+        """Only one process at a time takes over from `ended`: of two, the later would remove the file of the earlier.
+
+        Raises UserError where another does. What one has left that was killed meanwhile is removed, for the next try.
+        """
+        digest = hashlib.blake2b(json.dumps(ended, sort_keys=True).encode(), digest_size=8).hexdigest()
+        claim = f"{self.name}.{digest}"
+        try:
+            self.storage.put_unheld(claim, b"", new=True)
+        except FileExistsError:
+            time.sleep(ENDED_AFTER)
+            if self.read() == ended:
+                self.storage.remove(claim)
+            raise UserError(self.refusal.format("another process, which takes it over now")) from None
+        try:
+            yield
+        finally:
+            self.storage.remove(claim)
+
+    def require_created(self) -> None:
         if not self.create():
             raise UserError(self.refusal.format(holder(self.read())))
 

@@ -68,6 +68,40 @@ def test_a_lock_of_a_killed_writer_is_taken_over(url, quick):
         assert time.monotonic() - started >= lease.ENDED_AFTER
 
 
+def test_of_two_that_take_over_one_is_refused_and_removes_nothing(url, quick):
+    assert lease.Lease(opened(url), ".lock", "{}").create()  # by a process that was killed
+    first, second = opened(url), lease.Lease(opened(url), ".lock", "held by {}")
+    real, outcomes = first.remove, []
+
+    def remove(name):  # the second tries when the first is about to take over
+        if name == ".lock":
+            with pytest.raises(UserError, match="held by") as error:
+                second.acquire()
+            outcomes.append(str(error.value))
+        real(name)
+
+    first.remove = remove
+    holder = lease.Lease(first, ".lock", "{}")
+    holder.acquire()
+    assert outcomes == ["held by another process, which takes it over now"]
+    assert holder.read()["token"] == holder.token
+    assert [name for name in first.names("") if ".lock" in name] == ["/.lock"]
+
+
+def test_a_claim_of_a_killed_process_is_in_the_way_once(url, quick):
+    storage = opened(url)
+    killed, holder = (lease.Lease(storage, ".lock", "held by {}") for _ in range(2))
+    assert killed.create()
+    with pytest.raises(KeyboardInterrupt), killed.claimed(killed.read()):
+        storage.remove = lambda name: None  # as if it was killed here
+        raise KeyboardInterrupt
+    del storage.remove
+    with pytest.raises(UserError, match="takes it over now"):
+        holder.acquire()
+    holder.acquire()
+    assert holder.read()["token"] == holder.token
+
+
 def test_a_writer_that_was_out_of_reach_writes_nothing_any_more(url, quick):
     storage = opened(url)
     with storage.lock("gallery g", "end that one"):
