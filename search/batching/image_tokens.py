@@ -4,7 +4,7 @@ Letters: B images, N image tokens, D width.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from search.encoder import Encoder
 from search.files.images import State
 from search.files.records import IndexedImage
 from search.gallery.read_gallery import ReadGallery
+from utils.processes.parallel import map_in_threads
 
 ENCODED_AT_ONCE = 32
 CACHE_BYTES = 2**30
@@ -59,39 +60,55 @@ class ImageTokens:
 
         tell: called with how many are read by now.
         """
-        found: dict[str, Tensor] = {}
-        waiting: dict[str, Tensor] = {}
-        missing: dict[str, str] = {}
         each = list({image.path: image for image in images}.values())
         self.gallery.images.look_at([image.file for image in each])
-        for image in each:
-            key = image.content
-            cached = found.get(key) if key in found else self.cache.get(key)
+        cached = {image.content: self.cache.get(image.content) for image in each}
+        found = {content: tokens for content, tokens in cached.items() if tokens is not None}
+        missing: dict[str, str] = {}
+        while each:  # again where the one file of several equal ones that was read is damaged
+            states = {image.path: self.gallery.images.state(image.file) for image in each}
+            reads, skipped = self.to_read(each, states, set(found))
+            waiting: dict[str, Tensor] = {}
+            for image, pixels in zip(reads, self.read_all(reads), strict=True):
+                if isinstance(pixels, Unusable):
+                    missing[image.path] = str(pixels)
+                    continue
+                self.read_as[image.path] = states[image.path]
+                if image.content not in found:
+                    waiting[image.content] = pixels
+                if len(waiting) == ENCODED_AT_ONCE:
+                    found |= self.encode(waiting)
+                    waiting = {}
+                    tell(len(found))
+            found |= self.encode(waiting)
+            each = [image for image in skipped if image.content not in found]
+        return found, missing
+
+    def to_read(
+        self, images: Sequence[IndexedImage], states: Mapping[str, State | None], known: Set[str]
+    ) -> tuple[list[IndexedImage], list[IndexedImage]]:
+        """(those whose files are read, those that are not): of `known` contents, and of equal ones all but the first,
+        files that have not been touched since they were read last need not be read."""
+        reads: list[IndexedImage] = []
+        skipped: list[IndexedImage] = []
+        seen = set(known)
+        for image in images:
+            state = states[image.path]
+            untouched = state is not None and state == self.read_as.get(image.path)
+            (skipped if untouched and image.content in seen else reads).append(image)
+            seen.add(image.content)
+        return reads, skipped
+
+    def read_all(self, images: Sequence[IndexedImage]) -> Iterator[Tensor | Unusable]:
+        """Each image as pixels [3, H, W], or why it is not, by threads that are some images ahead."""
+
+        def read(image: IndexedImage) -> Tensor | Unusable:
             try:
-                content = self.content_unless_known(image, cached is not None or key in waiting)
-                if cached is not None:
-                    found[key] = cached
-                elif content is not None and key not in waiting:
-                    waiting[key] = self.encoder.read(content)
+                return self.encoder.read(self.gallery.read_image(image))
             except Unusable as fault:
-                missing[image.path] = str(fault)
-            if len(waiting) == ENCODED_AT_ONCE:
-                found |= self.encode(waiting)
-                waiting = {}
-                tell(len(found))
-        return found | self.encode(waiting), missing
+                return fault
 
-    def content_unless_known(self, image: IndexedImage, known: bool) -> bytes | None:
-        """The file of an image; None when it is `known` and the file has not been touched since it was read last.
-
-        Raises Unusable when the file is gone or another one.
-        """
-        state = self.gallery.images.state(image.file)
-        if known and state is not None and state == self.read_as.get(image.path):
-            return None
-        content = self.gallery.read_image(image)
-        self.read_as[image.path] = state
-        return content
+        return map_in_threads(read, images, self.gallery.images.threads)
 
     def encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         """uint8 images [3, H, W] by content -> tokens [N, D] by content, which the cache takes."""

@@ -20,6 +20,7 @@ from search.files.names import ABOUT, INDEX, LOCK, PAGE, RECORDS
 from search.files.storage import SharedStorage, is_url, open_storage
 from utils.files import atomic_write, named_path
 from utils.paths import expand_home
+from utils.processes.parallel import available_cores
 
 State = tuple[Any, ...]
 """What changes when a file does."""
@@ -32,10 +33,11 @@ MAX_KEPT_STATES = 100_000  # files whose answers are kept
 class Images(ABC):
     """Image files by their paths below one place, with / between their parts.
 
-    name: of that place, as gallery.json has it.
+    name: of that place, as gallery.json has it. threads: how many read files at once.
     """
 
     name: str
+    threads: int
 
     def __str__(self) -> str:
         return self.name
@@ -78,7 +80,7 @@ class ImageFolder(Images):
 
     def __init__(self, path: Path):
         self.path = path.resolve()
-        self.name = str(self.path)
+        self.name, self.threads = str(self.path), available_cores()
 
     def exists(self) -> bool:
         return self.path.is_dir()
@@ -123,7 +125,7 @@ class SharedImages(Images):
     """
 
     def __init__(self, storage: SharedStorage):
-        self.storage, self.name = storage, storage.name
+        self.storage, self.name, self.threads = storage, storage.name, AT_ONCE
         self.known: dict[str, tuple[float, State | None]] = {}
 
     def exists(self) -> bool:

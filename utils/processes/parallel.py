@@ -1,17 +1,18 @@
-"""Work shared out to processes of this machine, with results in the order of the tasks."""
+"""Work shared out to processes or threads of this machine, with results in the order of the tasks."""
 
 import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from utils.errors import UserError
 
 Result = TypeVar("Result")
+Task = TypeVar("Task")
 
 WAITING = 4  # tasks handed out per worker, so that a long list of tasks needs little memory
 _shared: tuple = ()  # in a worker: what all its tasks have in common
@@ -65,3 +66,18 @@ def _start_worker(shared: tuple) -> None:
 
 def _call(function: Callable[..., Any], task: Any) -> Any:
     return function(*_shared, task)
+
+
+def map_in_threads(function: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> Iterator[Result]:
+    """function(task) for every task in order, by threads that are at most `WAITING` tasks each ahead."""
+    if threads == 1 or len(tasks) < 2:
+        yield from map(function, tasks)
+        return
+    with ThreadPoolExecutor(min(threads, len(tasks))) as pool:
+        pending: deque[Future[Result]] = deque()
+        for task in tasks:
+            pending.append(pool.submit(function, task))
+            if len(pending) > WAITING * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from utils.errors import UserError
-from utils.processes.parallel import WAITING, available_cores, map_in_order
+from utils.processes.parallel import WAITING, available_cores, map_in_order, map_in_threads
 
 WAYS = pytest.mark.parametrize(("workers", "fork"), [(1, False), (2, False), (2, True)])
 
@@ -50,6 +50,25 @@ def test_tasks_are_taken_as_they_are_needed():
     next(results)
     results.close()
     assert len(taken) <= 2 * WAITING + 1
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_give_results_in_order_and_are_not_far_ahead(threads):
+    started = []
+
+    def work(task):
+        started.append(task)
+        if task == 0:
+            time.sleep(0.1)
+        if task == 90:
+            raise UserError("task 90 is unlucky")
+        return 2 * task
+
+    results = map_in_threads(work, range(100), threads)
+    assert next(results) == 0 and len(started) <= threads * WAITING + 1
+    assert [next(results) for _ in range(89)] == list(range(2, 180, 2))
+    with pytest.raises(UserError, match="unlucky"):
+        next(results)
 
 
 def test_there_is_a_core():
