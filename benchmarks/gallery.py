@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
     split = encoder.trained.open_split("test")
     texts = split.texts[:: max(1, len(split.texts) // options.queries)][: options.queries]
     real, stages = measure_queries(encoder, Path(split.image_root), texts)
-    vectors = np.stack([encoder.query(text).embedding for text in texts])
+    vectors = np.stack([encoder.encode_query(text).embedding for text in texts])
     count = QUICK_COUNT if options.quick else COUNT
     print(describe_machine())
     print(f"a query of {len(real)} images, k {CANDIDATES}: first {sum(v[0] for v in stages.values()):.0f} ms, then")

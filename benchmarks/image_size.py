@@ -17,7 +17,7 @@ from configs.loading import load_config
 from configs.schema import MarsConfig
 from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
 from models.build import build_image_encoder
-from utils.files import require_file, write_json
+from utils.files import require_writable_file, write_json
 from utils.memory import keep_freed_memory
 from utils.precision import set_precision
 
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.plot:
         for file in (options.plot, options.plot.with_suffix(".json")):
-            require_file(file, "--plot")
+            require_writable_file(file, "--plot")
     size = options.size or ("small" if options.quick else "base")
     repeats = 1 if options.quick else max(1, options.repeats)
     print(describe_machine())

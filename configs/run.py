@@ -17,7 +17,7 @@ from utils.checkpoints.named import checkpoint_path
 from utils.checkpoints.run_folder import RunFolder, config_beside, is_restart
 from utils.device import Autocast, prepare_precision
 from utils.errors import UserError
-from utils.files import require_file, require_folder
+from utils.files import require_writable_file, require_writable_folder
 from utils.precision import choose_precision
 from utils.processes.distributed import on_main, world_size
 from utils.processes.sharing import shared_from_main
@@ -84,13 +84,13 @@ def require_what_compiles(config: Config, device: torch.device) -> None:
 def check_folder(options: Options, folder: RunFolder) -> None:
     """Raises UserError when files of another run would be replaced, or the checkpoint that is needed is not named."""
     if not options.dry_run:
-        require_folder(options.output_dir, "--output_dir")
+        require_writable_folder(options.output_dir, "--output_dir")
         results = () if options.evaluate else RESULTS
         folder.refuse_to_overwrite(options.checkpoint, options.resume, results, options.evaluate)
         if options.rerank and folder.holds_checkpoint():  # beside results of two models, its own would be lost
             raise UserError(f"--output_dir {options.output_dir} is that of a run; with --rerank, name another folder")
         for name in RESULTS:
-            require_file(options.output_dir / name, "result")
+            require_writable_file(options.output_dir / name, "result")
     if options.evaluate and options.checkpoint is None:
         raise UserError("--evaluate needs --checkpoint: which weights shall be evaluated?")
     if options.resume and options.checkpoint is None and not on_main(folder.holds_checkpoint)():

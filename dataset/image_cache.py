@@ -35,7 +35,7 @@ from dataset.decoding import known_formats
 from dataset.image_files import normal_path
 from dataset.images import Resampling, load_image
 from utils.errors import UserError
-from utils.files import atomic_write, remove_leftovers, require_folder
+from utils.files import atomic_write, remove_leftovers, require_writable_folder
 from utils.locks import locked
 from utils.memory import GIB
 from utils.processes.parallel import available_cores
@@ -197,7 +197,7 @@ def open_image_cache(folder: str | os.PathLike, source: Source) -> ImageCache:
     cache = ImageCache(path, source.identity(), len(source.images), source.size)
     if cache.is_there():  # perhaps in a folder of others, which this process may not write to
         return cache
-    require_folder(folder, "image_cache", ", or leave it out to decode images in every epoch")
+    require_writable_folder(folder, "image_cache", ", or leave it out to decode images in every epoch")
     with locked(cache.path.with_suffix(".lock"), f"image cache {cache.path}", "", wait=True):
         if not cache.is_there():
             if cache.path.exists():

@@ -14,7 +14,7 @@ import numpy as np
 
 from dataset.annotations import Entry
 from utils.errors import UserError
-from utils.files import atomic_write, require_file
+from utils.files import atomic_write, require_writable_file
 from utils.text import counted
 
 RECORD = "noisy_pairs.npy"  # of what a run has drawn, in its folder
@@ -52,7 +52,7 @@ def keep_permutation(path: Path, permutation: np.ndarray) -> None:
 
 def read_permutation(path: str | os.PathLike, pairs: int) -> np.ndarray:
     """The permutation [N] in a .npy file, N = `pairs`. Raises UserError when the file holds anything else."""
-    require_file(path, "noise file")
+    require_writable_file(path, "noise file")
     try:
         found = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError):

@@ -26,7 +26,7 @@ from dataset.crops import check_frames, cut_persons
 from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
 from utils.errors import CommandParser, UserError, one_line, run_command_line
-from utils.files import as_json, atomic_write, require_file, require_folder
+from utils.files import as_json, atomic_write, require_writable_file, require_writable_folder
 from utils.paths import tidy
 from utils.text import counted
 
@@ -182,7 +182,7 @@ def _check_cutting(crops: Path, options: argparse.Namespace) -> None:
     """Raise UserError, before the long pass, when persons cannot be cut out of frames as the options say."""
     if options.skip_images:
         raise UserError(f"--skip_images cannot be used with {options.name}: its persons are cut out of the images")
-    require_folder(crops, "the folder of the persons that are cut out", " by --output")
+    require_writable_folder(crops, "the folder of the persons that are cut out", " by --output")
 
 
 def divide(entries: Sequence[RawEntry]) -> dict[str, list[RawEntry]]:
@@ -292,14 +292,14 @@ def _check_output_folder(folder: Path) -> None:
     """Raise UserError, before the long pass, when the files cannot be written, or something stands where they go."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder; move it away")
-    require_folder(folder, "the folder of the results", " by --output")
+    require_writable_folder(folder, "the folder of the results", " by --output")
     for name in (*(f"{split}.json" for split in SPLITS), DIGESTS):
-        require_file(folder / name, "result")
+        require_writable_file(folder / name, "result")
 
 
 def _check_report_path(report: Path) -> None:
     """Raise UserError unless `report` is free or an earlier report, which may be replaced."""
-    require_file(report, "--report")
+    require_writable_file(report, "--report")
     if not report.exists():
         return
     try:

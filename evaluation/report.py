@@ -35,7 +35,7 @@ from evaluation.results import RankingFile, read_log, read_metrics, read_ranking
 from evaluation.studies.curves import draw_curves, has_curves
 from evaluation.tables import metrics_table
 from utils.errors import CommandParser, UserError
-from utils.files import atomic_write, require_file, require_folder
+from utils.files import atomic_write, require_writable_file, require_writable_folder
 from utils.paths import printable
 from utils.text import counted
 
@@ -122,9 +122,9 @@ def write_results(
     output_dir, rankings = results.run.folder, results.rankings
     title = printable(output_dir.resolve().name) or "run"
     folder = Path(folder or output_dir / "report")
-    require_folder(folder, "the folder of the report", " by --output")
+    require_writable_folder(folder, "the folder of the report", " by --output")
     for name in FILES:
-        require_file(folder / name, "result")
+        require_writable_file(folder / name, "result")
     if rankings is not None:
         rankings.image_root = Path(image_root or rankings.image_root)
         _warn_of_missing_images(rankings)

@@ -37,15 +37,15 @@ from search.gallery.address import Address
 from search.gallery.gallery import open_gallery
 from search.gallery.indexing import index
 from search.gallery.moving import move_images
-from search.gallery.read_gallery import ReadGallery, read_gallery, recorded_encoder
+from search.gallery.searchable_gallery import SearchableGallery, open_shared_gallery, recorded_encoder
 from search.gallery.selection import select_images
 from search.likelihood import why_unknown
 from search.milvus.index_types import require_index_type
-from search.results.formats import Result, answer_as_json, results_as_csv
+from search.results.formats import ResultRow, results_as_csv, search_result_as_json
 from search.results.sheet import is_image_of, require_sheet, write_sheet
-from search.searcher import CANDIDATES, Answer, Searcher
+from search.searcher import CANDIDATES, Searcher, SearchResult
 from utils.errors import CommandParser, UserError, one_line, run_command_line
-from utils.files import as_json, atomic_write, require_file
+from utils.files import as_json, atomic_write, require_writable_file
 from utils.interruption import Interruption
 from utils.logs import set_up_logging
 from utils.text import agreeing, counted
@@ -134,19 +134,19 @@ def run_query(options: argparse.Namespace) -> None:
     if options.sheet:
         require_sheet(options.sheet)
     if options.csv:
-        require_file(options.csv, "--csv")
+        require_writable_file(options.csv, "--csv")
     rate = false_alarms(options)
     encoder, reranker = open_both(options)
-    with open_to_search(options, encoder) as gallery:
+    with open_for_search(options, encoder) as gallery:
         for flag, file in (("--sheet", options.sheet), ("--csv", options.csv)):
             if file and is_image_of(gallery, file.resolve()):
                 raise UserError(f"{flag} {file} is an image of the gallery; name another file")
         searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate)
         tell_if_unknown(options, searcher, options.candidates)
         answer = searcher.search(options.text, options.top, options.candidates, options.where, options.group)
-        for line in answer.told:
+        for line in answer.warnings:
             print(one_line(line), file=sys.stderr)
-        found = answer_as_json(answer, gallery, with_files=True)
+        found = search_result_as_json(answer, gallery, with_files=True)
         if options.json:
             print(as_json({"query": answer.query.text, **found}, indent=2, encoding=sys.stdout.encoding or "utf-8"))
         else:
@@ -168,21 +168,21 @@ def run_ask(options: argparse.Namespace) -> None:
     """Rank a gallery for a sentence, and ask what tells the best images apart."""
     questioner = Questioner.parse(options)
     encoder, reranker = open_both(options)
-    with open_to_search(options, encoder) as gallery:
+    with open_for_search(options, encoder) as gallery:
         searcher = Searcher(encoder, gallery, reranker=reranker)
         questioner.run(GalleryDescriber(searcher, questioner.table))
 
 
-def open_to_search(
+def open_for_search(
     options: argparse.Namespace, encoder: Encoder, changes: bool = False
-) -> AbstractContextManager[ReadGallery]:
+) -> AbstractContextManager[SearchableGallery]:
     """The gallery, one on a server beside others that search or change it; unless this process `changes` it itself."""
     if changes or not Address.parse(options.gallery, options.files).is_server:
         return open_gallery(options.gallery, encoder, files=options.files)
-    return read_gallery(options.gallery, encoder, options.files)
+    return open_shared_gallery(options.gallery, encoder, options.files)
 
 
-def print_answer(answer: Answer, gallery: ReadGallery) -> None:
+def print_answer(answer: SearchResult, gallery: SearchableGallery) -> None:
     """A line for each hit; what was left out goes to stderr."""
     if answer.verdict:
         print(answer.verdict)
@@ -203,7 +203,7 @@ def in_a_line(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def write_csv(results: Sequence[Result], path: Path) -> None:
+def write_csv(results: Sequence[ResultRow], path: Path) -> None:
     """A table of the hits."""
     with atomic_write(path) as temporary:
         temporary.write_text(results_as_csv(results), encoding="utf-8", newline="")
@@ -235,8 +235,8 @@ def run_serve(options: argparse.Namespace) -> None:
     sockets = open_sockets(options.host, options.port)
     encoder, reranker = open_both(options)
     changes = options.allow_upload or options.allow_forget
-    with open_to_search(options, encoder, changes) as gallery:
-        searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate, watch=access.watch)
+    with open_for_search(options, encoder, changes) as gallery:
+        searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate, authorize=access.authorize)
         tell_if_unknown(options, searcher)
         allowed = {"allow_upload": options.allow_upload, "allow_forget": options.allow_forget}
         site = build_site(searcher, table=table, **allowed, **access.site_settings())

@@ -28,7 +28,7 @@ MAX_CHARACTERS = 20_000  # of a sentence; a caption has a few hundred
 
 
 @dataclass(frozen=True)
-class SplitQuery:
+class TokenizedQuery:
     """A sentence, cleaned and in word pieces.
 
     unknown_spans: characters of `cleaned` that the vocabulary does not have; words, words_read: of the whole sentence,
@@ -43,16 +43,16 @@ class SplitQuery:
     words_read: int
 
     @property
-    def pieces(self) -> tuple[int, ...]:
+    def token_ids(self) -> tuple[int, ...]:
         """What the model reads of it: the ids of its word pieces."""
         return tuple(self.encoded.ids)
 
 
-SPLIT = tuple(field.name for field in fields(SplitQuery))
+TOKENIZED_FIELDS = tuple(field.name for field in fields(TokenizedQuery))
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedQuery(SplitQuery):
+class EncodedQuery(TokenizedQuery):
     """A sentence that is encoded. tokens: ids and mask [1, T]; embedding [E] of length 1."""
 
     tokens: TextTokens
@@ -64,13 +64,13 @@ class EncodedQuery(SplitQuery):
         return list(dict.fromkeys(self.cleaned[start:end] for start, end in self.unknown_spans))
 
     @property
-    def told(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What a user is to know of how the sentence was read: unknown words, and a cut."""
-        told = [f"not known to the model, and not read: {', '.join(self.unknown)}"] if self.unknown else []
+        warnings = [f"not known to the model, and not read: {', '.join(self.unknown)}"] if self.unknown else []
         if self.words_read < self.words:
             read = f"only the first {self.words_read} of its {self.words} words are read"
-            told.append(f"the sentence is longer than the model reads: {read}")
-        return told
+            warnings.append(f"the sentence is longer than the model reads: {read}")
+        return warnings
 
     @property
     def read_as(self) -> str:
@@ -131,7 +131,7 @@ class Encoder:
 
     # ---- images ------------------------------------------------------------------------
 
-    def read(self, content: bytes) -> Tensor:
+    def decode_image(self, content: bytes) -> Tensor:
         """The content of an image file as uint8 [3, H, W]. Raises dataset.decoding.Unusable."""
         return image_from(content, self.config.image_size, self.config.resampling)
 
@@ -144,15 +144,15 @@ class Encoder:
 
     # ---- sentences ---------------------------------------------------------------------
 
-    def query(self, text: str) -> EncodedQuery:
+    def encode_query(self, text: str) -> EncodedQuery:
         """Encode a sentence. What goes beyond the model's `max_words` is cut off, as in training.
 
         Raises UserError for a sentence without a word, or without one that the model knows, or an absurdly long one.
         """
-        return self.embed([self.split(text)])[0]
+        return self.embed([self.tokenize(text)])[0]
 
-    def split(self, text: str) -> SplitQuery:
-        """A sentence in word pieces. Raises UserError as `query`."""
+    def tokenize(self, text: str) -> TokenizedQuery:
+        """A sentence in word pieces. Raises UserError as `encode_query`."""
         if len(text) > MAX_CHARACTERS:
             raise UserError(f"the sentence has {counted(len(text), 'character')}; give one of at most {MAX_CHARACTERS}")
         text = text.encode("utf-8", "replace").decode()  # what is not text, such as half of a surrogate pair
@@ -168,13 +168,13 @@ class Encoder:
                 f"the model knows no word of {shorten(cleaned, 60)!r}; describe a person in the language and"
                 " the words of the captions that it was trained on"
             )
-        return SplitQuery(text, cleaned, encoded, unknown, words, tokenizer.count_read(whole, most, most))
+        return TokenizedQuery(text, cleaned, encoded, unknown, words, tokenizer.count_read(whole, most, most))
 
     @torch.inference_mode()
-    def embed(self, queries: Sequence[SplitQuery]) -> list[EncodedQuery]:
+    def embed(self, queries: Sequence[TokenizedQuery]) -> list[EncodedQuery]:
         """Encode sentences: those of equal length at once, as padding would change numbers, and equal ones once."""
         found: dict[tuple[int, ...], tuple[TextTokens, np.ndarray]] = {}
-        pieces = list(dict.fromkeys(query.pieces for query in queries))
+        pieces = list(dict.fromkeys(query.token_ids for query in queries))
         for length in sorted(set(map(len, pieces))):
             alike = [one for one in pieces if len(one) == length]
             ids = torch.tensor(alike, device=self.setting.device)
@@ -184,8 +184,10 @@ class Encoder:
             for row, one in enumerate(alike):
                 found[one] = TextTokens(ids[row : row + 1], mask[row : row + 1]), embeddings[row]
         return [
-            EncodedQuery(**{name: getattr(query, name) for name in SPLIT}, tokens=tokens, embedding=embedding)
-            for query, (tokens, embedding) in ((query, found[query.pieces]) for query in queries)
+            EncodedQuery(
+                **{name: getattr(query, name) for name in TOKENIZED_FIELDS}, tokens=tokens, embedding=embedding
+            )
+            for query, (tokens, embedding) in ((query, found[query.token_ids]) for query in queries)
         ]
 
 

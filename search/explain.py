@@ -56,8 +56,8 @@ def explain(searcher: Searcher, text: str, path: str) -> Explanation:
     Raises UserError when the sentence holds no word, or spaCy is not installed; NotThere when the gallery holds no such
     image, or its file is gone or changed.
     """
-    searcher.watch("explain", text=text, image=path)
-    with searcher.queue:
+    searcher.authorize("explain", text=text, image=path)
+    with searcher.model_lock:
         try:
             return explain_image(searcher.reranker, text, path, searcher.gallery.content_of(path))
         except Unusable as fault:
@@ -67,7 +67,7 @@ def explain(searcher: Searcher, text: str, path: str) -> Explanation:
 def explain_image(encoder: Encoder, text: str, path: str, content: bytes) -> Explanation:
     """Explain the content of any image file as a hit; path: what to call it. Raises UserError, or Unusable."""
     model = encoder.trained.explainer
-    query, image = encoder.query(text), encoder.read(content)
+    query, image = encoder.encode_query(text), encoder.decode_image(content)
     written = plain_text(query.text)
     offsets = spans_when_cleaned(written, query.cleaned, query.encoded.offsets)
     attributes = attributes_read(written, query, offsets, encoder.config.max_words)

@@ -37,7 +37,7 @@ from models.search_model import SearchModel
 from search.encoder import Encoder
 from utils.checkpoints.exported import CALIBRATION, OPEN_CLIP_SETTINGS, OPEN_CLIP_WEIGHTS, SETTINGS, TOKENIZER, WEIGHTS
 from utils.errors import UserError
-from utils.files import atomic_write, require_file, require_folder, write_json
+from utils.files import atomic_write, require_writable_file, require_writable_folder, write_json
 from utils.text import counted
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def export_file(encoder: Encoder, file: Path, dtype: torch.dtype) -> None:
 
     Raises UserError when there is one already.
     """
-    require_file(file, "file")
+    require_writable_file(file, "file")
     if file.exists():
         raise UserError(f"{file} exists; name a new file")
     about = {"config": json.dumps(settings_of(encoder)), "tokenizer": encoder.trained.tokenizer.to_json()}
@@ -142,7 +142,7 @@ def export_open_clip(
 
 def require_new_folder(folder: Path) -> None:
     """Raises UserError when there are files in it, or it cannot be made."""
-    require_folder(folder, "folder")
+    require_writable_folder(folder, "folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder")
 

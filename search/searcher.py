@@ -13,22 +13,22 @@ import numpy as np
 
 from evaluation.calibration import FALSE_ALARMS, StageCalibration, require_rate
 from search.batching.batches import MAX_BATCH_PAIRS, Batches, SearchJob
+from search.batching.batching_lock import BatchingLock
 from search.batching.image_tokens import CACHE_BYTES, GONE, ImageTokens
-from search.batching.queue import BatchQueue
 from search.encoder import Encoder
 from search.files.records import IndexedImage
-from search.gallery.grouping import gathered, groups_of
-from search.gallery.read_gallery import Neighbour, ReadGallery
+from search.gallery.grouping import group_items, groups_of
+from search.gallery.searchable_gallery import Neighbour, SearchableGallery
 from search.likelihood import Likelihood, calibration_of, likelihood_of
-from search.results.answers import Answer as Answer
-from search.results.answers import Hit as Hit
+from search.results.search_result import Hit as Hit
+from search.results.search_result import SearchResult as SearchResult
 from utils.errors import UserError
 
 CANDIDATES = 128
 MAX_CANDIDATES = 1000
 
 
-def unwatched(action: str, **details: Any) -> None:
+def allow_everything(action: str, **details: Any) -> None:
     """What a searcher tells of its actions where nobody has to sign in and nothing is recorded."""
 
 
@@ -38,17 +38,17 @@ class Searcher:
     def __init__(
         self,
         encoder: Encoder,
-        gallery: ReadGallery,
+        gallery: SearchableGallery,
         cache_bytes: int = CACHE_BYTES,
         reranker: Encoder | None = None,
         false_alarms: float = FALSE_ALARMS,
-        watch: Callable[..., None] = unwatched,
+        authorize: Callable[..., None] = allow_everything,
         together: bool = True,
     ):
         """encoder: of the gallery; reranker: another model that re-ranks what it finds and explains hits.
 
         false_alarms: share of the searches for people who are not there that may be answered as if they were.
-        watch: called with the name of an action and its details before it is answered or done; it may raise UserError.
+        authorize: called with the name of an action and its details before it is done; it may raise UserError.
         together: whether searches that wait are answered together; if not, one after the other.
 
         Raises UserError when the reranker cannot re-rank, or that share is not between 0 and 1.
@@ -60,10 +60,10 @@ class Searcher:
         self.drops: list[Callable[[str], None]] = []  # what else forgets the content of erased images
         self.reranker, self.false_alarms = reranker or encoder, false_alarms
         self.tokens = ImageTokens(gallery, self.reranker, cache_bytes)
-        self.queue: BatchQueue[SearchJob] = BatchQueue(MAX_BATCH_PAIRS, together)
+        self.model_lock: BatchingLock[SearchJob] = BatchingLock(MAX_BATCH_PAIRS, together)
         self.batches = Batches(encoder, self.reranker, gallery, self.tokens)
         self.worker = ThreadPoolExecutor(1, "search")  # torch keeps memory and threads for each thread that computes
-        self.watch = watch
+        self.authorize = authorize
 
     def search(
         self,
@@ -73,7 +73,7 @@ class Searcher:
         where: str = "",
         group: str = "",
         abandoned: Callable[[], bool] = lambda: False,
-    ) -> Answer:
+    ) -> SearchResult:
         """The `top` images for a sentence. The nearest `candidates` (0: none) are re-ranked; all others rank below.
 
         Without a model that has a matching head none are re-ranked.
@@ -89,17 +89,17 @@ class Searcher:
         candidates = candidates if self.reranker.model.reranks else 0
         counts = bool(where) and self.calibration(candidates > 0) is not None
         job = SearchJob(text, top, candidates, where, group, counts, abandoned)
-        self.queue.run(job, self.answer)
+        self.model_lock.run(job, self.run_batch)
         hits = self.hits_of(job)
         likelihood = self.likelihood(hits, candidates > 0, job.images)
         known = likelihood.probabilities if likelihood else []
         hits = [*(replace(hit, probability=one) for hit, one in zip(hits, known, strict=False)), *hits[len(known) :]]
-        self.watch("query", text=text, where=where, hits=len(hits))
-        return Answer(job.read, hits, job.milliseconds, job.missing, job.matched, likelihood)
+        self.authorize("query", text=text, where=where, hits=len(hits))
+        return SearchResult(job.read, hits, job.milliseconds, job.missing, job.matched, likelihood)
 
-    def answer(self, jobs: list[SearchJob]) -> None:
+    def run_batch(self, jobs: list[SearchJob]) -> None:
         """Answer searches together, in the one thread that computes them."""
-        self.worker.submit(self.batches.answer, jobs).result()
+        self.worker.submit(self.batches.run, jobs).result()
 
     def hits_of(self, job: SearchJob) -> list[Hit]:
         """The best of what a search has found, in their order."""
@@ -143,4 +143,4 @@ def hit_of(near: Neighbour, score: float | None) -> Hit:
 
 def grouped(hits: Sequence[Hit], groups: Sequence[Hashable]) -> list[Hit]:
     """The best hit of each group, with the others of it."""
-    return [replace(best, moments=tuple(others)) for best, *others in gathered(hits, groups)]
+    return [replace(best, moments=tuple(others)) for best, *others in group_items(hits, groups)]

@@ -191,8 +191,8 @@ def test_a_hit_is_explained_by_what_words_add_to_its_cosine(benchmark, files, tm
         answer = client.post("/api/explain", json={"text": text, "id": record.id}).json()
     assert [one.words for one in found.attributes] == ["red coat", "grey jeans", "white sneakers"]
     assert found.match is None and found.similarity == pytest.approx(hit.similarity, abs=1e-4)
-    less = encoder.query("A woman in a red coat, (and white sneakers).").embedding
-    image = encoder.encode_images([encoder.read((benchmark / "imgs/test" / hit.path).read_bytes())])[1][0]
+    less = encoder.encode_query("A woman in a red coat, (and white sneakers).").embedding
+    image = encoder.encode_images([encoder.decode_image((benchmark / "imgs/test" / hit.path).read_bytes())])[1][0]
     jeans = found.attributes[1]
     assert jeans.match is None and jeans.similarity == pytest.approx(hit.similarity - float(less @ image), abs=1e-4)
     assert jeans.heat.shape == (4, 2) and 0 <= jeans.heat.min() <= jeans.heat.max() <= 1

@@ -203,7 +203,7 @@ def is_running(process: int) -> bool:
 # ---- folders, JSON ---------------------------------------------------------------------
 
 
-def require_folder(folder: str | os.PathLike, what: str, advice: str = "") -> None:
+def require_writable_folder(folder: str | os.PathLike, what: str, advice: str = "") -> None:
     """Check that `folder` is a folder or can be made, and can be written; nothing is made yet. advice: what else to do.
 
     Raises UserError, so that hours of work do not end in results that cannot be kept.
@@ -228,7 +228,7 @@ def folder_fault(folder: str | os.PathLike) -> tuple[str, str]:
     return existing, ""
 
 
-def require_file(path: str | os.PathLike, what: str) -> None:
+def require_writable_file(path: str | os.PathLike, what: str) -> None:
     """Check that a file can be written, in place of one that is there; missing folders above it are made then.
 
     Raises UserError, so that hours of work do not end in a result that cannot be kept.

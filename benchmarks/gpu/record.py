@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from utils.errors import UserError
-from utils.files import read_json, require_file, write_json
+from utils.files import read_json, require_writable_file, write_json
 
 KIND = "benchmarks.gpu"  # which program wrote a file
 
@@ -94,7 +94,7 @@ def require_new(path: Path) -> None:
     """Raises UserError when a file cannot be written without the loss of another."""
     if path.exists() or path.is_symlink():
         raise UserError(f"--out {path} is there already: name another file, or move it away")
-    require_file(path, "--out")
+    require_writable_file(path, "--out")
 
 
 def measure_all(record: Record, items: Sequence[Item], budget: float, path: Path, tell: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ from dataset.synthetic.generate import person_of, picture_of
 from dataset.synthetic.options import Options
 from dataset.synthetic.person import ATTRIBUTES
 from utils.errors import UserError
-from utils.files import atomic_write, require_file
+from utils.files import atomic_write, require_writable_file
 
 PAPER, INK = (250, 250, 248), (30, 30, 30)
 
@@ -92,7 +92,7 @@ def write_preview(path: str | Path, options: Options, identities: int = 8, acros
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"preview {path} is not a .png file; name one that ends in .png")
-    require_file(path, "preview")
+    require_writable_file(path, "preview")
     columns = min(options.images_per_identity, 4)
     rows = [draw_identity_row(options, k, columns) for k in range(1, min(identities, options.identities) + 1)]
     gap, wide = 8, rows[0].width

@@ -24,7 +24,7 @@ from evaluation.studies.open_searches import CALIBRATED_ON, fit_calibration, hal
 from evaluation.studies.study import ModelStudy, model_study
 from evaluation.tables import Row, markdown_table
 from evaluation.trained import TrainedModel
-from utils.files import require_file
+from utils.files import require_writable_file
 
 PRINTED_RATES = (0.01, 0.05, 0.1)  # of false alarms
 
@@ -33,7 +33,7 @@ PRINTED_RATES = (0.01, 0.05, 0.1)  # of false alarms
 def main(study: ModelStudy) -> None:
     """Fit every stage and category of one model, write the calibration, and show it on the same people."""
     trained, table = study.model, read_table(study.options.phrases)
-    require_file(calibration_beside(trained.checkpoint), "calibration")
+    require_writable_file(calibration_beside(trained.checkpoint), "calibration")
     split = trained.open_split(CALIBRATED_ON)
     attributes, why_not = attributes_of(trained, split, table)
     calibration = fit_calibration(trained, split).model_copy(update={"attributes": attributes})

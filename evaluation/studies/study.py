@@ -31,7 +31,7 @@ from evaluation.tables import Row
 from evaluation.trained import TrainedModel
 from utils.device import prepare_device
 from utils.errors import CommandParser, UserError
-from utils.files import atomic_write, require_file, require_folder, write_json
+from utils.files import atomic_write, require_writable_file, require_writable_folder, write_json
 
 ENDINGS = (".png", ".csv", ".json", ".md")  # of the files that a study may leave
 AddOptions = Callable[[CommandParser], None]
@@ -50,9 +50,9 @@ class Study:
     def choose_folder(self, default: Path) -> None:
         """Results go to --output_dir, else to `default`. Raises UserError when it cannot be written."""
         self.folder: Path = self.options.output_dir or default
-        require_folder(self.folder, "--output_dir")
+        require_writable_folder(self.folder, "--output_dir")
         for ending in ENDINGS:
-            require_file(self.folder / f"{self.name}{ending}", "result")
+            require_writable_file(self.folder / f"{self.name}{ending}", "result")
 
     @property
     def picture(self) -> Path:

@@ -9,7 +9,7 @@ from search.access.callers import ROLES, SEARCH
 from search.access.passwords import LONGEST, remove_user, require_name, set_password
 from search.access.tokens import new_token, remove_token
 from utils.errors import UserError
-from utils.files import require_file
+from utils.files import require_writable_file
 
 
 def run_password(options: argparse.Namespace) -> None:
@@ -19,7 +19,7 @@ def run_password(options: argparse.Namespace) -> None:
         remove_user(options.file, options.name)
         print(f"{options.name} is removed from {options.file}, and out of every server that uses it")
         return
-    require_file(options.file, "FILE")
+    require_writable_file(options.file, "FILE")
     new = set_password(options.file, options.name, ask_password(options.name), options.role or [SEARCH])
     print(f"{options.name} {'is added to' if new else 'is changed in'} {options.file} and may: {roles_of(options)}")
 
@@ -31,7 +31,7 @@ def run_token(options: argparse.Namespace) -> None:
         remove_token(options.file, options.name)
         print(f"the token {options.name} is removed from {options.file}, and of no use any more")
         return
-    require_file(options.file, "FILE")
+    require_writable_file(options.file, "FILE")
     token = new_token(options.file, options.name, options.role or [SEARCH])
     print(f"keep this, nobody can show it again; {options.name} may: {roles_of(options)}", file=sys.stderr)
     print(token)

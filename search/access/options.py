@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from search.access.action_guard import ActionGuard
 from search.access.addresses import bare, is_this_machine, serves_this_machine_alone, url_of
 from search.access.arguments import DAYS
 from search.access.audit import AuditLog
@@ -22,9 +23,8 @@ from search.access.origins import Origins, require_addresses
 from search.access.passwords import read_users
 from search.access.private_files import Watched
 from search.access.tokens import read_tokens
-from search.access.watch import Watch
 from utils.errors import UserError
-from utils.files import require_file
+from utils.files import require_writable_file
 from utils.paths import is_text
 
 MADE = "made by: python -m search password FILE USER --role " + " ".join(ROLES)
@@ -59,9 +59,9 @@ class Access:
         return cls(options, protected, audit, logins, prefix, tls)
 
     @property
-    def watch(self) -> Watch:
+    def authorize(self) -> ActionGuard:
         """What everything passes that shows or changes the gallery."""
-        return Watch(self.protected, self.audit)
+        return ActionGuard(self.protected, self.audit)
 
     def site_settings(self) -> dict[str, Any]:
         """Arguments of `search.site.build_site`: which names the site itself checks, none where the gate does so."""
@@ -133,7 +133,7 @@ def audit_of(options: argparse.Namespace, gallery: Path, protected: bool) -> Aud
     path = options.audit_log or gallery.absolute().with_name(f"{gallery.absolute().name}-audit.jsonl")
     if not is_text(str(path)) or path.suffix != ".jsonl":
         raise UserError(f"--audit_log {path}: it is a file of lines of JSON; let its name end in .jsonl")
-    require_file(path, "--audit_log")
+    require_writable_file(path, "--audit_log")
     return AuditLog(path, options.audit_days or DAYS)
 
 

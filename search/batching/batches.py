@@ -11,14 +11,14 @@ from itertools import groupby
 
 import numpy as np
 
+from search.batching.batching_lock import BatchJob
 from search.batching.image_tokens import ImageTokens
-from search.batching.matching import Matching, images_at_once, parts_of
+from search.batching.matching import PairScorer, chunks, images_at_once
 from search.batching.progress import progress_callback
-from search.batching.queue import BatchJob
-from search.encoder import EncodedQuery, Encoder, SplitQuery
+from search.encoder import EncodedQuery, Encoder, TokenizedQuery
 from search.gallery.filters import check_filter
-from search.gallery.grouping import MOMENTS, groups_of, require_group, search_groups, thinned
-from search.gallery.read_gallery import Neighbour, ReadGallery
+from search.gallery.grouping import MAX_PER_GROUP, groups_of, limit_per_group, require_group, search_groups
+from search.gallery.searchable_gallery import Neighbour, SearchableGallery
 from utils.errors import UserError
 
 MAX_BATCH_PAIRS = 8192  # pairs of a sentence and an image that are scored while others wait
@@ -74,10 +74,10 @@ class SearchJob(BatchJob):
 class Batches:
     """Answers several searches of a gallery, stage by stage."""
 
-    def __init__(self, encoder: Encoder, reranker: Encoder, gallery: ReadGallery, tokens: ImageTokens):
+    def __init__(self, encoder: Encoder, reranker: Encoder, gallery: SearchableGallery, tokens: ImageTokens):
         self.encoder, self.reranker, self.gallery, self.tokens = encoder, reranker, gallery, tokens
 
-    def answer(self, jobs: Sequence[SearchJob]) -> None:
+    def run(self, jobs: Sequence[SearchJob]) -> None:
         """Search; what is wrong with one of them is its `error`."""
         clock = StageTimer()
         self.read(jobs)
@@ -92,13 +92,13 @@ class Batches:
 
     def read(self, jobs: Sequence[SearchJob]) -> None:
         """Encode the sentences, also for another model that re-ranks, and check filters and groups."""
-        split: list[tuple[SearchJob, SplitQuery]] = []
-        matched: list[tuple[SearchJob, SplitQuery]] = []
+        split: list[tuple[SearchJob, TokenizedQuery]] = []
+        matched: list[tuple[SearchJob, TokenizedQuery]] = []
         for job in jobs:
             with keep_error(job):
-                one = self.encoder.split(job.text)
+                one = self.encoder.tokenize(job.text)
                 if job.candidates and self.reranker is not self.encoder:
-                    matched.append((job, self.reranker.split(job.text)))
+                    matched.append((job, self.reranker.tokenize(job.text)))
                 job.where = check_filter(job.where, self.gallery.columns() if job.where else {})
                 require_group(job.group, self.gallery.columns() if job.group else {})
                 split.append((job, one))
@@ -130,34 +130,34 @@ class Batches:
             job.near = near
 
     def find_groups(self, job: SearchJob) -> list[Neighbour]:
-        """The nearest images, `MOMENTS` of each group at most."""
+        """The nearest images, `MAX_PER_GROUP` of each group at most."""
         found, groups = search_groups(
             lambda limit: self.gallery.nearest(job.read.embedding[None], limit, job.where)[0],
             lambda near: groups_of([one.image for one in near], job.group),
             job.found,
             min(MAX_RESULTS, len(self.gallery.records)),
         )
-        return thinned(found, groups, MOMENTS, job.found * MOMENTS)
+        return limit_per_group(found, groups, MAX_PER_GROUP, job.found * MAX_PER_GROUP)
 
     def rerank(self, jobs: Sequence[SearchJob], clock: "StageTimer") -> None:
         """Score the candidates of all searches, some images at a time, each of which is read once."""
         images = {near.image.path: near.image for job in jobs for near in job.to_rerank}
         if images:
-            texts = {job.scored.pieces: job.scored for job in jobs}
+            texts = {job.scored.token_ids: job.scored for job in jobs}
             wanted: dict[tuple[int, ...], dict[str, None]] = {pieces: {} for pieces in texts}
             for job in jobs:
-                wanted[job.scored.pieces] |= {near.image.content: None for near in job.to_rerank}
-            matching = Matching(self.reranker, list(texts.values()))
+                wanted[job.scored.token_ids] |= {near.image.content: None for near in job.to_rerank}
+            matching = PairScorer(self.reranker, list(texts.values()))
             clock.lap("re-ranking")
             before = 0
-            for part in parts_of(list(images.values()), images_at_once(self.reranker)):
+            for part in chunks(list(images.values()), images_at_once(self.reranker)):
                 tokens, missing = self.tokens.of(part, partial(tell, jobs, before, len(images)))
                 before += len(part)
                 clock.lap("image tokens")
                 found = matching.score([list(names) for names in wanted.values()], tokens)
                 scores = dict(zip(texts, found, strict=True))
                 for job in jobs:
-                    job.scores |= scores[job.scored.pieces]
+                    job.scores |= scores[job.scored.token_ids]
                     paths = [near.image.path for near in job.to_rerank]
                     job.missing |= {path: missing[path] for path in paths if path in missing}
                 clock.lap("re-ranking")

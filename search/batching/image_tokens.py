@@ -12,7 +12,7 @@ from dataset.decoding import Unusable
 from search.encoder import Encoder
 from search.files.images import State
 from search.files.records import IndexedImage
-from search.gallery.read_gallery import ReadGallery
+from search.gallery.searchable_gallery import SearchableGallery
 from utils.processes.parallel import map_in_threads
 
 ENCODED_AT_ONCE = 32
@@ -49,7 +49,7 @@ class TokenCache:
 class ImageTokens:
     """Image tokens of a gallery for the model that re-ranks."""
 
-    def __init__(self, gallery: ReadGallery, encoder: Encoder, capacity: int):
+    def __init__(self, gallery: SearchableGallery, encoder: Encoder, capacity: int):
         self.gallery, self.encoder, self.cache = gallery, encoder, TokenCache(capacity)
         self.read_as: dict[str, State | None] = {}  # by path: the state of the file when it was read
 
@@ -104,7 +104,7 @@ class ImageTokens:
 
         def read(image: IndexedImage) -> Tensor | Unusable:
             try:
-                return self.encoder.read(self.gallery.read_image(image))
+                return self.encoder.decode_image(self.gallery.read_image(image))
             except Unusable as fault:
                 return fault
 

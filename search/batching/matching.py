@@ -25,12 +25,12 @@ MAX_PROJECTED_BYTES = 2**28  # bytes of keys and values of images that are held 
 T = TypeVar("T")
 
 
-class Matching:
+class PairScorer:
     """Sentences that are scored with images."""
 
     @torch.inference_mode()
     def __init__(self, encoder: Encoder, queries: Sequence[EncodedQuery]):
-        self.encoder, self.words = encoder, at_once(encoder.trained.matcher, encoder.setting.device).words
+        self.encoder, self.max_tokens = encoder, at_once(encoder.trained.matcher, encoder.setting.device).words
         self.prefixes = [encode_prefix(encoder, query) for query in queries]
 
     @torch.inference_mode()
@@ -45,7 +45,7 @@ class Matching:
         pairs = [(owner, name) for owner, names in enumerate(wanted) for name in names if name in numbers]
         for length in sorted({len(self.prefixes[owner]) for owner, _ in pairs}):
             alike = [pair for pair in pairs if len(self.prefixes[pair[0]]) == length]
-            for some in parts_of(alike, max(1, self.words // length)):
+            for some in chunks(alike, max(1, self.max_tokens // length)):
                 texts = torch.stack([self.prefixes[owner] for owner, _ in some])
                 scores = match(self.encoder, texts, images, [numbers[name] for _, name in some])
                 for (owner, name), score in zip(some, scores.tolist(), strict=True):
@@ -53,7 +53,7 @@ class Matching:
         return found
 
 
-def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Runs of `size` items; the last one may be shorter."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
@@ -77,7 +77,7 @@ def project(encoder: Encoder, tokens: Sequence[Tensor]) -> ImageKeysValues:
     """Keys and values of every layer for images with these tokens [N, D]."""
     with encoder.setting.precision():
         text_encoder = encoder.trained.matcher.text_encoder
-        parts = [text_encoder.project_images(torch.stack(list(some))) for some in parts_of(tokens, IMAGES_AT_ONCE)]
+        parts = [text_encoder.project_images(torch.stack(list(some))) for some in chunks(tokens, IMAGES_AT_ONCE)]
     sides = {number: zip(*(part.layers[number] for part in parts), strict=True) for number in parts[0].layers}
     return ImageKeysValues({number: (torch.cat(keys), torch.cat(values)) for number, (keys, values) in sides.items()})
 

@@ -12,7 +12,7 @@ from evaluation.description.asking import AnswerWord, parse_answers
 from evaluation.description.phrases import Table, read_table
 from search.describing.describer import Describer, GalleryDescriber, Seen, seen_as_json
 from search.describing.questions import Answered, AskedSearch, Dialogue, answers_as_json, ask, question_as_json
-from search.gallery.read_gallery import ReadGallery
+from search.gallery.searchable_gallery import SearchableGallery
 from utils.errors import UserError, one_line
 from utils.files import as_json
 from utils.text import agreeing, counted
@@ -118,31 +118,31 @@ class Questioner:
                 print(one_line(str(error)), file=sys.stderr)
 
 
-def print_hits(dialogue: Dialogue, gallery: ReadGallery) -> None:
+def print_hits(dialogue: Dialogue, gallery: SearchableGallery) -> None:
     """A line for each hit, in the order that the answers give them."""
-    for rank, hit in enumerate(dialogue.answer.hits, 1):
+    for rank, hit in enumerate(dialogue.result.hits, 1):
         file = gallery.images.named(hit.path)
         chance = "" if hit.probability is None else f"probability {hit.probability:.3f}  "
         match = "" if hit.match is None or chance else f"match {hit.match:.3f}  "
         shown = file if file.isprintable() else ascii(file)
         print(f"{rank:3}  {chance}{match}similarity {hit.similarity:.3f}  {shown}")
-    if not dialogue.answer.hits:
+    if not dialogue.result.hits:
         print("nothing found")
-    lost = dialogue.answer.missing
+    lost = dialogue.result.missing
     if lost:
         are = agreeing(len(lost), "is", "are")
         print(f"{counted(len(lost), 'image')} could not be read and {are} left out", file=sys.stderr)
 
 
-def dialogue_as_json(dialogue: Dialogue, gallery: ReadGallery) -> dict[str, Any]:
+def dialogue_as_json(dialogue: Dialogue, gallery: SearchableGallery) -> dict[str, Any]:
     hits = [
         {"rank": rank, "file": gallery.images.named(gallery.file_of(hit.path)), "match": hit.match, **asdict(hit)}
-        for rank, hit in enumerate(dialogue.answer.hits, 1)
+        for rank, hit in enumerate(dialogue.result.hits, 1)
     ]
     return {
-        "query": dialogue.answer.query.text,
+        "query": dialogue.result.query.text,
         "answers": answers_as_json(dialogue),
         "question": question_as_json(dialogue),
         "hits": hits,
-        "missing": dialogue.answer.missing,
+        "missing": dialogue.result.missing,
     }

@@ -63,7 +63,7 @@ class Describer:
     def score(self, contents: Sequence[bytes]) -> Evidence:
         """Scores of the content of image files for all captions. Raises Unusable when one is no usable image."""
         self.scorer = self.scorer or PhraseScorer(self.encoder.trained, self.texts)
-        return self.scorer.score(torch.stack([self.encoder.read(content) for content in contents]))
+        return self.scorer.score(torch.stack([self.encoder.decode_image(content) for content in contents]))
 
     def options(self, evidence: Evidence) -> dict[str, np.ndarray]:
         """How likely each option of each category is [N, K], where there is anything that it could be of."""
@@ -119,8 +119,8 @@ class GalleryDescriber(Describer):
 
     def describe_hit(self, path: str) -> list[Seen]:
         """What an image of the gallery shows. Raises NotThere when its file is gone or changed."""
-        self.searcher.watch("describe", image=path)
-        with self.searcher.queue:
+        self.searcher.authorize("describe", image=path)
+        with self.searcher.model_lock:
             found, missing = self.evidence([path])
         if path in missing:
             raise NotThere(f"image {path} {missing[path]}")
@@ -133,7 +133,7 @@ class GalleryDescriber(Describer):
             try:
                 if (kept := self.kept.get(self.key(path))) is None:
                     content = self.searcher.gallery.content_of(path)
-                    self.encoder.read(content)
+                    self.encoder.decode_image(content)
                     waiting[path] = content
                 else:
                     found[path] = kept

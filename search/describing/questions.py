@@ -21,7 +21,7 @@ from evaluation.description.meaning import UNCALIBRATED_SLOPE
 from evaluation.description.phrases import Table
 from evaluation.description.said import said_of
 from search.describing.describer import GalleryDescriber
-from search.searcher import CANDIDATES, MAX_CANDIDATES, Answer, Hit
+from search.searcher import CANDIDATES, MAX_CANDIDATES, Hit, SearchResult
 from utils.errors import UserError
 
 AMONG = 20  # best hits that questions are about
@@ -44,7 +44,7 @@ class Dialogue:
     question: what is best asked next, `bits` what it is expected to tell; None when nothing more tells hits apart.
     """
 
-    answer: Answer
+    result: SearchResult
     answers: tuple[Answered, ...]
     question: Question | None
     bits: float
@@ -79,8 +79,8 @@ def ask(describer: GalleryDescriber, asked: AskedSearch, answers: Sequence[Answe
     require_questions(table, answers)
     if answers:
         told = "; ".join(f"{one.question.words(table)} {one.answer}" for one in answers)
-        searcher.watch("ask", text=asked.text, answers=told)
-    with searcher.queue:
+        searcher.authorize("ask", text=asked.text, answers=told)
+    with searcher.model_lock:
         most = max(asked.top, asked.among)
         found = searcher.search(asked.text, most, asked.candidates, asked.where, asked.group)
         alike = [hit for hit in found.hits[: asked.among] if same_scores(hit, found.hits[0])]

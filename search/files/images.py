@@ -130,12 +130,12 @@ class SharedImages(Images):
 
     def exists(self) -> bool:
         """A place of object storage is there when a file is below it."""
-        with self.storage.told("cannot be listed"):
+        with self.storage.fsspec_errors("cannot be listed"):
             return bool(self.storage.system.exists(self.storage.path))
 
     def walk(self) -> FolderOfImages:
         found, endings = FolderOfImages(), known_endings()
-        with self.storage.told("cannot be listed; nothing was changed"):
+        with self.storage.fsspec_errors("cannot be listed; nothing was changed"):
             self.storage.system.invalidate_cache()
             names = sorted(self.storage.system.find(self.storage.path))
         for name in names:

@@ -120,14 +120,14 @@ class SharedStorage(Storage):
         import fsspec
 
         self.name = url.rstrip("/")
-        with self.told("cannot be opened"):
+        with self.fsspec_errors("cannot be opened"):
             self.system, path = fsspec.core.url_to_fs(url)
             self.path = path.rstrip("/")
             self.system.use_listings_cache = False  # others write there
         self.lease: Lease | None = None
 
     @contextlib.contextmanager
-    def told(self, what: str) -> Iterator[None]:
+    def fsspec_errors(self, what: str) -> Iterator[None]:
         """Raise what fsspec and its packages raise, which may be of any type, as a UserError of one line."""
         try:
             yield
@@ -141,11 +141,11 @@ class SharedStorage(Storage):
         return f"{self.path}/{name}"
 
     def exists(self, name: str) -> bool:
-        with self.told(f"cannot be read ({name})"):
+        with self.fsspec_errors(f"cannot be read ({name})"):
             return bool(self.system.isfile(self.at(name)))
 
     def names(self, folder: str) -> list[str]:
-        with self.told(f"cannot be listed ({folder})"):
+        with self.fsspec_errors(f"cannot be listed ({folder})"):
             self.system.invalidate_cache()
             try:
                 found = self.system.ls(self.at(folder), detail=False)
@@ -155,7 +155,7 @@ class SharedStorage(Storage):
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        with self.told(f"cannot be read ({name})"):
+        with self.fsspec_errors(f"cannot be read ({name})"):
             content = self.system.cat_file(self.at(name))
         yield io.BytesIO(content)
 
@@ -172,12 +172,12 @@ class SharedStorage(Storage):
 
     def put_unheld(self, name: str, content: bytes, new: bool = False) -> None:
         """As `put`, also of a process that does not hold the lock."""
-        with self.told(f"cannot be written ({name})"):
+        with self.fsspec_errors(f"cannot be written ({name})"):
             self.system.makedirs(self.at(name).rsplit("/", 1)[0], exist_ok=True)
             self.system.pipe_file(self.at(name), content, mode="create" if new else "overwrite")
 
     def remove(self, name: str) -> None:
-        with self.told(f"cannot be written ({name})"), contextlib.suppress(FileNotFoundError):
+        with self.fsspec_errors(f"cannot be written ({name})"), contextlib.suppress(FileNotFoundError):
             self.system.rm_file(self.at(name))
 
     def read_json(self, name: str, what: str) -> Any:

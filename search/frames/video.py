@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.errors import UserError, one_line
-from utils.files import atomic_write, read_json, require_folder, write_json
+from utils.files import atomic_write, read_json, require_writable_folder, write_json
 from utils.text import counted
 
 ABOUT, TABLE = "video.json", "frames.csv"
@@ -41,7 +41,7 @@ def write_frames(videos: Sequence[Path], output: Path, every: float = 1.0) -> in
     """
     if not math.isfinite(every) or every < 0:
         raise UserError(f"--every {every}: give seconds, or 0 for all frames")
-    require_folder(output, "--output")
+    require_writable_folder(output, "--output")
     names = [video.stem for video in videos]
     for video in videos:
         if names.count(video.stem) > 1:

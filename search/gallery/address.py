@@ -11,7 +11,7 @@ from search.files.storage import Storage, is_url, open_storage
 from search.milvus.login import require_no_login
 from search.milvus.store import is_server
 from utils.errors import UserError
-from utils.files import named_path, require_folder
+from utils.files import named_path, require_writable_folder
 from utils.paths import is_text, printable
 
 COLLECTION = "gallery"
@@ -104,7 +104,7 @@ def require_gallery_folder(address: Address, makes: bool) -> None:
         return
     if not makes:
         raise address.missing()
-    require_folder(folder, "--gallery")
+    require_writable_folder(folder, "--gallery")
     ours = (LOCK, f".{ABOUT}.")  # of a process that is about to make a gallery there
     if folder.is_dir() and not all(entry.name.startswith(ours) for entry in folder.iterdir()):
         raise UserError(f"--gallery {folder} holds something else; name a new folder")

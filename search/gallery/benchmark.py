@@ -46,7 +46,7 @@ def sentences_of(options: argparse.Namespace) -> list[str]:
 def embeddings_of(gallery: Gallery, encoder: Encoder, texts: list[str], folder: Path) -> Embeddings:
     """What the gallery keeps of its images, and the sentences as its model encodes them."""
     images = list(gallery.records)
-    queries = np.stack([encoder.query(text).embedding for text in texts])
+    queries = np.stack([encoder.encode_query(text).embedding for text in texts])
     embeddings = np.stack([image.embedding for image in images]).astype(np.float32)
     return Embeddings.write(folder, embeddings, queries, [image.path for image in images])
 

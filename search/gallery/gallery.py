@@ -9,7 +9,7 @@
 
 With a Milvus server in place of GALLERY (http://host:19530), all but index.db are in a folder named after it, or where
 --files says. One process at a time changes a gallery; of one on a server, any number of others search meanwhile
-(search/gallery/read_gallery.py).
+(search/gallery/searchable_gallery.py).
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from search.files.names import ABOUT, INDEX, PAGE
 from search.files.records import IndexedImage, Records
 from search.files.storage import Storage
 from search.gallery.address import Address, require_gallery_folder
-from search.gallery.read_gallery import (
+from search.gallery.searchable_gallery import (
     COLUMNS,
     FORMAT,
     Neighbour,
-    ReadGallery,
+    SearchableGallery,
     columns_of,
     read_about,
     require_same_encoder,
@@ -47,7 +47,7 @@ SYNCHRONISED, ERASING, MOVING = "synchronised.json", "erasing", "moving.json"
 HELD = "end that one, or use its HTTP API if it serves"
 
 
-class Gallery(ReadGallery):
+class Gallery(SearchableGallery):
     """An open gallery; one process at a time holds it, and may change it."""
 
     records: Records
@@ -287,7 +287,7 @@ def require_buildable(address: Address, encoder: Encoder, index_type: str) -> No
             store.close()
 
 
-def held(gallery: ReadGallery) -> Gallery:
+def held(gallery: SearchableGallery) -> Gallery:
     """A gallery that this process may change. Raises UserError for one that it only searches."""
     if not isinstance(gallery, Gallery):
         raise UserError("this process only searches the gallery; another one changes it")

@@ -12,7 +12,7 @@ from search.files.records import IndexedImage
 from utils.errors import UserError, nearest
 
 ALIKE = "alike"
-MOMENTS = 4  # images of one group that are re-ranked and shown
+MAX_PER_GROUP = 4  # images of one group that are re-ranked and shown
 SAME = 0.97  # cosine of two images from which they count as alike
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def representatives(images: Iterable[IndexedImage]) -> Iterable[str]:
         yield path if not len(alike) else firsts[int(alike[0])]
 
 
-def thinned(items: Sequence[T], groups: Sequence[Hashable], most: int, count: int) -> list[T]:
+def limit_per_group(items: Sequence[T], groups: Sequence[Hashable], most: int, count: int) -> list[T]:
     """The first `count` items, of which no more than `most` are of one group."""
     kept: list[T] = []
     seen: dict[Hashable, int] = {}
@@ -61,7 +61,7 @@ def thinned(items: Sequence[T], groups: Sequence[Hashable], most: int, count: in
     return kept
 
 
-def gathered(items: Sequence[T], groups: Sequence[Hashable]) -> list[list[T]]:
+def group_items(items: Sequence[T], groups: Sequence[Hashable]) -> list[list[T]]:
     """The items of each group, groups in the order of their first ones."""
     found: dict[Hashable, list[T]] = {}
     for item, group in zip(items, groups, strict=True):
@@ -76,7 +76,7 @@ def search_groups(
 
     search: the nearest so many; most: how many it can find at all.
     """
-    limit = min(most, wanted * MOMENTS)
+    limit = min(most, wanted * MAX_PER_GROUP)
     while True:
         found = search(limit)
         own = groups(found)

@@ -118,9 +118,9 @@ def images_in(content: bytes, paths: Sequence[str], encoder: Encoder) -> dict[st
     """What the model reads of images of one file, or why one of several is no image. Raises Unusable for all."""
     boxes = [box for path in paths if (box := file_and_box(path)[1]) is not None]
     if not boxes:
-        return {path: encoder.read(content) for path in paths}
+        return {path: encoder.decode_image(content) for path in paths}
     return {
-        path: one if isinstance(one, Unusable) else encoder.read(one)
+        path: one if isinstance(one, Unusable) else encoder.decode_image(one)
         for path, one in zip(paths, crop_all(content, boxes), strict=True)
     }
 

@@ -23,8 +23,8 @@ class IndexRecords:
         self.kept: OrderedDict[str, IndexedImage] = OrderedDict()  # by id, which changes with all that is said of one
         self.seen: OrderedDict[str, tuple[str, float]] = OrderedDict()  # by path: its id, and when it had that
         self.lock = threading.Lock()
-        self.by_path: Mapping[str, IndexedImage] = Looked(self.at_path)
-        self.by_id: Mapping[str, IndexedImage] = Looked(self.of_id)
+        self.by_path: Mapping[str, IndexedImage] = LazyMapping(self.find_by_path)
+        self.by_id: Mapping[str, IndexedImage] = LazyMapping(self.find_by_id)
 
     def __len__(self) -> int:
         return self.store.count()
@@ -54,7 +54,7 @@ class IndexRecords:
         while len(self.kept) > MAX_KEPT:
             self.kept.popitem(last=False)
 
-    def at_path(self, path: str) -> IndexedImage | None:
+    def find_by_path(self, path: str) -> IndexedImage | None:
         """The image of a path; None when there is none."""
         with self.lock:
             one, when = self.seen.get(path, ("", 0.0))
@@ -62,7 +62,7 @@ class IndexRecords:
                 return self.kept[one]
         return self.fetched(self.store.images_where(PATH, path))
 
-    def of_id(self, one: str) -> IndexedImage | None:
+    def find_by_id(self, one: str) -> IndexedImage | None:
         """The image of an id; None when there is none, or none any more."""
         return self.fetched(self.store.images_where(ID, one))
 
@@ -74,7 +74,7 @@ class IndexRecords:
         return images[0] if images else None
 
 
-class Looked(Mapping[str, IndexedImage]):
+class LazyMapping(Mapping[str, IndexedImage]):
     """A mapping that is asked key by key, and cannot be listed."""
 
     def __init__(self, find: Callable[[str], IndexedImage | None]):

@@ -55,7 +55,7 @@ def milvus_errors(what: str, login: Mapping[str, Any] | None = None) -> Iterator
         raise (Unavailable if is_out_of_reach(error) else UserError)(f"{what}: {said[:300]}") from None
 
 
-def in_one_line(method: Callable[Concatenate["Store", P], R]) -> Callable[Concatenate["Store", P], R]:
+def translate_milvus_errors(method: Callable[Concatenate["Store", P], R]) -> Callable[Concatenate["Store", P], R]:
     """Decorator: errors of Milvus in a method of the store are a UserError that says how to build the index again."""
 
     @functools.wraps(method)
@@ -87,7 +87,7 @@ class Store:
         self.index_type, self.built_with, self.described_at = EXACT, dict[str, Any](), 0.0
         self.open(makes)
 
-    @in_one_line
+    @translate_milvus_errors
     def open(self, makes: bool) -> None:
         """Load the collection."""
         if not self.client.has_collection(self.collection):
@@ -125,18 +125,18 @@ class Store:
         parameters.add_index(VECTOR, index_type=index_type, metric_type="COSINE", params=built_with)
         return parameters
 
-    @in_one_line
+    @translate_milvus_errors
     def describe_index(self) -> Mapping[str, Any]:
         """What Milvus says of the index of embeddings."""
         return self.client.describe_index(self.collection, VECTOR) or {}
 
-    @in_one_line
+    @translate_milvus_errors
     def count(self, where: str = "") -> int:
         """The number of images, or of those that pass a filter on metadata."""
         found = self.client.query(self.collection, filter=where, output_fields=["count(*)"])
         return int(found[0]["count(*)"])
 
-    @in_one_line
+    @translate_milvus_errors
     def ids(self) -> set[str]:
         """The ids of all images."""
         found: set[str] = set()
@@ -146,19 +146,19 @@ class Store:
         pages.close()
         return found
 
-    @in_one_line
+    @translate_milvus_errors
     def put(self, images: Sequence[IndexedImage]) -> None:
         """Add images, or replace those of the same ids."""
         for start in range(0, len(images), BATCH):
             self.client.upsert(self.collection, [as_row(image) for image in images[start : start + BATCH]])
 
-    @in_one_line
+    @translate_milvus_errors
     def remove(self, ids: Sequence[str]) -> None:
         """Remove images by their ids."""
         for start in range(0, len(ids), BATCH):
             self.client.delete(self.collection, ids=list(ids[start : start + BATCH]))
 
-    @in_one_line
+    @translate_milvus_errors
     def images(self, ids: Sequence[str]) -> list[IndexedImage]:
         """What the index holds of images by their ids; nothing of those that it does not hold."""
         rows: list[Mapping[str, Any]] = []
@@ -166,7 +166,7 @@ class Store:
             rows += self.client.get(self.collection, ids=list(ids[start : start + BATCH]), output_fields=["*"])
         return [as_image(row) for row in rows]
 
-    @in_one_line
+    @translate_milvus_errors
     def images_where(self, name: str, value: str) -> list[IndexedImage]:
         """What the index holds of images whose id or path is this."""
         where = f"{name} == {json.dumps(value, ensure_ascii=False)}"
@@ -195,7 +195,7 @@ class Store:
             )
         return [[(hit[ID], hit["entity"][PATH], float(hit["distance"])) for hit in one] for one in found]
 
-    @in_one_line
+    @translate_milvus_errors
     def finish(self) -> None:
         """Write everything out, choose the index that this many images need, and wait until it is complete."""
         self.client.flush(self.collection)
@@ -244,7 +244,7 @@ class Store:
                     raise UserError(f"the index in {self.uri} is not complete after {WAIT_SECONDS // 60} minutes")
                 time.sleep(0.2)
 
-    @in_one_line
+    @translate_milvus_errors
     def replace(self, images: Iterable[IndexedImage]) -> None:
         """Let the index hold exactly these images, built anew. On a server, searches find all of it meanwhile."""
         if not is_server(self.uri):
@@ -282,7 +282,7 @@ class Store:
         other.note_index()
         return other
 
-    @in_one_line
+    @translate_milvus_errors
     def discard(self) -> None:
         """Remove the collection."""
         found = self.client.describe_collection(self.collection)["collection_name"]
@@ -290,7 +290,7 @@ class Store:
             self.client.drop_alias(self.collection)
         self.client.drop_collection(found)
 
-    @in_one_line
+    @translate_milvus_errors
     def close(self) -> None:
         """Close the connection, and the file, which the server of Milvus Lite in this process would else hold open."""
         self.client.close()

@@ -56,7 +56,7 @@ def build_asking(
                 found = dialogue_of(now, values)
             except UserError as error:
                 return given, about, gr.Group(visible=True), html.escape(str(error)), *unchanged
-            return now, *next_question(found), *calls.show(found.answer, values[0])
+            return now, *next_question(found), *calls.show(found.result, values[0])
 
         return replied
 

@@ -13,8 +13,8 @@ from search.page.filters import Filters
 from search.page.hits import hits_as_html, surroundings
 from search.page.messages import problem, summary
 from search.page.reasons import heat_pictures, why_as_html
-from search.results.formats import answer_as_json
-from search.searcher import Answer, Searcher
+from search.results.formats import search_result_as_json
+from search.searcher import Searcher, SearchResult
 from search.serving.upload import add_image
 from utils.errors import UserError
 from utils.text import counted
@@ -39,13 +39,13 @@ class Callbacks:
             return "", problem(error), [], [], "", "", None, gr.Row(visible=False)
         return self.show(found, text)
 
-    def show(self, found: Answer, text: str) -> tuple[Any, ...]:
+    def show(self, found: SearchResult, text: str) -> tuple[Any, ...]:
         """What the page shows of an answer, as of `answer`."""
         gallery = self.searcher.gallery
         hits = hits_as_html(gallery, found.hits, text)
         moments = [[moment.path for moment in hit.moments] for hit in found.hits]
         shown = [hit.path for hit in found.hits]
-        result = answer_as_json(found, gallery)
+        result = search_result_as_json(found, gallery)
         return hits, summary(found), shown, moments, text, "", result, gr.Row(visible=bool(shown))
 
     def compare(
@@ -68,7 +68,7 @@ class Callbacks:
 
     def search(
         self, text: str, top: int, k: int, group: str | None, fields: Sequence[Any], progress: gr.Progress
-    ) -> Answer:
+    ) -> SearchResult:
         """The answer for a sentence, told how far it is. Raises UserError."""
         with report_progress(lambda done, of: progress((done, of), desc="Reading images", unit="images")):
             return self.searcher.search(text or "", int(top), int(k), self.where(fields), group or "")

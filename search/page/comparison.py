@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.gallery.grouping import ALIKE
-from search.gallery.read_gallery import ReadGallery
+from search.gallery.searchable_gallery import SearchableGallery
 from search.page.hits import caption_as_html, picture_as_html
 from search.page.messages import seconds_as_text
-from search.searcher import Answer, Hit
+from search.searcher import Hit, SearchResult
 from utils.text import agreeing, counted
 
 
@@ -60,7 +60,7 @@ def same(one: Hit, other: Hit, group: str) -> bool:
 # ---- on the page -----------------------------------------------------------------------
 
 
-def comparison_as_html(gallery: ReadGallery, answers: tuple[Answer, Answer], group: str) -> str:
+def comparison_as_html(gallery: SearchableGallery, answers: tuple[SearchResult, SearchResult], group: str) -> str:
     """Two lists of hits beside each other."""
     found = compare(answers[0].hits, answers[1].hits, group)
     lists = "".join(
@@ -70,13 +70,13 @@ def comparison_as_html(gallery: ReadGallery, answers: tuple[Answer, Answer], gro
     return f"<div class='both'>{lists}</div>"
 
 
-def list_as_html(gallery: ReadGallery, answer: Answer, others: Sequence[int | None], name: str) -> str:
+def list_as_html(gallery: SearchableGallery, answer: SearchResult, others: Sequence[int | None], name: str) -> str:
     items = "".join(
         f"<li{' class=common' if other else ''}>{picture_as_html(gallery, hit, rank, moved(rank, other))}"
         f"{caption_as_html(hit, rank)}<span class='moved' aria-hidden='true'>{moved(rank, other)}</span></li>"
         for rank, (hit, other) in enumerate(zip(answer.hits, others, strict=True), 1)
     )
-    told = "".join(f"<p class='hint'>{html.escape(line)}</p>" for line in [answer.verdict, *answer.told] if line)
+    told = "".join(f"<p class='hint'>{html.escape(line)}</p>" for line in [answer.verdict, *answer.warnings] if line)
     heading = f"<h3>{html.escape(answer.query.text)}</h3>"
     return f"<section aria-label='Hits of the {name} sentence'>{heading}{told}<ol class='hits'>{items}</ol></section>"
 
@@ -90,7 +90,7 @@ def moved(rank: int, other: int | None) -> str:
     return f"in both, there {other} ({abs(other - rank)} {'lower' if other > rank else 'higher'})"
 
 
-def comparison_summary(answers: tuple[Answer, Answer], group: str) -> str:
+def comparison_summary(answers: tuple[SearchResult, SearchResult], group: str) -> str:
     """How much both sentences have in common, and how long they took; text without anything that somebody wrote."""
     found = compare(answers[0].hits, answers[1].hits, group)
     hits = " and ".join(counted(len(answer.hits), "result") for answer in answers)

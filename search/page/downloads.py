@@ -14,7 +14,7 @@ FORMATS = {"csv": "text/csv", "json": "application/json"}
 
 
 def build_downloads(searcher: Searcher, found: gr.State) -> gr.Row:
-    """A row of buttons, to be shown with the hits. found: an answer as `answer_as_json` has it, or None."""
+    """A row of buttons, to be shown with the hits. found: an answer as `search_result_as_json` has it, or None."""
     # the texts on their way to the browser; not in the row, with which Gradio would show them, and hidden by page.css
     contents = {name: gr.Textbox(label=f"results as {name}", elem_classes="on-its-way") for name in FORMATS}
     with gr.Row(visible=False, elem_id="downloads") as row:
@@ -43,5 +43,5 @@ def maker(searcher: Searcher, name: str) -> Any:
 def content_of(searcher: Searcher, found: dict[str, Any], name: str) -> str:
     """What was found as text of a format; images that were erased since are left out. Recorded as an action."""
     results = still_there(found["hits"], searcher.gallery)
-    searcher.watch("download", text=found["text"], format=name, hits=len(results))
+    searcher.authorize("download", text=found["text"], format=name, hits=len(results))
     return results_as_csv(results) if name == "csv" else as_json({**found, "hits": results}, indent=2)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dataset.decoding import Unusable, decode
 from evaluation.drawing.pictures import placeholder
-from search.gallery.read_gallery import ReadGallery
+from search.gallery.searchable_gallery import SearchableGallery
 from search.searcher import Hit
 from search.serving.frame_view import frame_around
 
@@ -25,7 +25,7 @@ MAX_SHOWN_METADATA = 4  # metadata of a hit that are shown below it
 Pictures = Sequence[tuple[Image.Image, str]]
 
 
-def hits_as_html(gallery: ReadGallery, hits: Sequence[Hit], asked: str) -> str:
+def hits_as_html(gallery: SearchableGallery, hits: Sequence[Hit], asked: str) -> str:
     """A list of buttons, one for each hit; asked: the sentence, which page.js takes into the history."""
     items = "".join(
         f"<li><button type='button' data-index='{rank - 1}'>{picture_as_html(gallery, hit, rank, 'Show why.')}"
@@ -37,7 +37,7 @@ def hits_as_html(gallery: ReadGallery, hits: Sequence[Hit], asked: str) -> str:
     return f"<div class='asked' data-asked='{said}' data-count='{len(hits)}'>{title}<ol class='hits'>{items}</ol></div>"
 
 
-def picture_as_html(gallery: ReadGallery, hit: Hit, rank: int, more: str = "") -> str:
+def picture_as_html(gallery: SearchableGallery, hit: Hit, rank: int, more: str = "") -> str:
     """The picture of a hit, which says all that is written below it, and more."""
     said = ", ".join([f"Result {rank}: {label_of(hit)}", *said_of(hit)])
     return image_as_html(picture_of(gallery, hit.path), f"{said}. {more}".strip())
@@ -77,7 +77,7 @@ def pictures_as_html(pictures: Pictures) -> str:
     return f"<div class='pictures'>{figures}</div>"
 
 
-def picture_of(gallery: ReadGallery, path: str) -> Image.Image:
+def picture_of(gallery: SearchableGallery, path: str) -> Image.Image:
     """An image small enough for the page, or a grey field in place of it."""
     try:
         picture = decode(gallery.content_of(path))
@@ -87,7 +87,7 @@ def picture_of(gallery: ReadGallery, path: str) -> Image.Image:
     return picture
 
 
-def surroundings(gallery: ReadGallery, path: str, moments: Sequence[str]) -> list[tuple[Image.Image, str]]:
+def surroundings(gallery: SearchableGallery, path: str, moments: Sequence[str]) -> list[tuple[Image.Image, str]]:
     """The frame that an image was cut out of, if it was, and the others of its group."""
     pictures = []
     with suppress(Unusable):  # the hit itself was there a moment ago

@@ -2,7 +2,7 @@
 
 import html
 
-from search.searcher import Answer
+from search.searcher import SearchResult
 from utils.errors import UserError
 from utils.text import agreeing, counted
 
@@ -10,12 +10,12 @@ STAGES = {"nearest embeddings": ("reading", "embedding search"), "re-ranking": (
 """The stages of a search, and the laps of its clock that belong to each."""
 
 
-def summary(found: Answer) -> str:
+def summary(found: SearchResult) -> str:
     """How many and how long, as HTML."""
     lost = len(found.missing)
     left_out = f" {counted(lost, 'image')} could not be read and {agreeing(lost, 'is', 'are')} left out."
     missing = left_out if lost else ""
-    missing += "".join(f" {escaped(line[0].upper() + line[1:])}." for line in found.told)
+    missing += "".join(f" {escaped(line[0].upper() + line[1:])}." for line in found.warnings)
     if not found.hits:
         return f"Nothing found in {seconds_as_text(found)}.{missing}"
     verdict = f"<strong>{escaped(found.verdict[0].upper() + found.verdict[1:])}.</strong> " if found.verdict else ""
@@ -23,13 +23,13 @@ def summary(found: Answer) -> str:
     return f"{verdict}{number} in {seconds_as_text(found)} ({stages_of(found)}).{missing}"
 
 
-def seconds_as_text(*found: Answer) -> str:
+def seconds_as_text(*found: SearchResult) -> str:
     """How long searches took together, such as 0.4 s."""
     seconds = sum(sum(one.milliseconds.values()) for one in found) / 1000
     return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds:.2f} s"
 
 
-def stages_of(found: Answer) -> str:
+def stages_of(found: SearchResult) -> str:
     """How long each stage took, and of the second one the encoding of images that were not in memory."""
     times, parts = dict(found.milliseconds), []
     tokens = times.get("image tokens", 0)

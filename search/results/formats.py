@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.files.crops import file_and_box
-from search.gallery.read_gallery import ReadGallery
-from search.results.answers import Answer, Hit
+from search.gallery.searchable_gallery import SearchableGallery
+from search.results.search_result import Hit, SearchResult
 
 BOX = ("left", "top", "width", "height")
 SCORES = ("probability", "match", "score", "similarity")
@@ -15,11 +15,11 @@ COLUMNS = ("rank", "moment", "image", *BOX, *SCORES)
 """Of a table of results, before the metadata."""
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of one
 
-Result = dict[str, Any]
+ResultRow = dict[str, Any]
 """A hit with its rank, as `hits_as_json` has it."""
 
 
-def answer_as_json(answer: Answer, gallery: ReadGallery, with_files: bool = False) -> dict[str, Any]:
+def search_result_as_json(answer: SearchResult, gallery: SearchableGallery, with_files: bool = False) -> dict[str, Any]:
     """All of an answer. with_files: hits have the files too that they are, or are cut out of, on this machine."""
     return {
         "text": answer.query.text,
@@ -31,7 +31,7 @@ def answer_as_json(answer: Answer, gallery: ReadGallery, with_files: bool = Fals
     }
 
 
-def hits_as_json(hits: Sequence[Hit], gallery: ReadGallery, with_files: bool = False) -> list[Result]:
+def hits_as_json(hits: Sequence[Hit], gallery: SearchableGallery, with_files: bool = False) -> list[ResultRow]:
     """Hits with ranks from 1, each with the moments of its group."""
     return [
         {
@@ -43,7 +43,7 @@ def hits_as_json(hits: Sequence[Hit], gallery: ReadGallery, with_files: bool = F
     ]
 
 
-def hit_as_json(hit: Hit, gallery: ReadGallery, with_files: bool = False) -> Result:
+def hit_as_json(hit: Hit, gallery: SearchableGallery, with_files: bool = False) -> ResultRow:
     """A hit alone. box: left, top, width and height of a person in a frame, else None."""
     return {
         "id": hit.id,
@@ -55,7 +55,7 @@ def hit_as_json(hit: Hit, gallery: ReadGallery, with_files: bool = False) -> Res
     }
 
 
-def results_as_csv(results: Sequence[Result]) -> str:
+def results_as_csv(results: Sequence[ResultRow]) -> str:
     """A table with a row for each hit (moment 0) and each other moment of its group (1, 2, ...), lines ending in CRLF.
 
     Metadata that are called as a column of the results (`score`) stand in `metadata_score`.
@@ -97,9 +97,9 @@ def cell(value: Any) -> Any:
     return value
 
 
-def still_there(results: Sequence[Result], gallery: ReadGallery) -> list[Result]:
+def still_there(results: Sequence[ResultRow], gallery: SearchableGallery) -> list[ResultRow]:
     """Results without the images that the gallery holds no more; the ranks stay as they were."""
-    kept: list[Result] = []
+    kept: list[ResultRow] = []
     for result in results:
         of_group: list[Mapping[str, Any]] = [result, *result["moments"]]
         there = [one for one in of_group if gallery.records.by_path.get(one["path"]) is not None]

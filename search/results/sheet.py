@@ -8,13 +8,13 @@ from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from search.files.crops import file_and_box
 from search.files.images import ImageFolder
 from search.gallery.gallery import Gallery
-from search.gallery.read_gallery import ReadGallery
-from search.results.answers import Answer, Hit
+from search.gallery.searchable_gallery import SearchableGallery
+from search.results.search_result import Hit, SearchResult
 from utils.errors import UserError
-from utils.files import require_file
+from utils.files import require_writable_file
 
 
-def is_image_of(gallery: ReadGallery, file: Path) -> bool:
+def is_image_of(gallery: SearchableGallery, file: Path) -> bool:
     """Whether a file is one that the gallery holds, so that a picture must not take its place.
 
     Where its images are not listed, any file of their folder may be one.
@@ -28,10 +28,10 @@ def require_sheet(path: Path) -> None:
     """Raises UserError, before the search, when a picture cannot be written there."""
     if path.suffix.lower() != ".png":
         raise UserError(f"--sheet {path}: the picture is a PNG file; let its name end in .png")
-    require_file(path, "--sheet")
+    require_writable_file(path, "--sheet")
 
 
-def picture_of(hit: Hit, gallery: ReadGallery) -> Path | bytes:
+def picture_of(hit: Hit, gallery: SearchableGallery) -> Path | bytes:
     """A hit's file, or the content of one that is a part of a frame or in shared storage."""
     if file_and_box(hit.path)[1] is not None or not isinstance(gallery.images, ImageFolder):
         with suppress(Unusable):  # else a field with its name
@@ -39,7 +39,7 @@ def picture_of(hit: Hit, gallery: ReadGallery) -> Path | bytes:
     return Path(gallery.images.named(hit.path))
 
 
-def write_sheet(answer: Answer, gallery: ReadGallery, path: Path) -> None:
+def write_sheet(answer: SearchResult, gallery: SearchableGallery, path: Path) -> None:
     """A picture of the hits."""
     if not answer.hits:
         raise UserError(f"nothing was found, so there is nothing to draw: --sheet {path} is not written")

@@ -47,7 +47,7 @@ from search.access.gate import PAGE_POLICY
 from search.access.refusals import status_of
 from search.describing.describer import GalleryDescriber
 from search.explain import ExplainedAttribute, Explanation, explain
-from search.results.formats import answer_as_json, results_as_csv
+from search.results.formats import results_as_csv, search_result_as_json
 from search.searcher import CANDIDATES, MAX_CANDIDATES, Searcher
 from search.serving.describing_api import AskRequest, DescribeRequest, add_describing
 from search.serving.erasing import erase_image
@@ -141,7 +141,7 @@ def add_search(app: FastAPI, searcher: Searcher) -> None:
 
         def answer(abandoned: Callable[[], bool]) -> Response:
             answered = searcher.search(asked.text, asked.top, asked.candidates, asked.where, asked.group, abandoned)
-            found = answer_as_json(answered, searcher.gallery)
+            found = search_result_as_json(answered, searcher.gallery)
             if asked.format == "json":
                 return JSONResponse(found)
             return Response(results_as_csv(found["hits"]), media_type="text/csv", headers=AS_FILE)
@@ -164,7 +164,7 @@ def add_images(app: FastAPI, searcher: Searcher, allow_upload: bool) -> None:
     def image_file(image: str) -> Response:
         """An image of the gallery."""
         path = path_of(searcher, image)
-        searcher.watch("image", image=path)
+        searcher.authorize("image", image=path)
         try:
             content = searcher.gallery.content_of(path)
             with explained():

@@ -16,7 +16,7 @@ from search.describing.questions import (
     ask,
     question_as_json,
 )
-from search.results.formats import answer_as_json
+from search.results.formats import search_result_as_json
 from search.searcher import CANDIDATES, MAX_CANDIDATES
 from search.serving.numbers import Whole
 from utils.errors import NotThere
@@ -79,4 +79,4 @@ def add_describing(app: FastAPI, describer: GalleryDescriber) -> None:
         asked = AskedSearch(**request.model_dump(exclude={"answers"}))
         dialogue = ask(describer, asked, answers)
         known = {"answers": answers_as_json(dialogue), "question": question_as_json(dialogue)}
-        return {**answer_as_json(dialogue.answer, searcher.gallery), **known}
+        return {**search_result_as_json(dialogue.result, searcher.gallery), **known}

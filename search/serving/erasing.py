@@ -11,11 +11,11 @@ def erase_image(searcher: Searcher, path: str) -> None:
     Raises NotThere when the gallery holds none of this path.
     """
     gallery = held(searcher.gallery)
-    with searcher.queue:
+    with searcher.model_lock:
         image = gallery.records.by_path.get(path)
         if image is None:
             raise NotThere(f"the gallery holds no image {path!r}")
-        searcher.watch("erase", image=path)
+        searcher.authorize("erase", image=path)
         gallery.forget([path])
         searcher.tokens.forget(image)
         for drop in searcher.drops:

@@ -8,14 +8,14 @@ from PIL import Image
 
 from dataset.decoding import Unusable
 from search.files.crops import draw_box, file_and_box
-from search.gallery.read_gallery import ReadGallery
+from search.gallery.searchable_gallery import SearchableGallery
 from search.searcher import Searcher
 from utils.errors import NotThere
 
 QUALITY = 90  # of the JPEG
 
 
-def frame_around(gallery: ReadGallery, path: str) -> Image.Image | None:
+def frame_around(gallery: SearchableGallery, path: str) -> Image.Image | None:
     """The frame that an image was cut out of, with its box; None for a whole image.
 
     Raises Unusable when its file is gone or another one.
@@ -31,7 +31,7 @@ def add_frames(app: FastAPI, searcher: Searcher) -> None:
         found = searcher.gallery.records.by_id.get(image)
         if found is None:
             raise NotThere("the gallery holds no image of this id")
-        searcher.watch("frame", image=found.path)
+        searcher.authorize("frame", image=found.path)
         try:
             picture = frame_around(searcher.gallery, found.path)
         except Unusable as fault:

@@ -20,16 +20,16 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
     try:
         with explained():
             ending = usual_ending(examine(content).format)
-        pixels = encoder.read(content)
+        pixels = encoder.decode_image(content)
     except Unusable as fault:
         raise UserError(f"the upload {fault}") from None
     digest = blake2_of(content)
     path = f"{FOLDER}/{digest[:32]}{ending}"
-    with searcher.queue:
+    with searcher.model_lock:
         gallery.catch_up()
         if path in gallery.records.by_path:
             return gallery.records.by_path[path]
-        searcher.watch("upload", image=path)
+        searcher.authorize("upload", image=path)
         gallery.images.write(path, content)
         _, embeddings = encoder.encode_images([pixels])
         image = IndexedImage(path, digest, embeddings[0], {})

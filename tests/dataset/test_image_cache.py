@@ -103,7 +103,7 @@ def test_images_that_are_resized_in_another_way_are_another_file(root, folder):
 def test_a_cache_in_a_folder_of_others_is_only_read(root, folder, decoded, monkeypatch):
     open_image_cache(folder, source(root))
     monkeypatch.setattr(image_cache, "locked", None)
-    monkeypatch.setattr(image_cache, "require_folder", None)
+    monkeypatch.setattr(image_cache, "require_writable_folder", None)
     assert holds(open_image_cache(folder, source(root)), root)
 
 

@@ -33,7 +33,7 @@ def test_an_exported_folder_is_the_same_model(encoder, tmp_path):
     ]
     again = Encoder.open(tmp_path / "model")
     assert again.identity() == encoder.identity()
-    assert np.array_equal(again.query(SENTENCE).embedding, encoder.query(SENTENCE).embedding)
+    assert np.array_equal(again.encode_query(SENTENCE).embedding, encoder.encode_query(SENTENCE).embedding)
     assert "12.50" in (tmp_path / "model" / "README.md").read_text()
     with pytest.raises(UserError, match="is not empty"):
         export(encoder, tmp_path / "model", None, with_onnx=False)
@@ -45,7 +45,9 @@ def test_one_file_is_the_model_with_its_settings_and_words(trained, encoder, tmp
     call_here(command, "export", file, "--checkpoint", trained, *flags)
     again = Encoder.open(file)
     assert again.config.max_words == encoder.config.max_words and again.config.train_file == []
-    near = np.allclose(again.query(SENTENCE).embedding, encoder.query(SENTENCE).embedding, atol=0.02 if flags else 0)
+    near = np.allclose(
+        again.encode_query(SENTENCE).embedding, encoder.encode_query(SENTENCE).embedding, atol=0.02 if flags else 0
+    )
     assert near and (again.identity() == encoder.identity()) == (not flags)
     assert all(value.dtype == torch.float32 for value in again.model.parameters())
     assert "exists; name a new file" in call(command, "export", file, "--checkpoint", trained).errors

@@ -45,7 +45,7 @@ def test_what_is_exported_is_the_same_model(checkpoints, tmp_path, system):
         call_here(command, "export", output, "--checkpoint", checkpoints[system])
         again = Encoder.open(output)
         assert again.identity() == encoder.identity() and again.config.system == system
-        assert np.array_equal(again.query(SENTENCE).embedding, encoder.query(SENTENCE).embedding)
+        assert np.array_equal(again.encode_query(SENTENCE).embedding, encoder.encode_query(SENTENCE).embedding)
         assert call(command, "export", output, "--checkpoint", checkpoints[system]).code == 2  # nothing is overwritten
     assert system in (tmp_path / "model" / "README.md").read_text()
 
@@ -77,7 +77,7 @@ def test_what_irra_needs_for_its_training_alone_is_left_out(checkpoints, tmp_pat
 def test_half_as_many_bytes_are_nearly_the_same_model(checkpoints, tmp_path):
     call_here(command, "export", tmp_path / "small.safetensors", "--checkpoint", checkpoints["rde"], "--bf16")
     again, encoder = Encoder.open(tmp_path / "small.safetensors"), Encoder.open(checkpoints["rde"])
-    assert again.query(SENTENCE).embedding @ encoder.query(SENTENCE).embedding > 0.99
+    assert again.encode_query(SENTENCE).embedding @ encoder.encode_query(SENTENCE).embedding > 0.99
     assert again.identity() != encoder.identity()
 
 
@@ -108,7 +108,7 @@ def test_both_encoders_have_an_onnx_form(checkpoints, benchmark, tmp_path, syste
     found = run("image_encoder.onnx", images=torch.stack(images).float().numpy())
     np.testing.assert_allclose(found, encoder.encode_images(images)[1], atol=1e-5)
     of_texts = run("text_encoder.onnx", ids=ids)
-    expected = np.stack([encoder.query(text).embedding for text in texts])
+    expected = np.stack([encoder.encode_query(text).embedding for text in texts])
     np.testing.assert_allclose(of_texts, expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     vocabulary = 4 * encoder.config.clip.vocabulary * encoder.config.clip.text_width

@@ -65,9 +65,9 @@ def test_open_clip_gives_the_same_embeddings(checkpoints, benchmark, tmp_path, s
     encoder = Encoder.open(checkpoints[system], None, "cpu", settings[1:])
     files = sorted((benchmark / "imgs").rglob("*.jpg"))[:5]
     images = torch.stack([preprocess(Image.open(file)) for file in files])
-    ours = torch.from_numpy(encoder.encode_images([encoder.read(file.read_bytes()) for file in files])[1])
+    ours = torch.from_numpy(encoder.encode_images([encoder.decode_image(file.read_bytes()) for file in files])[1])
     torch.testing.assert_close(model.eval().encode_image(images, normalize=True), ours, atol=1e-5, rtol=0)
-    sentences = torch.stack([torch.from_numpy(encoder.query(text).embedding) for text in SENTENCES])
+    sentences = torch.stack([torch.from_numpy(encoder.encode_query(text).embedding) for text in SENTENCES])
     found = model.encode_text(tokenizer(SENTENCES), normalize=True)
     torch.testing.assert_close(found, sentences, atol=1e-5, rtol=0)
     assert model.logit_scale.exp().item() == pytest.approx(1 / encoder.config.temperature)
@@ -81,7 +81,7 @@ def test_what_is_cut_is_cut_there_too(checkpoints, tmp_path):
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'model'}")(SENTENCES)
     encoder = Encoder.open(tmp_path / "model")
     assert tokens.shape[1] == encoder.config.max_words == 6
-    ours = torch.stack([torch.from_numpy(encoder.query(text).embedding) for text in SENTENCES])
+    ours = torch.stack([torch.from_numpy(encoder.encode_query(text).embedding) for text in SENTENCES])
     torch.testing.assert_close(model.encode_text(tokens, normalize=True), ours, atol=1e-5, rtol=0)
 
 

@@ -113,15 +113,15 @@ def test_odd_sentences_are_answered(searcher, text):
 )
 def test_a_sentence_without_a_known_word_is_refused(encoder, text):
     with pytest.raises(UserError, match=r"the model knows no word of|holds no word"):
-        encoder.query(text)
+        encoder.encode_query(text)
 
 
 def test_unknown_words_are_named_and_not_shown_as_read(encoder):
-    query = encoder.query("a \u7ea2\u8272 coat and \U0001f600 grey jeans \u7ea2\u8272")
+    query = encoder.encode_query("a \u7ea2\u8272 coat and \U0001f600 grey jeans \u7ea2\u8272")
     assert query.unknown == ["\u7ea2\u8272", "\U0001f600"]
     assert query.read_as == "a coat and grey jeans"
-    assert encoder.query(SENTENCE).unknown == []
-    long = encoder.query("a man " * 200)  # what is cut off is not read
+    assert encoder.encode_query(SENTENCE).unknown == []
+    long = encoder.encode_query("a man " * 200)  # what is cut off is not read
     assert long.read_as == " ".join(["a man"] * 200)[: len(long.read_as)] and len(long.read_as) < len(long.cleaned) + 1
 
 
@@ -130,9 +130,9 @@ def test_unknown_words_are_named_and_not_shown_as_read(encoder):
     [("a man " * 30, 60), ("in a red coat. " * 21, 84), ("grey-blue/" * 30, 60), ("\u7ea2 coat " * 30, 60)],
 )
 def test_a_sentence_that_is_cut_is_told(encoder, text, words):
-    query = encoder.query(text)
+    query = encoder.encode_query(text)
     assert query.words == words > query.words_read > 10
-    assert f"only the first {query.words_read} of its {words} words are read" in query.told[-1]
+    assert f"only the first {query.words_read} of its {words} words are read" in query.warnings[-1]
     pieces = encoder.trained.tokenizer.encode(query.cleaned, None).offsets[: encoder.config.max_words - 1]
     assert len(query.cleaned[: pieces[-1][1]].split()) - query.words_read in (0, 1)  # a word may be read in part
 
@@ -140,8 +140,8 @@ def test_a_sentence_that_is_cut_is_told(encoder, text, words):
 def test_a_sentence_that_just_fits_is_not_told_as_cut(encoder):
     most = encoder.config.max_words
     fitting = "a " * (most - 2)  # with [CLS] and [SEP]
-    assert encoder.query(fitting).told == []
-    assert f"the first {most - 2} of its {most - 1} words" in encoder.query(fitting + "a").told[0]
+    assert encoder.encode_query(fitting).warnings == []
+    assert f"the first {most - 2} of its {most - 1} words" in encoder.encode_query(fitting + "a").warnings[0]
 
 
 @pytest.mark.parametrize("candidates", [0, 1, 128])
@@ -193,7 +193,7 @@ def test_an_explanation_is_of_every_attribute(searcher):
     ],
 )
 def test_a_sentence_is_read_as_it_is_meant(encoder, typed):
-    query, plain = encoder.query(typed), encoder.query("red coat grey jeans")
+    query, plain = encoder.encode_query(typed), encoder.encode_query("red coat grey jeans")
     assert (query.text, query.cleaned) == (typed, plain.cleaned)
     assert np.array_equal(query.embedding, plain.embedding)
 

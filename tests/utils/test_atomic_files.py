@@ -6,7 +6,7 @@ import os
 import pytest
 
 from utils.errors import UserError
-from utils.files import as_json, atomic_write, read_json, require_file, require_folder, write_json
+from utils.files import as_json, atomic_write, read_json, require_writable_file, require_writable_folder, write_json
 
 
 def test_a_new_file_and_its_folders_appear(tmp_path):
@@ -99,8 +99,8 @@ def test_unreadable_json_is_told_by_its_role_and_name(tmp_path, content, message
 
 
 def test_a_folder_that_can_be_made_is_fine_and_is_not_made(tmp_path):
-    require_folder(tmp_path, "output")
-    require_folder(tmp_path / "a" / "b", "output")
+    require_writable_folder(tmp_path, "output")
+    require_writable_folder(tmp_path / "a" / "b", "output")
     assert os.listdir(tmp_path) == []
 
 
@@ -108,21 +108,21 @@ def test_a_folder_at_or_below_a_file_is_refused(tmp_path):
     (tmp_path / "a").write_text("x")
     for folder in (tmp_path / "a", tmp_path / "a" / "b" / "c"):
         with pytest.raises(UserError, match=f"^output {folder}: {tmp_path / 'a'} is not a folder"):
-            require_folder(folder, "output")
+            require_writable_folder(folder, "output")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):
-        require_folder(tmp_path / "a", "output")
+        require_writable_folder(tmp_path / "a", "output")
     tmp_path.chmod(0o700)
 
 
 def test_a_folder_without_permission_is_refused_to_everybody(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match=f"cannot be written: no permission in {tmp_path}"):
-        require_folder(tmp_path / "a", "output")
+        require_writable_folder(tmp_path / "a", "output")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -150,10 +150,10 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeyp
         (tmp_path / "a" / "b" / "c.png", f"cannot be written: {tmp_path / 'a'} is not a folder"),
     ):
         with pytest.raises(UserError, match=f"^--sheet {path} {why}"):
-            require_file(path, "--sheet")
-    require_file(tmp_path / "a", "--sheet")  # replaced as a whole
-    require_file(tmp_path / "new" / "b.png", "--sheet")
+            require_writable_file(path, "--sheet")
+    require_writable_file(tmp_path / "a", "--sheet")  # replaced as a whole
+    require_writable_file(tmp_path / "new" / "b.png", "--sheet")
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match=f"b.png cannot be written: no permission in {tmp_path}, or its disk"):
-        require_file(tmp_path / "b.png", "--sheet")
+        require_writable_file(tmp_path / "b.png", "--sheet")

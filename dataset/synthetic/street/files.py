@@ -23,7 +23,7 @@ from dataset.synthetic.captions import write_captions
 from dataset.synthetic.render import is_noticed
 from dataset.synthetic.street.scene import Frame, Seen, StreetOptions, draw_frame, person_of, row_of, walks_of
 from utils.errors import UserError
-from utils.files import atomic_write, read_json, require_folder, write_json
+from utils.files import atomic_write, read_json, require_writable_folder, write_json
 from utils.processes.parallel import map_in_order
 
 MADE_BY, VERSION = "dataset.synthetic.street", 1
@@ -69,7 +69,7 @@ def marker_of(options: StreetOptions, finished: bool) -> dict[str, Any]:
 
 def claim(root: Path, options: StreetOptions) -> bool:
     """Make `root` ready to be filled; False when it is finished with the same options. What is not is drawn again."""
-    require_folder(root, "folder")
+    require_writable_folder(root, "folder")
     if root.is_dir() and any(root.iterdir()):
         found = read_json(root / MARKER, "marker file") if (root / MARKER).is_file() else None
         if not isinstance(found, dict) or found.get("made_by") != MADE_BY:

@@ -12,10 +12,10 @@ pytest.importorskip("pymilvus")
 from PIL import Image
 from search_access import HERE, client_of, sign_in
 
+from search.access.action_guard import ActionGuard
 from search.access.gate import Gate
 from search.access.origins import Origins
 from search.access.refusals import Forbidden
-from search.access.watch import Watch
 from search.site import build_site
 
 SENTENCE = "A woman in a red coat and grey jeans."
@@ -26,7 +26,7 @@ OPEN = {("GET", "/login"), ("POST", "/login")}
 @pytest.fixture
 def served(guarded, searcher):
     """The gallery behind the gate, with clients of anna, who may search, and otto, who may do all."""
-    searcher.watch = Watch(True, guarded.log)
+    searcher.authorize = ActionGuard(True, guarded.log)
     site = build_site(searcher, allow_upload=True, allow_forget=True, accounts=True)
     gate = Gate(site, guarded.logins, Origins(["photos.example"]))
     anna, otto = (client_of(gate, headers={"Origin": HERE}) for _ in range(2))

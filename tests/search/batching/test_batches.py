@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from search.batching.queue import Abandoned, BatchJob, BatchQueue
+from search.batching.batching_lock import Abandoned, BatchingLock, BatchJob
 from search.encoder import Encoder
 from search.gallery.gallery import open_gallery
 from search.gallery.indexing import index
@@ -56,11 +56,11 @@ def waiting(searcher, calls):
         except Exception as error:
             outcomes[number] = error
 
-    with searcher.queue:
+    with searcher.model_lock:
         for number, call in enumerate(calls):
             threads.append(threading.Thread(target=run, args=(number, call), daemon=True))
             threads[-1].start()
-            wait_until(lambda: len(searcher.queue.waiting) == len(threads))
+            wait_until(lambda: len(searcher.model_lock.waiting) == len(threads))
         yield outcomes
     for thread in threads:
         thread.join(LONG)
@@ -77,8 +77,8 @@ def wait_until(holds):
 @pytest.fixture
 def batches(searcher, monkeypatch):
     """The sentences of each batch that the searcher answers."""
-    seen, real = [], searcher.batches.answer
-    monkeypatch.setattr(searcher.batches, "answer", lambda jobs: seen.append([job.text for job in jobs]) or real(jobs))
+    seen, real = [], searcher.batches.run
+    monkeypatch.setattr(searcher.batches, "run", lambda jobs: seen.append([job.text for job in jobs]) or real(jobs))
     return seen
 
 
@@ -94,8 +94,8 @@ def test_what_is_found_together_is_what_is_found_alone(trained, photos, tmp_path
         index(gallery, encoder, {name: {"camera": f"c{place % 3}"} for place, name in enumerate(names)})
         searcher = Searcher(encoder, gallery)
         alone = [found(searcher.search(**one)) for one in ASKED]
-        sizes, real = [], searcher.batches.answer
-        searcher.batches.answer = lambda jobs: sizes.append(len(jobs)) or real(jobs)
+        sizes, real = [], searcher.batches.run
+        searcher.batches.run = lambda jobs: sizes.append(len(jobs)) or real(jobs)
         for cold in (True, False):
             if cold:
                 searcher.tokens.cache.tokens.clear()
@@ -114,7 +114,7 @@ def test_a_search_that_finds_nobody_waiting_begins_at_once(searcher, batches):
 
 def test_without_batching_each_is_answered_by_itself(searcher, monkeypatch):
     one_by_one = Searcher(searcher.encoder, searcher.gallery, together=False)
-    sizes, real = [], one_by_one.batches.answer
+    sizes, real = [], one_by_one.batches.run
     monkeypatch.setattr(one_by_one.batches, "answer", lambda jobs: sizes.append(len(jobs)) or real(jobs))
     expected = [found(searcher.search(**one)) for one in ASKED[:3]]
     with waiting(one_by_one, searches(one_by_one, ASKED[:3])) as answers:
@@ -124,7 +124,7 @@ def test_without_batching_each_is_answered_by_itself(searcher, monkeypatch):
 
 def test_a_fault_of_one_search_is_that_of_this_one_alone(searcher, monkeypatch):
     expected, real = found(searcher.search(**ASKED[0])), searcher.encoder.model.embed_text
-    length = len(searcher.encoder.split("poison").encoded.ids)
+    length = len(searcher.encoder.tokenize("poison").encoded.ids)
 
     def embed(text):
         if text.ids.shape[1] == length:
@@ -149,12 +149,12 @@ def test_a_fault_of_one_search_is_that_of_this_one_alone(searcher, monkeypatch):
 
 
 def test_all_else_comes_after_one_batch_and_large_searches_by_themselves(searcher, batches, monkeypatch):
-    monkeypatch.setattr(searcher.queue, "most", 300)
+    monkeypatch.setattr(searcher.model_lock, "max_batch_size", 300)
     texts = [f"a man in a {colour} shirt" for colour in ("red", "green", "blue", "white", "black")]
     order = []
 
     def upload():
-        with searcher.queue:
+        with searcher.model_lock:
             order.append(len(batches))
 
     def search(text, candidates):
@@ -194,10 +194,10 @@ def test_a_client_that_has_left_is_not_searched_for(searcher, batches):
         return client
 
     try:
-        with searcher.queue:
+        with searcher.model_lock:
             leaves, stays = ask("a man who leaves"), ask(ASKED[0]["text"])
-            wait_until(lambda: len(searcher.queue.waiting) == 2)
-            jobs = [job for job in searcher.queue.waiting if job.text == "a man who leaves"]
+            wait_until(lambda: len(searcher.model_lock.waiting) == 2)
+            jobs = [job for job in searcher.model_lock.waiting if job.text == "a man who leaves"]
             leaves.close()
             wait_until(jobs[0].abandoned)
         answer = stays.getresponse()
@@ -228,7 +228,7 @@ def test_an_image_that_is_erased_while_it_is_found_is_left_out(searcher, monkeyp
 
 
 def test_the_queue_is_fair_and_may_be_entered_twice():
-    queue, order, threads = BatchQueue(1), [], []
+    queue, order, threads = BatchingLock(1), [], []
 
     def take(number):
         with queue, queue:
@@ -252,7 +252,7 @@ def test_the_queue_is_fair_and_may_be_entered_twice():
 
 
 def test_an_interruption_of_who_computes_lets_the_others_go_on():
-    queue, outcomes = BatchQueue(10), []
+    queue, outcomes = BatchingLock(10), []
 
     def work(jobs):
         if len(outcomes) == 0:

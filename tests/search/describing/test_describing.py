@@ -125,7 +125,7 @@ def test_answers_rank_the_best_hits_again_by_bayes_rule(describer, searcher):
     asked = AskedSearch(SENTENCE, top=6, among=6)
     start = ask(describer, asked)
     plain = searcher.search(SENTENCE, top=6)
-    assert [hit.path for hit in start.answer.hits] == [hit.path for hit in plain.hits] and start.question is not None
+    assert [hit.path for hit in start.result.hits] == [hit.path for hit in plain.hits] and start.question is not None
     said = {"person", "upper body", "upper colour"}
     assert start.question.category not in said and start.words.endswith("?")
     question = Question("glasses", "sunglasses")
@@ -136,16 +136,16 @@ def test_answers_rank_the_best_hits_again_by_bayes_rule(describer, searcher):
         hit.path: hit.score + np.log(says_yes(describer.options(evidence[hit.path])["glasses"][0, column]))
         for hit in plain.hits
     }
-    assert [hit.path for hit in found.answer.hits] == sorted(odds, key=lambda path: -odds[path])
+    assert [hit.path for hit in found.result.hits] == sorted(odds, key=lambda path: -odds[path])
     assert found.answers == (Answered(question, "yes"),)
     unknown = ask(describer, asked, [Answered(question, "unknown")])
-    assert [hit.path for hit in unknown.answer.hits] == [hit.path for hit in plain.hits]
+    assert [hit.path for hit in unknown.result.hits] == [hit.path for hit in plain.hits]
 
 
 def test_hits_behind_those_that_are_asked_about_stay_there(describer):
     plain = ask(describer, AskedSearch(SENTENCE, top=8, among=3))
     found = ask(describer, AskedSearch(SENTENCE, top=8, among=3), [Answered(Question("glasses", None), "no")])
-    paths, before = [hit.path for hit in found.answer.hits], [hit.path for hit in plain.answer.hits]
+    paths, before = [hit.path for hit in found.result.hits], [hit.path for hit in plain.result.hits]
     assert paths[3:] == before[3:] and {*paths[:3]} == {*before[:3]} and len(paths) == 8
 
 
@@ -166,7 +166,7 @@ def test_what_cannot_be_asked_is_told(describer, about):
 
 def test_there_is_nothing_to_ask_about_nothing(describer):
     found = ask(describer, AskedSearch(SENTENCE, where="camera == 'none'"))
-    assert found.question is None and found.words == "" and not found.answer.hits
+    assert found.question is None and found.words == "" and not found.result.hits
 
 
 # ---- commands --------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_wrong_requests_are_told(client, address, body, status, words):
 
 def test_what_is_described_and_asked_is_watched(searcher):
     told = []
-    searcher.watch = lambda action, **details: told.append((action, details))
+    searcher.authorize = lambda action, **details: told.append((action, details))
     describer = GalleryDescriber(searcher, read_table())
     ask(describer, AskedSearch(SENTENCE, top=1, among=2), [Answered(Question("bag", "backpack"), "no")])
     path = searcher.search(SENTENCE, top=1).hits[0].path

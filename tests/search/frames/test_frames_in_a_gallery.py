@@ -14,11 +14,11 @@ from dataset.decoding import Unusable
 from dataset.synthetic.street.files import draw_street
 from dataset.synthetic.street.scene import StreetOptions
 from search.__main__ import main
-from search.access.watch import Watch
+from search.access.action_guard import ActionGuard
 from search.files.crops import file_and_box
 from search.files.images import ImageFolder
 from search.gallery.gallery import open_gallery
-from search.gallery.grouping import MOMENTS, gathered, search_groups, thinned
+from search.gallery.grouping import MAX_PER_GROUP, group_items, limit_per_group, search_groups
 from search.gallery.indexing import index
 from search.gallery.moving import move_images
 from search.gallery.selection import select_images
@@ -68,7 +68,7 @@ def test_everybody_is_embedded_as_the_part_of_the_frame_alone_would_be(gallery, 
             part = frame.convert("RGB").crop((left, top, left + width, top + height))
         cut = Image.open(io.BytesIO(gallery.content_of(image.path)))
         assert np.array_equal(np.asarray(cut), np.asarray(part))
-        _, (expected,) = encoder.encode_images([encoder.read(gallery.content_of(image.path))])
+        _, (expected,) = encoder.encode_images([encoder.decode_image(gallery.content_of(image.path))])
         np.testing.assert_allclose(image.embedding, expected, atol=1e-5)
     tracks = {int(row["track"]) for row in rows_of(street)}
     assert set(gallery.columns()["track"]) == tracks and set(gallery.columns()["camera"]) == {1, 2}
@@ -154,7 +154,7 @@ def test_hits_of_a_track_are_one_with_its_best_moments(gallery, encoder):
     assert [hit.score for hit in grouped] == sorted((hit.score for hit in grouped), reverse=True)
     for hit in grouped:
         others = [moment.metadata["track"] for moment in hit.moments]
-        assert set(others) <= {hit.metadata["track"]} and len(others) < MOMENTS
+        assert set(others) <= {hit.metadata["track"]} and len(others) < MAX_PER_GROUP
         assert all(moment.score <= hit.score for moment in hit.moments)
     tracks = [hit.metadata["track"] for hit in grouped]
     assert len(set(tracks)) == 3
@@ -175,8 +175,8 @@ def test_images_that_look_the_same_are_one(gallery, encoder, street):
 
 
 def test_groups_by_hand():
-    assert thinned("abcdef", [1, 1, 1, 2, 2, 3], 2, 4) == ["a", "b", "d", "e"]
-    assert gathered("abcd", [1, 2, 1, 3]) == [["a", "c"], ["b"], ["d"]]
+    assert limit_per_group("abcdef", [1, 1, 1, 2, 2, 3], 2, 4) == ["a", "b", "d", "e"]
+    assert group_items("abcd", [1, 2, 1, 3]) == [["a", "c"], ["b"], ["d"]]
     asked = []
 
     def search(limit):
@@ -210,8 +210,8 @@ def test_the_api_has_groups_boxes_and_frames(gallery, encoder, street):
     testing = pytest.importorskip("fastapi.testclient")
     from search.serving.api import build_app
 
-    watch = Watch(known=False, audit=None)  # as it is served
-    client = testing.TestClient(build_app(Searcher(encoder, gallery, watch=watch)))
+    watch = ActionGuard(login_required=False, audit=None)  # as it is served
+    client = testing.TestClient(build_app(Searcher(encoder, gallery, authorize=watch)))
     asked = {"text": SENTENCE, "top": 2, "group": "track"}
     first, second = client.post("/api/search", json=asked).json()["hits"]
     assert first["metadata"]["track"] != second["metadata"]["track"]

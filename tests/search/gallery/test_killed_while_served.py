@@ -22,7 +22,7 @@ from search.__main__ import main
 
 pytest.importorskip("pymilvus")
 
-MOMENTS = 20 if FULL else 2
+MAX_PER_GROUP = 20 if FULL else 2
 SEEN_WITHIN = 1.0  # seconds, beside the time that the answer takes
 SENTENCE = "A woman in a red coat and grey jeans."
 
@@ -113,7 +113,7 @@ def deployed(trained, photos, tmp_path):
 def test_nothing_acknowledged_is_lost_whoever_is_killed(deployed, killed):
     milvus, readers, writer = deployed
     numbers, acknowledged = iter(range(10**6)), set(readers[0].all_found())
-    moments = np.random.default_rng(0).uniform(0.05, 0.6, MOMENTS)
+    moments = np.random.default_rng(0).uniform(0.05, 0.6, MAX_PER_GROUP)
     for moment in moments:
         adding = Adding(writer, numbers)
         adding.start()

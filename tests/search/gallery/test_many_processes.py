@@ -19,7 +19,7 @@ from search.__main__ import main
 from search.gallery.gallery import held, open_gallery
 from search.gallery.grouping import ALIKE
 from search.gallery.indexing import index
-from search.gallery.read_gallery import MAX_VALUES, read_gallery, shortened
+from search.gallery.searchable_gallery import MAX_VALUES, open_shared_gallery, shortened
 from search.searcher import Searcher
 from search.serving.upload import add_image
 from utils.errors import UserError
@@ -59,8 +59,8 @@ def answer(searcher, **wanted):
 def test_two_readers_find_what_the_writer_finds_while_it_writes(encoder, indexed, photos):
     with (
         open_gallery(indexed, encoder) as gallery,
-        read_gallery(indexed, encoder) as first,
-        read_gallery(indexed, encoder) as second,
+        open_shared_gallery(indexed, encoder) as first,
+        open_shared_gallery(indexed, encoder) as second,
     ):
         for wanted in ({}, {"where": "camera == 'c1'"}, {"group": "camera"}, {"group": ALIKE}, {"candidates": 0}):
             expected = answer(Searcher(encoder, gallery), **wanted)
@@ -85,7 +85,7 @@ def test_two_readers_find_what_the_writer_finds_while_it_writes(encoder, indexed
 
 
 def test_readers_search_on_while_the_index_is_built_anew(encoder, indexed):
-    with read_gallery(indexed, encoder) as reader:
+    with open_shared_gallery(indexed, encoder) as reader:
         expected = answer(Searcher(encoder, reader), candidates=0)
         with open_gallery(indexed, encoder) as gallery:
             before = gallery.store.client.list_collections()
@@ -111,7 +111,7 @@ def test_a_server_that_is_out_of_reach_for_a_while_leaves_nothing_out(encoder, i
     def refuse(*_, **__):
         raise UserError("out of reach")
 
-    with open_gallery(indexed, encoder) as gallery, read_gallery(indexed, encoder) as reader:
+    with open_gallery(indexed, encoder) as gallery, open_shared_gallery(indexed, encoder) as reader:
         searcher, content = Searcher(encoder, gallery), encoded(picture(3))
         with monkeypatch.context() as patch:
             patch.setattr(gallery.store, "put", refuse)
@@ -130,14 +130,14 @@ def test_a_server_that_is_out_of_reach_for_a_while_leaves_nothing_out(encoder, i
 
 
 def test_a_reader_refuses_to_change_anything(encoder, indexed):
-    with read_gallery(indexed, encoder) as reader:
+    with open_shared_gallery(indexed, encoder) as reader:
         with pytest.raises(UserError, match="only searches"):
             held(reader)
         with pytest.raises(UserError, match="only searches"):
             add_image(Searcher(encoder, reader), encoded(picture(2)))
         with pytest.raises(TypeError):
             list(reader.records.by_path)
-    with pytest.raises(UserError, match="there is no gallery"), read_gallery(f"{indexed}/other", encoder):
+    with pytest.raises(UserError, match="there is no gallery"), open_shared_gallery(f"{indexed}/other", encoder):
         pass
 
 
@@ -161,9 +161,9 @@ def test_files_in_shared_storage_are_those_of_the_gallery(encoder, photos, addre
         index(gallery, encoder)
         expected = answer(Searcher(encoder, gallery))
     assert (tmp_path / "shared" / "gallery" / "gallery.json").is_file()
-    with read_gallery(address, encoder, files) as reader:
+    with open_shared_gallery(address, encoder, files) as reader:
         assert answer(Searcher(encoder, reader)) == expected
-    with pytest.raises(UserError, match="there is no gallery"), read_gallery(address, encoder):
+    with pytest.raises(UserError, match="there is no gallery"), open_shared_gallery(address, encoder):
         pass
     for wrong, words in (("nope://x/y", "Protocol not known"), ("s3://me:secret@bucket/x", "stands in logs")):
         told = call(main, "query", "a man", "--gallery", address, "--files", wrong)
@@ -179,9 +179,9 @@ def test_an_index_of_an_earlier_version_is_built_again_by_the_next_writer(encode
         gallery.store.client.insert(gallery.store.collection, rows)
         gallery.files.write_json("synchronised.json", {key: gallery.state()[key] for key in ("records", "images")})
         path = rows[0]["path"]
-    with read_gallery(indexed, encoder) as reader, pytest.raises(UserError, match=r"earlier version.*rebuild"):
+    with open_shared_gallery(indexed, encoder) as reader, pytest.raises(UserError, match=r"earlier version.*rebuild"):
         reader.content_of(path)
-    with open_gallery(indexed, encoder) as gallery, read_gallery(indexed, encoder) as reader:
+    with open_gallery(indexed, encoder) as gallery, open_shared_gallery(indexed, encoder) as reader:
         assert reader.records.by_path[path].digest == gallery.records.by_path[path].digest
 
 
@@ -216,7 +216,7 @@ with open_gallery(sys.argv[1], Known(), Path(sys.argv[2])) as gallery:
 
 
 def test_every_acknowledged_image_is_found_wherever_the_writer_was_killed(encoder, indexed, photos):
-    with read_gallery(indexed, encoder) as reader:
+    with open_shared_gallery(indexed, encoder) as reader:
         before = len(reader.records)
         acknowledged = before
         for kill in range(5):

@@ -12,7 +12,7 @@ from search.encoder import Encoder
 from search.files.records import IndexedImage
 from search.gallery.gallery import Gallery, open_gallery
 from search.gallery.indexing import index
-from search.gallery.read_gallery import read_gallery
+from search.gallery.searchable_gallery import open_shared_gallery
 from search.milvus.index_types import AUTO, CHOICES, EXACT, INDEX_TYPES, chosen_type
 from search.milvus.store import Store, parameters_of
 from search.searcher import Searcher
@@ -137,7 +137,7 @@ def test_others_search_on_while_a_server_changes_the_type(encoder, photos, tmp_p
     with milvus_server(tmp_path / "milvus") as uri:
         with open_gallery(uri, encoder, photos) as gallery:
             index(gallery, encoder)
-        with read_gallery(uri, encoder) as reader:
+        with open_shared_gallery(uri, encoder) as reader:
             expected = hits(encoder, reader)
             with open_gallery(uri, encoder, anew=True, index_type="IVF_FLAT"):
                 reader.store.described_at = 0.0  # as after a second

@@ -19,7 +19,7 @@ from search.batching.progress import progress_callback, report_progress
 from search.page.hits import hits_as_html, image_as_html, label_of
 from search.page.layout import part
 from search.page.messages import stages_of, summary
-from search.searcher import Answer
+from search.searcher import SearchResult
 from search.site import build_site
 
 SENTENCE = "a woman in a red coat and blue jeans"
@@ -52,8 +52,11 @@ def test_a_picture_is_part_of_the_page():
 
 
 def answered(searcher, **milliseconds):
-    return Answer(
-        searcher.encoder.query(SENTENCE), [], {name.replace("_", " "): one for name, one in milliseconds.items()}, {}
+    return SearchResult(
+        searcher.encoder.encode_query(SENTENCE),
+        [],
+        {name.replace("_", " "): one for name, one in milliseconds.items()},
+        {},
     )
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from fastapi.testclient import TestClient
 
-from search.results.formats import COLUMNS, answer_as_json, hits_as_json, results_as_csv, still_there
+from search.results.formats import COLUMNS, hits_as_json, results_as_csv, search_result_as_json, still_there
 from search.searcher import Hit
 from search.serving.api import build_app
 
@@ -93,7 +93,7 @@ def test_the_api_gives_a_table(searcher):
 
 def test_the_command_line_and_the_api_say_the_same(searcher):
     answer = searcher.search(SENTENCE, top=2)
-    with_files = answer_as_json(answer, searcher.gallery, with_files=True)
+    with_files = search_result_as_json(answer, searcher.gallery, with_files=True)
     for hit in with_files["hits"]:
         assert hit.pop("file") == searcher.gallery.images.named(hit["path"])
-    assert with_files == answer_as_json(answer, searcher.gallery)
+    assert with_files == search_result_as_json(answer, searcher.gallery)

@@ -30,7 +30,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SearchResult:
     """Hits, best first; milliseconds by stage, of all searches that were answered together; missing: images whose files
     could not be read, with why.
 
@@ -61,10 +61,10 @@ class Answer:
         return [self.query, *([self.matched] if self.matched else [])]
 
     @property
-    def told(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What a user is to know of how the sentence was read."""
-        of_matching = self.matched.told if self.matched else []
-        return [*self.query.told, *(f"in re-ranking: {line}" for line in of_matching)]
+        of_matching = self.matched.warnings if self.matched else []
+        return [*self.query.warnings, *(f"in re-ranking: {line}" for line in of_matching)]
 
     def reading(self) -> dict[str, Any]:
         """For programs, what was read of the sentence: by the model that reads the smallest part of it, if two do.

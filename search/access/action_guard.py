@@ -1,7 +1,7 @@
-"""What everything passes that shows or changes a gallery: who may not is refused, and what is done is written down.
+"""Checks the caller's role for every action on a gallery, and writes the action to the audit log.
 
-It is called by the search, the explanation, the upload and the erasure themselves (`Searcher.watch`), so that no page
-and no route can leave it out; the gate and its table of routes stand before it.
+The search, the explanation, the upload and the erasure call it themselves (`Searcher.authorize`), so that no page and
+no route can leave it out; the gate and its table of routes stand before it.
 """
 
 from collections.abc import Mapping
@@ -24,11 +24,14 @@ ACTIONS: Mapping[str, str] = {
 }
 
 
-class Watch:
-    """Refuses and records actions. known: nobody acts who has not signed in; audit: None where nothing is recorded."""
+class ActionGuard:
+    """Refuses and records actions.
 
-    def __init__(self, known: bool, audit: AuditLog | None):
-        self.known, self.audit = known, audit
+    login_required: nobody acts who has not signed in. audit: None where nothing is recorded.
+    """
+
+    def __init__(self, login_required: bool, audit: AuditLog | None):
+        self.login_required, self.audit = login_required, audit
 
     def __call__(self, action: str, **details: Any) -> None:
         """Before an action of ACTIONS is done or answered.
@@ -36,7 +39,7 @@ class Watch:
         Raises Forbidden when who asks may not do it, and Unavailable when it cannot be recorded.
         """
         caller, role = current_caller(), ACTIONS[action]
-        if self.known and (caller is None or role not in caller.roles):
+        if self.login_required and (caller is None or role not in caller.roles):
             raise Forbidden(f"you may not do this here: it needs the role {role}")
         if self.audit:
             self.audit.write(action, caller, **details)

@@ -1,7 +1,7 @@
 """A lock for the model that batches: jobs that wait for it are processed together, all in the order of arrival.
 
 A model computes for one caller at a time. Searches that wait meanwhile are answered together as soon as it is free;
-one that finds it free starts at once. Everything else (`with queue:`) waits for one batch of searches at most.
+one that finds it free starts at once. Everything else (`with lock:`) waits for one batch of searches at most.
 """
 
 import threading
@@ -42,12 +42,12 @@ class BatchJob(Waiter):
         self.woken.set()
 
 
-class BatchQueue(Generic[Job]):
+class BatchingLock(Generic[Job]):
     """A fair, re-entrant lock (first come, first served) that processes waiting jobs in batches."""
 
-    def __init__(self, most: int, together: bool = True):
-        """most: the greatest total size of a batch, unless one job alone has more. together: False = no batches."""
-        self.most, self.together = most, together
+    def __init__(self, max_batch_size: int, batched: bool = True):
+        """max_batch_size: of all jobs of a batch together, unless one alone is larger. batched: False = no batches."""
+        self.max_batch_size, self.batched = max_batch_size, batched
         self.guard = threading.Lock()
         self.waiting: deque[Waiter] = deque()
         self.holder: int | None = None
@@ -75,7 +75,7 @@ class BatchQueue(Generic[Job]):
         work: does jobs, each of which it finishes. What it raises of several is the fault of one of them: each is then
         done alone. Raises what goes wrong with this one, and Abandoned when nobody waits for it any more.
         """
-        if self.holder == job.thread:  # within `with queue:`
+        if self.holder == job.thread:  # within `with lock:`
             self.process([job], work)
         else:
             self.acquire(job)
@@ -91,9 +91,9 @@ class BatchQueue(Generic[Job]):
         """A job with those that wait and go with it, in their order; those that nobody waits for are dropped."""
         found, size = [first], first.size
         with self.guard:
-            for waiter in list(self.waiting) if self.together else ():
+            for waiter in list(self.waiting) if self.batched else ():
                 if isinstance(waiter, BatchJob) and not waiter.abandoned():
-                    if size + waiter.size > self.most:
+                    if size + waiter.size > self.max_batch_size:
                         break
                     size += waiter.size
                     found.append(waiter)  # type: ignore[arg-type]

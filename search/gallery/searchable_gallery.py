@@ -56,7 +56,7 @@ def by_similarity(images: Sequence[IndexedImage], embedding: np.ndarray) -> list
     return sorted(found, key=lambda near: (-near.similarity, near.image.path))
 
 
-class ReadGallery(ABC):
+class SearchableGallery(ABC):
     """An open gallery to be searched."""
 
     def __init__(self, about: Mapping[str, Any], records: Records | IndexRecords, store: Store, page: Path):
@@ -125,7 +125,7 @@ class ReadGallery(ABC):
         shutil.rmtree(self.page, ignore_errors=True)
 
 
-class SharedGallery(ReadGallery):
+class SharedGallery(SearchableGallery):
     """A gallery on a server, which another process may change at any time."""
 
     records: IndexRecords
@@ -156,7 +156,7 @@ class SharedGallery(ReadGallery):
 
 
 @contextlib.contextmanager
-def read_gallery(gallery: str, encoder: Encoder, files: str | None = None) -> Iterator[SharedGallery]:
+def open_shared_gallery(gallery: str, encoder: Encoder, files: str | None = None) -> Iterator[SharedGallery]:
     """Open a gallery on a Milvus server to search it, also while another process changes it.
 
     Raises UserError when it does not exist or was made by another model.
