@@ -20,7 +20,7 @@ from models.clip.token_selection import BatchNorm
 from models.clip.towers import HEAD_WIDTH, ClipSize
 from models.image_encoder import PixelStatistics
 from utils.config import Count, NotNegative, Positive, Section
-from utils.errors import nearest
+from utils.errors import did_you_mean
 from utils.training.learning_rate import FactorSchedule
 
 
@@ -139,7 +139,7 @@ class DualEncoderConfig(Config):
         for name in values:
             if name not in cls.usual_weights:
                 known = ", ".join(cls.usual_weights)
-                raise ValueError(f"unknown loss '{name}'{nearest(name, cls.usual_weights)}; there are {known}")
+                raise ValueError(f"unknown loss '{name}'{did_you_mean(name, cls.usual_weights)}; there are {known}")
         return {**cls.usual_weights, **values}
 
     @property

@@ -9,7 +9,7 @@ from configs.schema import REPOSITORY, Config
 from configs.systems import SYSTEMS, USUAL_SYSTEM
 from models.objectives import name_weights
 from utils.config import apply_overrides, merge, read_layers, read_mapping, validate
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 from utils.files import named_path
 
 Paths = str | Path | Sequence[str | Path] | None
@@ -53,7 +53,7 @@ def schema_of(values: Mapping[str, Any], where: str) -> type[Config]:
     name = values.get("system", USUAL_SYSTEM)
     if not isinstance(name, str) or name not in SYSTEMS:
         known = ", ".join(SYSTEMS)
-        raise UserError(f"{where}: `system` must be one of {known}, not {name!r}{nearest(str(name), SYSTEMS)}")
+        raise UserError(f"{where}: `system` must be one of {known}, not {name!r}{did_you_mean(str(name), SYSTEMS)}")
     return SYSTEMS[name].config
 
 

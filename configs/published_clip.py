@@ -18,7 +18,7 @@ from models.clip.irra import LOSSES
 from models.clip.losses import PAIR_LOSSES
 from models.clip.towers import ClipSize
 from utils.config import Count, Fraction, NotNegative, Part, Positive, Section, Whole, validate
-from utils.errors import nearest
+from utils.errors import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class PublishedOptions(WithoutEffect):
     @classmethod
     def known_data(cls, name: str) -> str:
         if name not in DATA_FILES:
-            raise ValueError(f"must be {listed(DATA_FILES)}, not {name!r}{nearest(name, DATA_FILES)}")
+            raise ValueError(f"must be {listed(DATA_FILES)}, not {name!r}{did_you_mean(name, DATA_FILES)}")
         return name
 
     @field_validator("pretrain_choice")
@@ -147,7 +147,7 @@ class PublishedOptions(WithoutEffect):
         if RESNET.fullmatch(name):
             raise ValueError(f"{name} encodes images by a ResNet, which there is not here; name {known}")
         if name not in TRANSFORMERS and (TRANSFORMER.fullmatch(name) or not set(name) & {".", "/"}):
-            raise ValueError(f"must be {known}, not {name!r}{nearest(name, TRANSFORMERS)}")
+            raise ValueError(f"must be {known}, not {name!r}{did_you_mean(name, TRANSFORMERS)}")
         return name
 
     @model_validator(mode="after")
@@ -163,7 +163,7 @@ class PublishedOptions(WithoutEffect):
             if part not in LOSSES:
                 known = "+".join(LOSSES)
                 raise ValueError(
-                    f"`loss_names`: there is no loss {part!r}{nearest(part, LOSSES)}; join some of {known} by +"
+                    f"`loss_names`: there is no loss {part!r}{did_you_mean(part, LOSSES)}; join some of {known} by +"
                 )
         if "mlm" in self.losses and not self.MLM:
             raise ValueError("`MLM`: must be true where `loss_names` has mlm, as no word is masked without it")

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from dataset.image_files import path_fault
-from utils.errors import nearest
+from utils.errors import did_you_mean
 
 SPLITS = ("train", "val", "test")
 Box = tuple[float, float, float, float]
@@ -114,7 +114,7 @@ def named_identity(identity: int | str) -> int | str:
 def valid_split(split: str) -> str:
     """Refuses an unknown split, naming the nearest one."""
     if split not in SPLITS:
-        hint = nearest(split.strip().lower(), SPLITS) or f"; use {', '.join(SPLITS)}"
+        hint = did_you_mean(split.strip().lower(), SPLITS) or f"; use {', '.join(SPLITS)}"
         raise refusal("unknown split", f"is not known{hint}")
     return split
 

@@ -9,7 +9,7 @@ from dataset.annotation_csv import read_csv_entries
 from dataset.annotation_entries import Problem, RawEntry
 from dataset.annotation_json import read_json_entries
 from dataset.frame_annotations import read_cuhk_sysu, read_prw
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 
 Reader = Callable[[Path, bool], tuple[list[RawEntry], list[Problem]]]
 """Reads an annotation file, given whether its entries must name their split. Raises UserError when it cannot."""
@@ -69,7 +69,7 @@ def find_format(name: str) -> Format:
     for data_format in FORMATS:
         if plain(name) == plain(data_format.name):
             return data_format
-    hint = nearest(name.lower(), by_name)
+    hint = did_you_mean(name.lower(), by_name)
     for lower, data_format in by_name.items():
         hint = hint.replace(f"'{lower}'", f"'{data_format.name}'")
     known = ", ".join(data_format.name for data_format in FORMATS)

@@ -24,7 +24,7 @@ from dataset.annotation_entries import (
     refusal,
 )
 from dataset.text_files import read_text
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 
 IMAGE_KEYS = ("file_path", "img_path")
 KNOWN_KEYS = {"split", "captions", "id", "processed_tokens", *IMAGE_KEYS}
@@ -82,7 +82,7 @@ def read_json_entries(
     listed, has_constants = _parse(path)
     objects = [fields for fields in listed if isinstance(fields, dict)]
     if split_required and objects and not any("split" in fields for fields in objects):
-        hint = nearest("split", set(objects[0]) - KNOWN_KEYS)
+        hint = did_you_mean("split", set(objects[0]) - KNOWN_KEYS)
         of_cuhk = "; nor has caption_all.json of CUHK-PEDES, in place of which its authors' reid_raw.json is needed"
         raise UserError(f"annotation file {path} has no 'split' (train, val, test) in any entry{hint}{of_cuhk}")
     entries: list[RawEntry] = []
@@ -182,7 +182,7 @@ def _explain(
     if category == "missing":
         key = image_key if key in IMAGE_KEYS else str(key)
         key = names.get(key, key)
-        return "missing key", f"has no '{key}'{nearest(key, set(fields) - KNOWN_KEYS)}"
+        return "missing key", f"has no '{key}'{did_you_mean(key, set(fields) - KNOWN_KEYS)}"
     if category == "two images":
         return "wrong type", "'file_path' and 'img_path' name different images; keep one"
     if category == "too_short":

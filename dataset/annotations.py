@@ -19,7 +19,7 @@ from dataset.annotation_entries import SPLITS, Problem, RawEntry
 from dataset.annotation_formats import READERS
 from dataset.captions import CaptionReading, plain_text
 from dataset.image_files import image_sizes, missing_images, normal_path
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 from utils.text import agreeing, counted
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def load_annotations(path: str | os.PathLike, split: str | None = None, may_be_e
     """
     path = Path(path)
     if split is not None and split not in SPLITS:
-        raise UserError(f"split '{split}' is not known{nearest(split, SPLITS)}; use {', '.join(SPLITS)}")
+        raise UserError(f"split '{split}' is not known{did_you_mean(split, SPLITS)}; use {', '.join(SPLITS)}")
     suffix = path.suffix.lower()
     if suffix not in READERS:
         raise UserError(f"annotation file {path} must end in .json, .csv or .tsv")

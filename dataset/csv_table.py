@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dataset.text_files import read_text
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 from utils.text import counted
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -153,7 +153,7 @@ def _check_header(where: str, names: Sequence[str], known: Sequence[str], requir
     missing = [name for name in required if name not in names]
     if missing:
         others = {name.lower() for name in names} - set(known) - {""}
-        listed = ", ".join(f"'{name}'{nearest(name, others)}" for name in missing)
+        listed = ", ".join(f"'{name}'{did_you_mean(name, others)}" for name in missing)
         raise UserError(f"{where}: the header has no column {listed}; it must name {', '.join(required)}")
     for name in known:
         if names.count(name) > 1:

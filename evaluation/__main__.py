@@ -8,7 +8,7 @@ import importlib
 import sys
 
 from evaluation.questions import find_studies, line_of_report
-from utils.errors import UserError, nearest, run_command_line
+from utils.errors import UserError, did_you_mean, run_command_line
 from utils.logs import set_up_logging
 
 
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     name, *options = arguments
     known = {**{study: f"evaluation.studies.{study}" for study in studies}, "report": "evaluation.report"}
     if name not in known:
-        raise UserError(f"there is no command {name!r}{nearest(name, known)}; python -m evaluation lists them")
+        raise UserError(f"there is no command {name!r}{did_you_mean(name, known)}; python -m evaluation lists them")
     importlib.import_module(known[name]).main(options)
 
 

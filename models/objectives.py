@@ -25,7 +25,7 @@ from models.image_encoder import PatchSubset
 from models.kernels import Linear, bytes_of, checkpointed
 from models.training_step import TrainingStep, is_soft
 from utils.config import Count, Fraction, NotNegative, Part, Positive, Section
-from utils.errors import nearest
+from utils.errors import did_you_mean
 from utils.precision import full_precision
 from utils.processes.distributed import gather_with_gradient, mean_over_processes
 
@@ -231,7 +231,7 @@ def name_weights(value: Any) -> Any:
     if isinstance(value, Mapping):
         unknown = next((name for name in value if name not in LOSSES), None)
         if unknown is not None:
-            raise ValueError(f"unknown loss '{unknown}'{nearest(str(unknown), LOSSES)}")
+            raise ValueError(f"unknown loss '{unknown}'{did_you_mean(str(unknown), LOSSES)}")
         return {name: value.get(name, loss.weight) for name, loss in LOSSES.items()}
     if isinstance(value, list):
         names = published_names()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.image_encoder import PatchSubset, PixelStatistics, PositionLayout, VisionSize, take_tokens
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 
 TRUNK = "trunk."  # what the names of timm's own parameters begin with here
 
@@ -45,7 +45,7 @@ def sizes_of(name: str) -> TimmSizes:
 def create_trunk(name: str, **options: Any) -> TimmTransformer:
     """A model of timm without weights and classifier. Raises UserError when there is none that can be used."""
     if not timm.is_model(name):
-        raise UserError(f"`image_encoder`: timm has no model {name!r}{nearest(name, usable_names())}")
+        raise UserError(f"`image_encoder`: timm has no model {name!r}{did_you_mean(name, usable_names())}")
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0, **options)
     except Exception as error:  # whatever the constructor of one of a thousand models raises

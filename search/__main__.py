@@ -10,7 +10,7 @@ import torch
 
 from dataset.decoding import known_endings
 from evaluation.calibration import FALSE_ALARMS, require_rate
-from evaluation.description.phrases import read_table
+from evaluation.description.phrases import read_phrase_table
 from evaluation.results import read_metrics
 from search.access.addresses import open_sockets
 from search.access.commands import add_secret_arguments, run_password, run_token
@@ -159,7 +159,7 @@ def run_query(options: argparse.Namespace) -> None:
 
 def run_describe(options: argparse.Namespace) -> None:
     """Say what pictures of people show."""
-    table = read_table(options.phrases)
+    table = read_phrase_table(options.phrases)
     encoder = Encoder.open(options.checkpoint, options.config, options.device, options.overrides)
     describe_images(Describer(encoder, table), options.images, options.json)
 
@@ -228,7 +228,7 @@ def run_serve(options: argparse.Namespace) -> None:
     from search.site import build_site
 
     rate = false_alarms(options)
-    table, address = read_table(options.phrases), Address.parse(options.gallery, options.files)
+    table, address = read_phrase_table(options.phrases), Address.parse(options.gallery, options.files)
     if not address.exists():
         raise address.missing()
     access = Access.parse(options, address.folder)

@@ -4,7 +4,7 @@ import os
 
 from fastapi import FastAPI
 
-from evaluation.description.phrases import Table, read_table
+from evaluation.description.phrases import PhraseTable, read_phrase_table
 from search.describing.describer import GalleryDescriber
 from search.searcher import Searcher
 from search.serving.api import build_app
@@ -18,7 +18,7 @@ def build_site(
     allow_forget: bool = False,
     root_path: str = "",
     accounts: bool = False,
-    table: Table | None = None,
+    table: PhraseTable | None = None,
 ) -> FastAPI:
     """The API and the page. What the page shows is copied to the gallery's folder, nowhere else.
 
@@ -30,7 +30,7 @@ def build_site(
 
     from search.page.layout import build_page, part, theme
 
-    describer = GalleryDescriber(searcher, table or read_table())
+    describer = GalleryDescriber(searcher, table or read_phrase_table())
     page = build_page(searcher, allow_upload, allow_forget, root_path, accounts, describer)
     app = build_app(searcher, allow_upload, host, allow_forget, describer)
     looks = {"css": part("page.css"), "js": part("page.js"), "theme": theme()}

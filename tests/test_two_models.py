@@ -242,7 +242,7 @@ def test_search_ranks_as_an_evaluation_does(rde, mars, benchmark, tmp_path):
         answer = searcher.search(f"{SENTENCE} \u7ea2\u8272")
         assert answer.warnings == ["in re-ranking: not known to the model, and not read: \u7ea2\u8272"]
         assert answer.reading()["unknown"] == ["\u7ea2\u8272"]
-        assert searcher.search(f"{SENTENCE} \u7ea2\u8272", candidates=0).told == []  # CLIP reads bytes
+        assert searcher.search(f"{SENTENCE} \u7ea2\u8272", candidates=0).warnings == []  # CLIP reads bytes
         with pytest.raises(UserError, match="does not fuse captions with images"):
             Searcher(finder, gallery, reranker=finder)
 

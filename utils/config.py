@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 from utils.files import atomic_write, named_path, similar_file
 from utils.text import counted, shorten
 
@@ -165,7 +165,7 @@ def explain(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         parent = model_at(schema, problem["loc"][:-1])
         name = problem["loc"][-1]
-        return f"unknown key `{location}`{nearest(name, parent.model_fields) if parent else ''}"
+        return f"unknown key `{location}`{did_you_mean(name, parent.model_fields) if parent else ''}"
     if problem["type"] == "missing":
         return f"key `{location}` is missing"
     if problem["type"] in ("too_short", "too_long"):

@@ -46,7 +46,7 @@ class LostPeer(Exception):
     """Another process of the same launch is gone. The message is one line; who ended first says why."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest known name, or an empty string."""
     by_letters = {each.casefold(): each for each in known}  # whatever their case
     matches = difflib.get_close_matches(str(name).casefold(), list(by_letters), n=1, cutoff=0.5)
@@ -155,7 +155,7 @@ class CommandParser(argparse.ArgumentParser):
         if surplus := re.match(r"unrecognized arguments: ([^-].*)", message):
             raise UserError(f"too many arguments: {surplus[1]}; put a sentence or a name with spaces in quotes")
         known = [flag for action in self._actions for flag in action.option_strings]
-        hint = nearest(unknown[1], known) if unknown and unknown[1].startswith("--") else ""
+        hint = did_you_mean(unknown[1], known) if unknown and unknown[1].startswith("--") else ""
         words = [unknown[1]] if unknown else [word for word in sys.argv[1:] if word.partition("=")[0] not in known]
         if not hint and "--" not in sys.argv and (odd := next((word for word in words if re.match("-.", word)), None)):
             hint = f" (a name or text that begins with - comes last, after --, such as: -- {odd})"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 from utils.paths import expand_home
 
 TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-([1-9][0-9]{0,9})\.tmp")  # .NAME.MACHINE-PROCESS.tmp
@@ -257,7 +257,7 @@ def named_path(path: str, what: str) -> Path:
 def similar_file(path: Path) -> str:
     """A hint at a file with a similar name beside `path`."""
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    return nearest(path.name, names)
+    return did_you_mean(path.name, names)
 
 
 def as_json(value: Any, indent: int | None = None, encoding: str = "utf-8") -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.gpu.record import Item, Record, measure_all, require_new
 from benchmarks.gpu.tables import draw_file
-from utils.errors import CommandParser, UserError, nearest, run_command_line
+from utils.errors import CommandParser, UserError, did_you_mean, run_command_line
 
 BUDGET = 540.0  # seconds
 
@@ -72,7 +72,7 @@ def choose(items: Sequence[Item], wanted: Sequence[str] | None) -> list[Item]:
     names = [item.name for item in items]
     for one in wanted or ():
         if not one or not any(name.startswith(one) for name in names):
-            raise UserError(f"--only '{one}': no item begins so{nearest(one, names)}; they are {', '.join(names)}")
+            raise UserError(f"--only '{one}': no item begins so{did_you_mean(one, names)}; they are {', '.join(names)}")
     return [item for item in items if wanted is None or item.name.startswith(tuple(wanted))]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dataset.annotation_entries import SPLITS
 from dataset.synthetic.lookalikes import DETAILS, LARGEST_GROUP, code
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 
 VERSION = 1  # raise it when the same options no longer give the same files
 NUISANCE = {"easy": 0.4, "normal": 1.0, "hard": 1.7}
@@ -118,7 +118,9 @@ class Options:
             raise UserError(f"no detail is named; choose from {', '.join(DETAILS)}")
         for name in self.details:
             if name not in DETAILS:
-                raise UserError(f"detail '{name}' is unknown{nearest(name, DETAILS)}; choose from {', '.join(DETAILS)}")
+                raise UserError(
+                    f"detail '{name}' is unknown{did_you_mean(name, DETAILS)}; choose from {', '.join(DETAILS)}"
+                )
         if len(set(self.details)) < len(self.details):
             raise UserError(f"details {','.join(self.details)} name one of them twice; name each once")
         if not 1 <= self.differing_details <= len(self.details):
@@ -205,13 +207,15 @@ def require_within(name: str, value: float, low: float, high: float) -> None:
 def require_known(what: str, value: str, known: Sequence[str]) -> None:
     """Raises UserError for a value that is none of the known ones."""
     if value not in known:
-        raise UserError(f"{what} '{value}' is unknown{nearest(value, known)}; choose from {', '.join(known)}")
+        raise UserError(f"{what} '{value}' is unknown{did_you_mean(value, known)}; choose from {', '.join(known)}")
 
 
 def options_from(preset: str | None, given: dict[str, Any]) -> Options:
     """A preset with everything in `given` that is not None put over it."""
     if preset is not None and preset not in PRESETS:
-        raise UserError(f"preset '{preset}' is unknown{nearest(preset, PRESETS)}; choose from {', '.join(PRESETS)}")
+        raise UserError(
+            f"preset '{preset}' is unknown{did_you_mean(preset, PRESETS)}; choose from {', '.join(PRESETS)}"
+        )
     names = {field.name for field in fields(Options)}
     chosen = {name: value for name, value in given.items() if name in names and value is not None}
     return Options(**(PRESETS.get(preset or "", {}) | chosen))

@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from evaluation.description.phrases import Category, Table, columns_of
+from evaluation.description.phrases import Category, PhraseTable, columns_of
 
 UNCALIBRATED_SLOPE = 1 / 0.07  # of cosines, where nothing else is known: the usual temperature of contrastive losses
 
@@ -25,12 +25,12 @@ class Evidence:
     similarity: np.ndarray
     match: np.ndarray | None = None
 
-    def of(self, columns: Sequence[int]) -> "Evidence":
+    def select_captions(self, columns: Sequence[int]) -> "Evidence":
         """Of the captions with these numbers."""
         picked = list(columns)
         return Evidence(self.similarity[:, picked], None if self.match is None else self.match[:, picked])
 
-    def rows(self, rows: np.ndarray) -> "Evidence":
+    def select_images(self, rows: np.ndarray) -> "Evidence":
         """Of some images [G], by index or by True."""
         return Evidence(self.similarity[rows], None if self.match is None else self.match[rows])
 
@@ -57,18 +57,18 @@ class CategoryCalibration(BaseModel):
 
     def probabilities(self, category: Category, evidence: Evidence) -> np.ndarray:
         """evidence [G, K] of the options of a category it fits -> how likely each is [G, K]."""
-        odds = self.similarity * evidence.similarity + np.array([self.offsets[name] for name in category.names])
+        logits = self.similarity * evidence.similarity + np.array([self.offsets[name] for name in category.names])
         if self.match is not None and evidence.match is not None:
-            odds = odds + self.match * evidence.match
-        return softmax(odds)
+            logits = logits + self.match * evidence.match
+        return softmax(logits)
 
 
 def probabilities_of(
-    table: Table, evidence: Evidence, calibrations: Mapping[str, CategoryCalibration]
+    table: PhraseTable, evidence: Evidence, calibrations: Mapping[str, CategoryCalibration]
 ) -> dict[str, np.ndarray]:
     """How likely each option of each category is [G, K], where there is anything that it could be of."""
     return {
-        name: probabilities_in(table[name], evidence.of(columns), usable(calibrations, table[name]))
+        name: probabilities_in(table[name], evidence.select_captions(columns), usable(calibrations, table[name]))
         for name, columns in columns_of(table).items()
     }
 
@@ -86,7 +86,7 @@ def probabilities_in(category: Category, evidence: Evidence, found: CategoryCali
     return softmax(UNCALIBRATED_SLOPE * evidence.similarity if evidence.match is None else evidence.match)
 
 
-def softmax(odds: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
     """Over the last axis."""
-    odds = np.exp(odds - odds.max(axis=-1, keepdims=True))
-    return odds / odds.sum(axis=-1, keepdims=True)
+    logits = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return logits / logits.sum(axis=-1, keepdims=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from utils.config import Section, parse_yaml
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 from utils.text import shorten
 
 BUILT_IN = Path(__file__).with_name("phrases.yaml")
@@ -66,23 +66,24 @@ class CategoryKeys(Section):
 
 @dataclass(frozen=True)
 class Category:
-    """One thing that describes people, such as what they carry.
+    """One attribute of a person, such as bag or bag colour.
 
-    options: its phrases and, last, what it is called to have nothing of it, each with the caption it is scored by.
-    questions: of each phrase. nothing: the last option, where it means that; any: the question whether there is
-    anything. of: the category of which something must be there for this one to apply, such as the bag of its colour.
-    about: the category that it says more of; nouns, said: words of a sentence that name a thing, and this of it.
+    options: its phrases and, last, `none_option` (that the person has no such thing) if there is one, each with the
+    caption that it is scored by. questions: one for each phrase. existence_question: whether the person has any.
+    parent: the category that must be present for this one to apply, as the bag for its colour. described_item: the
+    category whose item this one describes further. nouns: words in a sentence that name the item; mention_words: words
+    that already state this attribute.
     """
 
     name: str
     options: Mapping[str, str]
     questions: Mapping[str, str]
-    nothing: str | None = None
-    any: str | None = None
-    of: str | None = None
-    about: str | None = None
+    none_option: str | None = None
+    existence_question: str | None = None
+    parent: str | None = None
+    described_item: str | None = None
     nouns: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
+    mention_words: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -90,10 +91,10 @@ class Category:
         return list(self.options)
 
 
-Table = Mapping[str, Category]
+PhraseTable = Mapping[str, Category]
 
 
-def read_table(file: Path | None = None) -> Table:
+def read_phrase_table(file: Path | None = None) -> PhraseTable:
     """The built-in categories by name, and those of a file, which replace what has the same name.
 
     A category of a file that is empty is left out. Raises UserError when a file is not such a table.
@@ -130,7 +131,7 @@ def keys_of(name: str, given: Any, where: str) -> CategoryKeys:
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        hint = nearest(at, CategoryKeys.model_fields) if first["type"] == "extra_forbidden" else ""
+        hint = did_you_mean(at, CategoryKeys.model_fields) if first["type"] == "extra_forbidden" else ""
         reason = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: category {shorten(name, 40)!r}: {at and at + ': '}{reason}{hint}") from None
 
@@ -154,21 +155,21 @@ def category_of(name: str, keys: CategoryKeys) -> Category:
         name=name,
         options={**filled, **keys.nothing},
         questions={phrase: keys.question.replace(SLOT, words) for phrase, words in keys.phrases.items()},
-        nothing=next(iter(keys.nothing), None),
-        any=keys.any,
-        of=keys.of,
-        about=keys.of or keys.about,
+        none_option=next(iter(keys.nothing), None),
+        existence_question=keys.any,
+        parent=keys.of,
+        described_item=keys.of or keys.about,
         nouns=tuple(keys.nouns),
-        said=tuple(keys.said),
+        mention_words=tuple(keys.said),
     )
 
 
-def captions_of(table: Table) -> list[str]:
+def captions_of(table: PhraseTable) -> list[str]:
     """The captions of all options, each once, in order of appearance."""
     return list(dict.fromkeys(text for category in table.values() for text in category.options.values()))
 
 
-def columns_of(table: Table) -> dict[str, list[int]]:
+def columns_of(table: PhraseTable) -> dict[str, list[int]]:
     """For each category, the numbers of its captions among those of `captions_of`."""
     number = {text: index for index, text in enumerate(captions_of(table))}
     return {name: [number[text] for text in category.options.values()] for name, category in table.items()}

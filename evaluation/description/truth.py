@@ -12,7 +12,7 @@ import numpy as np
 from configs.schema import Config
 from dataset.evaluation_split import EvaluationSplit
 from dataset.synthetic.known import Person, read_people
-from evaluation.description.phrases import Category, Table
+from evaluation.description.phrases import Category, PhraseTable
 
 NOTHING = ""  # a person has nothing of a category
 STRIPES = {"horizontal stripes": "striped", "vertical stripes": "striped"}
@@ -64,7 +64,7 @@ FACTS: Mapping[str, Callable[[Person], str]] = {
 }
 
 
-def read_truth(table: Table, split: EvaluationSplit, config: Config, name: str) -> dict[str, np.ndarray]:
+def read_truth(table: PhraseTable, split: EvaluationSplit, config: Config, name: str) -> dict[str, np.ndarray]:
     """The true option of each image [G] of the split `name`, by category: its index, or, below 0, why there is none.
 
     What a person has counts, whether or not it shows. UNKNOWN: nothing is known of this category; OTHER: of none of its
@@ -77,7 +77,7 @@ def read_truth(table: Table, split: EvaluationSplit, config: Config, name: str) 
     return truth_of(table, people)
 
 
-def truth_of(table: Table, people: Sequence[Person]) -> dict[str, np.ndarray]:
+def truth_of(table: PhraseTable, people: Sequence[Person]) -> dict[str, np.ndarray]:
     """As `read_truth`, of these people [G]."""
     return {
         name: np.array([option_of(category, table, person) for person in people], dtype=np.int64)
@@ -85,14 +85,14 @@ def truth_of(table: Table, people: Sequence[Person]) -> dict[str, np.ndarray]:
     }
 
 
-def option_of(category: Category, table: Table, person: Person) -> int:
+def option_of(category: Category, table: PhraseTable, person: Person) -> int:
     """The index of the option of a category that is true of a person, or why there is none."""
     fact = FACTS.get(category.name)
     if fact is None:
         return UNKNOWN
-    if category.of is not None and category.of in FACTS and FACTS[category.of](person) == NOTHING:
+    if category.parent is not None and category.parent in FACTS and FACTS[category.parent](person) == NOTHING:
         return DOES_NOT_APPLY
     found = fact(person)
     if found == NOTHING:
-        return UNKNOWN if category.nothing is None else category.names.index(category.nothing)
+        return UNKNOWN if category.none_option is None else category.names.index(category.none_option)
     return category.names.index(found) if found in category.questions else OTHER

@@ -22,13 +22,13 @@ from evaluation.description.asking import (
     AnswerWord,
     Beliefs,
     Question,
-    answered,
     best_question,
     open_questions,
+    update_beliefs,
 )
 from evaluation.description.meaning import probabilities_of
-from evaluation.description.phrases import Table, read_table
-from evaluation.description.said import said_of
+from evaluation.description.mentions import mentioned_categories
+from evaluation.description.phrases import PhraseTable, read_phrase_table
 from evaluation.description.truth import DOES_NOT_APPLY, UNKNOWN, read_truth
 from evaluation.drawing.figures import draw_estimates, legend_of_models, new_figure, save_figure, tidy
 from evaluation.metrics import METRIC_NAMES
@@ -67,7 +67,7 @@ class Searches:
     [G, K]. truth: of each category [G]; owner [C]: an image of the person of a caption.
     """
 
-    table: Table
+    table: PhraseTable
     texts: Sequence[str]
     indices: np.ndarray
     log_odds: np.ndarray
@@ -78,7 +78,9 @@ class Searches:
     def begin(self, caption: int) -> Beliefs:
         """What is known before a question."""
         options = {name: found[self.indices[caption]] for name, found in self.options.items()}
-        return Beliefs(self.log_odds[caption], options, frozenset(said_of(self.table, self.texts[caption])))
+        return Beliefs(
+            self.log_odds[caption], options, frozenset(mentioned_categories(self.table, self.texts[caption]))
+        )
 
     def answer(self, caption: int, question: Question) -> AnswerWord:
         """What the person of a caption truly says."""
@@ -93,7 +95,7 @@ def main(study: ModelStudy) -> None:
         raise UserError(f"--answers must be from 1 to {MAX_ANSWERS}, --among 2 or more")
     if study.options.words is not None and study.options.words < 1:
         raise UserError("--words must be 1 or more")
-    table = read_table(study.options.phrases)
+    table = read_phrase_table(study.options.phrases)
     splits = open_same_split(study.models, MEASURED_ON)
     rows, description, facts = list[Row](), list[Row](), dict[str, Any]()
     for label, model in study.models.items():
@@ -153,7 +155,7 @@ def owners_of(split: EvaluationSplit) -> np.ndarray:
     return np.array([of_person[number] for number in split.caption_identity.tolist()])
 
 
-def true_answer(table: Table, question: Question, option: int) -> AnswerWord:
+def true_answer(table: PhraseTable, question: Question, option: int) -> AnswerWord:
     """What a person says of whom this option of the category is true (as `read_truth`)."""
     category = table[question.category]
     if option == UNKNOWN:
@@ -161,7 +163,7 @@ def true_answer(table: Table, question: Question, option: int) -> AnswerWord:
     if option == DOES_NOT_APPLY:
         return "no"
     true = None if option < 0 else category.names[option]
-    is_so = true != category.nothing if question.phrase is None else true == question.phrase
+    is_so = true != category.none_option if question.phrase is None else true == question.phrase
     return "yes" if is_so else "no"
 
 
@@ -174,12 +176,12 @@ def ranks_after(searches: Searches, ranks: Tensor, count: int, way: str, seed: i
         for number in range(1, count + 1):
             question = next_question(searches.table, beliefs, way, rng)
             if question is not None:
-                beliefs = answered(searches.table, beliefs, question, searches.answer(caption, question))
+                beliefs = update_beliefs(searches.table, beliefs, question, searches.answer(caption, question))
             rankings[number][caption] = reordered(ranks[caption], beliefs.log_odds)
     return rankings
 
 
-def next_question(table: Table, beliefs: Beliefs, way: str, rng: np.random.Generator) -> Question | None:
+def next_question(table: PhraseTable, beliefs: Beliefs, way: str, rng: np.random.Generator) -> Question | None:
     """The question that a way of asking chooses; None when it has none left."""
     if way == "informative":
         found = best_question(table, beliefs)

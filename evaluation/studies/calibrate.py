@@ -15,7 +15,7 @@ from dataset.evaluation_split import EvaluationSplit
 from dataset.synthetic.known import NotKnown
 from evaluation.calibration import Calibration, calibration_beside, write_calibration
 from evaluation.description.meaning import CategoryCalibration
-from evaluation.description.phrases import Table, read_table
+from evaluation.description.phrases import PhraseTable, read_phrase_table
 from evaluation.drawing.reliability import draw_reliability
 from evaluation.metrics import STAGE_NAMES
 from evaluation.studies.comparison import INTERVAL
@@ -32,7 +32,7 @@ PRINTED_RATES = (0.01, 0.05, 0.1)  # of false alarms
 @model_study(add_phrases, most=1, any_split=False)
 def main(study: ModelStudy) -> None:
     """Fit every stage and category of one model, write the calibration, and show it on the same people."""
-    trained, table = study.model, read_table(study.options.phrases)
+    trained, table = study.model, read_phrase_table(study.options.phrases)
     require_writable_file(calibration_beside(trained.checkpoint), "calibration")
     split = trained.open_split(CALIBRATED_ON)
     attributes, why_not = attributes_of(trained, split, table)
@@ -57,7 +57,7 @@ def main(study: ModelStudy) -> None:
 
 
 def attributes_of(
-    trained: TrainedModel, split: EvaluationSplit, table: Table
+    trained: TrainedModel, split: EvaluationSplit, table: PhraseTable
 ) -> tuple[dict[str, CategoryCalibration], str]:
     """What scores of phrases mean, by these people, on top of what was known; and why these say nothing, if so."""
     known = trained.calibration.attributes if trained.calibration else {}

@@ -12,7 +12,7 @@ import numpy as np
 from dataset.evaluation_split import EvaluationSplit
 from evaluation.description.fitting import fit_table
 from evaluation.description.meaning import CategoryCalibration, Evidence, probabilities_of, usable
-from evaluation.description.phrases import Table, captions_of
+from evaluation.description.phrases import PhraseTable, captions_of
 from evaluation.description.scoring import PhraseScorer, score_images
 from evaluation.description.truth import read_truth
 from evaluation.open_set_metrics import calibration_error
@@ -31,12 +31,12 @@ def add_phrases(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phrases", type=Path, metavar="FILE", help=about)
 
 
-def score_split(trained: TrainedModel, split: EvaluationSplit, table: Table) -> Evidence:
+def score_split(trained: TrainedModel, split: EvaluationSplit, table: PhraseTable) -> Evidence:
     """Scores of the images of a split [G] for all captions of a table."""
     return score_images(PhraseScorer(trained, captions_of(table)), split, trained.setting)
 
 
-def fit_attributes(trained: TrainedModel, split: EvaluationSplit, table: Table) -> dict[str, CategoryCalibration]:
+def fit_attributes(trained: TrainedModel, split: EvaluationSplit, table: PhraseTable) -> dict[str, CategoryCalibration]:
     """What scores of phrases mean, by the people of the validation split.
 
     Raises NotKnown when it is not known what these have and wear.
@@ -45,7 +45,7 @@ def fit_attributes(trained: TrainedModel, split: EvaluationSplit, table: Table) 
     return fit_table(table, score_split(trained, split, table), truth, split.image_identity.numpy())
 
 
-def attributes_for(trained: TrainedModel, table: Table) -> tuple[Calibrations, bool]:
+def attributes_for(trained: TrainedModel, table: PhraseTable) -> tuple[Calibrations, bool]:
     """The calibrations of a model for a table, else those of its validation split; and whether it had any itself."""
     known: Calibrations = trained.calibration.attributes if trained.calibration else {}
     if any(usable(known, category) for category in table.values()):
@@ -58,7 +58,7 @@ def attributes_for(trained: TrainedModel, table: Table) -> tuple[Calibrations, b
 
 def rows_of(
     label: str,
-    table: Table,
+    table: PhraseTable,
     evidence: Evidence,
     calibrations: Calibrations,
     truth: Mapping[str, np.ndarray],

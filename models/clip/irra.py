@@ -23,7 +23,7 @@ from models.clip.towers import HEAD_WIDTH, DualEncoder
 from models.kernels import Linear
 from models.losses import Mean
 from models.word_maps import MarkedText, WordMaps, attribute_maps
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 from utils.precision import full_precision
 
 PUBLISHED = ("sdm", "mlm", "id")
@@ -164,7 +164,7 @@ def step_of(
 def check_losses(settings: IrraSettings) -> None:
     unknown = next((name for name in settings.losses if name not in LOSSES), None)
     if unknown is not None:
-        raise UserError(f"unknown loss '{unknown}' of IRRA{nearest(unknown, LOSSES)}; it has {', '.join(LOSSES)}")
+        raise UserError(f"unknown loss '{unknown}' of IRRA{did_you_mean(unknown, LOSSES)}; it has {', '.join(LOSSES)}")
     if "id" in settings.losses and settings.classes < 1:
         raise UserError("the loss id of IRRA classifies identities, of which none are there; leave it out or give data")
 

@@ -16,7 +16,7 @@ from models.clip.losses import PairLossName, PairLossSettings, Pairs
 from models.clip.step import gather_pairs, over_processes, unit
 from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection
 from models.clip.towers import ClipSize, DualEncoder, Encoding
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 from utils.precision import full_precision
 from utils.processes.distributed import world_size
 
@@ -52,7 +52,7 @@ class RDE(ClipModel):
         if settings.loss not in losses.PAIR_LOSSES:
             known = losses.PAIR_LOSSES
             raise UserError(
-                f"unknown loss '{settings.loss}' of RDE{nearest(settings.loss, known)}; it has {list(known)}"
+                f"unknown loss '{settings.loss}' of RDE{did_you_mean(settings.loss, known)}; it has {list(known)}"
             )
         super().__init__(size, gradient_checkpointing)
         self.settings, both = settings, size.embedding + settings.width

@@ -9,9 +9,16 @@ from typing import Any
 
 from dataset.decoding import Unusable, read_content
 from evaluation.description.asking import AnswerWord, parse_answers
-from evaluation.description.phrases import Table, read_table
-from search.describing.describer import Describer, GalleryDescriber, Seen, seen_as_json
-from search.describing.questions import Answered, AskedSearch, Dialogue, answers_as_json, ask, question_as_json
+from evaluation.description.phrases import PhraseTable, read_phrase_table
+from search.describing.describer import CategoryPrediction, Describer, GalleryDescriber, predictions_as_json
+from search.describing.questions import (
+    Dialogue,
+    DialogueRequest,
+    QuestionAnswer,
+    answers_as_json,
+    ask,
+    question_as_json,
+)
 from search.gallery.searchable_gallery import SearchableGallery
 from utils.errors import UserError, one_line
 from utils.files import as_json
@@ -24,7 +31,7 @@ def describe_images(describer: Describer, images: Sequence[Path], json: bool) ->
     """Print what images show. Raises UserError at the end when some could not be read."""
     found: list[dict[str, Any]] = []
     unreadable = 0
-    if why := describer.why_unsure():
+    if why := describer.calibration_advice():
         print(one_line(why), file=sys.stderr)
     for path in images:
         try:
@@ -33,7 +40,7 @@ def describe_images(describer: Describer, images: Sequence[Path], json: bool) ->
             unreadable += 1
             print(one_line(f"unreadable: {path} {fault}"), file=sys.stderr)
             continue
-        found.append({"image": str(path), "categories": seen_as_json(seen)})
+        found.append({"image": str(path), "categories": predictions_as_json(seen)})
         if not json:
             print("\n".join(lines_of(path, seen)))
     if json:
@@ -43,7 +50,7 @@ def describe_images(describer: Describer, images: Sequence[Path], json: bool) ->
         raise UserError(f"{which} could not be read, as was said above; give other files in their place")
 
 
-def lines_of(path: Path, seen: Sequence[Seen]) -> list[str]:
+def lines_of(path: Path, seen: Sequence[CategoryPrediction]) -> list[str]:
     """The image, and a line for each category of which there is anything."""
     shown = [one for one in seen if one.shown]
     width = max((len(one.category) for one in shown), default=0)
@@ -51,7 +58,7 @@ def lines_of(path: Path, seen: Sequence[Seen]) -> list[str]:
     return [name, *(f"  {one.category:{width}}  {options_of(one)}" for one in shown)]
 
 
-def options_of(seen: Seen) -> str:
+def options_of(seen: CategoryPrediction) -> str:
     """The likeliest options of a category with their scores, best first."""
     best = list(seen.options.items())[:MAX_SHOWN]
     shown = [*best[:1], *((name, score) for name, score in best[1:] if score >= MIN_SHOWN)]
@@ -65,9 +72,9 @@ def options_of(seen: Seen) -> str:
 class Questioner:
     """The command `ask`: the search, answers given beforehand (None: somebody is asked), and how to print."""
 
-    search: AskedSearch
+    search: DialogueRequest
     given: list[AnswerWord] | None
-    table: Table
+    table: PhraseTable
     json: bool
 
     @classmethod
@@ -75,21 +82,21 @@ class Questioner:
         """From the command line. Raises UserError for answers and phrases that are none."""
         names = ("text", "top", "candidates", "where", "group", "among")
         given = None if options.answers is None else parse_answers([*filter(None, options.answers.split(","))])
-        search = AskedSearch(**{name: getattr(options, name) for name in names})
-        return cls(search, given, read_table(options.phrases), options.json)
+        search = DialogueRequest(**{name: getattr(options, name) for name in names})
+        return cls(search, given, read_phrase_table(options.phrases), options.json)
 
     def run(self, describer: GalleryDescriber) -> None:
         """Ask until there are no more answers, or no more questions, and print the hits."""
-        if why := describer.why_unsure():
+        if why := describer.calibration_advice():
             print(one_line(why), file=sys.stderr)
-        dialogue, answers = ask(describer, self.search), list[Answered]()
+        dialogue, answers = ask(describer, self.search), list[QuestionAnswer]()
         while dialogue.question is not None:
             if self.given is None and not self.json:
                 print_hits(dialogue, describer.searcher.gallery)
             answer = self.next_answer(len(answers), dialogue)
             if answer is None:
                 break
-            answers.append(Answered(dialogue.question, answer))
+            answers.append(QuestionAnswer(dialogue.question, answer))
             dialogue = ask(describer, self.search, answers)
         if dialogue.question is None:
             print("no question would tell these images further apart", file=sys.stderr)

@@ -14,7 +14,7 @@ import torch
 from dataset.decoding import Unusable
 from evaluation.calibration import HOW_TO_FIT
 from evaluation.description.meaning import CategoryCalibration, Evidence, probabilities_of, usable
-from evaluation.description.phrases import Category, Table, captions_of
+from evaluation.description.phrases import Category, PhraseTable, captions_of
 from evaluation.description.scoring import PhraseScorer
 from search.encoder import Encoder
 from search.searcher import Searcher
@@ -25,7 +25,7 @@ SCORED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Seen:
+class CategoryPrediction:
     """What is seen of one category. options: how likely each is, best first; calibrated: whether that is a probability.
 
     shown: whether there is probably anything that it could be of, such as a bag that has a colour.
@@ -49,7 +49,7 @@ class Seen:
 class Describer:
     """Describes images by one model and one table of phrases, whose captions it reads when they are first needed."""
 
-    def __init__(self, encoder: Encoder, table: Table):
+    def __init__(self, encoder: Encoder, table: PhraseTable):
         self.encoder, self.table = encoder, table
         self.texts = captions_of(table)
         self.scorer: PhraseScorer | None = None
@@ -69,28 +69,28 @@ class Describer:
         """How likely each option of each category is [N, K], where there is anything that it could be of."""
         return probabilities_of(self.table, evidence, self.calibrations)
 
-    def describe(self, content: bytes) -> list[Seen]:
+    def describe(self, content: bytes) -> list[CategoryPrediction]:
         """What an image file shows. Raises Unusable when it is no usable image."""
-        return self.seen(self.score([content]))
+        return self.predict(self.score([content]))
 
-    def seen(self, evidence: Evidence) -> list[Seen]:
+    def predict(self, evidence: Evidence) -> list[CategoryPrediction]:
         """What an image shows, by its scores, in the order of the table."""
         options = self.options(evidence)
-        return [self.seen_of(category, options) for category in self.table.values()]
+        return [self.predict_category(category, options) for category in self.table.values()]
 
-    def seen_of(self, category: Category, options: Mapping[str, np.ndarray]) -> Seen:
+    def predict_category(self, category: Category, options: Mapping[str, np.ndarray]) -> CategoryPrediction:
         scores = dict(zip(category.names, options[category.name][0].tolist(), strict=True))
         known, shown = usable(self.calibrations, category) is not None, True
-        if category.of is not None:  # how likely it is there, and like this
-            other = self.table[category.of]
-            there = 1 - float(options[other.name][0, other.names.index(other.nothing or "")])
+        if category.parent is not None:  # how likely it is there, and like this
+            other = self.table[category.parent]
+            there = 1 - float(options[other.name][0, other.names.index(other.none_option or "")])
             scores = {name: there * score for name, score in scores.items()}
             known = known and usable(self.calibrations, other) is not None
-            shown = other.names[int(options[other.name][0].argmax())] != other.nothing
+            shown = other.names[int(options[other.name][0].argmax())] != other.none_option
         best_first = dict(sorted(scores.items(), key=lambda one: -one[1]))
-        return Seen(category.name, best_first, known, shown)
+        return CategoryPrediction(category.name, best_first, known, shown)
 
-    def unsure(self) -> str:
+    def calibration_warning(self) -> str:
         """Which scores are no probabilities; empty when all are."""
         missing = [one.name for one in self.table.values() if usable(self.calibrations, one) is None]
         if not missing:
@@ -98,16 +98,16 @@ class Describer:
         which = "the scores" if len(missing) == len(self.table) else f"the scores of {', '.join(missing)}"
         return f"{which} are uncalibrated: they compare phrases, and are no probabilities"
 
-    def why_unsure(self) -> str:
-        """As `unsure`, and what to do."""
-        unsure = self.unsure()
-        return f"{unsure}; {HOW_TO_FIT % self.encoder.trained.checkpoint}" if unsure else ""
+    def calibration_advice(self) -> str:
+        """As `calibration_warning`, and what to do."""
+        warning = self.calibration_warning()
+        return f"{warning}; {HOW_TO_FIT % self.encoder.trained.checkpoint}" if warning else ""
 
 
 class GalleryDescriber(Describer):
     """Describes the images of a gallery by the model that explains its hits; keeps scores, not images."""
 
-    def __init__(self, searcher: Searcher, table: Table):
+    def __init__(self, searcher: Searcher, table: PhraseTable):
         super().__init__(searcher.reranker, table)
         self.searcher = searcher
         self.kept: OrderedDict[str, Evidence] = OrderedDict()  # by content, of one image each
@@ -117,14 +117,14 @@ class GalleryDescriber(Describer):
         """Hold nothing of an image any more."""
         self.kept.pop(content, None)
 
-    def describe_hit(self, path: str) -> list[Seen]:
+    def describe_hit(self, path: str) -> list[CategoryPrediction]:
         """What an image of the gallery shows. Raises NotThere when its file is gone or changed."""
         self.searcher.authorize("describe", image=path)
         with self.searcher.model_lock:
             found, missing = self.evidence([path])
         if path in missing:
             raise NotThere(f"image {path} {missing[path]}")
-        return self.seen(found[path])
+        return self.predict(found[path])
 
     def evidence(self, paths: Sequence[str]) -> tuple[dict[str, Evidence], dict[str, str]]:
         """Scores of images by path, and why others could not be read."""
@@ -142,7 +142,7 @@ class GalleryDescriber(Describer):
         for start in range(0, len(waiting), SCORED_AT_ONCE):
             some = list(waiting)[start : start + SCORED_AT_ONCE]
             scores = self.score([waiting[path] for path in some])
-            found |= {path: scores.rows(np.array([number])) for number, path in enumerate(some)}
+            found |= {path: scores.select_images(np.array([number])) for number, path in enumerate(some)}
         self.keep(found)
         return found, missing
 
@@ -163,7 +163,7 @@ class GalleryDescriber(Describer):
         return image.content
 
 
-def seen_as_json(seen: Sequence[Seen]) -> list[dict[str, Any]]:
+def predictions_as_json(seen: Sequence[CategoryPrediction]) -> list[dict[str, Any]]:
     """For programs: each category with its likeliest phrase, its score, and those of all others."""
     return [
         {

@@ -13,13 +13,13 @@ from evaluation.description.asking import (
     AnswerWord,
     Beliefs,
     Question,
-    answered,
     best_question,
     questions_of,
+    update_beliefs,
 )
 from evaluation.description.meaning import UNCALIBRATED_SLOPE
-from evaluation.description.phrases import Table
-from evaluation.description.said import said_of
+from evaluation.description.mentions import mentioned_categories
+from evaluation.description.phrases import PhraseTable
 from search.describing.describer import GalleryDescriber
 from search.searcher import CANDIDATES, MAX_CANDIDATES, Hit, SearchResult
 from utils.errors import UserError
@@ -30,7 +30,7 @@ MAX_ANSWERS = 100
 
 
 @dataclass(frozen=True)
-class Answered:
+class QuestionAnswer:
     """A question and its answer."""
 
     question: Question
@@ -45,10 +45,10 @@ class Dialogue:
     """
 
     result: SearchResult
-    answers: tuple[Answered, ...]
+    answers: tuple[QuestionAnswer, ...]
     question: Question | None
     bits: float
-    table: Table
+    table: PhraseTable
 
     @property
     def words(self) -> str:
@@ -57,7 +57,7 @@ class Dialogue:
 
 
 @dataclass(frozen=True)
-class AskedSearch:
+class DialogueRequest:
     """A search that is asked about, as of `Searcher.search`; among: how many of its best hits questions tell apart."""
 
     text: str
@@ -68,7 +68,7 @@ class AskedSearch:
     among: int = AMONG
 
 
-def ask(describer: GalleryDescriber, asked: AskedSearch, answers: Sequence[Answered] = ()) -> Dialogue:
+def ask(describer: GalleryDescriber, asked: DialogueRequest, answers: Sequence[QuestionAnswer] = ()) -> Dialogue:
     """Search, rank the best hits by the answers, and choose the next question.
 
     Raises UserError as `Searcher.search` does, and for a question that there is not.
@@ -91,16 +91,16 @@ def ask(describer: GalleryDescriber, asked: AskedSearch, answers: Sequence[Answe
     if hits:
         options = [describer.options(evidence[hit.path]) for hit in hits]
         together = {name: np.concatenate([one[name] for one in options]) for name in table}
-        beliefs = Beliefs(log_odds_of(hits), together, frozenset(said_of(table, asked.text)))
+        beliefs = Beliefs(log_odds_of(hits), together, frozenset(mentioned_categories(table, asked.text)))
         for one in answers:
-            beliefs = answered(table, beliefs, one.question, one.answer)
+            beliefs = update_beliefs(table, beliefs, one.question, one.answer)
         hits = in_new_order(hits, beliefs) if answers else hits
         question, bits = best_question(table, beliefs) or (None, 0.0)
     found = replace(found, hits=[*hits, *rest][: asked.top], missing={**found.missing, **missing})
     return Dialogue(found, tuple(answers), question, bits, table)
 
 
-def require_questions(table: Table, answers: Sequence[Answered]) -> None:
+def require_questions(table: PhraseTable, answers: Sequence[QuestionAnswer]) -> None:
     """Raises UserError for an answer to what cannot be asked, and for too many."""
     if len(answers) > MAX_ANSWERS:
         raise UserError(f"at most {MAX_ANSWERS} questions are answered, not {len(answers)}")
@@ -150,7 +150,7 @@ def question_as_json(dialogue: Dialogue) -> dict[str, Any] | None:
     return {**asked_as_json(dialogue.question, dialogue.table), "bits": dialogue.bits}
 
 
-def asked_as_json(question: Question, table: Table) -> dict[str, Any]:
+def asked_as_json(question: Question, table: PhraseTable) -> dict[str, Any]:
     return {"category": question.category, "phrase": question.phrase, "question": question.words(table)}
 
 

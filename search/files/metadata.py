@@ -10,7 +10,7 @@ from typing import Any
 from dataset.csv_table import Row, Table, read_table
 from dataset.image_files import normal_path, path_fault
 from search.files.records import OWN_FIELDS
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 from utils.text import agreeing, counted
 
 logger = logging.getLogger(__name__)
@@ -124,5 +124,5 @@ def check_images(metadata: Metadata | None, paths: Sequence[str], what: str = "m
 def unknown_column(name: str, columns: Collection[str]) -> str:
     """The message that no image has metadata of this name, with the names that there are."""
     there = ", ".join(columns)
-    text = f"{nearest(name, columns)} (text is written '{name}')" if there else ""
+    text = f"{did_you_mean(name, columns)} (text is written '{name}')" if there else ""
     return f"no metadata are called {name}{text}; there are {there or 'none: give some to index by --metadata'}"

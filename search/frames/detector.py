@@ -23,7 +23,7 @@ from search.files.images import Images
 from search.frames.boxes import Found, People
 from utils.checkpoints.files import read_checkpoint
 from utils.device import prepare_device
-from utils.errors import UserError, nearest, one_line
+from utils.errors import UserError, did_you_mean, one_line
 from utils.files import read_json, write_json
 from utils.paths import expand_home
 
@@ -76,7 +76,7 @@ def torchvision_detector(name: str, device: torch.device) -> Detector:
     model_name, equals, weights = name.partition("=")
     known = list_models(detection)
     if model_name not in known:
-        raise UserError(f"--detector: torchvision has no detector {model_name}{nearest(model_name, known)}")
+        raise UserError(f"--detector: torchvision has no detector {model_name}{did_you_mean(model_name, known)}")
     if not equals or not weights:
         raise UserError(f"--detector {TORCHVISION}{model_name}=WEIGHTS.pth: which file has its weights?")
     content = read_checkpoint(Path(expand_home(weights)))

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from search.files.records import IndexedImage
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 
 ALIKE = "alike"
 MAX_PER_GROUP = 4  # images of one group that are re-ranked and shown
@@ -23,7 +23,7 @@ def require_group(group: str, columns: Collection[str]) -> None:
     if group not in ("", ALIKE, *columns):
         there = f"there are {', '.join(columns)}, and " if columns else "there are none; "
         raise UserError(
-            f"group: no metadata are called {group}{nearest(group, (*columns, ALIKE))};"
+            f"group: no metadata are called {group}{did_you_mean(group, (*columns, ALIKE))};"
             f" {there}{ALIKE} groups images that look the same"
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from utils.errors import UserError, nearest
+from utils.errors import UserError, did_you_mean
 
 EXACT, GRAPH = "FLAT", "HNSW"
 AUTO = "auto"
@@ -74,7 +74,9 @@ CHOICES = (AUTO, *INDEX_TYPES)
 def require_index_type(name: object) -> str:
     """A name of CHOICES. Raises UserError for others."""
     if name not in CHOICES:
-        raise UserError(f"there is no index type {name!r}{nearest(str(name), CHOICES)}; known are {', '.join(CHOICES)}")
+        raise UserError(
+            f"there is no index type {name!r}{did_you_mean(str(name), CHOICES)}; known are {', '.join(CHOICES)}"
+        )
     return str(name)
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from evaluation.description.asking import ANSWERS, Question
 from search.describing.describer import GalleryDescriber
-from search.describing.questions import Answered, AskedSearch, Dialogue, ask
+from search.describing.questions import Dialogue, DialogueRequest, QuestionAnswer, ask
 from search.page.callbacks import Callbacks
 from search.page.callers import for_caller
 from utils.errors import UserError
@@ -35,8 +35,10 @@ def build_asking(
 
     def dialogue_of(given: list[tuple[str, str | None, str]], values: tuple[Any, ...]) -> Dialogue:
         text, top, k, by, *chosen = values
-        search = AskedSearch(text or "", int(top), int(k), calls.where(chosen), by or "")
-        return ask(describer, search, [Answered(Question(name, phrase), ANSWERS[word]) for name, phrase, word in given])
+        search = DialogueRequest(text or "", int(top), int(k), calls.where(chosen), by or "")
+        return ask(
+            describer, search, [QuestionAnswer(Question(name, phrase), ANSWERS[word]) for name, phrase, word in given]
+        )
 
     def begin(*values: Any) -> tuple[Any, ...]:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from search.describing.commands import options_of
-from search.describing.describer import GalleryDescriber, Seen
+from search.describing.describer import CategoryPrediction, GalleryDescriber
 from search.page.callers import for_caller
 from utils.errors import UserError
 
@@ -24,7 +24,7 @@ def build_describing(describer: GalleryDescriber, hits: gr.HTML, shown: gr.State
 
     def describe(path: str) -> str:
         try:
-            return seen_as_html(path, describer.describe_hit(path), describer.unsure())
+            return predictions_as_html(path, describer.describe_hit(path), describer.calibration_warning())
         except UserError as error:
             return html.escape(str(error))
 
@@ -39,7 +39,7 @@ def build_describing(describer: GalleryDescriber, hits: gr.HTML, shown: gr.State
     button.click(for_caller(describe), [chosen], [seen], api_visibility="private")
 
 
-def seen_as_html(path: str, seen: Sequence[Seen], unsure: str) -> str:
+def predictions_as_html(path: str, seen: Sequence[CategoryPrediction], unsure: str) -> str:
     """A row for each category of which there is anything. unsure: which scores are no probabilities."""
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(one.category)}</th><td>{html.escape(options_of(one))}</td></tr>"

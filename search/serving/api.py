@@ -41,7 +41,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from dataset.decoding import Unusable, examine, explained
-from evaluation.description.phrases import read_table
+from evaluation.description.phrases import read_phrase_table
 from search.access.addresses import bare, host_in, is_this_machine, serves_this_machine_alone
 from search.access.gate import PAGE_POLICY
 from search.access.refusals import status_of
@@ -55,7 +55,7 @@ from search.serving.frame_view import add_frames
 from search.serving.numbers import Whole
 from search.serving.search_threads import SearchThreads
 from search.serving.upload import LARGEST_UPLOAD, add_image
-from utils.errors import NotThere, UserError, nearest
+from utils.errors import NotThere, UserError, did_you_mean
 from utils.files import as_json
 from utils.text import shorten
 
@@ -115,7 +115,7 @@ def build_app(
     add_search(app, searcher)
     add_images(app, searcher, allow_upload)
     add_frames(app, searcher)
-    add_describing(app, describer or GalleryDescriber(searcher, read_table()))
+    add_describing(app, describer or GalleryDescriber(searcher, read_phrase_table()))
     if allow_forget:
         add_erasing(app, searcher)
     add_unknown(app)
@@ -290,7 +290,7 @@ def misunderstanding(request: Request, error: RequestValidationError) -> str:
         return 'its body is not a JSON object like {"text": "a man in a red coat"}, of Content-Type: application/json'
     fields, where = REQUESTS[request.url.path].model_fields, where.partition(".")[0]
     if where not in fields:
-        return f"there is no {where!r}{nearest(where, fields)}; known are {', '.join(fields)}"
+        return f"there is no {where!r}{did_you_mean(where, fields)}; known are {', '.join(fields)}"
     wanted, inside = fields[where].description, len(first["loc"]) > 2
     if first["type"] == "missing" and not inside:
         return f"{where}, {wanted}, is missing"

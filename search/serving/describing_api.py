@@ -6,12 +6,12 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.description.asking import AnswerWord, Question
-from search.describing.describer import GalleryDescriber, seen_as_json
+from search.describing.describer import GalleryDescriber, predictions_as_json
 from search.describing.questions import (
     AMONG,
     MAX_ANSWERS,
-    Answered,
-    AskedSearch,
+    DialogueRequest,
+    QuestionAnswer,
     answers_as_json,
     ask,
     question_as_json,
@@ -70,13 +70,13 @@ def add_describing(app: FastAPI, describer: GalleryDescriber) -> None:
         found = searcher.gallery.records.by_id.get(request.id)
         if found is None:
             raise NotThere("the gallery holds no image of this id")
-        return {"path": found.path, "categories": seen_as_json(describer.describe_hit(found.path))}
+        return {"path": found.path, "categories": predictions_as_json(describer.describe_hit(found.path))}
 
     @app.post("/api/ask")
     def ask_about(request: AskRequest) -> dict[str, Any]:
         """The images that fit a sentence and the answers, and the question that would tell them apart best."""
-        answers = [Answered(Question(one.category, one.phrase), one.answer) for one in request.answers]
-        asked = AskedSearch(**request.model_dump(exclude={"answers"}))
+        answers = [QuestionAnswer(Question(one.category, one.phrase), one.answer) for one in request.answers]
+        asked = DialogueRequest(**request.model_dump(exclude={"answers"}))
         dialogue = ask(describer, asked, answers)
         known = {"answers": answers_as_json(dialogue), "question": question_as_json(dialogue)}
         return {**search_result_as_json(dialogue.result, searcher.gallery), **known}

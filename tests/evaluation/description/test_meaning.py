@@ -15,7 +15,7 @@ from evaluation.description.meaning import (
     softmax,
     usable,
 )
-from evaluation.description.phrases import Category, captions_of, read_table
+from evaluation.description.phrases import Category, captions_of, read_phrase_table
 from evaluation.description.truth import DOES_NOT_APPLY, OTHER, UNKNOWN, option_of, truth_of
 from evaluation.studies.described import error_of
 from utils.errors import UserError
@@ -135,7 +135,7 @@ PERSON = {
 
 
 def true_of(person):
-    table = read_table()
+    table = read_phrase_table()
     found = {name: option_of(category, table, person) for name, category in table.items()}
     return {name: table[name].names[index] if index >= 0 else index for name, index in found.items()}
 
@@ -170,14 +170,14 @@ def test_what_a_drawn_person_has_is_known():
 def test_of_other_phrases_nothing_or_another_is_true(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("bag: {phrases: [handbag], nothing: {no bag: A person.}}\nbelt: [belt, chain]")
-    table = read_table(file)
+    table = read_phrase_table(file)
     found = truth_of(table, [PERSON, {**PERSON, "bag": {**THING, "kind": "handbag"}}])
     assert found["bag"].tolist() == [OTHER, 0] and found["belt"].tolist() == [UNKNOWN, UNKNOWN]
 
 
 def test_every_phrase_is_true_of_somebody_drawn(benchmark):
     people = read_people_of(benchmark)
-    found = truth_of(read_table(), people)
+    found = truth_of(read_phrase_table(), people)
     assert all((values != OTHER).all() and (values != UNKNOWN).all() for values in found.values())
 
 
@@ -202,7 +202,7 @@ def test_other_data_are_not_known(tmp_path, benchmark):
 
 
 def test_a_table_is_fitted_column_by_column():
-    table = read_table()
+    table = read_phrase_table()
     count = len(captions_of(table))
     evidence = Evidence(np.arange(2.0 * count).reshape(2, count))
     found = probabilities_of(table, evidence, {})

@@ -5,7 +5,7 @@ import re
 import pytest
 from benchmark_data import REPOSITORY
 
-from evaluation.description.phrases import captions_of, columns_of, read_table
+from evaluation.description.phrases import captions_of, columns_of, read_phrase_table
 from evaluation.description.truth import FACTS
 from utils.errors import UserError
 
@@ -17,11 +17,11 @@ def written(tmp_path, text):
 
 
 def test_the_built_in_table_has_what_drawn_people_have():
-    table = read_table()
+    table = read_phrase_table()
     assert table.keys() == FACTS.keys()
     assert table["bag"].names == ["backpack", "shoulder bag", "handbag", "suitcase", "shopping bag", "no bag"]
     assert table["bag"].options["backpack"] == "A person is carrying a backpack."
-    assert table["bag"].nothing == "no bag" and table["bag colour"].of == "bag"
+    assert table["bag"].none_option == "no bag" and table["bag colour"].parent == "bag"
     assert table["lower body"].questions["trousers"] == "wearing pants?"
     captions = captions_of(table)
     assert len(captions) == len(set(captions))
@@ -30,12 +30,12 @@ def test_the_built_in_table_has_what_drawn_people_have():
 
 
 def test_a_file_adds_replaces_and_removes(tmp_path):
-    table = read_table(
+    table = read_phrase_table(
         written(tmp_path, "belt: [belt, chain]\nglasses:\nshoes: {template: 'In {}.', phrases: {a: b, c: d}}")
     )
     assert table["belt"].options == {"belt": "A person with belt.", "chain": "A person with chain."}
     assert "glasses" not in table and table["shoes"].options == {"a": "In b.", "c": "In d."}
-    assert table["bag"] == read_table()["bag"]
+    assert table["bag"] == read_phrase_table()["bag"]
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,21 @@ def test_a_file_adds_replaces_and_removes(tmp_path):
 )
 def test_what_is_wrong_is_told_in_one_line(tmp_path, text, words):
     with pytest.raises(UserError) as told:
-        read_table(written(tmp_path, text))
+        read_phrase_table(written(tmp_path, text))
     assert words in str(told.value) and "\n" not in str(told.value) and "--phrases" in str(told.value)
 
 
 def test_the_example_of_the_manual_is_a_table(tmp_path):
     (example,) = re.findall(r"```\n(belt: .*?)```", (REPOSITORY / "docs" / "describe.md").read_text(), re.DOTALL)
-    table = read_table(written(tmp_path, example))
+    table = read_phrase_table(written(tmp_path, example))
     assert table["umbrella"].options["open"] == "A person is holding an open umbrella."
-    assert table["umbrella colour"].of == "umbrella" and "glasses" not in table and len(table) == len(read_table()) + 2
+    assert (
+        table["umbrella colour"].parent == "umbrella"
+        and "glasses" not in table
+        and len(table) == len(read_phrase_table()) + 2
+    )
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match=r"--phrases .*missing.yaml cannot be read: No such file"):
-        read_table(tmp_path / "missing.yaml")
+        read_phrase_table(tmp_path / "missing.yaml")

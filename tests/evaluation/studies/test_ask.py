@@ -11,7 +11,7 @@ from PIL import Image
 from evaluation.calibration import calibration_beside, read_calibration
 from evaluation.description.asking import Question
 from evaluation.description.meaning import Evidence, probabilities_of
-from evaluation.description.phrases import captions_of, columns_of, read_table
+from evaluation.description.phrases import captions_of, columns_of, read_phrase_table
 from evaluation.description.scoring import PhraseScorer, score_images
 from evaluation.description.truth import DOES_NOT_APPLY, OTHER, UNKNOWN
 from evaluation.stages.encoding import KeptTokens
@@ -45,11 +45,11 @@ def test_right_images_take_the_ranks_of_the_new_order():
     ],
 )
 def test_people_answer_the_truth(phrase, option, answer):
-    assert true_answer(read_table(), Question("bag", phrase), option) == answer
+    assert true_answer(read_phrase_table(), Question("bag", phrase), option) == answer
 
 
 def test_who_has_no_bag_has_no_red_one():
-    assert true_answer(read_table(), Question("bag colour", "red"), DOES_NOT_APPLY) == "no"
+    assert true_answer(read_phrase_table(), Question("bag colour", "red"), DOES_NOT_APPLY) == "no"
 
 
 def searches(table, text="somebody"):
@@ -62,10 +62,10 @@ def searches(table, text="somebody"):
 
 def test_an_answer_brings_the_right_image_to_the_top():
     ranks = torch.tensor([[3]])
-    after = ranks_after(searches(read_table()), ranks, 2, "informative", 0)
+    after = ranks_after(searches(read_phrase_table()), ranks, 2, "informative", 0)
     # 0.95 / 0.05 for glasses: log odds of 0 + log 19 exceed those of 1 - 0
     assert [one.tolist() for one in after] == [[[3]], [[1]], [[1]]]
-    said = ranks_after(searches(read_table(), "somebody with glasses"), ranks, 1, "informative", 0)
+    said = ranks_after(searches(read_phrase_table(), "somebody with glasses"), ranks, 1, "informative", 0)
     assert said[1].tolist() == [[3]]  # nothing is asked that the sentence says
     assert ranks.tolist() == [[3]]
 
@@ -79,7 +79,10 @@ def model(tiny_run):
 
 
 def test_phrases_are_scored_as_captions_are(model):
-    texts = [*captions_of(read_table())[:7], "A much longer caption of a person who wears a red coat, jeans and boots."]
+    texts = [
+        *captions_of(read_phrase_table())[:7],
+        "A much longer caption of a person who wears a red coat, jeans and boots.",
+    ]
     split = model.open_split("test")
     found = score_images(PhraseScorer(model, texts), split, model.setting)
     asked = split.of_captions(range(len(texts))).with_texts(texts, model.tokenizer, model.config.max_words)
@@ -92,7 +95,7 @@ def test_phrases_are_scored_as_captions_are(model):
 
 
 def test_a_model_without_a_matching_head_compares_cosines(model, monkeypatch):
-    texts = captions_of(read_table())[:3]
+    texts = captions_of(read_phrase_table())[:3]
     scorer = PhraseScorer(model, texts)
     scorer.prefixes = None
     pixels = torch.zeros(2, 3, *model.config.image_size, dtype=torch.uint8)
@@ -102,7 +105,7 @@ def test_a_model_without_a_matching_head_compares_cosines(model, monkeypatch):
 
 
 def test_few_words_at_once_give_the_same_scores(model, monkeypatch):
-    texts = captions_of(read_table())[:9]
+    texts = captions_of(read_phrase_table())[:9]
     pixels = torch.randint(0, 256, (3, 3, *model.config.image_size), dtype=torch.uint8)
     whole = PhraseScorer(model, texts).score(pixels).match
     few = type("Few", (), {"words": 20, "images": 1})
@@ -111,7 +114,7 @@ def test_few_words_at_once_give_the_same_scores(model, monkeypatch):
 
 
 def test_rows_say_how_often_the_likeliest_is_right():
-    table = {"bag": read_table()["bag"]}
+    table = {"bag": read_phrase_table()["bag"]}
     scores = np.zeros((4, len(table["bag"].names)))
     scores[:, 0] = [9, 9, 9, -9]
     evidence = Evidence(scores[:, [columns_of(table)["bag"].index(k) for k in columns_of(table)["bag"]]])
@@ -146,7 +149,7 @@ def test_the_study_has_a_row_for_each_way_and_number_of_answers(studied, model):
         assert ("p_r1" in row) is (row["answers"] > 0)
     assert found["rows"][0]["r1"] == found["rows"][2]["r1"]
     assert found["models"]["run"] == {"calibration_of_checkpoint": False, "among": 4}
-    assert {row["category"] for row in found["description"]} <= set(read_table())
+    assert {row["category"] for row in found["description"]} <= set(read_phrase_table())
     assert (studied / "ask.csv").read_text().startswith("model,questions,answers,captions,r1,r1_low,r1_high")
     with Image.open(studied / "ask.png") as picture:
         assert picture.width > 800
@@ -169,7 +172,7 @@ def test_calibrate_keeps_what_phrases_mean_beside_the_checkpoint(tiny_run, tmp_p
     assert "| category " in capsys.readouterr().out
     kept = read_calibration(calibration_beside(copy), "it")
     trained = TrainedModel.open(copy)
-    fitted = fit_attributes(trained, trained.open_split("val"), read_table())
+    fitted = fit_attributes(trained, trained.open_split("val"), read_phrase_table())
     assert kept.attributes == fitted and "upper colour" in fitted and fitted["upper colour"].people == 4
     others = json.loads((tmp_path / "out" / "calibrate.json").read_text())["calibration"]["attributes"]
     assert others.keys() == fitted.keys()
@@ -184,7 +187,7 @@ def test_calibrate_keeps_what_phrases_mean_beside_the_checkpoint(tiny_run, tmp_p
     printed = capsys.readouterr().out
     assert "phrases: what was known is kept, as what the people of this data have is not known" in printed
     assert read_calibration(calibration_beside(copy), "it").attributes == fitted
-    assert ask.attributes_for(TrainedModel.open(copy), read_table()) == (fitted, True)
+    assert ask.attributes_for(TrainedModel.open(copy), read_phrase_table()) == (fitted, True)
 
 
 def test_data_of_which_nothing_is_known_are_told_in_one_line(tiny_run, tmp_path):

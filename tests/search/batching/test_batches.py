@@ -115,7 +115,7 @@ def test_a_search_that_finds_nobody_waiting_begins_at_once(searcher, batches):
 def test_without_batching_each_is_answered_by_itself(searcher, monkeypatch):
     one_by_one = Searcher(searcher.encoder, searcher.gallery, together=False)
     sizes, real = [], one_by_one.batches.run
-    monkeypatch.setattr(one_by_one.batches, "answer", lambda jobs: sizes.append(len(jobs)) or real(jobs))
+    monkeypatch.setattr(one_by_one.batches, "run", lambda jobs: sizes.append(len(jobs)) or real(jobs))
     expected = [found(searcher.search(**one)) for one in ASKED[:3]]
     with waiting(one_by_one, searches(one_by_one, ASKED[:3])) as answers:
         pass

@@ -9,14 +9,14 @@ from in_process import call, call_here
 from starlette.testclient import TestClient
 
 from evaluation.calibration import Calibration, write_calibration
-from evaluation.description.asking import Question, says_yes
+from evaluation.description.asking import Question, yes_probability
 from evaluation.description.meaning import CategoryCalibration
-from evaluation.description.phrases import read_table
+from evaluation.description.phrases import read_phrase_table
 from evaluation.trained import TrainedModel
 from search.__main__ import main
 from search.describing.describer import Describer, GalleryDescriber
-from search.describing.questions import Answered, AskedSearch, ask, log_odds_of
-from search.page.describing import seen_as_html
+from search.describing.questions import DialogueRequest, QuestionAnswer, ask, log_odds_of
+from search.page.describing import predictions_as_html
 from search.searcher import Hit
 from search.serving.api import build_app
 from search.serving.erasing import erase_image
@@ -35,7 +35,7 @@ def anything_is_asked(monkeypatch):
 
 @pytest.fixture
 def describer(searcher):
-    return GalleryDescriber(searcher, read_table())
+    return GalleryDescriber(searcher, read_phrase_table())
 
 
 def fixed(table, offsets):
@@ -58,11 +58,11 @@ def fixed(table, offsets):
 def small_table(tmp_path):
     """Bags, their colours, and one category that no calibration knows; the file, too."""
     file = tmp_path / "phrases.yaml"
-    removed = "".join(f"{name}:\n" for name in read_table() if name not in ("bag", "bag colour"))
+    removed = "".join(f"{name}:\n" for name in read_phrase_table() if name not in ("bag", "bag colour"))
     own = "bag: {phrases: [backpack], nothing: {no bag: A person.}, question: 'with a {}?'}\n"
     own += "bag colour: {phrases: [red, blue], of: bag, question: 'with a {} bag?'}\nbelt: [belt, chain]\n"
     file.write_text(removed + own)
-    return read_table(file), file
+    return read_phrase_table(file), file
 
 
 def calibrated(trained, copy, table, bag=2.0):
@@ -78,12 +78,12 @@ def calibrated(trained, copy, table, bag=2.0):
 
 def test_every_category_is_described_by_shares_of_its_options(describer, photos):
     seen = describer.describe(next(iter(photos.rglob("*.jpg"))).read_bytes())
-    assert [one.category for one in seen] == list(read_table())
+    assert [one.category for one in seen] == list(read_phrase_table())
     for one in seen:
         assert not one.calibrated and one.score == max(one.options.values())
-        if read_table()[one.category].of is None:
+        if read_phrase_table()[one.category].parent is None:
             assert sum(one.options.values()) == pytest.approx(1) and one.shown
-    assert "the scores are uncalibrated" in describer.why_unsure()
+    assert "the scores are uncalibrated" in describer.calibration_advice()
 
 
 def test_the_colour_of_a_thing_counts_as_far_as_it_is_there(encoder, trained, photos, small_table, tmp_path):
@@ -97,7 +97,7 @@ def test_the_colour_of_a_thing_counts_as_far_as_it_is_there(encoder, trained, ph
         assert seen["bag colour"].options == pytest.approx({"red": 0.75 * there, "blue": 0.25 * there})
         assert seen["bag colour"].shown is (bag > 0) and seen["bag"].shown
         assert not seen["belt"].calibrated
-        assert found.why_unsure().startswith("the scores of belt are uncalibrated")
+        assert found.calibration_advice().startswith("the scores of belt are uncalibrated")
 
 
 def test_hits_are_described_once_and_forgotten_when_erased(describer, searcher, monkeypatch):
@@ -122,29 +122,29 @@ def test_an_image_that_is_gone_is_told(describer, searcher, photos):
 
 
 def test_answers_rank_the_best_hits_again_by_bayes_rule(describer, searcher):
-    asked = AskedSearch(SENTENCE, top=6, among=6)
+    asked = DialogueRequest(SENTENCE, top=6, among=6)
     start = ask(describer, asked)
     plain = searcher.search(SENTENCE, top=6)
     assert [hit.path for hit in start.result.hits] == [hit.path for hit in plain.hits] and start.question is not None
     said = {"person", "upper body", "upper colour"}
     assert start.question.category not in said and start.words.endswith("?")
     question = Question("glasses", "sunglasses")
-    found = ask(describer, asked, [Answered(question, "yes")])
+    found = ask(describer, asked, [QuestionAnswer(question, "yes")])
     evidence, _ = describer.evidence([hit.path for hit in plain.hits])
-    column = read_table()["glasses"].names.index("sunglasses")
+    column = read_phrase_table()["glasses"].names.index("sunglasses")
     odds = {
-        hit.path: hit.score + np.log(says_yes(describer.options(evidence[hit.path])["glasses"][0, column]))
+        hit.path: hit.score + np.log(yes_probability(describer.options(evidence[hit.path])["glasses"][0, column]))
         for hit in plain.hits
     }
     assert [hit.path for hit in found.result.hits] == sorted(odds, key=lambda path: -odds[path])
-    assert found.answers == (Answered(question, "yes"),)
-    unknown = ask(describer, asked, [Answered(question, "unknown")])
+    assert found.answers == (QuestionAnswer(question, "yes"),)
+    unknown = ask(describer, asked, [QuestionAnswer(question, "unknown")])
     assert [hit.path for hit in unknown.result.hits] == [hit.path for hit in plain.hits]
 
 
 def test_hits_behind_those_that_are_asked_about_stay_there(describer):
-    plain = ask(describer, AskedSearch(SENTENCE, top=8, among=3))
-    found = ask(describer, AskedSearch(SENTENCE, top=8, among=3), [Answered(Question("glasses", None), "no")])
+    plain = ask(describer, DialogueRequest(SENTENCE, top=8, among=3))
+    found = ask(describer, DialogueRequest(SENTENCE, top=8, among=3), [QuestionAnswer(Question("glasses", None), "no")])
     paths, before = [hit.path for hit in found.result.hits], [hit.path for hit in plain.result.hits]
     assert paths[3:] == before[3:] and {*paths[:3]} == {*before[:3]} and len(paths) == 8
 
@@ -161,11 +161,11 @@ def test_log_odds_are_those_of_the_best_score_that_is_known():
 @pytest.mark.parametrize("about", [("bag", "rucksack"), ("bags", "backpack"), ("shoes", None)])
 def test_what_cannot_be_asked_is_told(describer, about):
     with pytest.raises(UserError, match="there is no question about"):
-        ask(describer, AskedSearch(SENTENCE), [Answered(Question(*about), "yes")])
+        ask(describer, DialogueRequest(SENTENCE), [QuestionAnswer(Question(*about), "yes")])
 
 
 def test_there_is_nothing_to_ask_about_nothing(describer):
-    found = ask(describer, AskedSearch(SENTENCE, where="camera == 'none'"))
+    found = ask(describer, DialogueRequest(SENTENCE, where="camera == 'none'"))
     assert found.question is None and found.words == "" and not found.result.hits
 
 
@@ -185,7 +185,7 @@ def test_describe_prints_categories_with_scores(trained, photos, small_table, tm
     assert "the scores of belt are uncalibrated" in told.errors
     found = json.loads(call_here(main, "describe", images[0], "--checkpoint", copy, "--json").output)
     assert found[0]["image"] == str(images[0])
-    assert [one["category"] for one in found[0]["categories"]] == list(read_table())
+    assert [one["category"] for one in found[0]["categories"]] == list(read_phrase_table())
 
 
 def test_images_that_cannot_be_read_are_named_and_the_others_described(trained, photos, tmp_path):
@@ -238,7 +238,9 @@ def client(searcher):
 def test_the_api_describes_and_asks(client, searcher):
     hits = client.post("/api/search", json={"text": SENTENCE}).json()["hits"]
     seen = client.post("/api/describe", json={"id": hits[0]["id"]}).json()
-    assert seen["path"] == hits[0]["path"] and [one["category"] for one in seen["categories"]] == list(read_table())
+    assert seen["path"] == hits[0]["path"] and [one["category"] for one in seen["categories"]] == list(
+        read_phrase_table()
+    )
     assert seen["categories"][0]["phrase"] in ("man", "woman")
     first = client.post("/api/ask", json={"text": SENTENCE, "among": 4}).json()
     assert [hit["id"] for hit in first["hits"]] == [hit["id"] for hit in hits] and first["answers"] == []
@@ -276,8 +278,8 @@ def test_wrong_requests_are_told(client, address, body, status, words):
 def test_what_is_described_and_asked_is_watched(searcher):
     told = []
     searcher.authorize = lambda action, **details: told.append((action, details))
-    describer = GalleryDescriber(searcher, read_table())
-    ask(describer, AskedSearch(SENTENCE, top=1, among=2), [Answered(Question("bag", "backpack"), "no")])
+    describer = GalleryDescriber(searcher, read_phrase_table())
+    ask(describer, DialogueRequest(SENTENCE, top=1, among=2), [QuestionAnswer(Question("bag", "backpack"), "no")])
     path = searcher.search(SENTENCE, top=1).hits[0].path
     describer.describe_hit(path)
     assert told[0] == ("ask", {"text": SENTENCE, "answers": "with a backpack? no"})
@@ -286,6 +288,6 @@ def test_what_is_described_and_asked_is_watched(searcher):
 
 def test_the_page_shows_what_is_seen_as_text(describer, searcher):
     path = searcher.search(SENTENCE, top=1).hits[0].path
-    shown = seen_as_html("<b>.jpg", describer.describe_hit(path), describer.unsure())
+    shown = predictions_as_html("<b>.jpg", describer.describe_hit(path), describer.calibration_warning())
     assert "&lt;b&gt;.jpg" in shown and shown.count("<tr>") >= 10
     assert "The scores are uncalibrated" in shown and str(describer.encoder.trained.checkpoint) not in shown

@@ -7,7 +7,7 @@ behind it until the next thing ("hair tied in a bun"). No more of grammar is nee
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from evaluation.description.phrases import Category, Table, nouns_of
+from evaluation.description.phrases import Category, PhraseTable, nouns_of
 
 WORD = re.compile(r"[\w'-]+|[.;!?]")
 STOPS = set(".;!?")
@@ -16,22 +16,22 @@ STOPS = set(".;!?")
 Span = tuple[int, int]  # of words, from and to
 
 
-def said_of(table: Table, sentence: str) -> set[str]:
+def mentioned_categories(table: PhraseTable, sentence: str) -> set[str]:
     """The categories that a sentence says something of."""
     words = WORD.findall(sentence.lower())
-    named = {category.about or name for name, category in table.items()}
-    things = longest({name: ends_of(words, nouns_of(table[name])) for name in named})
+    named = {category.described_item or name for name, category in table.items()}
+    things = drop_nested_spans({name: find_phrases(words, nouns_of(table[name])) for name in named})
     nouns = {index for ends in things.values() for start, end in ends for index in range(start, end)}
-    found = {name for name, category in table.items() if not category.about and things[name]}
+    found = {name for name, category in table.items() if not category.described_item and things[name]}
     for name, category in table.items():
-        if category.about:
-            spans = spans_around(words, things[category.about], nouns)
-            if any(names_it(words[span], category) for span in spans):
+        if category.described_item:
+            spans = descriptor_spans(words, things[category.described_item], nouns)
+            if any(mentions_option(words[span], category) for span in spans):
                 found.add(name)
     return found
 
 
-def longest(things: Mapping[str, Sequence[Span]]) -> dict[str, list[Span]]:
+def drop_nested_spans(things: Mapping[str, Sequence[Span]]) -> dict[str, list[Span]]:
     """Without what is a part of something longer: dress shoes are no dress."""
     everything = [span for spans in things.values() for span in spans]
     return {
@@ -40,23 +40,23 @@ def longest(things: Mapping[str, Sequence[Span]]) -> dict[str, list[Span]]:
     }
 
 
-def ends_of(words: Sequence[str], phrases: Iterable[str]) -> list[Span]:
+def find_phrases(words: Sequence[str], phrases: Iterable[str]) -> list[Span]:
     """Where phrases stand among words, from and to; a plural is the same thing."""
     found = []
     for phrase in dict.fromkeys(phrases):
         parts = WORD.findall(phrase.lower())
         for start in range(len(words) - len(parts) + 1):
-            if all(same(word, part) for word, part in zip(words[start:], parts, strict=False)):
+            if all(same_or_plural(word, part) for word, part in zip(words[start:], parts, strict=False)):
                 found.append((start, start + len(parts)))
     return found
 
 
-def same(word: str, other: str) -> bool:
+def same_or_plural(word: str, other: str) -> bool:
     """Whether two words are one, or its plural."""
     return word == other or word in (f"{other}s", f"{other}es")
 
 
-def spans_around(words: Sequence[str], ends: Sequence[Span], nouns: set[int]) -> list[slice]:
+def descriptor_spans(words: Sequence[str], ends: Sequence[Span], nouns: set[int]) -> list[slice]:
     """For each thing, the words from the thing before it to the one behind it, or to the end of the sentence."""
     found = []
     for start, end in ends:
@@ -70,6 +70,6 @@ def spans_around(words: Sequence[str], ends: Sequence[Span], nouns: set[int]) ->
     return found
 
 
-def names_it(words: Sequence[str], category: Category) -> bool:
+def mentions_option(words: Sequence[str], category: Category) -> bool:
     """Whether a run of words names an option of a category."""
-    return bool(ends_of(words, [*category.questions, *category.said]))
+    return bool(find_phrases(words, [*category.questions, *category.mention_words]))
