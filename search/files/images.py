@@ -131,7 +131,7 @@ class SharedImages(Images):
     def exists(self) -> bool:
         """A place of object storage is there when a file is below it."""
         with self.storage.fsspec_errors("cannot be listed"):
-            return bool(self.storage.system.exists(self.storage.path))
+            return self.storage.type_at(self.storage.path) is not None
 
     def walk(self) -> FolderOfImages:
         found, endings = FolderOfImages(), known_endings()
@@ -201,8 +201,10 @@ class SharedImages(Images):
         return f"{self.name}/{path}"
 
     def paths_of(self, name: str) -> list[str]:
-        inside = posixpath.normpath(name.removeprefix(self.name).lstrip("/") or ".")
-        return [] if is_url(inside) or inside.startswith("..") else [inside]
+        if name == self.name or name.startswith(f"{self.name}/"):
+            name = name.removeprefix(self.name).lstrip("/") or "."
+        inside = posixpath.normpath(name)
+        return [] if is_url(name) or inside.startswith("..") else [inside]
 
 
 def open_images(name: str, what: str) -> Images:

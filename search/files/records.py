@@ -9,6 +9,7 @@ Letters: R images of a file, E embedding.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -102,9 +103,16 @@ class Records:
                 del self.by_id[image.id]
 
     def read(self, name: str) -> None:
-        """Apply one file to what earlier ones said. Raises UserError when it is damaged."""
+        """Apply one file to what earlier ones said. Raises UserError when it is damaged, or cannot be read now."""
         try:
-            with self.storage.open(name) as stream, np.load(stream, allow_pickle=False) as file:
+            with self.storage.open(name) as stream:
+                content = io.BytesIO(stream.read())
+        except OSError as error:
+            raise UserError(
+                f"gallery file {self.storage.name}/{name} cannot be read: {error.strerror or error}"
+            ) from None
+        try:
+            with np.load(content, allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
                 embeddings = file["embeddings"]
                 rows = list(zip(head["paths"], head["digests"], embeddings, head["metadata"], strict=True))

@@ -142,7 +142,14 @@ class SharedStorage(Storage):
 
     def exists(self, name: str) -> bool:
         with self.fsspec_errors(f"cannot be read ({name})"):
-            return bool(self.system.isfile(self.at(name)))
+            return self.type_at(self.at(name)) == "file"
+
+    def type_at(self, path: str) -> str | None:
+        """file or directory; None where there is nothing. fsspec's own questions take every failure for nothing."""
+        try:
+            return str(self.system.info(path)["type"])
+        except FileNotFoundError:
+            return None
 
     def names(self, folder: str) -> list[str]:
         with self.fsspec_errors(f"cannot be listed ({folder})"):

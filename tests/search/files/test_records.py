@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from search.files.records import IndexedImage, Records
+from search.files.storage import Folder
 from utils.errors import UserError
 
 
@@ -68,4 +69,15 @@ def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "records" / "00000001.npz"
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UserError, match=r"00000001.npz is damaged .*index again"):
+        Records(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    Records(tmp_path).add([record("a.jpg")])
+
+    def refused(self, name):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Folder, "open", refused)
+    with pytest.raises(UserError, match=r"00000001.npz cannot be read: Permission denied"):
         Records(tmp_path)

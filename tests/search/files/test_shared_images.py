@@ -149,3 +149,10 @@ def test_the_commands(trained, copied, tmp_path):
     for wrong, words in (("memory://none", "is not a folder of images"), ("nope://x/y", "Protocol not known")):
         told = call(main, "index", wrong, "--gallery", tmp_path / "other", "--checkpoint", trained)
         assert told.code == 2 and words in told.errors and not (tmp_path / "other").exists()
+
+
+def test_another_place_whose_name_begins_alike_is_not_meant(url, memory):
+    images = open_images(url, "FOLDER")
+    assert images.paths_of(f"{url}/a/1.jpg") == ["a/1.jpg"] and images.paths_of(url) == ["."]
+    assert images.paths_of("a/1.jpg") == ["a/1.jpg"]
+    assert images.paths_of(f"{url}2/1.jpg") == images.paths_of(f"{url}2") == images.paths_of("s3://b/1.jpg") == []

@@ -122,3 +122,24 @@ def test_what_is_no_json_or_absent_is_told_in_a_line(url):
         storage.read_json("other.json", "gallery file")
     with pytest.raises(UserError, match="three slashes"):
         open_storage("file://host/folder", "--files")
+
+
+def test_storage_that_does_not_answer_is_not_taken_for_empty(url, monkeypatch):
+    storage = opened(url)
+    storage.put("gallery.json", b"{}")
+    kept = Records(storage)
+    kept.add([record("a.jpg")])
+
+    def fails(*_, **__):
+        raise TimeoutError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.system, "info", fails)  # by which fsspec asks whether there is a file
+        with pytest.raises(UserError, match=r"cannot be read \(gallery.json\): no answer"):
+            storage.exists("gallery.json")
+    assert storage.exists("gallery.json") and not storage.exists("other.json") and not storage.exists("records")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.system, "cat_file", fails)
+        with pytest.raises(UserError, match=r"cannot be read .*no answer") as error:
+            Records(storage)
+        assert "damaged" not in str(error.value)  # which would be advice to remove it
