@@ -142,7 +142,7 @@ class Gallery(SearchableGallery):
     def forget(self, paths: Sequence[str]) -> None:
         """Erase images from records and index, and copies that a page has shown; their files are left alone."""
         with self.followed():
-            self.records.remove(paths)
+            self.records.drop(paths)  # on the disk first: what could not be written is still there
             self.erase()
 
     def erase(self) -> None:

@@ -27,7 +27,7 @@ from search.files.storage import Storage
 from search.gallery.address import Address
 from search.milvus.index_records import FRESH, IndexRecords
 from search.milvus.store import Store
-from utils.errors import UserError
+from utils.errors import NotThere, UserError
 
 FORMAT = 1
 COLUMNS = "columns.json"
@@ -65,10 +65,10 @@ class SearchableGallery(ABC):
         self.images = open_images(about["images"], "the images of the gallery")
 
     def image_at(self, path: str) -> IndexedImage:
-        """The image of a path. Raises UserError when the gallery holds no such image, or none any more."""
+        """The image of a path. Raises NotThere when the gallery holds no such image, or none any more."""
         image = self.records.by_path.get(path)
         if image is None:
-            raise UserError(f"the gallery holds no image {path!r}")
+            raise NotThere(f"the gallery holds no image {path!r}")
         return image
 
     def file_of(self, path: str) -> str:

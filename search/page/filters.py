@@ -57,7 +57,7 @@ class Filters:
         parts = [in_brackets(words or "", columns)]
         parts.append(condition(columns, dict(zip(self.choices, values[:count], strict=True))))
         ends = zip(values[count::2], values[count + 1 :: 2], strict=True)
-        parts += [between(name, columns[name], *bounds) for name, bounds in zip(self.times, ends, strict=True)]
+        parts += [between(name, columns.get(name, ()), *bounds) for name, bounds in zip(self.times, ends, strict=True)]
         return " and ".join(part for part in parts if part)
 
 
@@ -104,7 +104,7 @@ def condition(columns: Columns, chosen: Mapping[str, Sequence[str] | None]) -> s
     parts = []
     for name, wanted in chosen.items():
         if wanted:
-            values = [value for value in columns[name] if str(value) in wanted]
+            values = [value for value in columns.get(name, ()) if str(value) in wanted]
             parts.append(f"{name} in {json.dumps(values, ensure_ascii=False)}")
     return " and ".join(parts)
 
@@ -115,6 +115,8 @@ def between(name: str, values: Sequence[Any], first: str | None, last: str | Non
     A date without a time, as `last`, includes the whole day. Raises UserError for what is written otherwise than the
     values of the column.
     """
+    if not values and any((text or "").strip() for text in (first, last)):
+        raise UserError(f"no image has {name} any more; leave {name} from and to empty")
     bounds = [bound(name, values, end, text or "") for end, text in (("from", first), ("to", last))]
     parts = [f"{name} >= {bounds[0]}"] if bounds[0] else []
     if bounds[1] and type_of(values) == TEXT:

@@ -16,6 +16,7 @@ from evaluation.drawing.pictures import placeholder
 from search.gallery.searchable_gallery import SearchableGallery
 from search.searcher import Hit
 from search.serving.frame_view import frame_around
+from utils.errors import NotThere
 
 PICTURE = (192, 384)  # width and height that images are shown in, in pixels
 FRAME = (640, 480)
@@ -81,7 +82,7 @@ def picture_of(gallery: SearchableGallery, path: str) -> Image.Image:
     """An image small enough for the page, or a grey field in place of it."""
     try:
         picture = decode(gallery.content_of(path))
-    except Unusable:
+    except (Unusable, NotThere):  # erased, for one, since it was found
         return placeholder(path, PICTURE)
     picture.thumbnail(PICTURE)
     return picture
@@ -90,7 +91,7 @@ def picture_of(gallery: SearchableGallery, path: str) -> Image.Image:
 def surroundings(gallery: SearchableGallery, path: str, moments: Sequence[str]) -> list[tuple[Image.Image, str]]:
     """The frame that an image was cut out of, if it was, and the others of its group."""
     pictures = []
-    with suppress(Unusable):  # the hit itself was there a moment ago
+    with suppress(Unusable, NotThere):  # the hit itself was there a moment ago
         if (frame := frame_around(gallery, path)) is not None:
             frame.thumbnail(FRAME)
             pictures.append((frame, "the frame"))

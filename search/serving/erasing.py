@@ -14,9 +14,13 @@ def erase_image(searcher: Searcher, path: str) -> None:
     with searcher.model_lock:
         image = gallery.records.by_path.get(path)
         if image is None:
+            gallery.catch_up()  # of an erasure that could not be finished
             raise NotThere(f"the gallery holds no image {path!r}")
         searcher.authorize("erase", image=path)
-        gallery.forget([path])
-        searcher.tokens.forget(image)
-        for drop in searcher.drops:
-            drop(image.content)
+        try:
+            gallery.forget([path])
+        finally:
+            if path not in gallery.records.by_path:
+                searcher.tokens.forget(image)
+                for drop in searcher.drops:
+                    drop(image.content)

@@ -97,3 +97,12 @@ def test_times_are_written_as_in_the_gallery(values, text):
 def test_no_bound_is_no_filter():
     assert between("time", [1, 2], None, " ") == ""
     assert between("time", [1, 2], "-3", "4.5") == "time >= -3 and time <= 4.5"
+
+
+def test_a_column_that_is_gone_is_in_nobodys_way(timed):
+    searcher, _ = timed
+    filters, values = Filters(searcher.gallery.columns()), [[], None, None, None, None, ""]
+    assert filters.where({}, values) == ""
+    first = f"{filters.times[0]} from"
+    with pytest.raises(UserError, match=f"no image has {filters.times[0]} any more; leave {first} and to empty"):
+        filters.where({}, [[], "20", None, None, None, ""])
