@@ -40,13 +40,15 @@ def groups_of(images: Sequence[IndexedImage], group: str) -> list[Hashable]:
 def representatives(images: Iterable[IndexedImage]) -> Iterable[str]:
     """The first image that each looks the same as, out of those before it that look like none before them."""
     firsts: list[str] = []
-    embeddings = np.zeros((0, 0), np.float32)  # [firsts, E]
+    embeddings = np.zeros((0, 0), np.float32)  # [at least firsts, E]
     for image in images:
         path, own = image.path, image.embedding
-        alike = np.flatnonzero(embeddings @ own >= SAME) if firsts else np.zeros(0, int)
+        alike = np.flatnonzero(embeddings[: len(firsts)] @ own >= SAME) if firsts else np.zeros(0, int)
         if not len(alike):
+            if len(firsts) == len(embeddings):  # twice the room
+                embeddings = np.resize(embeddings, (max(64, 2 * len(firsts)), len(own)))
+            embeddings[len(firsts)] = own
             firsts.append(path)
-            embeddings = np.stack([*embeddings, own]) if len(firsts) > 1 else own[None]
         yield path if not len(alike) else firsts[int(alike[0])]
 
 
