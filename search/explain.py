@@ -37,7 +37,9 @@ class ExplainedAttribute:
 
 @dataclass(frozen=True)
 class Explanation:
-    """match: probability that image and sentence belong together; heat: of all words, as of an attribute.
+    """The scores and heat maps that explain one hit.
+
+    match: probability that image and sentence belong together; heat: of all words, as of an attribute.
 
     match, similarity: as of an attribute, the latter the cosine itself.
     """

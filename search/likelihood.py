@@ -13,11 +13,11 @@ from search.encoder import Encoder
 
 
 @dataclass(frozen=True)
-class Likelihood:
-    """What is known of the hits of a search.
+class HitProbabilities:
+    """What calibration says of the hits of a search.
 
-    probabilities [N]: how likely each shows the described person; nobody_fits: whether the best hit scores lower than
-    those of searches for people who are not here do in a share of `false_alarms` of them.
+    probabilities [N]: how likely each shows the described person. nobody_fits: the best hit does not exceed the score
+    that a share `false_alarms` of searches for absent people exceed.
     """
 
     probabilities: list[float]
@@ -35,18 +35,18 @@ class Likelihood:
         )
 
 
-def calibration_of(encoder: Encoder, reranked: bool) -> StageCalibration | None:
+def stage_calibration(encoder: Encoder, reranked: bool) -> StageCalibration | None:
     """What the scores of a model mean: of its matching head, where hits are re-ranked, else of its embeddings."""
     known = encoder.trained.calibration
     return known.stages.get("reranked" if reranked else "stage1") if known else None
 
 
-def likelihood_of(
+def hit_probabilities(
     scores: Sequence[float], calibration: StageCalibration, images: int, false_alarms: float
-) -> Likelihood:
+) -> HitProbabilities:
     """Of hits with these scores [N], best first, among so many images."""
     probabilities = calibration.probabilities(np.array([scores]), images)[0].tolist()
-    return Likelihood(probabilities, not scores[0] > calibration.threshold(false_alarms, images), false_alarms)
+    return HitProbabilities(probabilities, not scores[0] > calibration.threshold(false_alarms, images), false_alarms)
 
 
 def why_unknown(encoder: Encoder) -> str:

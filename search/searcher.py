@@ -19,7 +19,7 @@ from search.encoder import Encoder
 from search.files.records import IndexedImage
 from search.gallery.grouping import group_items, groups_of
 from search.gallery.searchable_gallery import Neighbour, SearchableGallery
-from search.likelihood import Likelihood, calibration_of, likelihood_of
+from search.likelihood import HitProbabilities, hit_probabilities, stage_calibration
 from search.results.search_result import Hit as Hit
 from search.results.search_result import SearchResult as SearchResult
 from utils.errors import UserError
@@ -120,9 +120,9 @@ class Searcher:
 
     def calibration(self, reranked: bool) -> StageCalibration | None:
         """What the scores that order hits mean; None where that is not known."""
-        return calibration_of(self.reranker if reranked else self.encoder, reranked)
+        return stage_calibration(self.reranker if reranked else self.encoder, reranked)
 
-    def likelihood(self, hits: Sequence[Hit], reranked: bool, images: int | None) -> Likelihood | None:
+    def likelihood(self, hits: Sequence[Hit], reranked: bool, images: int | None) -> HitProbabilities | None:
         """How likely those hits are right that have the scores by which they are ordered; None where nothing says so.
 
         images: how many pass the filter; None = all do.
@@ -133,7 +133,7 @@ class Searcher:
         if calibration is None or not known:
             return None
         images = len(self.gallery.records) if images is None else images
-        return likelihood_of(known, calibration, max(images, len(hits)), self.false_alarms)
+        return hit_probabilities(known, calibration, max(images, len(hits)), self.false_alarms)
 
 
 def hit_of(near: Neighbour, score: float | None) -> Hit:

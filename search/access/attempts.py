@@ -12,23 +12,23 @@ WINDOW = 15 * 60  # seconds
 # often, so that nobody keeps a user out from a single one.
 LIMITS: Mapping[str, int] = {"address": 30, "address and user": 10, "user": 50}
 BUCKETS = 2**16  # counters at most, whatever is sent
-TOLD_EVERY = 60  # seconds between lines in the log about attempts that were not even looked at
+LOG_INTERVAL = 60  # seconds between lines in the log about attempts that were not even looked at
 
 
 @dataclass
 class Bucket:
-    """times: of attempts that count; refused: since the log was told, at `told`."""
+    """times: of attempts that count; refused: since the log was written to, at `last_logged`."""
 
     times: list[float] = field(default_factory=list)
     refused: int = 0
-    told: float = float("-inf")
+    last_logged: float = float("-inf")
 
 
-class Attempts:
+class LoginRateLimiter:
     """Counts attempts of the last `window` seconds.
 
-    Names share counters where their keyed hashes fall together: memory is bounded without that anybody can push the
-    count of another out of it, and nobody knows which names share one.
+    Counters are kept by keyed hash: memory is bounded, no client can evict another's counter, and nobody knows which
+    names share one.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Attempts:
         bucket.times = [one for one in bucket.times if one > self.clock() - self.window]
         return bucket
 
-    def take(self, names: Mapping[str, str]) -> float:
+    def try_acquire(self, names: Mapping[str, str]) -> float:
         """Count an attempt of what is named for each limit; returns the seconds to wait, 0 if it may be made now.
 
         An attempt that may not be made is not counted: who waits is let in.
@@ -60,22 +60,22 @@ class Attempts:
             bucket.times.append(self.clock())
         return 0.0
 
-    def give_back(self, names: Mapping[str, str]) -> None:
+    def refund(self, names: Mapping[str, str]) -> None:
         """Take back the attempt that was counted last: it was right."""
         for limit, name in names.items():
             bucket = self.bucket(limit, name)
             if bucket.times:
                 bucket.times.pop()
 
-    def to_tell(self, names: Mapping[str, str]) -> int:
+    def pop_refused_count(self, names: Mapping[str, str]) -> int:
         """How many refused attempts the log is to be told of now; 0 while it was told a moment ago.
 
         So nobody fills a disk by attempts that are refused.
         """
         bucket = max((self.bucket(*item) for item in names.items()), key=lambda one: one.refused)
-        if not bucket.refused or self.clock() - bucket.told < TOLD_EVERY:
+        if not bucket.refused or self.clock() - bucket.last_logged < LOG_INTERVAL:
             return 0
-        count, bucket.refused, bucket.told = bucket.refused, 0, self.clock()
+        count, bucket.refused, bucket.last_logged = bucket.refused, 0, self.clock()
         return count
 
 

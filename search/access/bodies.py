@@ -14,7 +14,7 @@ Receive = Callable[[], Awaitable[Message]]
 class LimitedBody:
     """A `receive` of ASGI that hands on a body of at most `route.most` bytes that arrives within `route.seconds`.
 
-    Otherwise it hands on that the client is gone, and `fault` says what to answer.
+    Otherwise it reports a disconnect, and `fault` says what to answer.
     """
 
     def __init__(self, receive: Receive, route: Route):

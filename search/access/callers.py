@@ -13,7 +13,10 @@ IN_SCOPE = "search.caller"  # where the request of a web server says who asks
 
 @dataclass(frozen=True)
 class Caller:
-    """name: of a user or of a token; by: how it was proved (password, token); address: where the request is from."""
+    """The user or program behind a request.
+
+    name: of a user or of a token. by: how it was proved (password, token). address: where the request is from.
+    """
 
     name: str
     roles: frozenset[str]

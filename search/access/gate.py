@@ -6,7 +6,7 @@
 4. Its route is in the table, and who asks has the role that stands there (search/access/routes.py).
 5. Its body is no larger and no slower than the table allows (search/access/bodies.py).
 
-The site behind it needs none of this, and is not asked before: what a later version of a framework adds is closed.
+The site behind it needs none of this, and is not request before: what a later version of a framework adds is closed.
 """
 
 import logging
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from search.access.bodies import LimitedBody, read_all, require_small
 from search.access.callers import IN_SCOPE, acting
-from search.access.logins import Known, Logins, TooMany, cookie_of, session_in
+from search.access.logins import Authenticated, Logins, TooMany, cookie_of, session_in
 from search.access.origins import Origin, Origins, Refused, is_of_another_site, without_forwarded
 from search.access.pages import account_page, login_page
 from search.access.routes import ACCOUNT, ANYONE, LOGIN, LOGOUT, SIGNED_IN, Route, route_of
@@ -35,7 +35,7 @@ PAGE_POLICY = (
     " img-src 'self' data: blob:; font-src 'self' data:; media-src 'none'; object-src 'none'; base-uri 'self';"
     " form-action 'self'; frame-ancestors 'none'"
 )
-ALWAYS = {
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",  # not no-referrer, with which browsers do not name the origin of a form
@@ -63,7 +63,7 @@ class Gate:
             await self.answer(scope, receive, with_headers(send, "private, max-age=3600" if kept else "no-store"))
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on; whatever is wrong with it is one line."""
+        """Answer a request, or forward it to the site; whatever is wrong with it is one line."""
         try:
             response = await self.admit(scope, receive, send)
         except TooMany as fault:
@@ -92,7 +92,7 @@ class Gate:
         client = scope.get("client") or ("", 0)
         origin = self.origins.of(client[0], scope["scheme"], scope["headers"])
         path, method = self.path_of(scope), scope["method"]
-        route, known = route_of(method, path), await self.logins.known(origin, scope["headers"])
+        route, known = route_of(method, path), await self.logins.authenticate(origin, scope["headers"])
         if known is None and (route is None or route.needs != ANYONE):
             return self.ask_to_sign_in(scope)
         self.require_same_site(scope, origin, known)
@@ -100,10 +100,10 @@ class Gate:
             raise Refused(404, f"there is no {method} {path}; see /docs")
         self.require_role(route, known)
         require_small(scope["headers"], route)
-        asked = Asked(scope, path, origin, known, LimitedBody(receive, route))
-        if path in OWN:
-            return await OWN[path](self, asked)
-        await self.hand_on(asked, send)
+        request = AdmittedRequest(scope, path, origin, known, LimitedBody(receive, route))
+        if path in GATE_PAGES:
+            return await GATE_PAGES[path](self, request)
+        await self.forward(request, send)
         return None
 
     def path_of(self, scope: Scope) -> str:
@@ -119,13 +119,13 @@ class Gate:
             return RedirectResponse(f"{self.prefix}{LOGIN}", 303)
         raise Refused(401, "sign in, or send the header Authorization: Bearer TOKEN")
 
-    def require_same_site(self, scope: Scope, origin: Origin, known: Known | None) -> None:
+    def require_same_site(self, scope: Scope, origin: Origin, known: Authenticated | None) -> None:
         """Raises Refused when a page of another site had the browser send this, in a session or to begin one.
 
         A token is sent by programs alone, and never by a browser on its own.
         """
         headers, reads = Headers(scope=scope), scope["method"] in ("GET", "HEAD")
-        if (known and not known.identity) or (known is None and reads):
+        if (known and not known.session_id) or (known is None and reads):
             return
         visits = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         if reads and visits and "origin" not in headers:  # somebody follows a link to here
@@ -133,7 +133,7 @@ class Gate:
         if is_of_another_site(origin, headers, changes=not reads):
             raise Refused(403, "requests of other sites are refused; programs send a token")
 
-    def require_role(self, route: Route, known: Known | None) -> None:
+    def require_role(self, route: Route, known: Authenticated | None) -> None:
         """Raises Refused unless who asks has the role of a route."""
         if route.needs == ANYONE or (route.needs == SIGNED_IN and known):
             return
@@ -142,41 +142,41 @@ class Gate:
 
     # ---- the gate's own pages ----------------------------------------------------------
 
-    async def login(self, asked: "Asked") -> Response:
+    async def login(self, request: "AdmittedRequest") -> Response:
         """The form to sign in, or a new session for what was written in it. Raises Refused."""
-        if asked.scope["method"] == "GET":
+        if request.scope["method"] == "GET":
             return login_page(self.prefix)
-        before = session_in(asked.scope["headers"], asked.origin)
-        identity = await self.logins.sign_in(asked.origin, await read_all(asked.body), before)
-        return self.moved_on("/", cookie_of(identity, asked.origin))
+        before = session_in(request.scope["headers"], request.origin)
+        session_id = await self.logins.sign_in(request.origin, await read_all(request.body), before)
+        return self.redirect("/", cookie_of(session_id, request.origin))
 
-    async def account(self, asked: "Asked") -> Response:
+    async def account(self, request: "AdmittedRequest") -> Response:
         """Who one is."""
-        caller = asked.who.caller
+        caller = request.who.caller
         return account_page(self.prefix, caller.name, ", ".join(sorted(caller.roles)))
 
-    async def logout(self, asked: "Asked") -> Response:
+    async def logout(self, request: "AdmittedRequest") -> Response:
         """The end of a session."""
-        await self.logins.sign_out(asked.who, asked.origin)
-        return self.moved_on(LOGIN, cookie_of("", asked.origin))
+        await self.logins.sign_out(request.who, request.origin)
+        return self.redirect(LOGIN, cookie_of("", request.origin))
 
-    def moved_on(self, path: str, cookie: str) -> Response:
+    def redirect(self, path: str, cookie: str) -> Response:
         """To another page, with a cookie."""
         return RedirectResponse(f"{self.prefix}{path}", 303, {"Set-Cookie": cookie})
 
     # ---- to the site -------------------------------------------------------------------
 
-    async def hand_on(self, asked: "Asked", send: Send) -> None:
+    async def forward(self, request: "AdmittedRequest", send: Send) -> None:
         """Let the site answer, which sees the request as the browser made it, and who asks. Raises Refused."""
-        body, caller = asked.body, asked.who.caller
-        answering = Answering(send, body, lambda: self.logins.is_alive(asked.who))
+        body, caller = request.body, request.who.caller
+        answering = SessionBoundSend(send, body, lambda: self.logins.is_alive(request.who))
         inner = {
-            **asked.scope,
-            "path": asked.path,
-            "raw_path": quote(asked.path).encode(),
-            "scheme": asked.origin.scheme,
-            "client": (asked.origin.address, 0),
-            "headers": without_forwarded(asked.scope["headers"]),
+            **request.scope,
+            "path": request.path,
+            "raw_path": quote(request.path).encode(),
+            "scheme": request.origin.scheme,
+            "client": (request.origin.address, 0),
+            "headers": without_forwarded(request.scope["headers"]),
             IN_SCOPE: caller,
         }
         with acting(caller):
@@ -190,31 +190,31 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AdmittedRequest:
     """A request that may be answered. path: without that of the proxy; known: who it is of, unless of anyone."""
 
     scope: Scope
     path: str
     origin: Origin
-    known: Known | None
+    known: Authenticated | None
     body: LimitedBody
 
     @property
-    def who(self) -> Known:
+    def who(self) -> Authenticated:
         """Who it is of. Raises Refused: a request of anyone is not answered where somebody is asked for."""
         if self.known is None:
             raise Refused(401, "sign in first")
         return self.known
 
 
-OWN: Mapping[str, Callable[[Gate, Asked], Awaitable[Response]]] = {
+GATE_PAGES: Mapping[str, Callable[[Gate, AdmittedRequest], Awaitable[Response]]] = {
     LOGIN: Gate.login,
     ACCOUNT: Gate.account,
     LOGOUT: Gate.logout,
 }
 
 
-class Answering:
+class SessionBoundSend:
     """A `send` of ASGI that ends an answer, such as a stream, with the session of who gets it.
 
     What a site says of a body that was cut off is dropped: the gate says more.
@@ -240,7 +240,7 @@ def with_headers(send: Send, caching: str) -> Callable[[Message], Awaitable[None
             headers = MutableHeaders(scope=message)
             for name in {name for name in headers if name.startswith("access-control-")}:
                 del headers[name]
-            for name, value in ALWAYS.items():
+            for name, value in SECURITY_HEADERS.items():
                 headers[name] = value
             headers.setdefault("Content-Security-Policy", PAGE_POLICY)
             headers["Cache-Control"] = caching

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
-from search.access.attempts import Attempts, network_of
+from search.access.attempts import LoginRateLimiter, network_of
 from search.access.audit import AuditLog
 from search.access.callers import Caller
 from search.access.origins import Headers, Origin, Refused, values_of
 from search.access.passwords import User, check_password
-from search.access.private_files import Watched
+from search.access.private_files import ReloadingFile
 from search.access.sessions import Session, Sessions
 from search.access.tokens import Token, check_token
 from utils.errors import Unavailable
@@ -32,11 +32,11 @@ class TooMany(Refused):
 
 
 @dataclass(frozen=True)
-class Known:
-    """Who a request is of. identity: of the session, empty when it came with a token."""
+class Authenticated:
+    """Who a request is of. session_id: of the session, empty when it came with a token."""
 
     caller: Caller
-    identity: str = ""
+    session_id: str = ""
 
 
 class Logins:
@@ -44,46 +44,46 @@ class Logins:
 
     def __init__(
         self,
-        users: Watched[Mapping[str, User]] | None,
-        tokens: Watched[Mapping[str, Token]] | None,
+        users: ReloadingFile[Mapping[str, User]] | None,
+        tokens: ReloadingFile[Mapping[str, Token]] | None,
         audit: AuditLog | None,
     ):
         """users, tokens: the files that were given; at least one of them."""
         self.users, self.tokens, self.audit = users, tokens, audit
-        self.sessions, self.attempts = Sessions(), Attempts()
+        self.sessions, self.attempts = Sessions(), LoginRateLimiter()
         self.hashing, self.waiting = ThreadPoolExecutor(1, "password"), 0
 
     # ---- who a request is of -----------------------------------------------------------
 
-    async def known(self, origin: Origin, headers: Headers) -> Known | None:
+    async def authenticate(self, origin: Origin, headers: Headers) -> Authenticated | None:
         """Who a request is of, or None. Raises Refused for a wrong token, and when there were too many."""
         given = values_of(headers, b"authorization")
         if given:
-            return await self.by_token(origin, given)
-        identity = session_in(headers, origin)
-        session = self.sessions.find(identity) if identity else None
+            return await self.authenticate_token(origin, given)
+        session_id = session_in(headers, origin)
+        session = self.sessions.find(session_id) if session_id else None
         user = self.still_user(session) if session else None
         if session is None or user is None:
-            self.sessions.end(identity)
+            self.sessions.end(session_id)
             return None
-        return Known(Caller(session.name, frozenset(user.roles), "password", origin.address), identity)
+        return Authenticated(Caller(session.name, frozenset(user.roles), "password", origin.address), session_id)
 
     def still_user(self, session: Session) -> User | None:
         """The user of a session as the file has it now; None when the user is gone or has another password."""
         user = self.users.current().get(session.name) if self.users else None
         return user if user and user.password == session.user.password else None
 
-    def is_alive(self, known: Known) -> bool:
+    def is_alive(self, known: Authenticated) -> bool:
         """Whether a session goes on, for what is still being sent in it."""
-        if not known.identity:
+        if not known.session_id:
             return True
-        session = self.sessions.find(known.identity, used=False)
+        session = self.sessions.find(known.session_id, used=False)
         try:
             return session is not None and self.still_user(session) is not None
         except Unavailable:
             return False
 
-    async def by_token(self, origin: Origin, given: list[str]) -> Known:
+    async def authenticate_token(self, origin: Origin, given: list[str]) -> Authenticated:
         """Who has a token. Raises Refused."""
         scheme, _, token = given[0].partition(" ")
         if len(given) > 1 or scheme.lower() != "bearer":
@@ -94,7 +94,7 @@ class Logins:
             await self.record("login refused", origin, by="token")
             raise Refused(401, "the token is wrong")
         name, entry = found
-        return Known(Caller(name, frozenset(entry.roles), "token", origin.address))
+        return Authenticated(Caller(name, frozenset(entry.roles), "token", origin.address))
 
     # ---- signing in and out ------------------------------------------------------------
 
@@ -107,17 +107,17 @@ class Logins:
         names = {"address": network_of(origin.address), "user": name}
         names["address and user"] = f"{names['address']} {name}"
         await self.take(names, origin)
-        user = await self.checked(name, password)
+        user = await self.verify_password(name, password)
         if user is None:
             known = self.users is not None and name in self.users.current()
             await self.record("login refused", origin, who=name if known else None, by="password")
             raise Refused(401, WRONG)
-        self.attempts.give_back(names)
+        self.attempts.refund(names)
         await self.record("login", origin, who=name, by="password")
         self.sessions.end(before)
         return self.sessions.begin(name, user)
 
-    async def checked(self, name: str, password: str) -> User | None:
+    async def verify_password(self, name: str, password: str) -> User | None:
         """The user of this name and password, found out in a thread that does nothing else."""
         if self.waiting >= MAX_WAITING:
             raise TooMany(5)
@@ -128,15 +128,15 @@ class Logins:
         finally:
             self.waiting -= 1
 
-    async def sign_out(self, known: Known, origin: Origin) -> None:
-        self.sessions.end(known.identity)
+    async def sign_out(self, known: Authenticated, origin: Origin) -> None:
+        self.sessions.end(known.session_id)
         await self.record("logout", origin, who=known.caller.name, by=known.caller.by)
 
     async def take(self, names: Mapping[str, str], origin: Origin) -> None:
         """Count an attempt. Raises TooMany."""
-        seconds = self.attempts.take(names)
+        seconds = self.attempts.try_acquire(names)
         if seconds:
-            count = self.attempts.to_tell(names)
+            count = self.attempts.pop_refused_count(names)
             if count:
                 await self.record("logins refused unseen", origin, count=count)
             raise TooMany(seconds)
@@ -173,8 +173,8 @@ def session_in(headers: Headers, origin: Origin) -> str:
     return found[0].strip() if len(found) == 1 else ""
 
 
-def cookie_of(identity: str, origin: Origin) -> str:
-    """The Set-Cookie header of a session; of one that has ended when `identity` is empty."""
+def cookie_of(session_id: str, origin: Origin) -> str:
+    """The Set-Cookie header of a session; of one that has ended when `session_id` is empty."""
     secure = "; Secure" if origin.scheme == "https" else ""
-    ended = "" if identity else "; Max-Age=0"
-    return f"{cookie_name(origin)}={identity}; Path=/; HttpOnly; SameSite=Strict{secure}{ended}"
+    ended = "" if session_id else "; Max-Age=0"
+    return f"{cookie_name(origin)}={session_id}; Path=/; HttpOnly; SameSite=Strict{secure}{ended}"

@@ -16,12 +16,12 @@ from search.access.addresses import bare, is_this_machine, serves_this_machine_a
 from search.access.arguments import DAYS
 from search.access.audit import AuditLog
 from search.access.callers import ROLES
-from search.access.connections import PatientServer, protocol_of
+from search.access.connections import TimeoutServer, protocol_of
 from search.access.gate import Gate
 from search.access.logins import Logins
 from search.access.origins import Origins, require_addresses
 from search.access.passwords import read_users
-from search.access.private_files import Watched
+from search.access.private_files import ReloadingFile
 from search.access.tokens import read_tokens
 from utils.errors import UserError
 from utils.files import require_writable_file
@@ -52,8 +52,8 @@ class Access:
         require_encryption(options, alone, bool(tls))
         require_addresses(options.trusted_proxy)
         audit = audit_of(options, gallery, protected)
-        users = Watched(options.password_file, read_users) if options.password_file else None
-        tokens = Watched(options.token_file, read_tokens) if options.token_file else None
+        users = ReloadingFile(options.password_file, read_users) if options.password_file else None
+        tokens = ReloadingFile(options.token_file, read_tokens) if options.token_file else None
         require_somebody(options, users, tokens)
         logins = Logins(users, tokens, audit) if protected else None
         return cls(options, protected, audit, logins, prefix, tls)
@@ -83,7 +83,7 @@ class Access:
             return uvicorn.Server(uvicorn.Config(site, **settings))
         settings |= {"ws": "none", "proxy_headers": False, "server_header": False}
         protocol = protocol_of(self.options.trusted_proxy)
-        return PatientServer(uvicorn.Config(self.guard(site), http=protocol, **settings))
+        return TimeoutServer(uvicorn.Config(self.guard(site), http=protocol, **settings))
 
     def url_of(self, port: int) -> str:
         """The address to tell; that of a proxy is not known."""
@@ -115,7 +115,7 @@ def require_encryption(options: argparse.Namespace, alone: bool, tls: bool) -> N
         )
 
 
-def require_somebody(options: argparse.Namespace, users: Watched | None, tokens: Watched | None) -> None:
+def require_somebody(options: argparse.Namespace, users: ReloadingFile | None, tokens: ReloadingFile | None) -> None:
     """Raises UserError when the files hold nobody who could sign in."""
     if (users or tokens) and not any(held and held.content for held in (users, tokens)):
         given = options.password_file or options.token_file

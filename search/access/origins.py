@@ -21,7 +21,10 @@ FORWARDED = re.compile(
 
 @dataclass(frozen=True)
 class Origin:
-    """address: of who asks; scheme: http or https, as the browser sees it; host: as the request calls this server."""
+    """Where a request comes from, whatever proxies are in between.
+
+    address: of the client. scheme: http or https, as the browser sees it. host: as the request calls this server.
+    """
 
     address: str
     scheme: str

@@ -52,7 +52,7 @@ def write_private_json(path: Path, value: Any) -> None:
             file.write(as_json(value, indent=2) + "\n")
 
 
-class Watched(Generic[T]):
+class ReloadingFile(Generic[T]):
     """What a file holds now: it is read again whenever it has changed, so that who is removed is out at once."""
 
     def __init__(self, path: Path, read: Callable[[Path], T]):

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from search.access.passwords import User
 
 IDLE, LONGEST = 30 * 60, 12 * 3600  # seconds after which a session ends: without a request, and in any case
-MOST, MAX_PER_USER = 1000, 20  # sessions at a time; a new one ends the oldest
+MAX_SESSIONS, MAX_PER_USER = 1000, 20  # sessions at a time; a new one ends the oldest
 
 
 @dataclass
 class Session:
-    """name: of the user; user: as in the file when the session began; started, used: seconds of the clock."""
+    """The session of a user who signed in.
+
+    user: as in the file when the session began. started, used: seconds of the clock.
+    """
 
     name: str
     user: User
@@ -35,15 +38,15 @@ class Sessions:
         own = [key for key, session in self.held.items() if session.name == name]
         for key in own[: max(0, len(own) - MAX_PER_USER + 1)]:
             del self.held[key]
-        while len(self.held) >= MOST:
+        while len(self.held) >= MAX_SESSIONS:
             self.held.popitem(last=False)
-        identity, now = secrets.token_urlsafe(32), self.clock()
-        self.held[key_of(identity)] = Session(name, user, now, now)
-        return identity
+        session_id, now = secrets.token_urlsafe(32), self.clock()
+        self.held[key_of(session_id)] = Session(name, user, now, now)
+        return session_id
 
-    def find(self, identity: str, used: bool = True) -> Session | None:
+    def find(self, session_id: str, used: bool = True) -> Session | None:
         """The session of an id, or None when it has ended or never was. used: this counts as a request of it."""
-        key = key_of(identity)
+        key = key_of(session_id)
         session = self.held.get(key)
         if session is None:
             return None
@@ -54,8 +57,8 @@ class Sessions:
             session.used = self.clock()
         return session
 
-    def end(self, identity: str) -> None:
-        self.held.pop(key_of(identity), None)
+    def end(self, session_id: str) -> None:
+        self.held.pop(key_of(session_id), None)
 
     def is_over(self, session: Session) -> bool:
         now = self.clock()
@@ -67,5 +70,5 @@ class Sessions:
             del self.held[key]
 
 
-def key_of(identity: str) -> str:
-    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+def key_of(session_id: str) -> str:
+    return hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()

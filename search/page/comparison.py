@@ -14,7 +14,10 @@ from utils.text import agreeing, counted
 
 @dataclass(frozen=True)
 class Comparison:
-    """others: of each hit of the first and of the second sentence, the rank that it has for the other one, or None."""
+    """The hits of two sentences in each other's ranking.
+
+    others: for each hit of the first and of the second sentence, its rank for the other one, or None.
+    """
 
     others: tuple[list[int | None], list[int | None]]
 

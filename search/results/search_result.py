@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from search.encoder import EncodedQuery
-from search.likelihood import Likelihood
+from search.likelihood import HitProbabilities
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SearchResult:
     milliseconds: dict[str, float]
     missing: dict[str, str]
     matched: EncodedQuery | None = None
-    likelihood: Likelihood | None = None
+    likelihood: HitProbabilities | None = None
 
     @property
     def verdict(self) -> str:

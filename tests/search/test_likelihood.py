@@ -12,7 +12,7 @@ from evaluation.calibration import Calibration, calibration_beside
 from evaluation.trained import TrainedModel
 from search.__main__ import main
 from search.encoder import Encoder
-from search.likelihood import likelihood_of
+from search.likelihood import hit_probabilities
 from search.page.hits import label_of
 from search.page.messages import summary
 from search.searcher import Searcher
@@ -78,8 +78,8 @@ def test_nobody_fits_below_the_threshold_of_a_rate(searcher, rate, nobody):
 
 def test_the_threshold_is_of_the_best_hit():
     one = stage(alarms=((0.5, 2.0),))
-    assert likelihood_of([2.1, 5.0], one, 16, 0.5).nobody_fits is False
-    assert likelihood_of([2.0], one, 16, 0.5).nobody_fits is True  # not beyond it
+    assert hit_probabilities([2.1, 5.0], one, 16, 0.5).nobody_fits is False
+    assert hit_probabilities([2.0], one, 16, 0.5).nobody_fits is True  # not beyond it
 
 
 def test_the_api_and_the_page_say_it(searcher):

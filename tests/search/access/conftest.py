@@ -17,7 +17,7 @@ from search.access.audit import AuditLog
 from search.access.gate import Gate
 from search.access.logins import Logins
 from search.access.origins import Origins
-from search.access.private_files import Watched
+from search.access.private_files import ReloadingFile
 from search.access.tokens import new_token, read_tokens
 
 
@@ -36,7 +36,7 @@ def guarded(tmp_path, cheap):
     passwords.set_password(users, "otto", PASSWORD, ["search", "upload", "forget"])
     camera = new_token(tokens, "camera", ["upload"])
     log = AuditLog(tmp_path / "audit.jsonl", days=2)
-    logins = Logins(Watched(users, passwords.read_users), Watched(tokens, read_tokens), log)
+    logins = Logins(ReloadingFile(users, passwords.read_users), ReloadingFile(tokens, read_tokens), log)
     gate = Gate(stub_site(), logins, Origins(["photos.example"]))
     return SimpleNamespace(
         gate=gate, logins=logins, users=users, tokens=tokens, camera=camera, log=log, audit=tmp_path / "audit.jsonl"

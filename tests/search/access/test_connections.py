@@ -16,7 +16,7 @@ import uvicorn
 
 from search.access import connections, routes
 from search.access.addresses import open_sockets
-from search.access.connections import PatientServer, protocol_of
+from search.access.connections import TimeoutServer, protocol_of
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def running(gate, proxies=(), **settings):
     (listening,) = open_sockets("127.0.0.1", 0)
     more = {"ws": "none", "proxy_headers": False, "server_header": False, "lifespan": "off", "log_level": "critical"}
     config = uvicorn.Config(gate, http=protocol_of(proxies), **more, **settings)
-    server = PatientServer(config)
+    server = TimeoutServer(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()
     try:

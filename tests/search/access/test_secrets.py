@@ -10,9 +10,9 @@ from search_access import OTHER, PASSWORD
 
 from search.__main__ import main
 from search.access import commands, tokens
-from search.access.attempts import BUCKETS, LIMITS, Attempts, network_of
+from search.access.attempts import BUCKETS, LIMITS, LoginRateLimiter, network_of
 from search.access.passwords import check_password, read_users, set_password
-from search.access.private_files import Watched
+from search.access.private_files import ReloadingFile
 from utils.errors import Unavailable, UserError
 
 
@@ -121,7 +121,7 @@ def test_what_is_no_file_is_refused(tmp_path):
 def test_a_file_is_read_again_when_it_changes(tmp_path, cheap):
     file = tmp_path / "people.json"
     set_password(file, "anna", PASSWORD, ["search"])
-    watched = Watched(file, read_users)
+    watched = ReloadingFile(file, read_users)
     assert list(watched.current()) == ["anna"]
     set_password(file, "otto", PASSWORD, ["search"])
     assert list(watched.current()) == ["anna", "otto"]
@@ -156,28 +156,28 @@ def test_a_token_is_known_and_its_file_does_not_tell_it(tmp_path):
 
 def test_attempts_are_forgotten_after_a_while():
     now = [0.0]
-    attempts = Attempts(clock=lambda: now[0])
+    attempts = LoginRateLimiter(clock=lambda: now[0])
     names = {"user": "anna"}
     for _ in range(LIMITS["user"]):
-        assert attempts.take(names) == 0
-    assert attempts.take(names) == attempts.window and attempts.take({"user": "otto"}) == 0
+        assert attempts.try_acquire(names) == 0
+    assert attempts.try_acquire(names) == attempts.window and attempts.try_acquire({"user": "otto"}) == 0
     now[0] = 100
-    assert attempts.take(names) == attempts.window - 100
+    assert attempts.try_acquire(names) == attempts.window - 100
     now[0] = attempts.window + 1
-    assert attempts.take(names) == 0
+    assert attempts.try_acquire(names) == 0
 
 
 def test_a_right_attempt_does_not_count():
-    attempts = Attempts()
+    attempts = LoginRateLimiter()
     for _ in range(1000):
-        assert attempts.take({"user": "anna"}) == 0
-        attempts.give_back({"user": "anna"})
+        assert attempts.try_acquire({"user": "anna"}) == 0
+        attempts.refund({"user": "anna"})
 
 
 def test_memory_of_attempts_is_bounded():
-    attempts = Attempts()
+    attempts = LoginRateLimiter()
     for number in range(100_000):
-        attempts.take({"address": f"a{number}", "user": f"u{number}", "address and user": f"{number}"})
+        attempts.try_acquire({"address": f"a{number}", "user": f"u{number}", "address and user": f"{number}"})
     assert len(attempts.buckets) <= BUCKETS
     assert max(len(bucket.times) for bucket in attempts.buckets.values()) <= max(LIMITS.values())
 

@@ -194,9 +194,9 @@ def test_sessions_are_few(guarded):
     for _ in range(sessions.MAX_PER_USER):
         held.begin("anna", user)
     assert held.find(first) is None and len(held.held) == sessions.MAX_PER_USER
-    for number in range(sessions.MOST + 10):
+    for number in range(sessions.MAX_SESSIONS + 10):
         held.begin(f"user{number}", user)
-    assert len(held.held) == sessions.MOST
+    assert len(held.held) == sessions.MAX_SESSIONS
 
 
 # ---- the log ---------------------------------------------------------------------------
