@@ -130,12 +130,15 @@ class Batches:
             job.near = near
 
     def find_groups(self, job: SearchJob) -> list[Neighbour]:
-        """The nearest images, `MAX_PER_GROUP` of each group at most."""
+        """The nearest images, `MAX_PER_GROUP` of each group at most; none of an empty gallery."""
+        images = len(self.gallery.records)
+        if not images:  # Milvus refuses to look for no image
+            return []
         found, groups = search_groups(
             lambda limit: self.gallery.nearest(job.read.embedding[None], limit, job.where)[0],
             lambda near: groups_of([one.image for one in near], job.group),
             job.found,
-            min(MAX_RESULTS, len(self.gallery.records)),
+            min(MAX_RESULTS, images),
         )
         return limit_per_group(found, groups, MAX_PER_GROUP, job.found * MAX_PER_GROUP)
 

@@ -276,3 +276,9 @@ def test_an_interruption_of_who_computes_lets_the_others_go_on():
         thread.join(LONG)
     assert outcomes == ["interrupted"] * 3 and queue.holder is None
     queue.run(BatchJob(1), lambda jobs: jobs[0].finish())
+
+
+def test_an_empty_gallery_has_no_groups(searcher):
+    searcher.gallery.forget(list(searcher.gallery.records.by_path))
+    assert searcher.search("a man in a white shirt", group="alike").hits == []
+    assert searcher.search("a man in a white shirt").hits == []
