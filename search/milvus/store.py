@@ -5,7 +5,6 @@ An index holds nothing that a gallery's records do not hold: it can always be bu
 
 import contextlib
 import functools
-import json
 import logging
 import re
 import time
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from search.files.records import DIGEST, ID, OWN_FIELDS, PATH, VECTOR, IndexedImage
 from search.milvus.client import ReloadingClient, is_out_of_reach
 from search.milvus.index_types import AUTO, EXACT, INDEX_TYPES, chosen_type
+from search.milvus.literals import literal
 from search.milvus.login import milvus_login, without_secrets
 from utils.errors import Unavailable, UserError
 
@@ -169,8 +169,8 @@ class Store:
     @translate_milvus_errors
     def images_where(self, name: str, value: str) -> list[IndexedImage]:
         """What the index holds of images whose id or path is this."""
-        where = f"{name} == {json.dumps(value, ensure_ascii=False)}"
-        return [as_image(row) for row in self.client.query(self.collection, filter=where, output_fields=["*"])]
+        found = self.client.query(self.collection, filter=f"{name} == {literal(value)}", output_fields=["*"])
+        return [as_image(row) for row in found]
 
     def search(self, vector: np.ndarray, count: int, where: str = "") -> list[Found]:
         """The `count` nearest images, best first, as of `search_all`."""

@@ -1,6 +1,5 @@
 """Filters of the page: cameras, other choices, times from and to, a condition in words, and what makes one hit."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import gradio as gr
 
 from search.gallery.filters import NUMBER, TEXT, Columns, check_filter, described, is_number, type_of
 from search.gallery.grouping import ALIKE
+from search.milvus.literals import literal, literals
 from search.serving.api import MAX_FILTER
 from utils.errors import UserError
 
@@ -89,7 +89,7 @@ def tells_time(values: Sequence[Any]) -> bool:
 def example_of(columns: Columns) -> str:
     """A condition on the first column."""
     name, values = next(iter(columns.items()))
-    return f"{name} == {json.dumps(values[0], ensure_ascii=False)}"
+    return f"{name} == {literal(values[0])}"
 
 
 def in_brackets(words: str, columns: Columns) -> str:
@@ -105,7 +105,7 @@ def condition(columns: Columns, chosen: Mapping[str, Sequence[str] | None]) -> s
     for name, wanted in chosen.items():
         if wanted:
             values = [value for value in columns.get(name, ()) if str(value) in wanted]
-            parts.append(f"{name} in {json.dumps(values, ensure_ascii=False)}")
+            parts.append(f"{name} in {literals(values)}")
     return " and ".join(parts)
 
 
@@ -134,4 +134,4 @@ def bound(name: str, values: Sequence[Any], end: str, text: str) -> str:
     of_text = type_of(values) == TEXT
     if not (MOMENT.fullmatch(text) if of_text else is_number(text)):
         raise UserError(f"{name} {end}: {described(name, values)}, and is not compared with {text!r}")
-    return json.dumps(text) if of_text else text
+    return literal(text) if of_text else text

@@ -106,3 +106,12 @@ def test_a_column_that_is_gone_is_in_nobodys_way(timed):
     first = f"{filters.times[0]} from"
     with pytest.raises(UserError, match=f"no image has {filters.times[0]} any more; leave {first} and to empty"):
         filters.where({}, [[], "20", None, None, None, ""])
+
+
+def test_a_choice_may_have_any_characters(searcher):
+    odd = ["a\x01b", "line\nfeed", 'qu"ote', "back\\slash"]
+    paths = sorted(image.path for image in searcher.gallery.records)[: len(odd)]
+    index(searcher.gallery, searcher.encoder, {path: {"gate": one} for path, one in zip(paths, odd, strict=True)})
+    filters = Filters(searcher.gallery.columns())
+    for path, one in zip(paths, odd, strict=True):
+        assert found(searcher, filters, [one], "") == {path}
