@@ -5,8 +5,10 @@ they hold no lock and no list of its images, and what was added or erased is see
 """
 
 import contextlib
+import math
 import shutil
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -132,27 +134,43 @@ class SharedGallery(SearchableGallery):
 
     def __init__(self, files: Storage, encoder: Encoder, store: Store, page: Path):
         """Raises UserError when it was made by another model, or the index is that of an earlier version."""
-        self.files, self.identity = files, encoder.identity()
+        self.files, self.identity, self.lock = files, encoder.identity(), threading.Lock()
         self.read_columns: Mapping[str, Sequence[Any]] = {}
+        self.about_at, self.columns_at = time.monotonic(), -math.inf  # when their files were read
         super().__init__(read_about(files), IndexRecords(store), store, page)
-        self.read()
+        require_same_encoder(files.name, self.about, self.identity)
 
-    def read(self) -> None:
-        """Read what its files say now."""
-        before, self.about = self.about, read_about(self.files)
-        if before["images"] != self.about["images"]:
-            self.images = open_images(self.about["images"], "the images of the gallery")
-        require_same_encoder(self.files.name, self.about, self.identity)
-        self.read_columns = self.files.read_json(COLUMNS, "columns") if self.files.exists(COLUMNS) else {}
-        self.read_at = time.monotonic()
+    def refresh(self) -> None:
+        """Follow what gallery.json says now: where the images are, as `move` may have changed it, and of which model.
+
+        Raises UserError when the gallery was made anew by another model.
+        """
+        with self.lock:
+            if time.monotonic() - self.about_at <= FRESH:
+                return
+            about = read_about(self.files)
+            require_same_encoder(self.files.name, about, self.identity)
+            if about["images"] != self.about["images"]:
+                self.images = open_images(about["images"], "the images of the gallery")
+            self.about, self.about_at = about, time.monotonic()
+
+    def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Neighbour]]:
+        self.refresh()
+        return super().nearest(embeddings, count, where)
+
+    def read_frame(self, image: IndexedImage) -> bytes:
+        self.refresh()
+        return super().read_frame(image)
 
     def images_of(self, found: Collection[tuple[str, str]]) -> Mapping[str, IndexedImage]:
         return self.records.note(list(found))
 
     def columns(self) -> Mapping[str, Sequence[Any]]:
-        if time.monotonic() - self.read_at > FRESH:
-            self.read()
-        return self.read_columns
+        with self.lock:
+            if time.monotonic() - self.columns_at > FRESH:
+                self.read_columns = self.files.read_json(COLUMNS, "columns") if self.files.exists(COLUMNS) else {}
+                self.columns_at = time.monotonic()
+            return self.read_columns
 
 
 @contextlib.contextmanager

@@ -16,10 +16,13 @@ from PIL import Image
 from served import milvus_server
 
 from search.__main__ import main
+from search.files.images import ImageFolder
+from search.gallery import searchable_gallery
 from search.gallery.gallery import held, open_gallery
 from search.gallery.grouping import ALIKE
 from search.gallery.indexing import index
-from search.gallery.searchable_gallery import MAX_VALUES, open_shared_gallery, shortened
+from search.gallery.moving import move_images
+from search.gallery.searchable_gallery import MAX_VALUES, open_shared_gallery, read_about, shortened
 from search.searcher import Searcher
 from search.serving.upload import add_image
 from utils.errors import UserError
@@ -82,6 +85,38 @@ def test_two_readers_find_what_the_writer_finds_while_it_writes(encoder, indexed
             with pytest.raises(UserError, match="holds no image"):
                 time.sleep(SEEN_WITHIN)
                 reader.content_of(gone)
+
+
+def test_a_reader_follows_images_that_are_moved(encoder, indexed, photos, tmp_path):
+    with open_shared_gallery(indexed, encoder) as reader:
+        searcher = Searcher(encoder, reader)
+        expected = answer(searcher)
+        photos.rename(tmp_path / "moved")
+        with open_gallery(indexed, encoder) as gallery:
+            move_images(gallery, ImageFolder(tmp_path / "moved"))
+        time.sleep(SEEN_WITHIN)
+        assert answer(searcher) == expected  # without a filter, for which the columns would be read
+        (tmp_path / "moved").rename(photos)
+        with open_gallery(indexed, encoder) as gallery:
+            move_images(gallery, ImageFolder(photos))
+        time.sleep(SEEN_WITHIN)
+        assert reader.content_of(expected[0][0])
+
+
+def test_a_reader_asks_once_a_second_where_the_images_are_and_of_which_model(encoder, indexed, monkeypatch):
+    with open_shared_gallery(indexed, encoder) as reader:
+        searcher, asked = Searcher(encoder, reader), []
+        monkeypatch.setattr(searchable_gallery, "read_about", lambda files: asked.append(files) or read_about(files))
+        reader.about_at = time.monotonic() + 3600  # so that the machine may be slow
+        assert reader.content_of(answer(searcher)[0][0]) and not asked
+        reader.about_at = time.monotonic() - 2 * SEEN_WITHIN
+        assert answer(searcher, candidates=0) and len(asked) == 1
+        about = read_about(reader.files)
+        reader.files.write_json("gallery.json", {**about, "made_with": {**about["made_with"], "model": "another"}})
+        reader.about_at = time.monotonic() - 2 * SEEN_WITHIN
+        for _ in range(2):  # also the next time
+            with pytest.raises(UserError, match="was made by another model"):
+                answer(searcher, candidates=0)
 
 
 def test_readers_search_on_while_the_index_is_built_anew(encoder, indexed):
