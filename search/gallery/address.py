@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from search.files.names import ABOUT, INDEX, LOCK
 from search.files.storage import Storage, is_url, open_storage
+from search.milvus.collection_names import RESERVED
 from search.milvus.login import require_no_login
 from search.milvus.store import is_server
 from utils.errors import UserError
@@ -46,6 +47,8 @@ class Address:
         collection = parts.path.strip("/") or COLLECTION
         if not parts.hostname or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", collection):
             raise UserError(f"--gallery {name}: give http://host:port or http://host:port/NAME (letters, digits and _)")
+        if RESERVED in collection:
+            raise UserError(f"--gallery {name}: names with {RESERVED} are those of indices themselves; name it without")
         uri = urlunsplit((parts.scheme, parts.netloc, "", "", ""))
         folder = Path(f"{parts.hostname}-{parts.port or 19530}-{collection}")
         if files is not None and not is_url(files):

@@ -37,6 +37,7 @@ from search.gallery.searchable_gallery import (
     require_same_encoder,
     shortened,
 )
+from search.milvus.collection_names import own_name
 from search.milvus.index_types import AUTO, require_index_type
 from search.milvus.store import ROWS, Store, synchronise
 from utils.errors import UserError
@@ -278,8 +279,7 @@ def require_buildable(address: Address, encoder: Encoder, index_type: str) -> No
     """Raises UserError unless the Milvus of a gallery that is about to be made builds indices of a type."""
     with tempfile.TemporaryDirectory(prefix="person-search-") as folder:
         uri = address.uri if address.is_server else str(Path(folder) / INDEX)
-        collection = f"{address.collection}_trial_of_types"
-        store = Store(uri, collection, encoder.dimensions)
+        store = Store(uri, own_name(address.collection, "types"), encoder.dimensions)
         try:
             store.require(index_type)
         finally:

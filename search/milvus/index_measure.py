@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from search.files.records import IndexedImage
+from search.milvus.collection_names import own_name
 from search.milvus.store import Found, Store, is_server
 from utils.errors import UserError
 
@@ -202,7 +203,7 @@ def measure_in_use(uri: str, collection: str, embeddings: Embeddings, k: int) ->
 
 def build_and_measure(uri: str, collection: str, index_type: str, embeddings: Embeddings, k: int) -> Measured:
     """Build an index of a type, measure it, and remove it. Raises UserError when this Milvus has none of that type."""
-    own = f"{collection}_measured"
+    own = own_name(collection, "measured")
     uri = uri if is_server(uri) else str(embeddings.folder / f"{index_type}.db")
     try:
         seconds = in_its_own_process(build, uri, own, index_type, embeddings)

@@ -5,6 +5,7 @@ An index holds nothing that a gallery's records do not hold: it can always be bu
 
 import contextlib
 import functools
+import itertools
 import logging
 import re
 import time
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from search.files.records import DIGEST, ID, OWN_FIELDS, PATH, VECTOR, IndexedImage
 from search.milvus.client import ReloadingClient, is_out_of_reach
+from search.milvus.collection_names import own_name, owner_by_earlier_name
 from search.milvus.index_types import AUTO, EXACT, INDEX_TYPES, chosen_type
 from search.milvus.literals import literal
 from search.milvus.login import milvus_login, without_secrets
@@ -72,8 +74,9 @@ def translate_milvus_errors(method: Callable[Concatenate["Store", P], R]) -> Cal
 class Store:
     """One collection of a Milvus index.
 
-    On a server it has a number, and the name that all ask for is an alias of it: another one that is built beside it
-    takes its place at once (`replace`).
+    On a server it has a name of its own (`search.milvus.collection_names`), and the one that all ask for is an alias of
+    it: another one that is built beside it takes its place at once (`replace`). No collection is removed that an alias
+    stands for: it is that of another gallery.
     """
 
     def __init__(self, uri: str, collection: str, dimensions: int, makes: bool = True, wanted: str = AUTO):
@@ -94,12 +97,41 @@ class Store:
             if not makes:
                 raise UserError(f"{self.uri} has no index {self.collection}; {REBUILD}")
             if is_server(self.uri):
-                self.create(f"{self.collection}_1")
-                self.client.create_alias(f"{self.collection}_1", self.collection)
+                self.client.create_alias(self.beside().collection, self.collection)
             else:
                 self.create(self.collection)
+        elif is_server(self.uri):
+            self.require_own()
         self.client.load_collection(self.collection)
         self.note_index()
+
+    def require_own(self) -> None:
+        """Raises UserError when the name is that of a collection which an earlier version made for another gallery."""
+        if self.real_name(self.collection) != self.collection:
+            return
+        if owner := owner_by_earlier_name(self.collection, self.aliases(self.collection)):
+            raise UserError(
+                f"{self.uri}/{self.collection} is where an earlier version keeps the index of {self.uri}/{owner}; name"
+                f" another, or free it: python -m search rebuild --gallery {self.uri}/{owner}"
+            )
+
+    def real_name(self, name: str) -> str:
+        """The name of a collection itself, of which this may be an alias."""
+        return str(self.client.describe_collection(name)["collection_name"])
+
+    def aliases(self, name: str) -> list[str]:
+        return list(self.client.list_aliases(name)["aliases"])
+
+    def is_in_use(self, name: str) -> bool:
+        """Whether there is a collection of this name which is, or has, an alias."""
+        if not self.client.has_collection(name):
+            return False
+        return self.real_name(name) != name or bool(self.aliases(name))
+
+    def drop(self, name: str) -> None:
+        """Remove a collection, if there is one, unless an alias stands for it."""
+        if self.client.has_collection(name) and not self.is_in_use(name):
+            self.client.drop_collection(name)
 
     def note_index(self) -> None:
         """Ask what the index is built as."""
@@ -214,7 +246,7 @@ class Store:
         """Raises UserError unless this Milvus builds indices of a type; nothing of the gallery is touched."""
         if index_type == AUTO:
             return
-        name, some = f"{self.collection}_trial", np.eye(1, self.dimensions, dtype=np.float32)[0]
+        name, some = own_name(self.collection, "trial"), np.eye(1, self.dimensions, dtype=np.float32)[0]
         try:
             trial = self.empty(name)
             trial.wanted = index_type
@@ -227,7 +259,7 @@ class Store:
             raise UserError(f"the Milvus of {self.uri} does not build an index {index_type}: {said}") from None
         finally:
             with contextlib.suppress(Exception):  # which would hide the error that matters
-                self.client.drop_collection(name)
+                self.drop(name)
 
     def wait_until_complete(self) -> None:
         """Raises UserError when it takes an hour."""
@@ -255,26 +287,32 @@ class Store:
             self.put(list(images))
             self.finish()
             return
-        old = self.client.describe_collection(self.collection)["collection_name"]
+        old = self.real_name(self.collection)
         if old == self.collection:  # of an earlier version, without an alias
-            old = f"{self.collection}_0"
+            old = self.free_name()
+            self.drop(old)
             self.client.rename_collection(self.collection, old)
             self.client.create_alias(old, self.collection)
-        beside = self.beside(old)
+        beside = self.beside()
         beside.put(list(images))
         beside.finish()
         self.client.alter_alias(beside.collection, self.collection)
         self.index_type, self.built_with = beside.index_type, beside.built_with
-        self.client.drop_collection(old)
+        self.drop(old)
 
-    def beside(self, old: str) -> "Store":
+    def free_name(self) -> str:
+        """The first name for a collection of this gallery that is not in use, also where a killed process has left one
+        of that name: so there are two of them at most."""
+        names = (own_name(self.collection, number) for number in itertools.count(1))
+        return next(name for name in names if not self.is_in_use(name))
+
+    def beside(self) -> "Store":
         """An empty collection beside the one that is searched; what a killed process has left there is removed."""
-        return self.empty(f"{self.collection}_{int(old.rpartition('_')[2]) + 1}")
+        return self.empty(self.free_name())
 
     def empty(self, name: str) -> "Store":
         """An empty collection of this name, in place of one that a killed process has left."""
-        if self.client.has_collection(name):
-            self.client.drop_collection(name)
+        self.drop(name)
         self.create(name)
         other = copy(self)
         other.collection, other.changes = name, True
@@ -285,10 +323,10 @@ class Store:
     @translate_milvus_errors
     def discard(self) -> None:
         """Remove the collection."""
-        found = self.client.describe_collection(self.collection)["collection_name"]
+        found = self.real_name(self.collection)
         if found != self.collection:  # which is an alias of it
             self.client.drop_alias(self.collection)
-        self.client.drop_collection(found)
+        self.drop(found)
 
     @translate_milvus_errors
     def close(self) -> None:

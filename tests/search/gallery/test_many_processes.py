@@ -139,7 +139,7 @@ def test_an_index_without_an_alias_gets_one_when_it_is_built_again(encoder, inde
         count = len(gallery.records)
     with open_gallery(indexed, encoder, anew=True) as gallery:
         assert gallery.store.count() == count
-        assert gallery.store.client.describe_collection(name)["collection_name"] == f"{name}_1"
+        assert gallery.store.client.describe_collection(name)["collection_name"] == f"{name}__index_2"
 
 
 def test_a_server_that_is_out_of_reach_for_a_while_leaves_nothing_out(encoder, indexed, monkeypatch):
