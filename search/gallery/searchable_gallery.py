@@ -5,6 +5,7 @@ they hold no lock and no list of its images, and what was added or erased is see
 """
 
 import contextlib
+import logging
 import math
 import shutil
 import tempfile
@@ -30,6 +31,8 @@ from search.gallery.address import Address
 from search.milvus.index_records import FRESH, IndexRecords
 from search.milvus.store import Store
 from utils.errors import NotThere, UserError
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 COLUMNS = "columns.json"
@@ -143,12 +146,18 @@ class SharedGallery(SearchableGallery):
     def refresh(self) -> None:
         """Follow what gallery.json says now: where the images are, as `move` may have changed it, and of which model.
 
-        Raises UserError when the gallery was made anew by another model.
+        Where it cannot be read, what it said before holds. Raises UserError when the gallery was made anew by another
+        model.
         """
         with self.lock:
             if time.monotonic() - self.about_at <= FRESH:
                 return
-            about = read_about(self.files)
+            try:
+                about = read_about(self.files)
+            except UserError as error:
+                logger.warning("%s; what was known before is used", error)
+                self.about_at = time.monotonic()
+                return
             require_same_encoder(self.files.name, about, self.identity)
             if about["images"] != self.about["images"]:
                 self.images = open_images(about["images"], "the images of the gallery")

@@ -119,6 +119,18 @@ def test_a_reader_asks_once_a_second_where_the_images_are_and_of_which_model(enc
                 answer(searcher, candidates=0)
 
 
+def test_a_reader_searches_on_where_its_plain_files_are_out_of_reach(encoder, indexed, monkeypatch, caplog):
+    def fails(files):
+        raise UserError("gallery.json cannot be read: no answer")
+
+    with open_shared_gallery(indexed, encoder) as reader:
+        searcher = Searcher(encoder, reader)
+        expected = answer(searcher)
+        monkeypatch.setattr(searchable_gallery, "read_about", fails)
+        reader.about_at = time.monotonic() - 2 * SEEN_WITHIN
+        assert answer(searcher) == expected and "no answer; what was known before is used" in caplog.text
+
+
 def test_readers_search_on_while_the_index_is_built_anew(encoder, indexed):
     with open_shared_gallery(indexed, encoder) as reader:
         expected = answer(Searcher(encoder, reader), candidates=0)
