@@ -17,6 +17,7 @@ from search.access.arguments import DAYS
 from search.access.audit import AuditLog
 from search.access.callers import ROLES
 from search.access.connections import TimeoutServer, protocol_of
+from search.access.ending import GRACE_SECONDS, Ending
 from search.access.gate import Gate
 from search.access.logins import Logins
 from search.access.origins import Origins, require_addresses
@@ -78,12 +79,12 @@ class Access:
 
     def server(self, site: ASGIApp) -> uvicorn.Server:
         """What serves the site, behind the gate where one must sign in."""
-        settings: dict[str, Any] = {"log_level": "warning", **self.tls}
+        settings: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": GRACE_SECONDS, **self.tls}
         if not self.protected:
-            return uvicorn.Server(uvicorn.Config(site, **settings))
+            return uvicorn.Server(uvicorn.Config(Ending(site), **settings))
         settings |= {"ws": "none", "proxy_headers": False, "server_header": False}
         protocol = protocol_of(self.options.trusted_proxy)
-        return TimeoutServer(uvicorn.Config(self.guard(site), http=protocol, **settings))
+        return TimeoutServer(uvicorn.Config(Ending(self.guard(site)), http=protocol, **settings))
 
     def url_of(self, port: int) -> str:
         """The address to tell; that of a proxy is not known."""

@@ -3,6 +3,7 @@
 import http.client
 import json
 import shutil
+import signal
 import ssl
 import subprocess
 import time
@@ -17,6 +18,7 @@ pytest.importorskip("pymilvus")
 
 from search.__main__ import main
 from search.access.passwords import set_password
+from search.access.tokens import new_token
 
 
 @pytest.fixture
@@ -161,3 +163,29 @@ def test_on_this_machine_a_log_may_be_asked_for(indexed):
         process.wait(30)
     (entry,) = map(json.loads, log.read_text().splitlines())
     assert (entry["action"], entry["who"], entry["text"], entry["hits"]) == ("query", None, "a man", 2)
+
+
+@pytest.mark.parametrize(("number", "signs_in"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_a_page_that_is_open_does_not_keep_a_server_from_ending(indexed, tmp_path, number, signs_in):
+    who, options = {}, []
+    if signs_in:
+        token = new_token(tmp_path / "tokens.json", "camera", ["search", "upload"])
+        who, options = {"Authorization": f"Bearer {token}"}, ["--token_file", tmp_path / "tokens.json"]
+    process, _, port = start("--gallery", indexed / "gallery", "--allow_upload", *options)
+    try:
+        form = {"Content-Type": "multipart/form-data; boundary=xx", **who}
+        body = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\na\r\n--xx--\r\n'
+        assert request(port, "POST", "/gradio_api/upload", body, **form)[0] == 200
+        assert list((indexed / "gallery" / "page").rglob("a.png"))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", "/gradio_api/heartbeat/abc", headers=who)  # it lasts as long as a page is open
+        answer = connection.getresponse()
+        assert answer.status == 200 and answer.readline() == b"data: ALIVE\n"
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+        assert b"ALIVE" not in answer.read()  # the answer ends as answers do
+    finally:
+        process.kill()
+    said = process.stdout.read().decode()
+    assert "Traceback" not in said and "Exception" not in said, said
+    assert not (indexed / "gallery" / "page").exists()
