@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from search.access.bodies import LimitedBody, read_all, require_small
 from search.access.callers import IN_SCOPE, acting
 from search.access.logins import Authenticated, Logins, TooMany, cookie_of, session_in
-from search.access.origins import Origin, Origins, Refused, is_of_another_site, without_forwarded
+from search.access.origins import Origin, Origins, Refused, follows_link, is_of_another_site, without_forwarded
 from search.access.pages import account_page, login_page
 from search.access.routes import ACCOUNT, ANYONE, LOGIN, LOGOUT, SIGNED_IN, Route, route_of
 from utils.errors import Unavailable
@@ -127,8 +127,7 @@ class Gate:
         headers, reads = Headers(scope=scope), scope["method"] in ("GET", "HEAD")
         if (known and not known.session_id) or (known is None and reads):
             return
-        visits = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
-        if reads and visits and "origin" not in headers:  # somebody follows a link to here
+        if reads and follows_link(headers):
             return
         if is_of_another_site(origin, headers, changes=not reads):
             raise Refused(403, "requests of other sites are refused; programs send a token")
@@ -238,8 +237,7 @@ def with_headers(send: Send, caching: str) -> Callable[[Message], Awaitable[None
     async def add(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            for name in {name for name in headers if name.startswith("access-control-")}:
-                del headers[name]
+            let_no_other_site_read(headers)
             for name, value in SECURITY_HEADERS.items():
                 headers[name] = value
             headers.setdefault("Content-Security-Policy", PAGE_POLICY)
@@ -247,3 +245,9 @@ def with_headers(send: Send, caching: str) -> Callable[[Message], Awaitable[None
         await send(message)
 
     return add
+
+
+def let_no_other_site_read(headers: MutableHeaders) -> None:
+    """Remove the headers of an answer by which browsers let pages of other sites read it."""
+    for name in {name for name in headers if name.startswith("access-control-")}:
+        del headers[name]

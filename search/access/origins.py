@@ -111,6 +111,12 @@ def is_of_another_site(origin: Origin, headers: Mapping[str, str], changes: bool
     return said.lower() != origin.url if said is not None else changes
 
 
+def follows_link(headers: Mapping[str, str]) -> bool:
+    """Whether somebody opens this address in a window, from whatever page: that page cannot read the answer."""
+    opens = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return opens and "origin" not in headers
+
+
 def plain(address: str) -> str:
     """An address as it is written shortest, IPv4 within IPv6 as IPv4; other text as it is."""
     try:

@@ -43,7 +43,8 @@ from starlette.types import Receive, Scope, Send
 from dataset.decoding import Unusable, examine, explained
 from evaluation.description.phrases import read_phrase_table
 from search.access.addresses import bare, host_in, is_this_machine, serves_this_machine_alone
-from search.access.gate import PAGE_POLICY
+from search.access.gate import PAGE_POLICY, let_no_other_site_read
+from search.access.origins import Origin, follows_link, is_of_another_site
 from search.access.refusals import status_of
 from search.describing.describer import GalleryDescriber
 from search.explain import ExplainedAttribute, Explanation, explain
@@ -233,16 +234,29 @@ def refuse_strangers(app: FastAPI, allow_upload: bool, host: str) -> None:
 
     @app.middleware("http")
     async def refuse(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        asked, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if origin and origin.partition("//")[2] != asked and request.url.path.startswith("/api/"):
+        asked = request.headers.get("host", "")
+        if is_sent_by_another_site(request):
             return JSONResponse({"error": "requests of other sites are refused"}, status_code=403)
         if not allow_upload and request.url.path.startswith(f"{OF_THE_PAGE}/upload"):
             return JSONResponse({"error": NO_UPLOADS}, status_code=403)
         if alone and not (is_this_machine(host_in(asked)) or host_in(asked) == bare(host).lower()):
             return JSONResponse({"error": f"this is served on {host} alone, not on {asked}"}, status_code=403)
         answer = await call_next(request)
+        let_no_other_site_read(answer.headers)
         answer.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
         return answer if request.url.path.startswith(("/api/", OF_THE_PAGE)) else in_one_form(request, answer)
+
+
+def is_sent_by_another_site(request: Request) -> bool:
+    """Whether a browser sent this for a page of another site; programs do not say, and may ask.
+
+    Links from there may be followed, but not to what the page's own code calls.
+    """
+    reads = request.method in ("GET", "HEAD") and not request.url.path.startswith((OF_THE_PAGE, "/config"))
+    if reads and follows_link(request.headers):
+        return False
+    here = Origin("", request.url.scheme, request.headers.get("host", ""))
+    return is_of_another_site(here, request.headers, changes=False)
 
 
 def in_one_form(request: Request, answer: Response) -> Response:

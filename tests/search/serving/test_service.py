@@ -326,6 +326,49 @@ def test_other_sites_cannot_use_the_api(client, photos, searcher):
     assert len(searcher.gallery.records) == before
 
 
+OTHER_SITES = [
+    {"Origin": "http://evil.example"},
+    {"Origin": "http://testserver:9999"},
+    {"Origin": "https://testserver"},
+    {"Origin": "null"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Origin": "http://testserver", "Sec-Fetch-Site": "same-site"},
+]
+
+
+@pytest.mark.parametrize("headers", OTHER_SITES, ids=str)
+def test_other_sites_cannot_use_what_the_page_calls(client, searcher, headers):
+    for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a", "/gradio_api/heartbeat/a"):
+        answer = client.get(path, headers=headers)
+        assert (answer.status_code, set(answer.json())) == (403, {"error"}), path
+    assert client.post("/gradio_api/upload", files={"files": ("a.png", png())}, headers=headers).status_code == 403
+    for path in ("/gradio_api/queue/join", "/gradio_api/cancel", "/login", "/", "/nothing"):
+        assert client.post(path, json={}, headers=headers).status_code == 403, path
+    asks = {**headers, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    for path in ("/gradio_api/queue/join", "/api/images/x", "/"):
+        assert client.options(path, headers=asks).status_code == 403, path
+    assert not searcher.gallery.page.exists()
+
+
+def test_the_page_and_programs_use_what_the_page_calls(client):
+    page = {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    for headers in ({}, page, {"Sec-Fetch-Site": "none"}):
+        answers = [client.get(path, headers=headers) for path in ("/", "/config", "/gradio_api/info")]
+        answers.append(client.post("/gradio_api/upload", files={"files": ("a.png", png())}, headers=headers))
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert not [name for answer in answers for name in answer.headers if name.startswith("access-control")]
+
+
+def test_links_of_other_sites_may_be_followed_to_what_is_shown(client):
+    visit = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    status = {
+        path: client.get(path, headers=visit).status_code for path in ("/", "/docs", "/config", "/gradio_api/info")
+    }
+    assert list(status.values()) == [200, 200, 403, 403], status
+    assert client.get("/", headers={**visit, "Sec-Fetch-Dest": "iframe"}).status_code == 403
+
+
 @pytest.mark.parametrize(
     ("host", "asked", "status"),
     [
