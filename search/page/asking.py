@@ -9,7 +9,7 @@ import gradio as gr
 from evaluation.description.asking import ANSWERS, Question
 from search.describing.describer import GalleryDescriber
 from search.describing.questions import Dialogue, DialogueRequest, QuestionAnswer, ask
-from search.page.callbacks import Callbacks
+from search.page.callbacks import TOGETHER, Callbacks
 from search.page.callers import for_caller
 from utils.errors import UserError
 
@@ -63,10 +63,10 @@ def build_asking(
         return replied
 
     told = [answers, asked, group, question]
-    button.click(for_caller(begin), list(inputs), told, api_visibility="private")
+    button.click(for_caller(begin), list(inputs), told, api_visibility="private", **TOGETHER)
     for word, choice in choices:
         sent = [answers, asked, *inputs]
-        choice.click(for_caller(reply(word)), sent, [*told, *outputs], api_visibility="private")
+        choice.click(for_caller(reply(word)), sent, [*told, *outputs], api_visibility="private", **TOGETHER)
     gr.on(list(searches), lambda: ([], None, gr.Group(visible=False), ""), None, told, api_visibility="private")
 
 

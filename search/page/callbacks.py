@@ -1,7 +1,7 @@
 """What happens when something is asked on the page."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -20,6 +20,9 @@ from utils.errors import UserError
 from utils.text import counted
 
 PROGRESS = gr.Progress()  # as a default it has Gradio show how far a search is
+# searches that wait are answered together, where Gradio would begin one at a time; less than its 40 threads, which also
+# answer for images and all else
+TOGETHER: Mapping[str, Any] = {"concurrency_limit": 32, "concurrency_id": "searches"}
 
 
 class Callbacks:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from search.describing.describer import GalleryDescriber
 from search.page.asking import build_asking
-from search.page.callbacks import Callbacks
+from search.page.callbacks import TOGETHER, Callbacks
 from search.page.callers import for_caller
 from search.page.describing import build_describing
 from search.page.downloads import build_downloads
@@ -94,6 +94,7 @@ def build_page(
             api_visibility="private",
             trigger_mode="always_last",
             show_progress_on=hits,
+            **TOGETHER,
         )
         asked.then(None, hits, js=DONE, api_visibility="private")
         hits.select(for_caller(calls.reason), [shown, moments, sentence], reasons, api_visibility="private")
@@ -137,5 +138,6 @@ def build_comparison(calls: Callbacks, text: gr.Textbox, settings: Sequence[gr.c
         api_visibility="private",
         trigger_mode="always_last",
         show_progress_on=both,
+        **TOGETHER,
     )
     asked.then(None, js=DONE, api_visibility="private")
