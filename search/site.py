@@ -3,11 +3,12 @@
 import os
 
 from fastapi import FastAPI
+from starlette.requests import ClientDisconnect
 
 from evaluation.description.phrases import PhraseTable, read_phrase_table
 from search.describing.describer import GalleryDescriber
 from search.searcher import Searcher
-from search.serving.api import build_app
+from search.serving.api import answer_nobody, build_app
 from search.serving.upload import LARGEST_UPLOAD
 
 
@@ -35,5 +36,6 @@ def build_site(
     app = build_app(searcher, allow_upload, host, allow_forget, describer)
     looks = {"css": part("page.css"), "js": part("page.js"), "theme": theme()}
     kept = {"run_history": False}  # or a browser keeps all that was shown, also after its user has signed out
+    faults = {"exception_handlers": {ClientDisconnect: answer_nobody}}
     settings = {"max_file_size": LARGEST_UPLOAD, "footer_links": [], "root_path": root_path or None}
-    return gradio.mount_gradio_app(app, page, path="/", **settings, **looks, **kept)
+    return gradio.mount_gradio_app(app, page, path="/", app_kwargs=faults, **settings, **looks, **kept)

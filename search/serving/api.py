@@ -38,6 +38,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from dataset.decoding import Unusable, examine, explained
@@ -54,7 +55,7 @@ from search.serving.describing_api import AskRequest, DescribeRequest, add_descr
 from search.serving.erasing import erase_image
 from search.serving.frame_view import add_frames
 from search.serving.numbers import Whole
-from search.serving.search_threads import SearchThreads
+from search.serving.search_threads import CLIENT_CLOSED_REQUEST, SearchThreads
 from search.serving.upload import LARGEST_UPLOAD, add_image
 from utils.errors import NotThere, UserError, did_you_mean
 from utils.files import as_json
@@ -289,9 +290,16 @@ def answer_errors(app: FastAPI) -> None:
     def failure(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": "the server failed; its terminal says why"}, status_code=500)
 
+    app.exception_handler(ClientDisconnect)(answer_nobody)
+
     @app.exception_handler(HTTPException)
     def wrong_address(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
+
+
+def answer_nobody(request: Request, error: Exception) -> Response:
+    """What is answered when a client has left while it sent its request: that is no failure of the server."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 def misunderstanding(request: Request, error: RequestValidationError) -> str:

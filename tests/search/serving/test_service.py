@@ -1,5 +1,6 @@
 """The HTTP API answers, refuses what is wrong in one line, and serves nothing but the gallery."""
 
+import asyncio
 import io
 import threading
 
@@ -270,6 +271,29 @@ def test_bad_uploads_are_refused(client, searcher, content, words):
     answer = client.post("/api/images", content=content() if callable(content) else content)
     assert answer.status_code == 400 and words in answer.json()["error"]
     assert len(searcher.gallery.records) == before and not list(searcher.gallery.images.path.rglob("uploads/*"))
+
+
+def scope_of(path, **headers):
+    """A POST request as a web server tells of it."""
+    listed = [(name.replace("_", "-").encode(), value.encode()) for name, value in {"host": "here", **headers}.items()]
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    return {**scope, "headers": listed, "scheme": "http", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}
+
+
+@pytest.mark.parametrize("path", ["/api/images", "/gradio_api/upload", "/api/search"])
+def test_who_leaves_during_an_upload_leaves_nothing(client, searcher, path):
+    form = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc'
+    messages, statuses = [{"type": "http.request", "body": form, "more_body": True}], []
+
+    async def receive():
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message):
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    asyncio.run(client.app(scope_of(path, content_type="multipart/form-data; boundary=xx"), receive, send))  # no fault
+    assert len(statuses) == 1 and 400 <= statuses[0] < 500  # which nobody reads
+    assert not (searcher.gallery.images.path / "uploads").exists()
 
 
 def test_without_leave_nothing_is_uploaded(searcher):
