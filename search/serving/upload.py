@@ -3,7 +3,7 @@
 from dataset.decoding import Unusable, examine, explained, usual_ending
 from dataset.digests import blake2_of
 from search.files.records import IndexedImage
-from search.gallery.gallery import held
+from search.gallery.gallery import Gallery, held
 from search.searcher import Searcher
 from utils.errors import UserError
 
@@ -11,8 +11,19 @@ LARGEST_UPLOAD = 20 * 2**20  # bytes
 FOLDER = "uploads"  # below that of the images
 
 
+def is_there(gallery: Gallery, image: IndexedImage) -> bool:
+    """Whether the file of an image is as it was indexed: somebody may have deleted it, or put another in its place."""
+    try:
+        gallery.read_frame(image)
+    except Unusable:
+        return False
+    return True
+
+
 def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
     """Write an uploaded image below the folder of images, named by its content, and add it to the gallery.
+
+    One that the gallery holds is written where its file is gone.
 
     Raises UserError when it is not a usable image.
     """
@@ -27,10 +38,13 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
     path = f"{FOLDER}/{digest[:32]}{ending}"
     with searcher.model_lock:
         gallery.catch_up()
-        if path in gallery.records.by_path:
-            return gallery.records.by_path[path]
+        known = gallery.records.by_path.get(path)
+        if known is not None and is_there(gallery, known):
+            return known
         searcher.authorize("upload", image=path)
         gallery.images.write(path, content)
+        if known is not None:
+            return known
         _, embeddings = encoder.encode_images([pixels])
         image = IndexedImage(path, digest, embeddings[0], {})
         gallery.put([image])

@@ -243,6 +243,20 @@ def test_an_upload_is_searched_at_once(client, searcher):
     assert answer["id"] in [hit["id"] for hit in found["hits"]]
 
 
+@pytest.mark.parametrize("instead", [None, b"another file"])
+def test_an_upload_whose_file_is_gone_is_written_again(client, searcher, instead):
+    answer = client.post("/api/images", content=png()).json()
+    file = searcher.gallery.images.path / answer["path"]
+    before = len(searcher.gallery.records)
+    file.unlink()
+    if instead:
+        file.write_bytes(instead)
+    assert client.get(f"/api/images/{answer['id']}").status_code == 404
+    assert client.post("/api/images", content=png()).json() == answer
+    assert file.read_bytes() == png() == client.get(f"/api/images/{answer['id']}").content
+    assert len(searcher.gallery.records) == before
+
+
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "TIFF", "MPO"])
 def test_what_can_be_indexed_can_be_uploaded(client, kind):
     content = io.BytesIO()
