@@ -38,4 +38,5 @@ def build_site(
     kept = {"run_history": False}  # or a browser keeps all that was shown, also after its user has signed out
     faults = {"exception_handlers": {ClientDisconnect: answer_nobody}}
     settings = {"max_file_size": LARGEST_UPLOAD, "footer_links": [], "root_path": root_path or None}
+    settings["show_error"] = False  # what fails unexpectedly may name files of the server
     return gradio.mount_gradio_app(app, page, path="/", app_kwargs=faults, **settings, **looks, **kept)

@@ -141,14 +141,14 @@ class Gallery(SearchableGallery):
         return {"records": self.records.newest(), "images": len(self.records), "rows": ROWS, **asked}
 
     def forget(self, paths: Sequence[str]) -> None:
-        """Erase images from records and index, and copies that a page has shown; their files are left alone."""
+        """Erase images from records and index, and copies that a page has uploaded; their files are left alone."""
         with self.followed():
+            self.clear_copies({self.records.by_path[path].digest for path in paths})
             self.records.drop(paths)  # on the disk first: what could not be written is still there
             self.erase()
 
     def erase(self) -> None:
         """Write records and index anew, with the current images alone: both only mark what is replaced or removed."""
-        self.clear_page()
         self.files.write_json(ERASING, {})
         self.records.rewrite()
         self.rebuild()

@@ -7,6 +7,7 @@ they hold no lock and no list of its images, and what was added or erased is see
 import contextlib
 import logging
 import math
+import os
 import shutil
 import tempfile
 import threading
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 COLUMNS = "columns.json"
+UPLOAD_SECONDS = 600  # within which what a page uploads is in the gallery
 MAX_VALUES = 1000  # of a column that columns.json names
 
 
@@ -126,8 +128,19 @@ class SearchableGallery(ABC):
         """Metadata by name with the values they take, sorted: what can be filtered by."""
 
     def clear_page(self) -> None:
-        """Remove what a web page has shown."""
+        """Remove what was uploaded by a web page."""
         shutil.rmtree(self.page, ignore_errors=True)
+
+    def clear_copies(self, digests: Collection[str]) -> None:
+        """Remove copies of these files from what was uploaded by a web page, and what lies there for long.
+
+        The rest stays: it is being uploaded.
+        """
+        for file in [Path(folder, name) for folder, _, names in os.walk(self.page) for name in names]:
+            with contextlib.suppress(FileNotFoundError):  # the page removes and renames some itself
+                is_old = time.time() - file.stat().st_mtime > UPLOAD_SECONDS
+                if is_old or blake2_of(file.read_bytes()) in digests:
+                    file.unlink()
 
 
 class SharedGallery(SearchableGallery):

@@ -1,15 +1,20 @@
 """The queue of the page, called as a browser does: searches of several people begin at the same time."""
 
+import io
 import json
+import os
 import threading
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("gradio")
 pytest.importorskip("pymilvus")
 
 from fastapi.testclient import TestClient
 
+from search.serving.erasing import erase_image
 from search.site import build_site
 
 SENTENCE = "a woman in a red coat"
@@ -67,3 +72,30 @@ def test_all_searches_of_the_page_leave_threads_for_the_rest(client):
     ]
     assert len(names) >= 6 and {(one.concurrency_id, one.concurrency_limit) for one in names} == {("searches", 32)}
     assert page.max_threads > 32
+
+
+def upload(client):
+    """Where the page keeps an image that is uploaded, before it has said what to do with it."""
+    content = io.BytesIO()
+    Image.new("RGB", (30, 60), "red").save(content, "PNG")
+    return Path(client.post("/gradio_api/upload", files={"files": ("a.png", content.getvalue())}).json()[0])
+
+
+def test_what_is_being_uploaded_is_kept_while_somebody_erases(client, searcher):
+    number, file = callbacks(client)["upload"], upload(client)
+    given = [{"path": str(file), "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}]
+    one, other = list(searcher.gallery.records.by_path)[:2]
+    erase_image(searcher, one)
+    said = call(client, number, given, "a")
+    assert said["success"] and said["output"]["data"][0].startswith("Added as uploads/")
+
+    (added,) = [path for path in searcher.gallery.records.by_path if path.startswith("uploads/")]
+    erase_image(searcher, added)
+    assert not [path for path in searcher.gallery.page.rglob("*") if path.is_file()]  # also the copy is erased
+    failed = call(client, number, given, "b")
+    assert not failed["success"] and str(file.parent) not in json.dumps(failed)
+
+    abandoned = upload(client)
+    os.utime(abandoned, (0, 0))
+    erase_image(searcher, other)
+    assert not abandoned.exists()
