@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from dataset.annotation_entries import Box, Problem, RawEntry
-from dataset.decoding import Unusable, decode, image_fault, read_content
+from dataset.decoding import Unusable, decode, image_fault, load_decoders, read_content
 from dataset.digests import blake2_of
 from dataset.image_files import missing_images, normal_path
 from utils.errors import UserError
@@ -126,7 +126,7 @@ def _threaded(
     """What the function says of each frame, by parallel threads."""
     if not frames:
         return []
-    Image.init()  # loads all decoders now, not in several threads at once
+    load_decoders()
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(16, 2 * available_cores())) as pool:
         warnings.simplefilter("ignore")  # Pillow's remarks on metadata would tear the progress bar
         return list(tqdm(pool.map(function, frames), total=len(frames), desc=title, unit="frame"))

@@ -83,6 +83,12 @@ def known_formats() -> tuple[str, ...]:
     return tuple(name for name in ENDINGS if name not in missing)
 
 
+def load_decoders() -> None:
+    """Load all decoders, before several threads do so at once."""
+    Image.init()
+    known_formats()
+
+
 def known_endings() -> frozenset[str]:
     """How image files end that can be read here, in lower case, with their dot."""
     return frozenset(ending for name in known_formats() for ending in ENDINGS[name])

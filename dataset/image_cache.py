@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 import PIL
 import torch
-from PIL import Image, features
+from PIL import features
 from torch import Tensor
 from tqdm import tqdm
 
 from dataset.annotations import Entry
-from dataset.decoding import known_formats
+from dataset.decoding import known_formats, load_decoders
 from dataset.image_files import normal_path
 from dataset.images import Resampling, load_image
 from utils.errors import UserError
@@ -221,7 +221,7 @@ def require_room(path: Path, size: int) -> None:
 @contextlib.contextmanager
 def decoding_threads() -> Iterator[ThreadPoolExecutor]:
     """A thread for each core; when something fails, what they have not begun is dropped."""
-    Image.init()  # loads all decoders now, not in several threads at once
+    load_decoders()
     pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="image cache")
     with warnings.catch_warnings():  # threads that ignore warnings leave them as the last one found them
         try:

@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
-from dataset.decoding import Unusable, image_fault, read_content
+from dataset.decoding import Unusable, image_fault, load_decoders, read_content
 from dataset.digests import blake2_of
 from dataset.image_folders import list_folder, match_forms
 from utils.processes.parallel import available_cores
@@ -153,7 +152,7 @@ def read_images(
     def read(image: str) -> tuple[str | None, str | None]:
         return _read_image(Path(root, image), full)
 
-    Image.init()  # loads all decoders now, not in several threads at once
+    load_decoders()
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # Pillow's remarks on metadata would tear the progress bar
         return list(tqdm(pool.map(read, images), total=len(images), desc="images", unit="image"))

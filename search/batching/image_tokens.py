@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 from torch import Tensor
 
-from dataset.decoding import Unusable
+from dataset.decoding import Unusable, load_decoders
 from search.encoder import Encoder
 from search.files.images import State
 from search.files.records import IndexedImage
@@ -108,6 +108,7 @@ class ImageTokens:
             except Unusable as fault:
                 return fault
 
+        load_decoders()
         return map_in_threads(read, images, self.gallery.images.threads)
 
     def encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:

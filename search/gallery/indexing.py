@@ -22,7 +22,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset.decoding import Unreadable, Unusable
+from dataset.decoding import Unreadable, Unusable, load_decoders
 from dataset.digests import blake2_of
 from dataset.image_folders import FolderOfImages, match_forms
 from search.encoder import Encoder
@@ -35,7 +35,6 @@ from search.gallery.gallery import Gallery
 from search.gallery.selection import images_named
 from utils.errors import UserError
 from utils.paths import is_text, printable
-from utils.processes.parallel import available_cores
 
 BATCH = 64
 READ_AHEAD = 4  # batches
@@ -132,9 +131,12 @@ def in_batches(files: Iterable[ImageFile], size: int) -> Iterator[list[ImageFile
         yield batch
 
 
-def read_ahead(read: Callable[[Source], list[ImageFile]], sources: Sequence[Source]) -> Iterator[ImageFile]:
+def read_ahead(
+    read: Callable[[Source], list[ImageFile]], sources: Sequence[Source], threads: int
+) -> Iterator[ImageFile]:
     """The images of all sources in order, read by threads that are a few batches ahead."""
-    with ThreadPoolExecutor(available_cores()) as pool:
+    load_decoders()
+    with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[int, Future[list[ImageFile]]]] = deque()
         ahead = 0
         for source in sources:
@@ -281,7 +283,7 @@ def add_images(
     known = {image.content: image.embedding for image in gallery.records}
     count = sum(len(source.paths) for source in sources)
     with tqdm(total=count, desc="images", unit="image", disable=None) as bar:
-        files = read_ahead(lambda source: read_source(gallery, encoder, known, source), sources)
+        files = read_ahead(lambda source: read_source(gallery, encoder, known, source), sources, gallery.images.threads)
         for batch in in_batches(files, BATCH):
             add_batch(gallery, batch, encode_new(encoder, batch, known), metadata, report)
             bar.update(len(batch))

@@ -12,7 +12,6 @@ from search.files.images import Images
 from search.gallery.gallery import Gallery
 from utils.errors import UserError
 from utils.paths import is_text
-from utils.processes.parallel import available_cores
 from utils.text import agreeing, counted
 
 
@@ -116,7 +115,7 @@ def read_digests(images: Images) -> tuple[Mapping[str, str], Mapping[str, str]]:
         except Unusable as fault:
             faults[path] = str(fault)
 
-    with ThreadPoolExecutor(available_cores()) as pool:
+    with ThreadPoolExecutor(images.threads) as pool:
         for _ in tqdm(pool.map(read, paths), total=len(paths), desc="images", unit="image", disable=None):
             pass
     return contents, faults
