@@ -7,6 +7,7 @@ from importlib.resources import files
 import gradio as gr
 
 from search.describing.describer import GalleryDescriber
+from search.gallery.filters import Columns
 from search.page.asking import build_asking
 from search.page.callbacks import TOGETHER, Callbacks
 from search.page.callers import for_caller
@@ -60,20 +61,9 @@ def build_page(
         moments = gr.State([])  # of each hit: paths of the others of its group
         sentence, found = gr.State(""), gr.State(None)
         plain(header(len(searcher.gallery.records), root_path, accounts), "header")
-        with gr.Row(elem_id="asking"):
-            text = gr.Textbox(label="Who?", placeholder=EXAMPLES[0], max_lines=8, scale=5, elem_id="text")
-            button = gr.Button("Search", variant="primary", scale=1, elem_id="search")
-        gr.Examples([[example] for example in EXAMPLES], text, label="Examples", elem_id="examples")
+        text, button = build_sentence()
         build_history(accounts)
-        with gr.Accordion("Filters and settings", open=False, elem_id="settings"):
-            fields = filters.build(columns)
-            with gr.Row():
-                top = gr.Slider(1, 50, 10, step=1, label="Images shown")
-                k = gr.Slider(
-                    0, 256, CANDIDATES, step=1, label="Candidates k that are read with the sentence (0: none)"
-                )
-            group = build_groups(columns)
-        settings = [top, k, group, *fields]
+        settings = build_settings(filters, columns)
         message = plain("", "message")
         hits = gr.HTML(elem_id="hits", js_on_load=part(CHOOSING), apply_default_css=False)
         downloads = build_downloads(searcher, found)
@@ -104,6 +94,26 @@ def build_page(
             file = gr.File(label="Add an image to the gallery", file_types=["image"], type="binary", elem_id="upload")
             file.upload(for_caller(calls.upload), file, message, api_visibility="private")
     return page
+
+
+def build_sentence() -> tuple[gr.Textbox, gr.Button]:
+    """Where a sentence is written, with examples, and the button that searches for it."""
+    with gr.Row(elem_id="asking"):
+        text = gr.Textbox(label="Who?", placeholder=EXAMPLES[0], max_lines=8, scale=5, elem_id="text")
+        button = gr.Button("Search", variant="primary", scale=1, elem_id="search")
+    gr.Examples([[example] for example in EXAMPLES], text, label="Examples", elem_id="examples")
+    return text, button
+
+
+def build_settings(filters: Filters, columns: Columns) -> list[gr.components.Component]:
+    """What a search depends on beside its sentence, in the order of `Callbacks.answer`."""
+    with gr.Accordion("Filters and settings", open=False, elem_id="settings"):
+        fields = filters.build(columns)
+        with gr.Row():
+            top = gr.Slider(1, 50, 10, step=1, label="Images shown")
+            k = gr.Slider(0, 256, CANDIDATES, step=1, label="Candidates k that are read with the sentence (0: none)")
+        group = build_groups(columns)
+    return [top, k, group, *fields]
 
 
 def plain(value: str, elem_id: str) -> gr.HTML:
