@@ -95,7 +95,7 @@ def fit_multinomial(features: np.ndarray, targets: np.ndarray, weights: np.ndarr
 def penalised(
     inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray, penalty: np.ndarray, factors: np.ndarray
 ) -> float:
-    """Minus the log likelihood of what is targets, and what the prior takes."""
+    """Minus the log likelihood of the targets, and what the prior takes."""
     odds = inputs @ factors
     top = odds.max(axis=1, keepdims=True)
     likelihood = odds[np.arange(len(targets)), targets] - top[:, 0] - np.log(np.exp(odds - top).sum(axis=1))

@@ -6,7 +6,7 @@
 4. Its route is in the table, and who asks has the role that stands there (search/access/routes.py).
 5. Its body is no larger and no slower than the table allows (search/access/bodies.py).
 
-The site behind it needs none of this, and is not request before: what a later version of a framework adds is closed.
+The site behind it needs none of this, and is not asked before: what a later version of a framework adds is closed.
 """
 
 import logging
