@@ -29,16 +29,18 @@ class TimeoutProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.address = network_of(self.client[0] if self.client else "")
-        self.connection_counts[self.address] += 1
         self.waiting: asyncio.TimerHandle | None = None
-        too_many = self.connection_counts[self.address] > MAX_PER_ADDRESS and self.address not in self.unlimited
-        if too_many or self.connection_counts.total() > self.limit:
-            transport.abort()
-        else:
+        many = self.connection_counts[self.address] >= MAX_PER_ADDRESS and self.address not in self.unlimited
+        self.admitted = not many and self.connection_counts.total() < self.limit
+        if self.admitted:
+            self.connection_counts[self.address] += 1
             self.start_timeout()
+        else:  # not counted: it is lost a moment later, and until then it would shut others out
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connection_counts[self.address] -= 1
+        if self.admitted:
+            self.connection_counts[self.address] -= 1
         if not self.connection_counts[self.address]:
             del self.connection_counts[self.address]
         self.stop_timeout()

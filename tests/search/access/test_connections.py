@@ -19,13 +19,16 @@ from search.access.addresses import open_sockets
 from search.access.connections import TimeoutServer, protocol_of
 
 
+def server_of(gate, proxies=(), **settings):
+    more = {"ws": "none", "proxy_headers": False, "server_header": False, "lifespan": "off", "log_level": "critical"}
+    return TimeoutServer(uvicorn.Config(gate, http=protocol_of(proxies), **more, **settings))
+
+
 @contextmanager
 def running(gate, proxies=(), **settings):
     """The port of a server of the gate, in a thread."""
     (listening,) = open_sockets("127.0.0.1", 0)
-    more = {"ws": "none", "proxy_headers": False, "server_header": False, "lifespan": "off", "log_level": "critical"}
-    config = uvicorn.Config(gate, http=protocol_of(proxies), **more, **settings)
-    server = TimeoutServer(config)
+    server = server_of(gate, proxies, **settings)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()
     try:
@@ -86,6 +89,30 @@ def test_a_thousand_connections_shut_nobody_else_out(port):
             return
         time.sleep(0.1)
     raise AssertionError("the address stays shut out")
+
+
+def test_connections_that_are_refused_count_for_nobody(guarded, monkeypatch):
+    """Also before they are lost: the server finds all of them, and another machine's, waiting at once."""
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(connections, "MAX_PER_ADDRESS", 5)
+
+    async def attack():
+        (listening,) = open_sockets("127.0.0.1", 0)
+        port, server = listening.getsockname()[1], server_of(guarded.gate)
+        serving = asyncio.create_task(server.serve([listening]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        held = [connect(port) for _ in range(100)]  # the system answers; the server is not asked before the next await
+        with connect(port, "127.0.0.2") as another:
+            another.sendall(LOGIN)
+            answer = await asyncio.to_thread(all_of, another)
+        for one in held:
+            one.close()
+        server.should_exit = server.force_exit = True
+        await serving
+        return answer
+
+    assert asyncio.run(attack()).startswith(b"HTTP/1.1 200")
 
 
 def test_a_connection_without_a_request_is_closed(port, monkeypatch):
