@@ -45,7 +45,7 @@ def records_of(real: np.ndarray, count: int, seed: int) -> list[IndexedImage]:
 
 def fill(store: Store, records: list[IndexedImage]) -> None:
     """Write an index to its end."""
-    store.put(records)
+    store.upsert(records)
     store.finish()
 
 

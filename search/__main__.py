@@ -30,7 +30,7 @@ from search.arguments import (
 from search.describing.commands import Questioner, describe_images
 from search.describing.describer import Describer, GalleryDescriber
 from search.encoder import Encoder
-from search.files.images import Images, open_images
+from search.files.images import ImageSource, open_images
 from search.files.metadata import read_metadata
 from search.frames.detector import open_detector
 from search.gallery.address import Address
@@ -121,7 +121,7 @@ def require_one_source(options: argparse.Namespace) -> None:
         raise UserError("--boxes and --detector both say who is in frames; give one of them")
 
 
-def require_images(images: Images) -> None:
+def require_images(images: ImageSource) -> None:
     """Raises UserError unless there is one."""
     found = images.walk()
     if not found.images:
@@ -189,7 +189,7 @@ def print_answer(answer: SearchResult, gallery: SearchableGallery) -> None:
     for rank, hit in enumerate(answer.hits, 1):
         match = "" if hit.match is None else f"match {hit.match:.3f}  "
         match = match if hit.probability is None else f"probability {hit.probability:.3f}  "
-        file = in_a_line(gallery.images.named(hit.path))
+        file = in_a_line(gallery.image_source.named(hit.path))
         more = f"  and {counted(len(hit.moments), 'more moment')}" if hit.moments else ""
         print(f"{rank:3}  {match}similarity {hit.similarity:.3f}  {file}{more}")
     if not answer.hits:
@@ -219,7 +219,7 @@ def run_forget(options: argparse.Namespace) -> None:
         gallery.forget(paths)
         files = agreeing(len(paths), "its file", "their files")
         are = agreeing(len(paths), "is", "are")
-        print(f"{counted(len(paths), 'image')} forgotten; {files} in {gallery.images} {are} left alone")
+        print(f"{counted(len(paths), 'image')} forgotten; {files} in {gallery.image_source} {are} left alone")
 
 
 def run_serve(options: argparse.Namespace) -> None:
@@ -261,7 +261,7 @@ def run_move(options: argparse.Namespace) -> None:
                 print(f"another content: {in_a_line(path)}")
             for path in found.missing:
                 print(f"not found: {in_a_line(path)}")
-            print(f"{found}; the images of the gallery are in {gallery.images}")
+            print(f"{found}; the images of the gallery are in {gallery.image_source}")
         if options.checkpoint is not None:
             gallery.record_encoder(encoder.source)
             print(f"the model of the gallery is {encoder.source['checkpoint']}")

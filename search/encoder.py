@@ -119,7 +119,7 @@ class Encoder:
         """fp32, tf32 or bf16."""
         return choose_precision(self.config.precision, self.setting.device)
 
-    def identity(self) -> dict[str, object]:
+    def fingerprint(self) -> dict[str, object]:
         """What results depend on: a digest of the weights and word pieces, and how images and captions are read."""
         return {
             **self.model.facts(),

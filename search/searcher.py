@@ -87,15 +87,15 @@ class Searcher:
         if not 1 <= top <= MAX_CANDIDATES or not 0 <= candidates <= MAX_CANDIDATES:
             raise UserError(f"top must be from 1 to {MAX_CANDIDATES}, candidates from 0 to {MAX_CANDIDATES}")
         candidates = candidates if self.reranker.model.reranks else 0
-        counts = bool(where) and self.calibration(candidates > 0) is not None
-        job = SearchJob(text, top, candidates, where, group, counts, abandoned)
+        counts_filtered = bool(where) and self.calibration(candidates > 0) is not None
+        job = SearchJob(text, top, candidates, where, group, counts_filtered, abandoned)
         self.model_lock.run(job, self.run_batch)
         hits = self.hits_of(job)
-        likelihood = self.likelihood(hits, candidates > 0, job.images)
+        likelihood = self.likelihood(hits, candidates > 0, job.filtered_count)
         known = likelihood.probabilities if likelihood else []
         hits = [*(replace(hit, probability=one) for hit, one in zip(hits, known, strict=False)), *hits[len(known) :]]
         self.authorize("query", text=text, where=where, hits=len(hits))
-        return SearchResult(job.read, hits, job.milliseconds, job.missing, job.matched, likelihood)
+        return SearchResult(job.query, hits, job.milliseconds, job.missing, job.reranker_query, likelihood)
 
     def run_batch(self, jobs: list[SearchJob]) -> None:
         """Answer searches together, in the one thread that computes them."""
@@ -103,9 +103,9 @@ class Searcher:
 
     def hits_of(self, job: SearchJob) -> list[Hit]:
         """The best of what a search has found, in their order."""
-        scored = [(near, job.scores.get(near.image.content)) for near in job.to_rerank]
+        scored = [(near, job.scores.get(near.image.content_key)) for near in job.to_rerank]
         scored.sort(key=lambda pair: -np.inf if pair[1] is None else pair[1], reverse=True)  # stable
-        others = job.near[job.candidates :]
+        others = job.neighbours[job.candidates :]
         job.missing |= dict.fromkeys(self.gone([near.image for near in others]), GONE)
         kept = [pair for pair in [*scored, *((near, None) for near in others)] if pair[0].image.path not in job.missing]
         if not job.group:
@@ -115,8 +115,8 @@ class Searcher:
 
     def gone(self, images: Sequence[IndexedImage]) -> list[str]:
         """The paths of those whose files are not there any more."""
-        self.gallery.images.look_at([image.file for image in images])
-        return [image.path for image in images if self.gallery.images.state(image.file) is None]
+        self.gallery.image_source.look_at([image.file for image in images])
+        return [image.path for image in images if self.gallery.image_source.state(image.file) is None]
 
     def calibration(self, reranked: bool) -> StageCalibration | None:
         """What the scores that order hits mean; None where that is not known."""

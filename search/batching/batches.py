@@ -27,13 +27,14 @@ MAX_RESULTS = 16_384  # of one search of Milvus
 
 
 class SearchJob(BatchJob):
-    """One search. near: what the index has found, of which the first `candidates` are scored, by content of the image.
+    """One search on its way through the stages: its request, then what each stage has added.
 
-    images: how many pass the filter, where this is asked for (`counts`). read, matched: the sentence as the model of
-    the gallery reads it, and as another one that re-ranks.
+    query, reranker_query: the sentence as encoded by the model of the gallery, and by another one that re-ranks.
+    neighbours: what the index has found, of which the first `candidates` are re-ranked; scores: match logits by content
+    key of the image. filtered_count: how many images pass the filter, where this is asked for (`counts_filtered`).
     """
 
-    read: EncodedQuery
+    query: EncodedQuery
 
     def __init__(
         self,
@@ -42,33 +43,33 @@ class SearchJob(BatchJob):
         candidates: int,
         where: str,
         group: str,
-        counts: bool,
+        counts_filtered: bool,
         abandoned: Callable[[], bool] = lambda: False,
     ):
         super().__init__(max(candidates, MIN_JOB_SIZE), abandoned)
         self.text, self.top, self.candidates, self.group = text, top, candidates, group
-        self.where, self.counts = where, counts
-        self.matched: EncodedQuery | None = None
-        self.near: list[Neighbour] = []
+        self.where, self.counts_filtered = where, counts_filtered
+        self.reranker_query: EncodedQuery | None = None
+        self.neighbours: list[Neighbour] = []
         self.scores: dict[str, float] = {}
         self.missing: dict[str, str] = {}
-        self.images: int | None = None
+        self.filtered_count: int | None = None
         self.milliseconds: dict[str, float] = {}
         self.on_progress = progress_callback()
 
     @property
-    def found(self) -> int:
+    def index_limit(self) -> int:
         """How many images the index is asked for."""
         return max(self.top, self.candidates)
 
     @property
-    def scored(self) -> EncodedQuery:
+    def rerank_query(self) -> EncodedQuery:
         """The sentence as the model that re-ranks reads it."""
-        return self.matched or self.read
+        return self.reranker_query or self.query
 
     @property
     def to_rerank(self) -> list[Neighbour]:
-        return self.near[: self.candidates]
+        return self.neighbours[: self.candidates]
 
 
 class Batches:
@@ -103,9 +104,9 @@ class Batches:
                 require_group(job.group, self.gallery.columns() if job.group else {})
                 split.append((job, one))
         for (job, _), read in zip(split, self.encoder.embed([one for _, one in split]), strict=True):
-            job.read = read
+            job.query = read
         for (job, _), read in zip(matched, self.reranker.embed([one for _, one in matched]), strict=True):
-            job.matched = read
+            job.reranker_query = read
 
     def find(self, jobs: Sequence[SearchJob]) -> None:
         """The nearest images: those of searches that ask alike by one search of the index."""
@@ -120,14 +121,14 @@ class Batches:
         for job in without_errors(jobs):
             with keep_error(job):
                 if job.group:
-                    job.near = self.find_groups(job)
-                if job.counts:
-                    job.images = self.gallery.store.count(job.where)
+                    job.neighbours = self.find_groups(job)
+                if job.counts_filtered:
+                    job.filtered_count = self.gallery.store.count(job.where)
 
     def find_together(self, jobs: Sequence[SearchJob], where: str, count: int) -> None:
-        found = self.gallery.nearest(np.stack([job.read.embedding for job in jobs]), count, where)
+        found = self.gallery.nearest(np.stack([job.query.embedding for job in jobs]), count, where)
         for job, near in zip(jobs, found, strict=True):
-            job.near = near
+            job.neighbours = near
 
     def find_groups(self, job: SearchJob) -> list[Neighbour]:
         """The nearest images, `MAX_PER_GROUP` of each group at most; none of an empty gallery."""
@@ -135,21 +136,21 @@ class Batches:
         if not images:  # Milvus refuses to look for no image
             return []
         found, groups = search_groups(
-            lambda limit: self.gallery.nearest(job.read.embedding[None], limit, job.where)[0],
+            lambda limit: self.gallery.nearest(job.query.embedding[None], limit, job.where)[0],
             lambda near: groups_of([one.image for one in near], job.group),
-            job.found,
+            job.index_limit,
             min(MAX_RESULTS, images),
         )
-        return limit_per_group(found, groups, MAX_PER_GROUP, job.found * MAX_PER_GROUP)
+        return limit_per_group(found, groups, MAX_PER_GROUP, job.index_limit * MAX_PER_GROUP)
 
     def rerank(self, jobs: Sequence[SearchJob], clock: "StageTimer") -> None:
         """Score the candidates of all searches, some images at a time, each of which is read once."""
         images = {near.image.path: near.image for job in jobs for near in job.to_rerank}
         if images:
-            texts = {job.scored.token_ids: job.scored for job in jobs}
+            texts = {job.rerank_query.token_ids: job.rerank_query for job in jobs}
             wanted: dict[tuple[int, ...], dict[str, None]] = {pieces: {} for pieces in texts}
             for job in jobs:
-                wanted[job.scored.token_ids] |= {near.image.content: None for near in job.to_rerank}
+                wanted[job.rerank_query.token_ids] |= {near.image.content_key: None for near in job.to_rerank}
             matching = PairScorer(self.reranker, list(texts.values()))
             clock.lap("re-ranking")
             before = 0
@@ -160,7 +161,7 @@ class Batches:
                 found = matching.score([list(names) for names in wanted.values()], tokens)
                 scores = dict(zip(texts, found, strict=True))
                 for job in jobs:
-                    job.scores |= scores[job.scored.token_ids]
+                    job.scores |= scores[job.rerank_query.token_ids]
                     paths = [near.image.path for near in job.to_rerank]
                     job.missing |= {path: missing[path] for path in paths if path in missing}
                 clock.lap("re-ranking")
@@ -174,7 +175,7 @@ def tell(jobs: Sequence[SearchJob], before: int, of: int, done: int) -> None:
 
 def index_request(job: SearchJob) -> tuple[str, int]:
     """What searches that ask the index alike have in common."""
-    return job.where, job.found
+    return job.where, job.index_limit
 
 
 def without_errors(jobs: Sequence[SearchJob]) -> list[SearchJob]:

@@ -21,7 +21,7 @@ GONE = "does not exist"
 
 
 class TokenCache:
-    """Image tokens [N, D] by content (`IndexedImage.content`): those used last, at most `capacity` bytes of them."""
+    """Image tokens [N, D] by `IndexedImage.content_key`: those used last, at most `capacity` bytes of them."""
 
     def __init__(self, capacity: int = CACHE_BYTES):
         self.capacity, self.held = capacity, 0
@@ -40,9 +40,9 @@ class TokenCache:
         while self.held > self.capacity:
             self.held -= self.tokens.popitem(last=False)[1].nbytes
 
-    def drop(self, digest: str) -> None:
+    def drop(self, content_key: str) -> None:
         """Hold nothing of a file any more."""
-        tokens = self.tokens.pop(digest, None)
+        tokens = self.tokens.pop(content_key, None)
         self.held -= 0 if tokens is None else tokens.nbytes
 
 
@@ -61,12 +61,12 @@ class ImageTokens:
         tell: called with how many are read by now.
         """
         each = list({image.path: image for image in images}.values())
-        self.gallery.images.look_at([image.file for image in each])
-        cached = {image.content: self.cache.get(image.content) for image in each}
+        self.gallery.image_source.look_at([image.file for image in each])
+        cached = {image.content_key: self.cache.get(image.content_key) for image in each}
         found = {content: tokens for content, tokens in cached.items() if tokens is not None}
         missing: dict[str, str] = {}
         while each:  # again where the one file of several equal ones that was read is damaged
-            states = {image.path: self.gallery.images.state(image.file) for image in each}
+            states = {image.path: self.gallery.image_source.state(image.file) for image in each}
             reads, skipped = self.to_read(each, states, set(found))
             waiting: dict[str, Tensor] = {}
             for image, pixels in zip(reads, self.read_all(reads), strict=True):
@@ -74,14 +74,14 @@ class ImageTokens:
                     missing[image.path] = str(pixels)
                     continue
                 self.read_as[image.path] = states[image.path]
-                if image.content not in found:
-                    waiting[image.content] = pixels
+                if image.content_key not in found:
+                    waiting[image.content_key] = pixels
                 if len(waiting) == ENCODED_AT_ONCE:
                     found |= self.encode(waiting)
                     waiting = {}
                     tell(len(found))
             found |= self.encode(waiting)
-            each = [image for image in skipped if image.content not in found]
+            each = [image for image in skipped if image.content_key not in found]
         return found, missing
 
     def to_read(
@@ -95,8 +95,8 @@ class ImageTokens:
         for image in images:
             state = states[image.path]
             untouched = state is not None and state == self.read_as.get(image.path)
-            (skipped if untouched and image.content in seen else reads).append(image)
-            seen.add(image.content)
+            (skipped if untouched and image.content_key in seen else reads).append(image)
+            seen.add(image.content_key)
         return reads, skipped
 
     def read_all(self, images: Sequence[IndexedImage]) -> Iterator[Tensor | Unusable]:
@@ -109,7 +109,7 @@ class ImageTokens:
                 return fault
 
         load_decoders()
-        return map_in_threads(read, images, self.gallery.images.threads)
+        return map_in_threads(read, images, self.gallery.image_source.threads)
 
     def encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         """uint8 images [3, H, W] by content -> tokens [N, D] by content, which the cache takes."""
@@ -124,5 +124,5 @@ class ImageTokens:
 
     def forget(self, image: IndexedImage) -> None:
         """Hold nothing of an image any more."""
-        self.cache.drop(image.content)
+        self.cache.drop(image.content_key)
         self.read_as.pop(image.path, None)

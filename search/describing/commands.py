@@ -128,7 +128,7 @@ class Questioner:
 def print_hits(dialogue: Dialogue, gallery: SearchableGallery) -> None:
     """A line for each hit, in the order that the answers give them."""
     for rank, hit in enumerate(dialogue.result.hits, 1):
-        file = gallery.images.named(hit.path)
+        file = gallery.image_source.named(hit.path)
         chance = "" if hit.probability is None else f"probability {hit.probability:.3f}  "
         match = "" if hit.match is None or chance else f"match {hit.match:.3f}  "
         shown = file if file.isprintable() else ascii(file)
@@ -143,7 +143,7 @@ def print_hits(dialogue: Dialogue, gallery: SearchableGallery) -> None:
 
 def dialogue_as_json(dialogue: Dialogue, gallery: SearchableGallery) -> dict[str, Any]:
     hits = [
-        {"rank": rank, "file": gallery.images.named(gallery.file_of(hit.path)), "match": hit.match, **asdict(hit)}
+        {"rank": rank, "file": gallery.image_source.named(gallery.file_of(hit.path)), "match": hit.match, **asdict(hit)}
         for rank, hit in enumerate(dialogue.result.hits, 1)
     ]
     return {

@@ -160,7 +160,7 @@ class GalleryDescriber(Describer):
         image = self.searcher.gallery.records.by_path.get(path)
         if image is None:
             raise NotThere("is no longer in the gallery")
-        return image.content
+        return image.content_key
 
 
 def predictions_as_json(seen: Sequence[CategoryPrediction]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from dataset.decoding import LARGEST_FILE, Unreadable, Unusable, known_endings, read_content
 from dataset.image_folders import FolderOfImages, is_left_out, note_file, walk_images
-from search.files.names import ABOUT, INDEX, LOCK, PAGE, RECORDS
+from search.files.names import INDEX, LOCK, MANIFEST, PAGE, RECORDS
 from search.files.storage import SharedStorage, is_url, open_storage
 from utils.files import atomic_write, named_path
 from utils.paths import expand_home
@@ -30,7 +30,7 @@ LOOKED_AT = 5.0  # seconds that an answer about a file of shared storage counts
 MAX_KEPT_STATES = 100_000  # files whose answers are kept
 
 
-class Images(ABC):
+class ImageSource(ABC):
     """Image files by their paths below one place, with / between their parts.
 
     name: of that place, as gallery.json has it. threads: how many read files at once.
@@ -75,7 +75,7 @@ class Images(ABC):
         """Paths that a user may mean by a name: it is given below this place, or whole; "." is all of it."""
 
 
-class ImageFolder(Images):
+class LocalImages(ImageSource):
     """A folder."""
 
     def __init__(self, path: Path):
@@ -118,7 +118,7 @@ class ImageFolder(Images):
         return list(dict.fromkeys(below))
 
 
-class SharedImages(Images):
+class SharedImages(ImageSource):
     """What fsspec reaches by a URL.
 
     Every question takes a while there, so that what was told of a file counts for `LOOKED_AT` seconds.
@@ -207,17 +207,17 @@ class SharedImages(Images):
         return [] if is_url(name) or inside.startswith("..") else [inside]
 
 
-def open_images(name: str, what: str) -> Images:
+def open_images(name: str, what: str) -> ImageSource:
     """The images below a folder or URL. Raises UserError; `what` is the option, or file, that named it."""
     if is_url(name):
         storage = open_storage(name, what)
-        return SharedImages(storage) if isinstance(storage, SharedStorage) else ImageFolder(Path(storage.name))
-    return ImageFolder(named_path(name, what))
+        return SharedImages(storage) if isinstance(storage, SharedStorage) else LocalImages(Path(storage.name))
+    return LocalImages(named_path(name, what))
 
 
 def is_own_folder(folder: Path, names: Collection[str]) -> bool:
     """Whether a folder with these names in it is that of a gallery, or a part of one: it holds no images to index."""
-    if ABOUT in names and any(name in names for name in (LOCK, RECORDS, INDEX)):
+    if MANIFEST in names and any(name in names for name in (LOCK, RECORDS, INDEX)):
         return True
     beside = folder.parent
-    return folder.name in (PAGE, RECORDS, INDEX) and (beside / ABOUT).is_file() and (beside / RECORDS).is_dir()
+    return folder.name in (PAGE, RECORDS, INDEX) and (beside / MANIFEST).is_file() and (beside / RECORDS).is_dir()

@@ -21,7 +21,7 @@ import numpy as np
 
 from search.files.crops import file_and_box
 from search.files.names import RECORDS
-from search.files.storage import Folder, Storage
+from search.files.storage import LocalStorage, Storage
 from utils.errors import UserError
 
 ID, PATH, VECTOR, DIGEST = "id", "path", "embedding", "digest"
@@ -54,13 +54,13 @@ class IndexedImage:
         return file_and_box(self.path)[0]
 
     @property
-    def content(self) -> str:
+    def content_key(self) -> str:
         """What its pixels, and so its embedding, hang on: the file's content, and the box of a person in it."""
-        return content_key(self.path, self.digest)
+        return make_content_key(self.path, self.digest)
 
 
-def content_key(path: str, digest: str) -> str:
-    """`IndexedImage.content` of an image of this path whose file has this digest."""
+def make_content_key(path: str, digest: str) -> str:
+    """`IndexedImage.content_key` of an image of this path whose file has this digest."""
     _, box = file_and_box(path)
     return digest if box is None else f"{digest}#{box}"
 
@@ -70,7 +70,7 @@ class Records:
 
     def __init__(self, storage: Storage | Path):
         """storage: of the gallery; a path is that of a folder. Raises UserError when a file is damaged."""
-        self.storage = Folder(storage) if isinstance(storage, Path) else storage
+        self.storage = LocalStorage(storage) if isinstance(storage, Path) else storage
         self.by_path: dict[str, IndexedImage] = {}
         self.by_id: dict[str, IndexedImage] = {}
         self.entries = 0  # in all files, also those that later ones have replaced

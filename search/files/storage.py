@@ -69,7 +69,7 @@ class Storage(ABC):
         """Remove what killed processes have left in a folder."""
 
 
-class Folder(Storage):
+class LocalStorage(Storage):
     """A folder of this machine, or one that a network disk shows as such."""
 
     def __init__(self, path: Path):
@@ -219,12 +219,12 @@ def is_url(name: str) -> bool:
 def open_storage(name: str, what: str) -> Storage:
     """The storage that a path or a URL names. Raises UserError; `what` is the option that named it."""
     if not is_url(name):
-        return Folder(Path(name))
+        return LocalStorage(Path(name))
     parts = urlsplit(name)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path:
             raise UserError(f"{what} {name}: write file:///folder, with three slashes")
-        return Folder(Path(unquote(parts.path)))
+        return LocalStorage(Path(unquote(parts.path)))
     if parts.username is not None or parts.password is not None:
         raise UserError(f"{what} {name.split('@')[-1]}: a URL with a login stands in logs; use the environment")
     return SharedStorage(name)

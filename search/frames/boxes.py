@@ -20,7 +20,7 @@ from dataset.csv_table import read_table
 from dataset.image_files import normal_path, path_fault
 from dataset.text_files import read_text
 from search.files.crops import crop_name
-from search.files.images import Images
+from search.files.images import ImageSource
 from search.files.metadata import LARGEST_INTEGER, check_columns, image_in, typed
 from utils.errors import UserError
 from utils.files import read_json
@@ -38,7 +38,7 @@ People = dict[str, dict[str, dict[str, Any]]]  # frame -> name of the person's i
 
 
 @dataclass
-class Found:
+class BoxCollector:
     """Boxes of a file that were read one after the other."""
 
     source: str
@@ -67,7 +67,7 @@ class Found:
         self.people.setdefault(frame, {})[name] = own
 
 
-def read_people(files: Sequence[Path], images: Sequence[str], place: Images) -> People:
+def read_people(files: Sequence[Path], images: Sequence[str], place: ImageSource) -> People:
     """The people of all files. images: those that are in that place.
 
     Raises UserError naming file and row, when a file is of no known form, or two name the same person.
@@ -93,7 +93,7 @@ def of_one_type(rows: Sequence[dict[str, Any]]) -> None:
         row.update({name: str(value) for name, value in row.items() if name in text})
 
 
-def read_file(file: Path, frames: Frames, place: Images) -> Found:
+def read_file(file: Path, frames: Frames, place: ImageSource) -> BoxCollector:
     """The people of one file. Raises UserError."""
     ending, source = file.suffix.lower(), f"boxes {file}"
     if ending == ".csv":
@@ -108,13 +108,13 @@ def read_file(file: Path, frames: Frames, place: Images) -> Found:
 # ---- a table ---------------------------------------------------------------------------
 
 
-def read_csv(file: Path, source: str) -> Found:
+def read_csv(file: Path, source: str) -> BoxCollector:
     table = read_table(file, source, KNOWN, KNOWN)
     others = [index for index, name in enumerate(table.names) if name and name not in KNOWN]
     check_columns([table.names[index] for index in others], source)
     images = [normal_path(image_in(table, row)) for row in table.rows]
     columns = {table.names[index]: typed([row.cells[index] for row in table.rows]) for index in others}
-    found = Found(source)
+    found = BoxCollector(source)
     for number, row in enumerate(table.rows):
         cells = dict(zip(table.names, row.cells, strict=True))
         box = box_of([cells[name] for name in BOX], f"{source}, {row.where}")
@@ -135,11 +135,11 @@ def box_of(values: Iterable[Any], where: str) -> Box:
 # ---- COCO ------------------------------------------------------------------------------
 
 
-def read_coco(file: Path, source: str) -> Found:
+def read_coco(file: Path, source: str) -> BoxCollector:
     content = read_json(file, "boxes")
     names = {plain(one.get("id")): one.get("file_name") for one in part_of(content, "images", source)}
     people = person_categories(part_of(content, "categories", source, required=False))
-    found = Found(source)
+    found = BoxCollector(source)
     for number, one in enumerate(part_of(content, "annotations", source), 1):
         if one.get("iscrowd") == 1 or (people is not None and plain(one.get("category_id")) not in people):
             continue
@@ -183,13 +183,13 @@ def plain(identifier: Any) -> int | str | None:
 # ---- MOT Challenge ---------------------------------------------------------------------
 
 
-def read_mot(file: Path, source: str, frames: Frames, place: Images) -> Found:
+def read_mot(file: Path, source: str, frames: Frames, place: ImageSource) -> BoxCollector:
     """Rows of frame (from 1), track (-1: none), left, top, width, height, and up to four more numbers.
 
     Of nine numbers the last three are whether the row counts, its class and the visible share, as in files of ground
     truth; else the seventh is the score of a detector. `camera` is the name of the folder of images.
     """
-    lines, found = read_text(file, source).splitlines(), Found(source)
+    lines, found = read_text(file, source).splitlines(), BoxCollector(source)
     if not any(map(str.strip, lines)):
         raise UserError(f"{source} is empty")
     inside = folder_of_frames(file, source, frames, place)
@@ -200,7 +200,7 @@ def read_mot(file: Path, source: str, frames: Frames, place: Images) -> Found:
     return found
 
 
-def add_row(found: Found, by_number: Mapping[int, str], camera: str, cells: list[str], where: str) -> None:
+def add_row(found: BoxCollector, by_number: Mapping[int, str], camera: str, cells: list[str], where: str) -> None:
     try:
         numbers = [float(cell) for cell in cells]
         frame, track = whole(numbers[0]), whole(numbers[1])
@@ -221,7 +221,7 @@ def add_row(found: Found, by_number: Mapping[int, str], camera: str, cells: list
     found.add(by_number[frame], (left, top, width, height), metadata, where)
 
 
-def folder_of_frames(file: Path, source: str, frames: Frames, place: Images) -> str:
+def folder_of_frames(file: Path, source: str, frames: Frames, place: ImageSource) -> str:
     """The folder of the images that a file is of: one of its name, img1 beside the folder it is in, or the only one."""
     named = [name for name in frames if PurePosixPath(name).name == file.stem]
     sequence = Path(os.path.realpath(file)).parent.parent / OF_FOLDER

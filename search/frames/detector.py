@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from dataset.decoding import Unusable, decode
 from dataset.digests import blake2_of
-from search.files.images import Images
-from search.frames.boxes import Found, People
+from search.files.images import ImageSource
+from search.frames.boxes import BoxCollector, People
 from utils.checkpoints.files import read_checkpoint
 from utils.device import prepare_device
 from utils.errors import UserError, did_you_mean, one_line
@@ -102,7 +102,7 @@ def torchvision_detector(name: str, device: torch.device) -> Detector:
 # ---- all frames of a gallery -----------------------------------------------------------
 
 
-def find_people(place: Images, images: Sequence[str], detector: NamedDetector, kept_in: Path) -> People:
+def find_people(place: ImageSource, images: Sequence[str], detector: NamedDetector, kept_in: Path) -> People:
     """The people in frames, as `search.frames.boxes.read_people` gives them, each with its `score`.
 
     kept_in: the folder of the gallery. A frame that cannot be read stands for itself: indexing it tells why. Raises
@@ -110,7 +110,7 @@ def find_people(place: Images, images: Sequence[str], detector: NamedDetector, k
     """
     path = kept_in / DETECTED
     known, unsaved = kept_detections(path, detector.name), 0
-    found = Found(f"detector {detector.name}")
+    found = BoxCollector(f"detector {detector.name}")
     try:
         for image in tqdm(images, desc="detecting", unit="frame", disable=None):
             try:
@@ -159,7 +159,7 @@ def detect(detector: NamedDetector, content: bytes, image: str) -> list[list[flo
     return [[round(value, 3) for value in row] for row in rows.tolist()]
 
 
-def add_people(found: Found, image: str, rows: Sequence[Sequence[float]], least: float) -> None:
+def add_people(found: BoxCollector, image: str, rows: Sequence[Sequence[float]], least: float) -> None:
     """Those of at least a score, whose boxes have an area; of equal boxes the first."""
     for number, (left, top, right, bottom, score) in enumerate(rows, 1):
         box = (left, top, right - left, bottom - top)

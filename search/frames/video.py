@@ -57,7 +57,7 @@ def write_frames(videos: Sequence[Path], output: Path, every: float = 1.0) -> in
 
 def write_video(video: Path, folder: Path, every: float) -> list[tuple[str, str, float]]:
     """Rows of frames.csv: image, camera, second. A video that is damaged gives what is before the damage."""
-    write_json(folder / ABOUT, identity(video, every))
+    write_json(folder / ABOUT, video_fingerprint(video, every))
     rows: list[tuple[str, str, float]] = []
     with tqdm(desc=video.name, unit="frame", disable=None) as bar:
         try:
@@ -126,7 +126,7 @@ def with_video(video: Path) -> Any:
     return container
 
 
-def identity(video: Path, every: float) -> dict[str, Any]:
+def video_fingerprint(video: Path, every: float) -> dict[str, Any]:
     """What tells whether frames are of a video, taken at the same times."""
     return {"video": video.name, "bytes": video.stat().st_size, "every": every}
 
@@ -136,7 +136,7 @@ def require_same_video(video: Path, folder: Path, every: float) -> None:
     about = folder / ABOUT
     if not folder.exists():
         return
-    if not about.is_file() or read_json(about, "file about a video") != identity(video, every):
+    if not about.is_file() or read_json(about, "file about a video") != video_fingerprint(video, every):
         raise UserError(f"{folder} holds something else than these frames of {video}; name another --output")
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from search.files.names import ABOUT, INDEX, LOCK
+from search.files.names import INDEX, LOCK, MANIFEST
 from search.files.storage import Storage, is_url, open_storage
+from search.milvus.client import is_server
 from search.milvus.collection_names import RESERVED
 from search.milvus.login import require_no_login
-from search.milvus.store import is_server
 from utils.errors import UserError
 from utils.files import named_path, require_writable_folder
 from utils.paths import is_text, printable
@@ -79,7 +79,7 @@ class Address:
 
     def exists(self) -> bool:
         """Whether there is a gallery."""
-        return self.storage().exists(ABOUT)
+        return self.storage().exists(MANIFEST)
 
     def missing(self) -> UserError:
         """The error that there is no gallery there."""
@@ -108,6 +108,6 @@ def require_gallery_folder(address: Address, makes: bool) -> None:
     if not makes:
         raise address.missing()
     require_writable_folder(folder, "--gallery")
-    ours = (LOCK, f".{ABOUT}.")  # of a process that is about to make a gallery there
+    ours = (LOCK, f".{MANIFEST}.")  # of a process that is about to make a gallery there
     if folder.is_dir() and not all(entry.name.startswith(ours) for entry in folder.iterdir()):
         raise UserError(f"--gallery {folder} holds something else; name a new folder")

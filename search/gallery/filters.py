@@ -98,7 +98,7 @@ def check_filter(where: str, columns: Columns) -> str:
         if tokens[0].kind == "end":
             return ""
         check_tokens(tokens, columns, where)
-        FilterCheck(tokens, columns).check()
+        FilterParser(tokens, columns).check()
     except UserError as error:
         raise UserError(f"the filter {shorten(repr(where), 200)} is not understood: {error}") from None
     except RecursionError:
@@ -151,7 +151,7 @@ def check_number(text: str) -> None:
         raise UserError(f"the number {shorten(text)} is too large; the largest is {LARGEST_INTEGER - 1}")
 
 
-class FilterCheck:
+class FilterParser:
     """Reads a filter from left to right, and compares the types on both sides of each comparison."""
 
     def __init__(self, tokens: Sequence[Token], columns: Columns):

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from search.encoder import Encoder
-from search.files.images import Images, open_images
-from search.files.names import ABOUT, INDEX, PAGE
+from search.files.images import ImageSource, open_images
+from search.files.names import INDEX, MANIFEST, PAGE
 from search.files.records import IndexedImage, Records
 from search.files.storage import Storage
 from search.gallery.address import Address, require_gallery_folder
@@ -33,7 +33,7 @@ from search.gallery.searchable_gallery import (
     Neighbour,
     SearchableGallery,
     columns_of,
-    read_about,
+    read_manifest,
     require_same_encoder,
     shortened,
 )
@@ -53,12 +53,12 @@ class Gallery(SearchableGallery):
 
     records: Records
 
-    def __init__(self, address: Address, about: Mapping[str, Any], records: Records, store: Store, page: Path):
-        """about: the content of gallery.json; page: the folder of what a web page shows."""
-        super().__init__(about, records, store, page)
+    def __init__(self, address: Address, manifest: Mapping[str, Any], records: Records, store: Store, page: Path):
+        """manifest: the content of gallery.json; page: the folder of what a web page shows."""
+        super().__init__(manifest, records, store, page)
         self.address, self.files = address, records.storage
         self.known_columns: tuple[dict[str, Any], dict[str, list[Any]]] = {}, {}
-        self.behind = False  # whether the index may lack what the records hold
+        self.index_is_stale = False  # whether the index may lack what the records hold
 
     def columns(self) -> dict[str, list[Any]]:
         if self.known_columns[0] != self.state():
@@ -71,7 +71,7 @@ class Gallery(SearchableGallery):
         Raises UserError when it holds images of another gallery.
         """
         if self.files.exists(ERASING) or self.records.entries > len(self.records):  # its process was killed
-            self.erase()
+            self.compact()
         there = self.store.count()
         if not self.records.files and there:
             raise UserError(
@@ -85,41 +85,41 @@ class Gallery(SearchableGallery):
             self.rebuild()  # of an earlier version, or its type has been changed
             return
         synchronise(self.store, self.records)
-        self.tell_state()
+        self.record_state()
 
     @contextlib.contextmanager
-    def followed(self) -> Iterator[None]:
+    def updating_index(self) -> Iterator[None]:
         """Change the records, then the index.
 
         Where that is out of reach, the next change or search brings it in line first, so that nothing is acknowledged
         which the index lacks.
         """
-        self.catch_up()
-        self.behind = True
+        self.sync_if_stale()
+        self.index_is_stale = True
         yield
-        self.behind = False
+        self.index_is_stale = False
 
-    def catch_up(self) -> None:
+    def sync_if_stale(self) -> None:
         """Bring the index in line after a change that it could not follow."""
-        if self.behind:
+        if self.index_is_stale:
             self.synchronise()
-            self.behind = False
+            self.index_is_stale = False
 
     def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Neighbour]]:
-        self.catch_up()
+        self.sync_if_stale()
         return super().nearest(embeddings, count, where)
 
-    def put(self, images: Sequence[IndexedImage]) -> None:
+    def add_or_replace(self, images: Sequence[IndexedImage]) -> None:
         """Add images, or replace those of the same paths."""
-        with self.followed():
+        with self.updating_index():
             old = [self.records.by_path[image.path].id for image in images if image.path in self.records.by_path]
             self.records.add(images)
             self.store.remove(old)
-            self.store.put(images)
+            self.store.upsert(images)
 
     def drop(self, paths: Sequence[str]) -> None:
-        """Remove images whose files are gone; the next `erase` removes the last traces of them."""
-        with self.followed():
+        """Remove images whose files are gone; the next `compact` removes the last traces of them."""
+        with self.updating_index():
             old = [self.records.by_path[path].id for path in paths]
             self.records.drop(paths)
             self.store.remove(old)
@@ -127,9 +127,9 @@ class Gallery(SearchableGallery):
     def finish(self) -> None:
         """After changes: complete the index, and note that it holds what the records hold."""
         self.store.finish()
-        self.tell_state()
+        self.record_state()
 
-    def tell_state(self) -> None:
+    def record_state(self) -> None:
         """Note that the index holds what the records hold, and which metadata there are."""
         if self.address.is_server:
             self.files.write_json(COLUMNS, shortened(self.columns()))
@@ -137,36 +137,38 @@ class Gallery(SearchableGallery):
 
     def state(self) -> dict[str, Any]:
         """What tells one state of the records, and of what the index says of an image, from another."""
-        asked = {} if self.store.wanted == AUTO else {"index": self.store.wanted}  # as before there was a choice
+        asked = (
+            {} if self.store.requested_type == AUTO else {"index": self.store.requested_type}
+        )  # as before there was a choice
         return {"records": self.records.newest(), "images": len(self.records), "rows": ROWS, **asked}
 
     def forget(self, paths: Sequence[str]) -> None:
         """Erase images from records and index, and copies that a page has uploaded; their files are left alone."""
-        with self.followed():
+        with self.updating_index():
             self.clear_copies({self.records.by_path[path].digest for path in paths})
             self.records.drop(paths)  # on the disk first: what could not be written is still there
-            self.erase()
+            self.compact()
 
-    def erase(self) -> None:
+    def compact(self) -> None:
         """Write records and index anew, with the current images alone: both only mark what is replaced or removed."""
         self.files.write_json(ERASING, {})
         self.records.rewrite()
         self.rebuild()
         self.files.remove(ERASING)
 
-    def move(self, images: Images, paths: Mapping[str, str]) -> None:
+    def move(self, images: ImageSource, paths: Mapping[str, str]) -> None:
         """Let the images be below another folder, some under new `paths` by their old ones, which none of them has.
 
         A process that is killed has either moved nothing, or the next one finishes it.
         """
         self.files.write_json(MOVING, {"images": images.name, "paths": dict(paths)})
-        self.about, self.images = finish_move(self.files, self.records, self.about), images
+        self.manifest, self.image_source = finish_move(self.files, self.records, self.manifest), images
         self.synchronise()
 
     def record_encoder(self, source: Mapping[str, Any]) -> None:
         """Note where the model of this gallery is now."""
-        self.about = {**self.about, "encoder": dict(source)}
-        self.files.write_json(ABOUT, self.about, indent=2)
+        self.manifest = {**self.manifest, "encoder": dict(source)}
+        self.files.write_json(MANIFEST, self.manifest, indent=2)
 
     def choose_index(self, index_type: str) -> None:
         """Build the index again from the records as another type (`milvus.index_types.CHOICES`), which is recorded.
@@ -174,16 +176,16 @@ class Gallery(SearchableGallery):
         Raises UserError, before anything is changed, when this Milvus has no such type. A process that is killed has
         changed nothing, or the next one finishes it.
         """
-        self.store.require(require_index_type(index_type))
-        self.about = {**self.about, INDEX_TYPE: index_type}
-        self.files.write_json(ABOUT, self.about, indent=2)
-        self.store.wanted = index_type
+        self.store.require_buildable(require_index_type(index_type))
+        self.manifest = {**self.manifest, INDEX_TYPE: index_type}
+        self.files.write_json(MANIFEST, self.manifest, indent=2)
+        self.store.requested_type = index_type
         self.rebuild()
 
     def rebuild(self) -> None:
         """Build the index again from the records."""
         self.store.replace(self.records)
-        self.tell_state()
+        self.record_state()
 
 
 # ---- opening ---------------------------------------------------------------------------
@@ -193,7 +195,7 @@ class Gallery(SearchableGallery):
 def open_gallery(
     gallery: str,
     encoder: Encoder,
-    images: str | Path | Images | None = None,
+    images: str | Path | ImageSource | None = None,
     anew: bool = False,
     files: str | None = None,
     index_type: str | None = None,
@@ -213,10 +215,10 @@ def open_gallery(
     with kept.lock(f"gallery {gallery}", HELD):
         records = Records(kept)
         if kept.exists(MOVING):  # its process was killed
-            finish_move(kept, records, kept.read_json(ABOUT, "gallery file"))
-        place = images if images is None or isinstance(images, Images) else open_images(str(images), "images")
-        about = open_about(address, kept, encoder, place, index_type)
-        has = require_index_type(about.get(INDEX_TYPE, AUTO))
+            finish_move(kept, records, kept.read_json(MANIFEST, "gallery file"))
+        place = images if images is None or isinstance(images, ImageSource) else open_images(str(images), "images")
+        manifest = open_manifest(address, kept, encoder, place, index_type)
+        has = require_index_type(manifest.get(INDEX_TYPE, AUTO))
         if index_type not in (None, has) and not anew:
             raise UserError(
                 f"the index of gallery {gallery} is {has}; to build it as {index_type}:"
@@ -225,10 +227,10 @@ def open_gallery(
         if anew and index_type in (None, has) and not address.is_server:
             shutil.rmtree(address.folder / INDEX, ignore_errors=True)
             (address.folder / INDEX).unlink(missing_ok=True)
-        store = Store(address.uri, address.collection, encoder.dimensions, wanted=has)
+        store = Store(address.uri, address.collection, encoder.dimensions, requested_type=has)
         try:
-            opened = Gallery(address, about, records, store, address.folder / PAGE)
-            if images is not None and encoder.source not in ({}, about.get("encoder")):
+            opened = Gallery(address, manifest, records, store, address.folder / PAGE)
+            if images is not None and encoder.source not in ({}, manifest.get("encoder")):
                 opened.record_encoder(encoder.source)
             if anew and index_type not in (None, has):
                 opened.choose_index(str(index_type))
@@ -241,38 +243,38 @@ def open_gallery(
             store.close()
 
 
-def finish_move(files: Storage, records: Records, about: Mapping[str, Any]) -> dict[str, Any]:
+def finish_move(files: Storage, records: Records, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Do what moving.json says, however much of it was done already; returns the new content of gallery.json."""
     moving = files.read_json(MOVING, "file of a move")
     records.rename(moving["paths"])
-    moved = {**about, "images": moving["images"]}
-    files.write_json(ABOUT, moved, indent=2)
+    moved = {**manifest, "images": moving["images"]}
+    files.write_json(MANIFEST, moved, indent=2)
     files.remove(MOVING)
     return moved
 
 
-def open_about(
-    address: Address, files: Storage, encoder: Encoder, images: Images | None, index_type: str | None = None
+def open_manifest(
+    address: Address, files: Storage, encoder: Encoder, images: ImageSource | None, index_type: str | None = None
 ) -> dict[str, Any]:
     """Read gallery.json, or write it. Raises UserError when it is of another model or folder."""
-    made_with = encoder.identity()
-    if not files.exists(ABOUT):
+    made_with = encoder.fingerprint()
+    if not files.exists(MANIFEST):
         if images is None:
             raise address.missing()
-        about = {"format": FORMAT, "images": images.name, "encoder": encoder.source, "made_with": made_with}
+        manifest = {"format": FORMAT, "images": images.name, "encoder": encoder.source, "made_with": made_with}
         if index_type not in (None, AUTO):
             require_buildable(address, encoder, require_index_type(index_type))
-            about[INDEX_TYPE] = index_type
-        files.write_json(ABOUT, about, indent=2)
-        return about
-    about = read_about(files)
-    require_same_encoder(files.name, about, made_with)
-    if images is not None and images.name != about["images"]:
+            manifest[INDEX_TYPE] = index_type
+        files.write_json(MANIFEST, manifest, indent=2)
+        return manifest
+    manifest = read_manifest(files)
+    require_same_encoder(files.name, manifest, made_with)
+    if images is not None and images.name != manifest["images"]:
         raise UserError(
-            f"gallery {files.name} is of the images in {about['images']}; name a new one for {images}, or, if they"
+            f"gallery {files.name} is of the images in {manifest['images']}; name a new one for {images}, or, if they"
             f" were moved there: python -m search move --gallery {address.name} --images {images}"
         )
-    return about
+    return manifest
 
 
 def require_buildable(address: Address, encoder: Encoder, index_type: str) -> None:
@@ -281,13 +283,13 @@ def require_buildable(address: Address, encoder: Encoder, index_type: str) -> No
         uri = address.uri if address.is_server else str(Path(folder) / INDEX)
         store = Store(uri, own_name(address.collection, "types"), encoder.dimensions)
         try:
-            store.require(index_type)
+            store.require_buildable(index_type)
         finally:
             store.discard()
             store.close()
 
 
-def held(gallery: SearchableGallery) -> Gallery:
+def require_writable_gallery(gallery: SearchableGallery) -> Gallery:
     """A gallery that this process may change. Raises UserError for one that it only searches."""
     if not isinstance(gallery, Gallery):
         raise UserError("this process only searches the gallery; another one changes it")

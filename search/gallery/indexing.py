@@ -28,7 +28,7 @@ from dataset.image_folders import FolderOfImages, match_forms
 from search.encoder import Encoder
 from search.files.crops import crop_all, file_and_box
 from search.files.metadata import Metadata, check_images
-from search.files.records import IndexedImage, content_key
+from search.files.records import IndexedImage, make_content_key
 from search.frames.boxes import People, read_people
 from search.frames.detector import NamedDetector, find_people
 from search.gallery.gallery import Gallery
@@ -83,9 +83,9 @@ class ImageFile:
     unread: bool = False
 
     @property
-    def content(self) -> str:
-        """As `IndexedImage.content`."""
-        return content_key(self.path, self.digest)
+    def content_key(self) -> str:
+        """As `IndexedImage.content_key`."""
+        return make_content_key(self.path, self.digest)
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class Source:
 def read_source(gallery: Gallery, encoder: Encoder, known: Mapping[str, np.ndarray], source: Source) -> list[ImageFile]:
     """Read one file; what is `known` by content is not decoded."""
     try:
-        content = gallery.images.read(source.file)
+        content = gallery.image_source.read(source.file)
         digest = blake2_of(content)
-        new = [path for path in source.paths if content_key(path, digest) not in known]
+        new = [path for path in source.paths if make_content_key(path, digest) not in known]
         images = images_in(content, new, encoder)
     except Unusable as fault:
         return [ImageFile(path, fault=str(fault), unread=isinstance(fault, Unreadable)) for path in source.paths]
@@ -167,7 +167,7 @@ def index(
     Raises UserError, before anything is changed, when a folder cannot be listed, when a folder that the gallery holds
     images of has lost them all, and when metadata or boxes are of no image of the folder.
     """
-    found = gallery.images.walk()
+    found = gallery.image_source.walk()
     require_not_lost(gallery, found, gone)
     require_same_form(gallery, bool(boxes or detector))
     if metadata is not None:
@@ -178,9 +178,9 @@ def index(
     sources = [Source(path, [path]) for path in images]
     if boxes or detector:
         if detector:
-            people = find_people(gallery.images, images, detector, gallery.address.folder)
+            people = find_people(gallery.image_source, images, detector, gallery.address.folder)
         else:
-            people = read_people(boxes, images, gallery.images)
+            people = read_people(boxes, images, gallery.image_source)
         sources, metadata = people_as_sources(gallery, people, images, metadata or {})
     report = Report(unreadable={printable(path): NOT_TEXT for path in found.images if not is_text(path)}, found=found)
     add_images(gallery, encoder, sources, metadata, report)
@@ -192,7 +192,7 @@ def index(
         gallery.drop(dropped)
     report.removed = len(dropped)
     if report.removed or report.updated:
-        gallery.erase()
+        gallery.compact()
     elif len(gallery.records.files) > MAX_FILES:
         gallery.records.rewrite()
     gallery.finish()
@@ -240,7 +240,7 @@ def require_not_lost(gallery: Gallery, found: FolderOfImages, gone: Sequence[str
     there = {folder for path in found.images for folder in folders_of(path)}
     if counts and not there:
         raise UserError(
-            f"there is no image below {gallery.images} any more; nothing was changed: is it not mounted, or moved"
+            f"there is no image below {gallery.image_source} any more; nothing was changed: is it not mounted, or moved"
             " (python -m search move)? If its images are gone for good: --gone ."
         )
     lost = sorted(folder for folder in counts if folder not in there and posixpath.dirname(folder) in there)
@@ -250,9 +250,9 @@ def require_not_lost(gallery: Gallery, found: FolderOfImages, gone: Sequence[str
         more = f", {others}" if len(lost) > 1 else ""
         names = " ".join(shlex.quote(printable(folder)) for folder in lost) if len(lost) <= SHOWN else "."
         raise UserError(
-            f"{gallery.images.named(lost[0])}{why} has none of the {counts[lost[0]]} images any more that the gallery"
-            f" holds of it{more}; nothing was changed: is it not mounted, or renamed (python -m search move)? If they"
-            f" are gone for good: --gone {names}"
+            f"{gallery.image_source.named(lost[0])}{why} has none of the {counts[lost[0]]} images any more that the"
+            f" gallery holds of it{more}; nothing was changed: is it not mounted, or renamed (python -m search move)?"
+            f" If they are gone for good: --gone {names}"
         )
 
 
@@ -280,10 +280,12 @@ def add_images(
     gallery: Gallery, encoder: Encoder, sources: Sequence[Source], metadata: Metadata | None, report: Report
 ) -> None:
     """Read all images, encode those whose content is new, and keep what is new or changed, batch by batch."""
-    known = {image.content: image.embedding for image in gallery.records}
+    known = {image.content_key: image.embedding for image in gallery.records}
     count = sum(len(source.paths) for source in sources)
     with tqdm(total=count, desc="images", unit="image", disable=None) as bar:
-        files = read_ahead(lambda source: read_source(gallery, encoder, known, source), sources, gallery.images.threads)
+        files = read_ahead(
+            lambda source: read_source(gallery, encoder, known, source), sources, gallery.image_source.threads
+        )
         for batch in in_batches(files, BATCH):
             add_batch(gallery, batch, encode_new(encoder, batch, known), metadata, report)
             bar.update(len(batch))
@@ -291,7 +293,7 @@ def add_images(
 
 def encode_new(encoder: Encoder, batch: Sequence[ImageFile], known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Embeddings by content: `known`, to which those of the batch are added."""
-    new = {file.content: file.image for file in batch if file.image is not None}
+    new = {file.content_key: file.image for file in batch if file.image is not None}
     if new:
         _, embeddings = encoder.encode_images(list(new.values()))
         known.update(zip(new, embeddings, strict=True))
@@ -310,7 +312,7 @@ def add_batch(
     counts: Counter[str] = Counter()
     for file in batch:
         before = gallery.records.by_path.get(file.path)
-        digest, embedding = file.digest, embeddings.get(file.content)
+        digest, embedding = file.digest, embeddings.get(file.content_key)
         if file.fault:
             report.unreadable[file.path] = file.fault
             if before is not None and file.unread:
@@ -326,7 +328,7 @@ def add_batch(
             counts["added" if before is None else "updated"] += 1
             changed.append(image)
     if changed:
-        gallery.put(changed)
+        gallery.add_or_replace(changed)
     report.count(counts)
 
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from dataset.decoding import Unusable
 from dataset.digests import blake2_of
-from search.files.images import Images
+from search.files.images import ImageSource
 from search.gallery.gallery import Gallery
 from utils.errors import UserError
 from utils.paths import is_text
@@ -41,7 +41,7 @@ class Move:
         )
 
 
-def move_images(gallery: Gallery, images: Images) -> Move:
+def move_images(gallery: Gallery, images: ImageSource) -> Move:
     """Let a gallery's images be those of another place, each known by its path and the digest of its content.
 
     An image that is not at its path is found by its content, where no other image of the gallery has that path. What is
@@ -58,7 +58,7 @@ def move_images(gallery: Gallery, images: Images) -> Move:
     return found
 
 
-def find_images(gallery: Gallery, images: Images) -> Move:
+def find_images(gallery: Gallery, images: ImageSource) -> Move:
     """Compare the images of a gallery with the files of a place, all of which are read."""
     contents, faults = read_digests(images)
     known = {image.file: image.digest for image in gallery.records}
@@ -103,7 +103,7 @@ def end_of(path: str, names: int) -> str:
     return "/".join(parts[max(0, len(parts) - names) :])
 
 
-def read_digests(images: Images) -> tuple[Mapping[str, str], Mapping[str, str]]:
+def read_digests(images: ImageSource) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Digest by path of every image of a place that can be read, and why others cannot."""
     paths = [path for path in images.walk().images if is_text(path)]
     contents: dict[str, str] = {}

@@ -25,7 +25,7 @@ from dataset.digests import blake2_of
 from search.encoder import Encoder
 from search.files.crops import cut, file_and_box
 from search.files.images import open_images
-from search.files.names import ABOUT
+from search.files.names import MANIFEST
 from search.files.records import IndexedImage, Records
 from search.files.storage import Storage
 from search.gallery.address import Address
@@ -66,10 +66,10 @@ def by_similarity(images: Sequence[IndexedImage], embedding: np.ndarray) -> list
 class SearchableGallery(ABC):
     """An open gallery to be searched."""
 
-    def __init__(self, about: Mapping[str, Any], records: Records | IndexRecords, store: Store, page: Path):
-        """about: the content of gallery.json; page: the folder of what a web page shows."""
-        self.about, self.records, self.store, self.page = about, records, store, page
-        self.images = open_images(about["images"], "the images of the gallery")
+    def __init__(self, manifest: Mapping[str, Any], records: Records | IndexRecords, store: Store, page: Path):
+        """manifest: the content of gallery.json; page: the folder of what a web page shows."""
+        self.manifest, self.records, self.store, self.page = manifest, records, store, page
+        self.image_source = open_images(manifest["images"], "the images of the gallery")
 
     def image_at(self, path: str) -> IndexedImage:
         """The image of a path. Raises NotThere when the gallery holds no such image, or none any more."""
@@ -100,7 +100,7 @@ class SearchableGallery(ABC):
 
     def read_frame(self, image: IndexedImage) -> bytes:
         """`frame_of` an image of which the record is known."""
-        content = self.images.read(image.file)
+        content = self.image_source.read(image.file)
         if blake2_of(content) != image.digest:
             raise Unusable("has changed since it was indexed; index the folder again")
         return content
@@ -150,11 +150,11 @@ class SharedGallery(SearchableGallery):
 
     def __init__(self, files: Storage, encoder: Encoder, store: Store, page: Path):
         """Raises UserError when it was made by another model, or the index is that of an earlier version."""
-        self.files, self.identity, self.lock = files, encoder.identity(), threading.Lock()
+        self.files, self.identity, self.lock = files, encoder.fingerprint(), threading.Lock()
         self.read_columns: Mapping[str, Sequence[Any]] = {}
-        self.about_at, self.columns_at = time.monotonic(), -math.inf  # when their files were read
-        super().__init__(read_about(files), IndexRecords(store), store, page)
-        require_same_encoder(files.name, self.about, self.identity)
+        self.manifest_read_at, self.columns_at = time.monotonic(), -math.inf  # when their files were read
+        super().__init__(read_manifest(files), IndexRecords(store), store, page)
+        require_same_encoder(files.name, self.manifest, self.identity)
 
     def refresh(self) -> None:
         """Follow what gallery.json says now: where the images are, as `move` may have changed it, and of which model.
@@ -163,18 +163,18 @@ class SharedGallery(SearchableGallery):
         model.
         """
         with self.lock:
-            if time.monotonic() - self.about_at <= FRESH:
+            if time.monotonic() - self.manifest_read_at <= FRESH:
                 return
             try:
-                about = read_about(self.files)
+                manifest = read_manifest(self.files)
             except UserError as error:
                 logger.warning("%s; what was known before is used", error)
-                self.about_at = time.monotonic()
+                self.manifest_read_at = time.monotonic()
                 return
-            require_same_encoder(self.files.name, about, self.identity)
-            if about["images"] != self.about["images"]:
-                self.images = open_images(about["images"], "the images of the gallery")
-            self.about, self.about_at = about, time.monotonic()
+            require_same_encoder(self.files.name, manifest, self.identity)
+            if manifest["images"] != self.manifest["images"]:
+                self.image_source = open_images(manifest["images"], "the images of the gallery")
+            self.manifest, self.manifest_read_at = manifest, time.monotonic()
 
     def nearest(self, embeddings: np.ndarray, count: int, where: str) -> list[list[Neighbour]]:
         self.refresh()
@@ -205,7 +205,7 @@ def open_shared_gallery(gallery: str, encoder: Encoder, files: str | None = None
     if not address.exists():
         raise address.missing()
     with tempfile.TemporaryDirectory(prefix="person-search-") as page:
-        store = Store(address.uri, address.collection, encoder.dimensions, makes=False)
+        store = Store(address.uri, address.collection, encoder.dimensions, create_missing=False)
         try:
             yield SharedGallery(address.storage(), encoder, store, Path(page))
         finally:
@@ -215,12 +215,12 @@ def open_shared_gallery(gallery: str, encoder: Encoder, files: str | None = None
 # ---- what gallery.json and columns.json say --------------------------------------------
 
 
-def read_about(files: Storage) -> dict[str, Any]:
+def read_manifest(files: Storage) -> dict[str, Any]:
     """The content of gallery.json. Raises UserError when it is of another version, or none."""
-    about = files.read_json(ABOUT, "gallery file")
-    if not is_about(about):
-        raise UserError(f"{files.name}/{ABOUT} is not a gallery file of this version; name another folder")
-    return about
+    manifest = files.read_json(MANIFEST, "gallery file")
+    if not is_manifest(manifest):
+        raise UserError(f"{files.name}/{MANIFEST} is not a gallery file of this version; name another folder")
+    return manifest
 
 
 def columns_of(images: Iterable[IndexedImage]) -> dict[str, list[Any]]:
@@ -241,25 +241,25 @@ def shortened(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     }
 
 
-def is_about(value: object) -> TypeGuard[dict[str, Any]]:
+def is_manifest(value: object) -> TypeGuard[dict[str, Any]]:
     """Whether a value is the content of a gallery.json of this version."""
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         return False
     return isinstance(value.get("made_with"), dict) and isinstance(value.get("images"), str)
 
 
-def require_same_encoder(folder: str, about: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:
+def require_same_encoder(folder: str, manifest: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:
     """Raises UserError unless the gallery was made by this model and preprocessing."""
     for name, value in made_with.items():
-        before = about["made_with"].get(name)
+        before = manifest["made_with"].get(name)
         if before != value:
             was = "by another model" if name == "model" else f"with {name} {before}, not {value}"
-            raise UserError(f"gallery {folder} was made {was}: {checkpoint_of(about)}; use that, or make a new one")
+            raise UserError(f"gallery {folder} was made {was}: {checkpoint_of(manifest)}; use that, or make a new one")
 
 
-def checkpoint_of(about: Mapping[str, Any]) -> str:
+def checkpoint_of(manifest: Mapping[str, Any]) -> str:
     """What gallery.json says of the model's file."""
-    source = about.get("encoder")
+    source = manifest.get("encoder")
     return str(source.get("checkpoint")) if isinstance(source, dict) else "an unknown checkpoint"
 
 
@@ -271,15 +271,15 @@ def recorded_encoder(gallery: str, checkpoint: Path | None = None, files: str | 
     address = Address.parse(gallery, files)
     if not address.exists():
         raise address.missing()
-    about = address.storage().read_json(ABOUT, "gallery file")
-    recorded = about.get("encoder") if isinstance(about, dict) else None
+    manifest = address.storage().read_json(MANIFEST, "gallery file")
+    recorded = manifest.get("encoder") if isinstance(manifest, dict) else None
     source = dict(recorded) if isinstance(recorded, dict) else {}
     source["overrides"] = source.get("overrides") or []
     if checkpoint is not None:
         config = source.get("config")
         return {**source, "checkpoint": str(checkpoint), "config": config if config and Path(config).exists() else None}
     if not isinstance(source.get("checkpoint"), str):
-        raise UserError(f"{address.files}/{ABOUT} does not say which checkpoint made it; give --checkpoint")
+        raise UserError(f"{address.files}/{MANIFEST} does not say which checkpoint made it; give --checkpoint")
     if not Path(source["checkpoint"]).exists():
         raise UserError(
             f"checkpoint {source['checkpoint']}, which made the gallery {gallery}, does not exist; if it was moved:"

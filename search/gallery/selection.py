@@ -35,16 +35,18 @@ def images_named(gallery: Gallery, name: str) -> list[str]:
     if not name.strip():  # as of a variable of the shell that is not set
         raise UserError("the name of an image or folder is empty; . means all images")
     # the whole folder last: `.` in one of its subfolders means that subfolder
-    for inside in sorted(gallery.images.paths_of(name), key=lambda path: path == "."):
+    for inside in sorted(gallery.image_source.paths_of(name), key=lambda path: path == "."):
         everything = inside == "."  # the folder of images itself
         found = [path for path in gallery.records.by_path if everything or lies_below(path, inside)]
         if found:
             return found
-    for inside in gallery.images.paths_of(name):
+    for inside in gallery.image_source.paths_of(name):
         found = in_another_form(gallery, inside)
         if found:
             return found
-    raise UserError(f"the gallery holds no image {name!r}, and none below it; its paths start from {gallery.images}")
+    raise UserError(
+        f"the gallery holds no image {name!r}, and none below it; its paths start from {gallery.image_source}"
+    )
 
 
 def in_another_form(gallery: Gallery, inside: str) -> list[str]:

@@ -1,15 +1,23 @@
-"""A client of a Milvus server that is stopped and started again while galleries are searched."""
+"""Clients of Milvus: of a file, or of a server that may be stopped and started again while galleries are searched."""
 
+import logging
+import re
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from search.milvus.login import milvus_login, without_secrets
+from utils.errors import Unavailable, UserError
 
 OF_LOADED = ("search", "query", "get", "query_iterator", "upsert", "delete")  # what is asked of a loaded collection
 NOT_LOADED = "released", "not loaded", "not fully loaded"  # in errors of Milvus Lite and of servers
 UNAVAILABLE = "UNAVAILABLE", "DEADLINE_EXCEEDED"  # codes of grpc
 NO_CONNECTION = 2  # code of pymilvus
 TRIES, PAUSE = 20, 0.1  # seconds
+# pymilvus asks every 10 s whether the server is alive, also when idle; servers take more than one in 5 minutes for an
+# attack, close the connection (ENHANCE_YOUR_CALM, too_many_pings), and grpc prints that
+KEEPALIVE: Mapping[str, int] = {"grpc.keepalive_time_ms": 600_000, "grpc.keepalive_permit_without_calls": 0}
 
 
 class ReloadingClient:
@@ -55,3 +63,36 @@ def is_out_of_reach(error: Exception) -> bool:
     if callable(code):
         return getattr(code(), "name", "") in UNAVAILABLE
     return code == NO_CONNECTION
+
+
+@contextmanager
+def milvus_errors(what: str, login: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Raise errors of Milvus as a UserError of one line that starts with `what`, and repeats nothing of a login."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # pymilvus, grpc and Milvus Lite raise nearly any type
+        said = getattr(error, "message", None) or str(error)
+        said = re.split(r" at column [0-9]+", " ".join(str(said).split()))[0]  # then the place, drawn below the filter
+        said = without_secrets(said, login or {})
+        raise (Unavailable if is_out_of_reach(error) else UserError)(f"{what}: {said[:300]}") from None
+
+
+def is_server(uri: str) -> bool:
+    """Whether an address is that of a Milvus server, not a file."""
+    return uri.startswith(("http://", "https://"))
+
+
+def connect(uri: str) -> Any:
+    """A client of Milvus. Raises UserError when it is not installed, or what `uri` names cannot be opened."""
+    try:
+        from pymilvus import MilvusClient
+    except ImportError as error:
+        raise UserError(f"no pymilvus or milvus-lite ({error}): pip install pymilvus milvus-lite") from None
+    for noisy in ("pymilvus", "milvus_lite", "grpc", "faiss"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they log tracebacks of what `milvus_errors` raises
+    login = milvus_login(uri) if is_server(uri) else {}
+    with milvus_errors(f"the index {uri} cannot be {'reached' if is_server(uri) else 'opened'}", login):
+        client = MilvusClient(uri, grpc_options=KEEPALIVE, **login)
+    return ReloadingClient(client) if is_server(uri) else client

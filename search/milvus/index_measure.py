@@ -18,8 +18,9 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from search.files.records import IndexedImage
+from search.milvus.client import is_server
 from search.milvus.collection_names import own_name
-from search.milvus.store import Found, Store, is_server
+from search.milvus.store import IndexHit, Store
 from utils.errors import UserError
 
 P = ParamSpec("P")
@@ -93,7 +94,7 @@ def worst_right(images: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     return best[:, 0]
 
 
-def recall_of(answers: Sequence[Sequence[Found]], embeddings: Embeddings, k: int) -> float:
+def recall_of(answers: Sequence[Sequence[IndexHit]], embeddings: Embeddings, k: int) -> float:
     """Share of the k exact neighbours that answers hold, in the mean over queries."""
     images, queries = embeddings.images(), embeddings.queries()
     number = {path: n for n, path in enumerate(embeddings.paths())}
@@ -105,7 +106,7 @@ def recall_of(answers: Sequence[Sequence[Found]], embeddings: Embeddings, k: int
     return float(np.mean(shares))
 
 
-def search_all(store: Store, queries: np.ndarray, k: int) -> tuple[list[list[Found]], list[float]]:
+def search_all(store: Store, queries: np.ndarray, k: int) -> tuple[list[list[IndexHit]], list[float]]:
     """What is found for each query, one after the other, and its milliseconds."""
     for query in queries[:WARM_UP]:
         store.search(query, k)
@@ -128,11 +129,11 @@ def in_its_own_process(function: Callable[P, R], *arguments: P.args, **named: P.
 
 def build(uri: str, collection: str, index_type: str, embeddings: Embeddings) -> float:
     """Seconds to build an index from records."""
-    store = Store(uri, collection, embeddings.images().shape[1], wanted=index_type)
+    store = Store(uri, collection, embeddings.images().shape[1], requested_type=index_type)
     try:
         began = time.perf_counter()
         for some in embeddings.records():
-            store.put(some)
+            store.upsert(some)
         store.finish()
         return time.perf_counter() - began
     finally:
@@ -153,7 +154,7 @@ def measure(uri: str, collection: str, embeddings: Embeddings, k: int, seconds: 
     images, dimensions = embeddings.images().shape
     preload_libraries()
     before = memory()
-    store = Store(uri, collection, dimensions, makes=False)
+    store = Store(uri, collection, dimensions, create_missing=False)
     try:
         answers, times = search_all(store, embeddings.queries(), k)
         after = memory()

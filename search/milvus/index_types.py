@@ -21,8 +21,11 @@ PROBED_PER_HIT = 16  # and so many that they hold this many images for each hit
 
 @dataclass(frozen=True)
 class IndexType:
-    """about: for users. build: its parameters for so many images; search: those of a search for so many of them, when
-    it was built with these."""
+    """How one index type of Milvus is built and searched.
+
+    about: for users. build: its parameters for so many images. search: those of a search for so many of them, when it
+    was built with these.
+    """
 
     about: str
     build: Callable[[int], Mapping[str, Any]]

@@ -7,9 +7,8 @@ import contextlib
 import functools
 import itertools
 import logging
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -17,11 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from search.files.records import DIGEST, ID, OWN_FIELDS, PATH, VECTOR, IndexedImage
-from search.milvus.client import ReloadingClient, is_out_of_reach
+from search.milvus.client import connect, is_server, milvus_errors
 from search.milvus.collection_names import own_name, owner_by_earlier_name
 from search.milvus.index_types import AUTO, EXACT, INDEX_TYPES, chosen_type
 from search.milvus.literals import literal
-from search.milvus.login import milvus_login, without_secrets
 from utils.errors import Unavailable, UserError
 
 logger = logging.getLogger(__name__)
@@ -31,30 +29,13 @@ BATCH = 1000
 FRESH = 1.0  # seconds, after which a process that only searches asks again what the index is built as
 CONSISTENCY = "Strong"  # every search sees what was written before it
 WAIT_SECONDS = 3600
-# pymilvus asks every 10 s whether the server is alive, also when idle; servers take more than one in 5 minutes for an
-# attack, close the connection (ENHANCE_YOUR_CALM, too_many_pings), and grpc prints that
-KEEPALIVE: Mapping[str, int] = {"grpc.keepalive_time_ms": 600_000, "grpc.keepalive_permit_without_calls": 0}
 REBUILD = "python -m search rebuild builds it again"
 
-Found = tuple[str, str, float]
+IndexHit = tuple[str, str, float]
 """Id and path of an image that was found, and its cosine similarity as the index has it."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@contextlib.contextmanager
-def milvus_errors(what: str, login: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Raise errors of Milvus as a UserError of one line that starts with `what`, and repeats nothing of a login."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # pymilvus, grpc and Milvus Lite raise nearly any type
-        said = getattr(error, "message", None) or str(error)
-        said = re.split(r" at column [0-9]+", " ".join(str(said).split()))[0]  # then the place, drawn below the filter
-        said = without_secrets(said, login or {})
-        raise (Unavailable if is_out_of_reach(error) else UserError)(f"{what}: {said[:300]}") from None
 
 
 def translate_milvus_errors(method: Callable[Concatenate["Store", P], R]) -> Callable[Concatenate["Store", P], R]:
@@ -74,36 +55,38 @@ def translate_milvus_errors(method: Callable[Concatenate["Store", P], R]) -> Cal
 class Store:
     """One collection of a Milvus index.
 
-    On a server it has a name of its own (`search.milvus.collection_names`), and the one that all ask for is an alias of
-    it: another one that is built beside it takes its place at once (`replace`). No collection is removed that an alias
-    stands for: it is that of another gallery.
+    On a server the collection is versioned (`search.milvus.collection_names`) behind an alias, the name that all ask
+    for: a rebuild fills a new version and switches the alias (`replace`). No collection is removed that an alias stands
+    for: it is that of another gallery.
     """
 
-    def __init__(self, uri: str, collection: str, dimensions: int, makes: bool = True, wanted: str = AUTO):
-        """uri: a file of Milvus Lite, or http://host:port of a server; makes: the collection, when there is none.
-        wanted: the type of the index when it is built (`search.milvus.index_types.CHOICES`).
+    def __init__(
+        self, uri: str, collection: str, dimensions: int, create_missing: bool = True, requested_type: str = AUTO
+    ):
+        """uri: a file of Milvus Lite, or http://host:port of a server. create_missing: an empty collection when there
+        is none. requested_type: the type of the index when it is built (`search.milvus.index_types.CHOICES`).
 
         Raises UserError when it cannot be opened, or there is none.
         """
         self.uri, self.collection, self.dimensions = uri, collection, dimensions
-        self.client, self.wanted, self.changes = connect(uri), wanted, makes
+        self.client, self.requested_type, self.writable = connect(uri), requested_type, create_missing
         self.index_type, self.built_with, self.described_at = EXACT, dict[str, Any](), 0.0
-        self.open(makes)
+        self.open(create_missing)
 
     @translate_milvus_errors
-    def open(self, makes: bool) -> None:
+    def open(self, create_missing: bool) -> None:
         """Load the collection."""
         if not self.client.has_collection(self.collection):
-            if not makes:
+            if not create_missing:
                 raise UserError(f"{self.uri} has no index {self.collection}; {REBUILD}")
             if is_server(self.uri):
-                self.client.create_alias(self.beside().collection, self.collection)
+                self.client.create_alias(self.create_next_version().collection, self.collection)
             else:
                 self.create(self.collection)
         elif is_server(self.uri):
             self.require_own()
         self.client.load_collection(self.collection)
-        self.note_index()
+        self.refresh_index_info()
 
     def require_own(self) -> None:
         """Raises UserError when the name is that of a collection which an earlier version made for another gallery."""
@@ -133,7 +116,7 @@ class Store:
         if self.client.has_collection(name) and not self.is_in_use(name):
             self.client.drop_collection(name)
 
-    def note_index(self) -> None:
+    def refresh_index_info(self) -> None:
         """Ask what the index is built as."""
         found, self.described_at = self.describe_index(), time.monotonic()
         self.index_type, self.built_with = found.get("index_type", EXACT), parameters_of(found)
@@ -179,7 +162,7 @@ class Store:
         return found
 
     @translate_milvus_errors
-    def put(self, images: Sequence[IndexedImage]) -> None:
+    def upsert(self, images: Sequence[IndexedImage]) -> None:
         """Add images, or replace those of the same ids."""
         for start in range(0, len(images), BATCH):
             self.client.upsert(self.collection, [as_row(image) for image in images[start : start + BATCH]])
@@ -204,17 +187,17 @@ class Store:
         found = self.client.query(self.collection, filter=f"{name} == {literal(value)}", output_fields=["*"])
         return [as_image(row) for row in found]
 
-    def search(self, vector: np.ndarray, count: int, where: str = "") -> list[Found]:
+    def search(self, vector: np.ndarray, count: int, where: str = "") -> list[IndexHit]:
         """The `count` nearest images, best first, as of `search_all`."""
         return self.search_all(vector[None], count, where)[0]
 
-    def search_all(self, vectors: np.ndarray, count: int, where: str = "") -> list[list[Found]]:
+    def search_all(self, vectors: np.ndarray, count: int, where: str = "") -> list[list[IndexHit]]:
         """For each vector [Q, E] the `count` nearest images, best first; where: a filter on metadata.
 
         Raises UserError for a filter that Milvus does not understand (`search.gallery.filters` refuses what is none).
         """
-        if not self.changes and time.monotonic() - self.described_at > FRESH:
-            self.note_index()  # the process that changes the gallery may have built another
+        if not self.writable and time.monotonic() - self.described_at > FRESH:
+            self.refresh_index_info()  # the process that changes the gallery may have built another
         parameters = dict(INDEX_TYPES[self.index_type].search(count, self.built_with))
         with milvus_errors(f"the search with the filter {where!r} failed" if where else "the search failed"):
             found = self.client.search(
@@ -232,25 +215,25 @@ class Store:
         """Write everything out, choose the index that this many images need, and wait until it is complete."""
         self.client.flush(self.collection)
         images = self.count()
-        wanted = chosen_type(self.wanted, images)
-        if self.index_type != wanted:
-            logger.info("building the index %s", wanted)
+        chosen = chosen_type(self.requested_type, images)
+        if self.index_type != chosen:
+            logger.info("building the index %s", chosen)
             self.client.release_collection(self.collection)
             self.client.drop_index(self.collection, VECTOR)
-            self.client.create_index(self.collection, self.index_parameters(wanted, images))
+            self.client.create_index(self.collection, self.index_parameters(chosen, images))
             self.client.load_collection(self.collection)
         self.wait_until_complete()
-        self.note_index()
+        self.refresh_index_info()
 
-    def require(self, index_type: str) -> None:
+    def require_buildable(self, index_type: str) -> None:
         """Raises UserError unless this Milvus builds indices of a type; nothing of the gallery is touched."""
         if index_type == AUTO:
             return
         name, some = own_name(self.collection, "trial"), np.eye(1, self.dimensions, dtype=np.float32)[0]
         try:
-            trial = self.empty(name)
-            trial.wanted = index_type
-            trial.put([IndexedImage("trial", "trial", some)])
+            trial = self.create_empty(name)
+            trial.requested_type = index_type
+            trial.upsert([IndexedImage("trial", "trial", some)])
             trial.finish()
         except Unavailable:
             raise
@@ -283,8 +266,8 @@ class Store:
             self.client.drop_collection(self.collection)
             self.create(self.collection)
             self.client.load_collection(self.collection)
-            self.note_index()
-            self.put(list(images))
+            self.refresh_index_info()
+            self.upsert(list(images))
             self.finish()
             return
         old = self.real_name(self.collection)
@@ -293,11 +276,11 @@ class Store:
             self.drop(old)
             self.client.rename_collection(self.collection, old)
             self.client.create_alias(old, self.collection)
-        beside = self.beside()
-        beside.put(list(images))
-        beside.finish()
-        self.client.alter_alias(beside.collection, self.collection)
-        self.index_type, self.built_with = beside.index_type, beside.built_with
+        version = self.create_next_version()
+        version.upsert(list(images))
+        version.finish()
+        self.client.alter_alias(version.collection, self.collection)
+        self.index_type, self.built_with = version.index_type, version.built_with
         self.drop(old)
 
     def free_name(self) -> str:
@@ -306,18 +289,18 @@ class Store:
         names = (own_name(self.collection, number) for number in itertools.count(1))
         return next(name for name in names if not self.is_in_use(name))
 
-    def beside(self) -> "Store":
-        """An empty collection beside the one that is searched; what a killed process has left there is removed."""
-        return self.empty(self.free_name())
+    def create_next_version(self) -> "Store":
+        """An empty collection, the next version of the one that is searched."""
+        return self.create_empty(self.free_name())
 
-    def empty(self, name: str) -> "Store":
+    def create_empty(self, name: str) -> "Store":
         """An empty collection of this name, in place of one that a killed process has left."""
         self.drop(name)
         self.create(name)
         other = copy(self)
-        other.collection, other.changes = name, True
+        other.collection, other.writable = name, True
         self.client.load_collection(name)
-        other.note_index()
+        other.refresh_index_info()
         return other
 
     @translate_milvus_errors
@@ -345,25 +328,6 @@ def parameters_of(described: Mapping[str, Any]) -> dict[str, Any]:
     return {name: int(value) if str(value).isdigit() else value for name, value in found.items()}
 
 
-def is_server(uri: str) -> bool:
-    """Whether an address is that of a Milvus server, not a file."""
-    return uri.startswith(("http://", "https://"))
-
-
-def connect(uri: str) -> Any:
-    """A client of Milvus. Raises UserError when it is not installed, or what `uri` names cannot be opened."""
-    try:
-        from pymilvus import MilvusClient
-    except ImportError as error:
-        raise UserError(f"no pymilvus or milvus-lite ({error}): pip install pymilvus milvus-lite") from None
-    for noisy in ("pymilvus", "milvus_lite", "grpc", "faiss"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they log tracebacks of what `milvus_errors` raises
-    login = milvus_login(uri) if is_server(uri) else {}
-    with milvus_errors(f"the index {uri} cannot be {'reached' if is_server(uri) else 'opened'}", login):
-        client = MilvusClient(uri, grpc_options=KEEPALIVE, **login)
-    return ReloadingClient(client) if is_server(uri) else client
-
-
 def as_row(image: IndexedImage) -> Mapping[str, Any]:
     """An image as a row of the collection."""
     return {**image.metadata, ID: image.id, PATH: image.path, VECTOR: image.embedding, DIGEST: image.digest}
@@ -385,7 +349,7 @@ def synchronise(store: Store, images: Iterable[IndexedImage]) -> int:
     missing, extra = [wanted[one] for one in wanted.keys() - there], sorted(there - wanted.keys())
     if extra:
         store.remove(extra)
-    store.put(missing)
+    store.upsert(missing)
     if missing or extra:
         store.finish()
     return len(missing) + len(extra)

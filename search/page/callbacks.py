@@ -34,8 +34,7 @@ class Callbacks:
     def answer(
         self, text: str, top: int, k: int, group: str | None, progress: gr.Progress = PROGRESS, *fields: Any
     ) -> tuple[Any, ...]:
-        """What the page shows for a sentence: hits, message, their paths and those of their groups, the sentence, no
-        reasons, what can be downloaded, and whether."""
+        """Search, and return the values of the page's outputs, in the order of `outputs` in layout.py."""
         try:
             found = self.search(text, top, k, group, fields, progress)
         except UserError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from dataset.decoding import Unusable
 from evaluation.drawing.sheet import SheetRow, ranking_sheet
 from search.files.crops import file_and_box
-from search.files.images import ImageFolder
+from search.files.images import LocalImages
 from search.gallery.gallery import Gallery
 from search.gallery.searchable_gallery import SearchableGallery
 from search.results.search_result import Hit, SearchResult
@@ -20,8 +20,12 @@ def is_image_of(gallery: SearchableGallery, file: Path) -> bool:
     Where its images are not listed, any file of their folder may be one.
     """
     if isinstance(gallery, Gallery):
-        return str(file) in {gallery.images.named(image.file) for image in gallery.records}
-    return isinstance(gallery.images, ImageFolder) and file.is_relative_to(gallery.images.path) and file.exists()
+        return str(file) in {gallery.image_source.named(image.file) for image in gallery.records}
+    return (
+        isinstance(gallery.image_source, LocalImages)
+        and file.is_relative_to(gallery.image_source.path)
+        and file.exists()
+    )
 
 
 def require_sheet(path: Path) -> None:
@@ -33,10 +37,10 @@ def require_sheet(path: Path) -> None:
 
 def picture_of(hit: Hit, gallery: SearchableGallery) -> Path | bytes:
     """A hit's file, or the content of one that is a part of a frame or in shared storage."""
-    if file_and_box(hit.path)[1] is not None or not isinstance(gallery.images, ImageFolder):
+    if file_and_box(hit.path)[1] is not None or not isinstance(gallery.image_source, LocalImages):
         with suppress(Unusable):  # else a field with its name
             return gallery.content_of(hit.path)
-    return Path(gallery.images.named(hit.path))
+    return Path(gallery.image_source.named(hit.path))
 
 
 def write_sheet(answer: SearchResult, gallery: SearchableGallery, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Erases images from a gallery that is being served, as the command `forget` does while none is."""
 
-from search.gallery.gallery import held
+from search.gallery.gallery import require_writable_gallery
 from search.searcher import Searcher
 from utils.errors import NotThere
 
@@ -10,11 +10,11 @@ def erase_image(searcher: Searcher, path: str) -> None:
 
     Raises NotThere when the gallery holds none of this path.
     """
-    gallery = held(searcher.gallery)
+    gallery = require_writable_gallery(searcher.gallery)
     with searcher.model_lock:
         image = gallery.records.by_path.get(path)
         if image is None:
-            gallery.catch_up()  # of an erasure that could not be finished
+            gallery.sync_if_stale()  # of an erasure that could not be finished
             raise NotThere(f"the gallery holds no image {path!r}")
         searcher.authorize("erase", image=path)
         try:
@@ -23,4 +23,4 @@ def erase_image(searcher: Searcher, path: str) -> None:
             if path not in gallery.records.by_path:
                 searcher.tokens.forget(image)
                 for drop in searcher.drops:
-                    drop(image.content)
+                    drop(image.content_key)

@@ -3,7 +3,7 @@
 from dataset.decoding import Unusable, examine, explained, usual_ending
 from dataset.digests import blake2_of
 from search.files.records import IndexedImage
-from search.gallery.gallery import Gallery, held
+from search.gallery.gallery import Gallery, require_writable_gallery
 from search.searcher import Searcher
 from utils.errors import UserError
 
@@ -27,7 +27,7 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
 
     Raises UserError when it is not a usable image.
     """
-    encoder, gallery = searcher.encoder, held(searcher.gallery)
+    encoder, gallery = searcher.encoder, require_writable_gallery(searcher.gallery)
     try:
         with explained():
             ending = usual_ending(examine(content).format)
@@ -37,16 +37,16 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
     digest = blake2_of(content)
     path = f"{FOLDER}/{digest[:32]}{ending}"
     with searcher.model_lock:
-        gallery.catch_up()
+        gallery.sync_if_stale()
         known = gallery.records.by_path.get(path)
         if known is not None and is_there(gallery, known):
             return known
         searcher.authorize("upload", image=path)
-        gallery.images.write(path, content)
+        gallery.image_source.write(path, content)
         if known is not None:
             return known
         _, embeddings = encoder.encode_images([pixels])
         image = IndexedImage(path, digest, embeddings[0], {})
-        gallery.put([image])
+        gallery.add_or_replace([image])
         gallery.finish()
     return image

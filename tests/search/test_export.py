@@ -32,7 +32,7 @@ def test_an_exported_folder_is_the_same_model(encoder, tmp_path):
         "tokenizer.json",
     ]
     again = Encoder.open(tmp_path / "model")
-    assert again.identity() == encoder.identity()
+    assert again.fingerprint() == encoder.fingerprint()
     assert np.array_equal(again.encode_query(SENTENCE).embedding, encoder.encode_query(SENTENCE).embedding)
     assert "12.50" in (tmp_path / "model" / "README.md").read_text()
     with pytest.raises(UserError, match="is not empty"):
@@ -48,7 +48,7 @@ def test_one_file_is_the_model_with_its_settings_and_words(trained, encoder, tmp
     near = np.allclose(
         again.encode_query(SENTENCE).embedding, encoder.encode_query(SENTENCE).embedding, atol=0.02 if flags else 0
     )
-    assert near and (again.identity() == encoder.identity()) == (not flags)
+    assert near and (again.fingerprint() == encoder.fingerprint()) == (not flags)
     assert all(value.dtype == torch.float32 for value in again.model.parameters())
     assert "exists; name a new file" in call(command, "export", file, "--checkpoint", trained).errors
     assert "a folder" in call(command, "export", tmp_path / "d.safetensors", "--checkpoint", trained, "--onnx").errors

@@ -44,7 +44,7 @@ def test_what_is_exported_is_the_same_model(checkpoints, tmp_path, system):
     for output in (tmp_path / "model", tmp_path / "model.safetensors"):
         call_here(command, "export", output, "--checkpoint", checkpoints[system])
         again = Encoder.open(output)
-        assert again.identity() == encoder.identity() and again.config.system == system
+        assert again.fingerprint() == encoder.fingerprint() and again.config.system == system
         assert np.array_equal(again.encode_query(SENTENCE).embedding, encoder.encode_query(SENTENCE).embedding)
         assert call(command, "export", output, "--checkpoint", checkpoints[system]).code == 2  # nothing is overwritten
     assert system in (tmp_path / "model" / "README.md").read_text()
@@ -78,7 +78,7 @@ def test_half_as_many_bytes_are_nearly_the_same_model(checkpoints, tmp_path):
     call_here(command, "export", tmp_path / "small.safetensors", "--checkpoint", checkpoints["rde"], "--bf16")
     again, encoder = Encoder.open(tmp_path / "small.safetensors"), Encoder.open(checkpoints["rde"])
     assert again.encode_query(SENTENCE).embedding @ encoder.encode_query(SENTENCE).embedding > 0.99
-    assert again.identity() != encoder.identity()
+    assert again.fingerprint() != encoder.fingerprint()
 
 
 # ---- ONNX ------------------------------------------------------------------------------

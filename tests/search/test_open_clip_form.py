@@ -108,7 +108,7 @@ def test_what_open_clip_has_not_is_refused(checkpoints, trained, tmp_path):
 
 def test_a_folder_of_open_clip_is_a_checkpoint(checkpoints, folder, benchmark, tmp_path):
     encoder, again = Encoder.open(checkpoints["irra"]), Encoder.open(folder)
-    assert again.identity() == encoder.identity() | {"precision": again.identity()["precision"]}
+    assert again.fingerprint() == encoder.fingerprint() | {"precision": again.fingerprint()["precision"]}
     indexed = call(command, "index", benchmark / "imgs", "--checkpoint", folder, "--gallery", tmp_path / "gallery")
     assert indexed.code == 0, indexed.errors
     assert call(command, "query", SENTENCES[0], "--gallery", tmp_path / "gallery").code == 0

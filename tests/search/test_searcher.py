@@ -150,7 +150,7 @@ def test_a_lost_file_is_left_out_and_said(searcher, candidates):
     hits = searcher.search(SENTENCE, candidates=candidates).hits
     lost = {hits[0].path, hits[1].path}
     for path in lost:
-        (searcher.gallery.images.path / path).unlink()
+        (searcher.gallery.image_source.path / path).unlink()
     found = searcher.search(SENTENCE, candidates=candidates)
     assert found.missing == dict.fromkeys(lost, "does not exist")
     assert not lost & {hit.path for hit in found.hits}
@@ -158,10 +158,10 @@ def test_a_lost_file_is_left_out_and_said(searcher, candidates):
 
 def test_another_image_in_the_place_of_one_with_tokens_is_left_out(searcher):
     first, second = (hit.path for hit in searcher.search(SENTENCE, top=2).hits)
-    file = searcher.gallery.images.path / first
+    file = searcher.gallery.image_source.path / first
     Image.new("RGB", (20, 40), "red").save(file)
     assert "has changed" in searcher.search(SENTENCE).missing[first]
-    (searcher.gallery.images.path / second).touch()  # its content is as it was
+    (searcher.gallery.image_source.path / second).touch()  # its content is as it was
     assert second in [hit.path for hit in searcher.search(SENTENCE).hits]
 
 

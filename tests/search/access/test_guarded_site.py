@@ -114,7 +114,7 @@ def test_nothing_is_done_that_cannot_be_recorded(served):
     ):
         answer = served.otto.request(method, path, **body)
         assert answer.status_code == 503 and "audit log" in answer.json()["error"], (path, answer.text)
-    assert len(gallery.records) == before and not (gallery.images.path / "uploads").exists()
+    assert len(gallery.records) == before and not (gallery.image_source.path / "uploads").exists()
 
 
 def call(client, name, data, **event):

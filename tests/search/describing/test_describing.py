@@ -105,7 +105,7 @@ def test_hits_are_described_once_and_forgotten_when_erased(describer, searcher, 
     first = describer.describe_hit(path)
     monkeypatch.setattr(describer.scorer, "score", lambda images: pytest.fail("scored again"))
     assert describer.describe_hit(path) == first
-    content = searcher.gallery.records.by_path[path].content
+    content = searcher.gallery.records.by_path[path].content_key
     assert content in describer.kept
     erase_image(searcher, path)
     assert content not in describer.kept and searcher.tokens.cache.get(content) is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from search.files.records import IndexedImage, Records
-from search.files.storage import Folder
+from search.files.storage import LocalStorage
 from utils.errors import UserError
 
 
@@ -78,6 +78,6 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch)
     def refused(self, name):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Folder, "open", refused)
+    monkeypatch.setattr(LocalStorage, "open", refused)
     with pytest.raises(UserError, match=r"00000001.npz cannot be read: Permission denied"):
         Records(tmp_path)

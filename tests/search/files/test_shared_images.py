@@ -11,7 +11,7 @@ from PIL import Image
 from dataset.decoding import Unreadable, Unusable
 from search.__main__ import main
 from search.files import images as images_module
-from search.files.images import ImageFolder, SharedImages, open_images
+from search.files.images import LocalImages, SharedImages, open_images
 from search.gallery.gallery import open_gallery
 from search.gallery.indexing import index
 from search.gallery.moving import move_images
@@ -59,7 +59,7 @@ def test_a_walk_finds_what_that_of_a_folder_finds(url, memory, tmp_path):
         memory.pipe_file(f"{url}/{name}", b"x")
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    shared, local = open_images(url, "FOLDER").walk(), ImageFolder(tmp_path).walk()
+    shared, local = open_images(url, "FOLDER").walk(), LocalImages(tmp_path).walk()
     assert shared.images == local.images == list(images)
     assert shared.left_out == local.left_out == {"mp4": 1}
     assert sorted(shared.folders_left_out) == sorted(local.folders_left_out) == ["@eaDir", "a/__MACOSX"]
@@ -101,11 +101,11 @@ def test_uploads_and_moves(encoder, copied, photos, memory, tmp_path, url):
         gallery.forget([image.path])
         with pytest.raises(UserError, match="none of the"):
             move_images(gallery, open_images("memory://nothing", "--images"))
-        assert len(move_images(gallery, ImageFolder(photos)).in_place) == len(gallery.records)
-        assert gallery.images.name == str(photos) and answer(Searcher(encoder, gallery)) == before
+        assert len(move_images(gallery, LocalImages(photos)).in_place) == len(gallery.records)
+        assert gallery.image_source.name == str(photos) and answer(Searcher(encoder, gallery)) == before
         assert len(move_images(gallery, open_images(copied, "--images")).in_place) == len(gallery.records)
     with open_gallery(tmp_path / "g", encoder) as gallery:
-        assert isinstance(gallery.images, SharedImages) and gallery.images.name == url
+        assert isinstance(gallery.image_source, SharedImages) and gallery.image_source.name == url
 
 
 def test_storage_that_lost_all_images_or_cannot_be_read_changes_nothing(encoder, copied, memory, tmp_path, monkeypatch):
@@ -117,11 +117,11 @@ def test_storage_that_lost_all_images_or_cannot_be_read_changes_nothing(encoder,
             raise PermissionError("no\npermission")
 
         with monkeypatch.context() as patch:
-            patch.setattr(gallery.images.storage.system, "find", refuse)
+            patch.setattr(gallery.image_source.storage.system, "find", refuse)
             with pytest.raises(UserError, match="cannot be listed; nothing was changed: no permission"):
                 index(gallery, encoder)
         with monkeypatch.context() as patch:
-            patch.setattr(gallery.images.storage.system, "cat_file", refuse)
+            patch.setattr(gallery.image_source.storage.system, "cat_file", refuse)
             report = index(gallery, encoder)
             assert len(report.unreadable) == len(report.kept) == len(gallery.records) == count
         memory.rm(copied, recursive=True)

@@ -7,7 +7,7 @@ import pytest
 
 from search.files import lease
 from search.files.records import IndexedImage, Records
-from search.files.storage import Folder, SharedStorage, open_storage
+from search.files.storage import LocalStorage, SharedStorage, open_storage
 from utils.errors import UserError
 
 
@@ -34,7 +34,7 @@ def opened(url):
 
 
 def test_records_are_kept_by_url_as_in_a_folder(url, tmp_path):
-    for storage in (opened(url), Folder(tmp_path)):
+    for storage in (opened(url), LocalStorage(tmp_path)):
         kept = Records(storage)
         kept.add([record("a.jpg"), record("b.jpg")])
         kept.drop(["a.jpg"])
@@ -44,7 +44,7 @@ def test_records_are_kept_by_url_as_in_a_folder(url, tmp_path):
 
 
 def test_two_who_write_the_same_file_are_told(url, tmp_path):
-    for storage in (opened(url), Folder(tmp_path)):
+    for storage in (opened(url), LocalStorage(tmp_path)):
         first, second = Records(storage), Records(storage)
         first.add([record("a.jpg")])
         with pytest.raises(UserError, match="another process writes to"):

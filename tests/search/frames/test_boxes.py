@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from search.files.crops import crop_name, file_and_box, lies_below
-from search.files.images import ImageFolder
+from search.files.images import LocalImages
 from search.frames.boxes import read_people
 from utils.errors import UserError
 
@@ -17,7 +17,7 @@ def read(folder: Path, name: str, text: str, images=IMAGES):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    return read_people([path], images, ImageFolder(folder))
+    return read_people([path], images, LocalImages(folder))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_sequences_are_found_through_links_and_folders_of_one_name_are_told(tmp_
     (tmp_path / "b" / "img1").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "b")
     (tmp_path / "b" / "gt" / "gt.txt").write_text("7,1,1,2,3,4\n")
-    assert read_people([tmp_path / "link" / "gt" / "gt.txt"], IMAGES, ImageFolder(tmp_path))
+    assert read_people([tmp_path / "link" / "gt" / "gt.txt"], IMAGES, LocalImages(tmp_path))
     with pytest.raises(UserError, match=r"which images is it of. There are x/a and y/a"):
         read(tmp_path, "a.txt", "1,1,1,2,3,4\n", ["x/a/1.jpg", "y/a/1.jpg"])
     with pytest.raises(UserError, match=r"which image is frame 1. There are a/1.jpg and a/left_1.jpg"):
@@ -162,4 +162,4 @@ def test_two_files_do_not_name_the_same_person(tmp_path):
     for name in ("one.csv", "two.csv"):
         (tmp_path / name).write_text("image,left,top,width,height\na/000001.jpg,1,2,3,4\n")
     with pytest.raises(UserError, match=r"two.csv: a/000001.jpg#1,2,3,4 is in an earlier file already"):
-        read_people([tmp_path / "one.csv", tmp_path / "two.csv"], IMAGES, ImageFolder(tmp_path))
+        read_people([tmp_path / "one.csv", tmp_path / "two.csv"], IMAGES, LocalImages(tmp_path))

@@ -16,7 +16,7 @@ from dataset.synthetic.street.scene import StreetOptions
 from search.__main__ import main
 from search.access.action_guard import ActionGuard
 from search.files.crops import file_and_box
-from search.files.images import ImageFolder
+from search.files.images import LocalImages
 from search.gallery.gallery import open_gallery
 from search.gallery.grouping import MAX_PER_GROUP, group_items, limit_per_group, search_groups
 from search.gallery.indexing import index
@@ -133,13 +133,13 @@ def test_another_frame_in_its_place_is_never_cut(gallery, street):
 
 def test_people_move_with_their_frames_and_are_forgotten_with_them(gallery, street, tmp_path):
     frames = sorted({file_and_box(path)[0] for path in gallery.records.by_path})
-    before, count = {image.content for image in gallery.records}, len(gallery.records)
+    before, count = {image.content_key for image in gallery.records}, len(gallery.records)
     (street / "frames" / "camera_1").rename(street / "frames" / "entrance")
     (street / "frames").rename(tmp_path / "elsewhere")
-    found = move_images(gallery, ImageFolder(tmp_path / "elsewhere"))
+    found = move_images(gallery, LocalImages(tmp_path / "elsewhere"))
     assert not found.missing and not found.changed and len(found.paths) + len(found.in_place) == count
     assert {file_and_box(path)[0].split("/")[0] for path in gallery.records.by_path} == {"entrance", "camera_2"}
-    assert {image.content for image in gallery.records} == before
+    assert {image.content_key for image in gallery.records} == before
     frame = frames[0].replace("camera_1", "entrance")
     of_frame = select_images(gallery, [frame], [])
     assert of_frame and all(path.startswith(f"{frame}#") for path in of_frame)

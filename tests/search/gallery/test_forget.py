@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from search.files.images import ImageFolder
+from search.files.images import LocalImages
 from search.gallery.selection import select_images
 from utils.errors import UserError
 
@@ -64,14 +64,14 @@ def test_a_path_may_be_given_as_it_is_printed(tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     monkeypatch.chdir(tmp_path)
     for name in ("a/1.jpg", "./a/1.jpg", str(folder / "a" / "1.jpg"), "photos/a/1.jpg", "a/../a/1.jpg"):
-        assert "a/1.jpg" in ImageFolder(folder).paths_of(name), name
-    assert ImageFolder(folder).paths_of("../x.jpg") == []
+        assert "a/1.jpg" in LocalImages(folder).paths_of(name), name
+    assert LocalImages(folder).paths_of("../x.jpg") == []
 
 
 @pytest.mark.parametrize("name", ["", " ", "\t"])
 def test_an_empty_name_is_not_all_images(tmp_path, name):
     """A variable of the shell that is not set erases nothing."""
-    gallery = SimpleNamespace(images=ImageFolder(tmp_path), records=SimpleNamespace(by_path={"a/1.jpg": None}))
+    gallery = SimpleNamespace(image_source=LocalImages(tmp_path), records=SimpleNamespace(by_path={"a/1.jpg": None}))
     for names in ([name], ["a", name]):
         with pytest.raises(UserError, match=r"image or folder is empty; \. means all"):
             select_images(gallery, names, [])
@@ -81,7 +81,7 @@ def test_the_folder_of_images_itself_means_all(tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     (folder / "a").mkdir(parents=True)
     gallery = SimpleNamespace(
-        images=ImageFolder(folder), records=SimpleNamespace(by_path={"a/1.jpg": None, "b/2.jpg": None})
+        image_source=LocalImages(folder), records=SimpleNamespace(by_path={"a/1.jpg": None, "b/2.jpg": None})
     )
     for name in (".", "./", "a/..", str(folder), f"{folder}/"):
         assert select_images(gallery, [name], []) == ["a/1.jpg", "b/2.jpg"], name

@@ -262,7 +262,7 @@ def test_a_model_is_known_by_what_earlier_galleries_recorded_of_it(encoder):
     for name in sorted(name for name in state if name.startswith(parts)):
         digest.update(name.encode() + state[name].contiguous().numpy().tobytes())
     digest.update(encoder.trained.tokenizer.to_json().encode())
-    assert encoder.identity() == {
+    assert encoder.fingerprint() == {
         "model": digest.hexdigest(),
         "image_size": [32, 16],
         "max_words": 40,
@@ -275,7 +275,7 @@ def test_a_gallery_that_another_process_is_making_is_not_something_else(encoder,
         (tmp_path / "gallery").mkdir(exist_ok=True)
         (tmp_path / "gallery" / name).touch()
     with open_gallery(str(tmp_path / "gallery"), encoder, photos) as gallery:
-        assert gallery.images.path == photos
+        assert gallery.image_source.path == photos
 
 
 def test_one_process_holds_it(encoder, photos, tmp_path, trained):

@@ -150,7 +150,7 @@ def test_galleries_hold_no_images_to_index(encoder, folders):
             page.mkdir(parents=True)
             Image.new("RGB", (8, 16), "green").save(page / "image.webp")
             if name == "another":
-                gallery.put([image for image in gallery.records if image.path == "6.png"])
+                gallery.add_or_replace([image for image in gallery.records if image.path == "6.png"])
     with open_gallery(str(place), encoder) as gallery:
         assert not gallery.page.exists()
         assert index(gallery, encoder).unchanged == 6

@@ -16,13 +16,13 @@ from PIL import Image
 from served import milvus_server
 
 from search.__main__ import main
-from search.files.images import ImageFolder
+from search.files.images import LocalImages
 from search.gallery import searchable_gallery
-from search.gallery.gallery import held, open_gallery
+from search.gallery.gallery import open_gallery, require_writable_gallery
 from search.gallery.grouping import ALIKE
 from search.gallery.indexing import index
 from search.gallery.moving import move_images
-from search.gallery.searchable_gallery import MAX_VALUES, open_shared_gallery, read_about, shortened
+from search.gallery.searchable_gallery import MAX_VALUES, open_shared_gallery, read_manifest, shortened
 from search.searcher import Searcher
 from search.serving.upload import add_image
 from utils.errors import UserError
@@ -93,12 +93,12 @@ def test_a_reader_follows_images_that_are_moved(encoder, indexed, photos, tmp_pa
         expected = answer(searcher)
         photos.rename(tmp_path / "moved")
         with open_gallery(indexed, encoder) as gallery:
-            move_images(gallery, ImageFolder(tmp_path / "moved"))
+            move_images(gallery, LocalImages(tmp_path / "moved"))
         time.sleep(SEEN_WITHIN)
         assert answer(searcher) == expected  # without a filter, for which the columns would be read
         (tmp_path / "moved").rename(photos)
         with open_gallery(indexed, encoder) as gallery:
-            move_images(gallery, ImageFolder(photos))
+            move_images(gallery, LocalImages(photos))
         time.sleep(SEEN_WITHIN)
         assert reader.content_of(expected[0][0])
 
@@ -106,14 +106,16 @@ def test_a_reader_follows_images_that_are_moved(encoder, indexed, photos, tmp_pa
 def test_a_reader_asks_once_a_second_where_the_images_are_and_of_which_model(encoder, indexed, monkeypatch):
     with open_shared_gallery(indexed, encoder) as reader:
         searcher, asked = Searcher(encoder, reader), []
-        monkeypatch.setattr(searchable_gallery, "read_about", lambda files: asked.append(files) or read_about(files))
-        reader.about_at = time.monotonic() + 3600  # so that the machine may be slow
+        monkeypatch.setattr(
+            searchable_gallery, "read_manifest", lambda files: asked.append(files) or read_manifest(files)
+        )
+        reader.manifest_read_at = time.monotonic() + 3600  # so that the machine may be slow
         assert reader.content_of(answer(searcher)[0][0]) and not asked
-        reader.about_at = time.monotonic() - 2 * SEEN_WITHIN
+        reader.manifest_read_at = time.monotonic() - 2 * SEEN_WITHIN
         assert answer(searcher, candidates=0) and len(asked) == 1
-        about = read_about(reader.files)
+        about = read_manifest(reader.files)
         reader.files.write_json("gallery.json", {**about, "made_with": {**about["made_with"], "model": "another"}})
-        reader.about_at = time.monotonic() - 2 * SEEN_WITHIN
+        reader.manifest_read_at = time.monotonic() - 2 * SEEN_WITHIN
         for _ in range(2):  # also the next time
             with pytest.raises(UserError, match="was made by another model"):
                 answer(searcher, candidates=0)
@@ -126,8 +128,8 @@ def test_a_reader_searches_on_where_its_plain_files_are_out_of_reach(encoder, in
     with open_shared_gallery(indexed, encoder) as reader:
         searcher = Searcher(encoder, reader)
         expected = answer(searcher)
-        monkeypatch.setattr(searchable_gallery, "read_about", fails)
-        reader.about_at = time.monotonic() - 2 * SEEN_WITHIN
+        monkeypatch.setattr(searchable_gallery, "read_manifest", fails)
+        reader.manifest_read_at = time.monotonic() - 2 * SEEN_WITHIN
         assert answer(searcher) == expected and "no answer; what was known before is used" in caplog.text
 
 
@@ -161,7 +163,7 @@ def test_a_server_that_is_out_of_reach_for_a_while_leaves_nothing_out(encoder, i
     with open_gallery(indexed, encoder) as gallery, open_shared_gallery(indexed, encoder) as reader:
         searcher, content = Searcher(encoder, gallery), encoded(picture(3))
         with monkeypatch.context() as patch:
-            patch.setattr(gallery.store, "put", refuse)
+            patch.setattr(gallery.store, "upsert", refuse)
             with pytest.raises(UserError, match="out of reach"):
                 add_image(searcher, content)
         image = add_image(searcher, content)  # which its records have by now
@@ -179,7 +181,7 @@ def test_a_server_that_is_out_of_reach_for_a_while_leaves_nothing_out(encoder, i
 def test_a_reader_refuses_to_change_anything(encoder, indexed):
     with open_shared_gallery(indexed, encoder) as reader:
         with pytest.raises(UserError, match="only searches"):
-            held(reader)
+            require_writable_gallery(reader)
         with pytest.raises(UserError, match="only searches"):
             add_image(Searcher(encoder, reader), encoded(picture(2)))
         with pytest.raises(TypeError):
@@ -248,7 +250,7 @@ from pathlib import Path
 
 class Known:
     source, dimensions = {}, int(sys.argv[4])
-    def identity(self):
+    def fingerprint(self):
         import json
         return json.loads(sys.argv[3])
 
@@ -256,7 +258,8 @@ with open_gallery(sys.argv[1], Known(), Path(sys.argv[2])) as gallery:
     number = len(gallery.records)
     while True:
         vector = np.random.default_rng(number).standard_normal(Known.dimensions).astype(np.float32)
-        gallery.put([IndexedImage(f"written/{number:06d}.png", f"{number:032x}", vector / np.linalg.norm(vector))])
+        vector /= np.linalg.norm(vector)
+        gallery.add_or_replace([IndexedImage(f"written/{number:06d}.png", f"{number:032x}", vector)])
         number += 1
         print(number, flush=True)
 """
@@ -274,7 +277,7 @@ def test_every_acknowledged_image_is_found_wherever_the_writer_was_killed(encode
                     WRITER,
                     indexed,
                     photos,
-                    json.dumps(encoder.identity()),
+                    json.dumps(encoder.fingerprint()),
                     str(encoder.dimensions),
                 ],
                 stdout=subprocess.PIPE,

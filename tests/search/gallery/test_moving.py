@@ -9,9 +9,9 @@ from PIL import Image
 
 from search.__main__ import main
 from search.files import images as images_module
-from search.files.images import ImageFolder
+from search.files.images import LocalImages
 from search.files.records import Records
-from search.files.storage import Folder
+from search.files.storage import LocalStorage
 from search.gallery import moving
 from search.gallery.gallery import open_gallery
 from search.gallery.indexing import index
@@ -53,13 +53,13 @@ def test_images_are_found_by_path_and_by_content(encoder, place, tmp_path):
     picture(new / "4.png", 5)  # another content
     picture(new / "more.png", 6)
     with open_gallery(str(place), encoder) as gallery:
-        found = move_images(gallery, ImageFolder(tmp_path / "new" / "deep"))
+        found = move_images(gallery, LocalImages(tmp_path / "new" / "deep"))
         assert (found.in_place, found.changed, found.missing) == ([], ["4.png"], ["b/3.png"])
         assert str(found) == ("3 images are there, 3 under another path; 1 has another content, 1 is not found")
         moved = {"c/1.png": "a/1.png", "c/2.png": "a/2.png", "c/copy.png": "a/copy.png"}
         assert known(gallery) == {**moved, "b/3.png": "b/3.png", "4.png": "4.png"}
     with open_gallery(str(place), encoder) as gallery:
-        assert gallery.images.path == new and gallery.content_of("c/1.png")
+        assert gallery.image_source.path == new and gallery.content_of("c/1.png")
         assert known(gallery)["c/1.png"] == "a/1.png"
 
 
@@ -77,7 +77,7 @@ def test_images_that_were_forgotten_stay_so_where_copies_move(encoder, place, tm
         gallery.forget(["a/2.png"])  # of which a/copy.png is a copy
         (tmp_path / "disk").mkdir()
         shutil.move(tmp_path / "old", tmp_path / "disk" / "photos")
-        move_images(gallery, ImageFolder(tmp_path / "disk"))
+        move_images(gallery, LocalImages(tmp_path / "disk"))
         names = ("a/1.png", "a/copy.png", "b/3.png", "4.png")
         assert known(gallery) == {f"photos/{name}": name for name in names}
 
@@ -87,10 +87,10 @@ def test_the_whole_may_be_elsewhere_below_a_new_folder_and_back(encoder, place, 
     shutil.move(tmp_path / "old", tmp_path / "disk" / "photos")
     with open_gallery(str(place), encoder) as gallery:
         before = known(gallery)
-        assert len(move_images(gallery, ImageFolder(tmp_path / "disk")).paths) == 5
+        assert len(move_images(gallery, LocalImages(tmp_path / "disk")).paths) == 5
         assert known(gallery) == {f"photos/{path}": name for path, name in before.items()}
         assert index(gallery, encoder).unchanged == 5
-        assert len(move_images(gallery, ImageFolder(tmp_path / "disk" / "photos")).paths) == 5
+        assert len(move_images(gallery, LocalImages(tmp_path / "disk" / "photos")).paths) == 5
         assert known(gallery) == before
 
 
@@ -100,7 +100,7 @@ def test_two_images_that_changed_places_stay_where_they_are(encoder, place, tmp_
     picture(tmp_path / "old" / "b" / "3.png", 1)
     with open_gallery(str(place), encoder) as gallery:
         before = known(gallery)
-        assert move_images(gallery, ImageFolder(tmp_path / "old")).changed == ["a/1.png", "b/3.png"]
+        assert move_images(gallery, LocalImages(tmp_path / "old")).changed == ["a/1.png", "b/3.png"]
         assert known(gallery) == before
 
 
@@ -110,7 +110,7 @@ def test_a_folder_of_other_images_changes_nothing(encoder, place, tmp_path, monk
     with open_gallery(str(place), encoder) as gallery:
         for folder, words in (("other", "none of the 5 images .* nothing was changed"), ("nowhere", "is not a folder")):
             with pytest.raises(UserError, match=words):
-                move_images(gallery, ImageFolder(tmp_path / folder))
+                move_images(gallery, LocalImages(tmp_path / folder))
         shutil.copytree(tmp_path / "old", tmp_path / "new")
         picture(tmp_path / "new" / "closed" / "5.png", 5)
         real = images_module.read_content
@@ -123,7 +123,7 @@ def test_a_folder_of_other_images_changes_nothing(encoder, place, tmp_path, monk
         monkeypatch.setattr(images_module, "read_content", read)
         before = known(gallery)
         assert (place / "gallery.json").read_text() == about
-        found = move_images(gallery, ImageFolder(tmp_path / "new"))
+        found = move_images(gallery, LocalImages(tmp_path / "new"))
         assert found.unreadable == {"a/1.png": "cannot be read: Input/output error"}
         assert known(gallery) == before
 
@@ -136,7 +136,7 @@ def test_killed_half_way_it_is_finished_or_not_begun(encoder, place, tmp_path, m
     def killed(*arguments, **named):
         raise KeyboardInterrupt
 
-    real = Folder.write_json
+    real = LocalStorage.write_json
     writers = {"the first file": "moving.json", "gallery.json": "gallery.json"}
 
     with open_gallery(str(place), encoder) as gallery:
@@ -144,21 +144,21 @@ def test_killed_half_way_it_is_finished_or_not_begun(encoder, place, tmp_path, m
         with monkeypatch.context() as patch:
             if at in writers:
                 name = writers[at]
-                patch.setattr(Folder, "write_json", lambda *a, **k: (killed if a[1] == name else real)(*a, **k))
+                patch.setattr(LocalStorage, "write_json", lambda *a, **k: (killed if a[1] == name else real)(*a, **k))
             elif at == "records":
                 patch.setattr(Records, "write", killed)
             elif at == "the index":
-                patch.setattr(type(gallery.store), "put", killed)
+                patch.setattr(type(gallery.store), "upsert", killed)
             else:
                 patch.setattr(type(gallery.store), "finish", killed)
             with pytest.raises(KeyboardInterrupt):
-                move_images(gallery, ImageFolder(tmp_path / "new"))
+                move_images(gallery, LocalImages(tmp_path / "new"))
     with open_gallery(str(place), encoder) as gallery:
         if at == "the first file":
-            assert known(gallery) == before and gallery.images.path == tmp_path / "old"
+            assert known(gallery) == before and gallery.image_source.path == tmp_path / "old"
         else:
             assert known(gallery) == {path.replace("a/", "c/"): name for path, name in before.items()}
-            assert gallery.images.path == tmp_path / "new" and not (place / "moving.json").exists()
+            assert gallery.image_source.path == tmp_path / "new" and not (place / "moving.json").exists()
             assert index(gallery, encoder).unchanged == 5
 
 

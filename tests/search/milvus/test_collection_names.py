@@ -31,9 +31,9 @@ def opened(uri):
     """Opens an index by its name; all of them are closed at the end."""
     stores = []
 
-    def open_store(name, images=0, makes=True):
-        stores.append(Store(uri, name, DIMENSIONS, makes=makes))
-        stores[-1].put(some(images))
+    def open_store(name, images=0, create_missing=True):
+        stores.append(Store(uri, name, DIMENSIONS, create_missing=create_missing))
+        stores[-1].upsert(some(images))
         return stores[-1]
 
     yield open_store
@@ -60,7 +60,7 @@ def test_no_gallery_is_removed_by_another_of_such_a_name(opened, uri, tmp_path, 
     for images in (3, 4, 5):
         cam.replace(some(images))
         assert cam.count() == images
-    cam.require("HNSW")
+    cam.require_buildable("HNSW")
     require_buildable(Address.parse(f"{uri}/cam"), SimpleNamespace(dimensions=DIMENSIONS), "HNSW")
     vectors = np.stack([image.embedding for image in some(5)])
     build_and_measure(uri, "cam", "FLAT", Embeddings.write(tmp_path, vectors, vectors), 2)
@@ -71,9 +71,9 @@ def test_no_gallery_is_removed_by_another_of_such_a_name(opened, uri, tmp_path, 
 def test_a_gallery_of_an_earlier_version_goes_on(opened, uri):
     cam, other = opened("cam", 2), opened("cam_4", 7)
     before, other_before = as_of_an_earlier_version(cam, 3), as_of_an_earlier_version(other, 1)
-    for makes in (True, False):
+    for create_missing in (True, False):
         with pytest.raises(UserError, match=rf"keeps the index of {uri}/cam; .*rebuild --gallery {uri}/cam$"):
-            opened(before, makes=makes)
+            opened(before, create_missing=create_missing)
     cam = opened("cam")
     assert cam.count() == 2
     cam.replace(some(5))
@@ -88,7 +88,7 @@ def test_what_a_killed_process_left_is_built_over(opened, monkeypatch):
 
     cam = opened("cam", 1)
     pymilvus = type(cam.client.client)
-    for images, (of, step) in enumerate([(Store, "create"), (Store, "put"), (pymilvus, "drop_collection")], 2):
+    for images, (of, step) in enumerate([(Store, "create"), (Store, "upsert"), (pymilvus, "drop_collection")], 2):
         with monkeypatch.context() as patch:
             patch.setattr(of, step, killed)  # the last when another index has its place
             with pytest.raises(KeyboardInterrupt):

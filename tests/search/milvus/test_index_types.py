@@ -35,9 +35,9 @@ def people(count, each=5, size=16):
 @pytest.mark.parametrize("name", BUILT)
 def test_the_nearest_are_found(tmp_path, name):
     vectors, queries = people(4000), people(4100)[-20:]
-    store = Store(str(tmp_path / "index.db"), "gallery", 16, wanted=name)
+    store = Store(str(tmp_path / "index.db"), "gallery", 16, requested_type=name)
     try:
-        store.put([IndexedImage(f"{n}.jpg", str(n), vector) for n, vector in enumerate(vectors)])
+        store.upsert([IndexedImage(f"{n}.jpg", str(n), vector) for n, vector in enumerate(vectors)])
         store.finish()
         assert store.describe_index()["index_type"] == name
         assert parameters_of(store.describe_index()).items() >= INDEX_TYPES[name].build(4000).items()
@@ -48,7 +48,7 @@ def test_the_nearest_are_found(tmp_path, name):
         assert right / 1000 >= (1 if name == EXACT else 0.9)
     finally:
         store.close()
-    again = Store(str(tmp_path / "index.db"), "gallery", 16, wanted=name)
+    again = Store(str(tmp_path / "index.db"), "gallery", 16, requested_type=name)
     try:
         assert again.index_type == name and again.built_with.items() >= INDEX_TYPES[name].build(4000).items()
     finally:
@@ -76,7 +76,7 @@ def test_a_gallery_has_the_type_that_was_chosen_and_gets_another(encoder, photos
     with open_gallery(place, encoder, photos) as gallery:
         index(gallery, encoder)
         expected = hits(encoder, gallery)
-        assert gallery.store.index_type == EXACT and "index_type" not in gallery.about
+        assert gallery.store.index_type == EXACT and "index_type" not in gallery.manifest
     monkeypatch.setattr(Encoder, "encode_images", lambda *_: pytest.fail("an image is encoded"))
     with open_gallery(place, encoder, anew=True, index_type="IVF_SQ8") as gallery:
         assert gallery.store.describe_index()["index_type"] == "IVF_SQ8"

@@ -22,7 +22,7 @@ def store(tmp_path):
     opened = Store(str(tmp_path / "index.db"), "gallery", 4)
     try:
         vector = np.eye(1, 4, dtype=np.float32)[0]
-        opened.put([IndexedImage(f"{odd}.png", str(n), vector, {"note": odd}) for n, odd in enumerate(ODD)])
+        opened.upsert([IndexedImage(f"{odd}.png", str(n), vector, {"note": odd}) for n, odd in enumerate(ODD)])
         yield opened
     finally:
         opened.close()

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from served import milvus_server
 
-from search.files.images import ImageFolder
+from search.files.images import LocalImages
 from search.gallery.gallery import open_gallery
 from search.gallery.indexing import index
 from search.gallery.moving import move_images
@@ -62,7 +62,7 @@ def test_a_gallery_on_a_server_follows_images_that_were_moved(encoder, photos, t
     (tmp_path / "disk").mkdir()
     shutil.move(photos, tmp_path / "disk" / "photos")
     with open_gallery(address, encoder) as gallery:
-        assert len(move_images(gallery, ImageFolder(tmp_path / "disk")).paths) == len(paths)
+        assert len(move_images(gallery, LocalImages(tmp_path / "disk")).paths) == len(paths)
     with open_gallery(address, encoder) as gallery:
         assert set(gallery.records.by_path) == {f"photos/{path}" for path in paths}
         assert gallery.store.ids() == set(gallery.records.by_id)

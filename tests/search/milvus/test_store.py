@@ -5,6 +5,7 @@ import pytest
 
 from search.files.records import IndexedImage
 from search.milvus import index_types, store
+from search.milvus.client import milvus_errors
 from utils.errors import UserError
 
 pytest.importorskip("pymilvus")
@@ -26,7 +27,7 @@ def test_the_nearest_are_found_by_either_index(tmp_path, monkeypatch, exact_belo
     held, query = records(3000), records(3001)[-1].embedding
     opened = store.Store(str(tmp_path / "index.db"), "gallery", 16)
     try:
-        opened.put(held)
+        opened.upsert(held)
         opened.finish()
         assert opened.index_type == index_type and opened.describe_index()["index_type"] == index_type
         expected = [record.path for record in exact(held, query, 100)]
@@ -55,7 +56,7 @@ def test_a_graph_is_built_as_it_was_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(index_types, "EXACT_BELOW", 10)
     opened = store.Store(str(tmp_path / "index.db"), "gallery", 16)
     try:
-        opened.put(records(100))
+        opened.upsert(records(100))
         opened.finish()
         assert opened.describe_index()["params"] == index_types.graph_parameters(100)
     finally:
@@ -63,11 +64,11 @@ def test_a_graph_is_built_as_it_was_asked_for(tmp_path, monkeypatch):
 
 
 def test_errors_of_milvus_are_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"^it failed: two lines$"), store.milvus_errors("it failed"):
+    with pytest.raises(UserError, match=r"^it failed: two lines$"), milvus_errors("it failed"):
         raise RuntimeError("two\n  lines")
-    with pytest.raises(UserError, match=r"^mine$"), store.milvus_errors("it failed"):
+    with pytest.raises(UserError, match=r"^mine$"), milvus_errors("it failed"):
         raise UserError("mine")
-    with pytest.raises(KeyboardInterrupt), store.milvus_errors("it failed"):
+    with pytest.raises(KeyboardInterrupt), milvus_errors("it failed"):
         raise KeyboardInterrupt
     opened = store.Store(str(tmp_path / "index.db"), "gallery", 16)
     opened.close()

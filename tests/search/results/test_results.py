@@ -95,5 +95,5 @@ def test_the_command_line_and_the_api_say_the_same(searcher):
     answer = searcher.search(SENTENCE, top=2)
     with_files = search_result_as_json(answer, searcher.gallery, with_files=True)
     for hit in with_files["hits"]:
-        assert hit.pop("file") == searcher.gallery.images.named(hit["path"])
+        assert hit.pop("file") == searcher.gallery.image_source.named(hit["path"])
     assert with_files == search_result_as_json(answer, searcher.gallery)

@@ -45,7 +45,7 @@ def test_what_could_not_be_erased_is_still_there_and_can_be_erased(searcher, mon
 def test_an_erasure_that_was_cut_short_is_finished_by_the_next_try(searcher, monkeypatch):
     gallery, path = searcher.gallery, next(iter(searcher.gallery.records.by_path))
     searcher.search(SENTENCE, top=1000, candidates=1000)
-    content = gallery.records.by_path[path].content
+    content = gallery.records.by_path[path].content_key
     assert searcher.tokens.cache.get(content) is not None
     failing(gallery.records, monkeypatch, 1, after=1)  # it is recorded, but earlier files still hold the image
     with pytest.raises(UserError, match="No space left"):

@@ -46,7 +46,7 @@ def test_search_explain_and_images(client, searcher):
     assert [one["words"] for one in why["attributes"]] == ["red coat", "grey jeans"]
     assert why["match"] == pytest.approx(hit["match"], abs=1e-4)
     image = client.get(f"/api/images/{hit['id']}")
-    assert image.content == (searcher.gallery.images.path / hit["path"]).read_bytes()
+    assert image.content == (searcher.gallery.image_source.path / hit["path"]).read_bytes()
     assert image.headers["content-type"] == "image/jpeg" and image.headers["x-content-type-options"] == "nosniff"
     about = client.get("/api/gallery").json()
     assert about == {"images": len(searcher.gallery.records), "columns": {"camera": ["c0", "c1", "c2"]}}
@@ -160,7 +160,7 @@ def test_what_is_no_json_or_text_is_answered_too(client):
 def test_nothing_but_the_gallery_is_served(client, searcher, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("my secret")
-    (searcher.gallery.images.path / "link.jpg").symlink_to(secret)
+    (searcher.gallery.image_source.path / "link.jpg").symlink_to(secret)
     for path in (
         "/api/images/../../../etc/passwd",
         "/api/images/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
@@ -183,7 +183,7 @@ def test_what_took_the_place_of_an_image_is_not_served(client, searcher, tmp_pat
     secret = tmp_path / "secret.txt"
     secret.write_text("my secret")
     record = next(iter(searcher.gallery.records))
-    file = searcher.gallery.images.path / record.path
+    file = searcher.gallery.image_source.path / record.path
     file.unlink()
     file.symlink_to(secret)
     answer = client.get(f"/api/images/{record.id}")
@@ -196,7 +196,7 @@ def test_what_took_the_place_of_an_image_is_not_served(client, searcher, tmp_pat
 
 def test_what_is_not_there_is_404(client, searcher):
     record = next(iter(searcher.gallery.records))
-    (searcher.gallery.images.path / record.path).unlink()
+    (searcher.gallery.image_source.path / record.path).unlink()
     for image, words in ((record.id, "does not exist"), ("xyz", "no image of this id"), ("0" * 64, "of this id")):
         for answer in (
             client.get(f"/api/images/{image}"),
@@ -246,7 +246,7 @@ def test_an_upload_is_searched_at_once(client, searcher):
 @pytest.mark.parametrize("instead", [None, b"another file"])
 def test_an_upload_whose_file_is_gone_is_written_again(client, searcher, instead):
     answer = client.post("/api/images", content=png()).json()
-    file = searcher.gallery.images.path / answer["path"]
+    file = searcher.gallery.image_source.path / answer["path"]
     before = len(searcher.gallery.records)
     file.unlink()
     if instead:
@@ -284,7 +284,7 @@ def test_bad_uploads_are_refused(client, searcher, content, words):
     before = len(searcher.gallery.records)
     answer = client.post("/api/images", content=content() if callable(content) else content)
     assert answer.status_code == 400 and words in answer.json()["error"]
-    assert len(searcher.gallery.records) == before and not list(searcher.gallery.images.path.rglob("uploads/*"))
+    assert len(searcher.gallery.records) == before and not list(searcher.gallery.image_source.path.rglob("uploads/*"))
 
 
 def scope_of(path, **headers):
@@ -307,7 +307,7 @@ def test_who_leaves_during_an_upload_leaves_nothing(client, searcher, path):
 
     asyncio.run(client.app(scope_of(path, content_type="multipart/form-data; boundary=xx"), receive, send))  # no fault
     assert len(statuses) == 1 and 400 <= statuses[0] < 500  # which nobody reads
-    assert not (searcher.gallery.images.path / "uploads").exists()
+    assert not (searcher.gallery.image_source.path / "uploads").exists()
 
 
 def test_without_leave_nothing_is_uploaded(searcher):
@@ -315,7 +315,7 @@ def test_without_leave_nothing_is_uploaded(searcher):
     answer = client.post("/api/images", content=png())
     assert answer.status_code == 403 and "--allow_upload" in answer.json()["error"]
     assert client.post("/gradio_api/upload", files={"files": ("a.png", png())}).status_code == 403
-    assert not (searcher.gallery.images.path / "uploads").exists() and not searcher.gallery.page.exists()
+    assert not (searcher.gallery.image_source.path / "uploads").exists() and not searcher.gallery.page.exists()
 
 
 def test_many_at_once_are_all_answered(client):
