@@ -1,5 +1,7 @@
 """What several rooms of tests share."""
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,28 @@ pytest_plugins = ["campaign"]
 def pytest_configure() -> None:
     """One thread: more cost tiny tensors more than they bring, many times so on a busy machine."""
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Spare what is imported by now the collector of garbage."""
+    freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Likewise what a file has imported and leaves to others."""
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        freeze()
+
+
+def freeze() -> None:
+    """What is in use now is no garbage later: to look through it took seconds for each command that ends in an error.
+
+    Commands collect garbage before they tell an error, which is quick in a process that does nothing else.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,11 @@
 """A place where bad input is tried out, and a finished run."""
 
-import gc
 import logging
 import shutil
 from pathlib import Path
 
 import pytest
 from refusals import Ground
-
-
-@pytest.fixture(autouse=True, scope="module")
-def fast_endings():
-    """Every command ends with a garbage collection, which need not look at all imported modules."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
