@@ -4,7 +4,7 @@ import ast
 import re
 import sys
 from functools import cache
-from importlib.metadata import packages_distributions
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -105,6 +105,12 @@ def test_files_of_pins_include_one_another():
 
 
 @cache
+def packages_distributions() -> dict[str, list[str]]:
+    """The distributions of each top-level name, which take a second to collect."""
+    return dict(metadata.packages_distributions())
+
+
+@cache
 def imported(path: Path, anywhere: bool = True) -> set[str]:
     """The top-level names of other projects that a file imports, anywhere in it or when it is imported itself."""
     names: set[str] = set()
@@ -151,7 +157,7 @@ def test_each_room_imports_only_what_its_group_declares():
 
 def test_training_and_evaluation_reach_no_module_of_another_group():
     """What the driver imports, and what that imports, needs the core alone."""
-    core = set(requirements(CORE))
+    core, distributions = set(requirements(CORE)), packages_distributions()
     reached, waiting = set(), [REPOSITORY / "Retrieval.py"]
     while waiting:
         path = waiting.pop()
@@ -159,7 +165,6 @@ def test_training_and_evaluation_reach_no_module_of_another_group():
             continue
         reached.add(path)
         # what few need, a function may import: the driver without it says what to install
-        distributions = packages_distributions()
         wrong = [name for name in imported(path, anywhere=False) if not {*map(declared_as, distributions[name])} & core]
         assert not wrong, f"{path.relative_to(REPOSITORY)}, which the driver reaches, imports {wrong}"
         waiting += own_imports(path)
