@@ -199,6 +199,8 @@ def test_a_sentence_is_read_as_it_is_meant(encoder, typed):
 
 
 def test_the_command_line(trained, photos, tmp_path):
+    """The first commands as processes of their own, which share nothing but the gallery."""
+
     def search(*arguments):
         done = run(sys.executable, "-m", "search", *map(str, arguments), check=False)
         assert "Traceback" not in done.stderr
@@ -230,21 +232,21 @@ def test_the_command_line(trained, photos, tmp_path):
     assert [(row["rank"], row["image"]) for row in table] == [(str(hit["rank"]), hit["path"]) for hit in answer["hits"]]
     assert [float(row["similarity"]) for row in table] == [hit["similarity"] for hit in answer["hits"]]
     gone, whole = answer["hits"][0]["path"], answer["hits"][1]["file"]
-    assert search("forget", gone, whole, "--gallery", place).returncode == 0
-    done = search("query", SENTENCE + " \u7ea2\u8272", "--gallery", place, "--top", 3, "--json")
-    again = json.loads(done.stdout)
+    assert call(main, "forget", gone, whole, "--gallery", place).code == 0
+    ending = call(main, "query", SENTENCE + " \u7ea2\u8272", "--gallery", place, "--top", 3, "--json")
+    again = json.loads(ending.output)
     assert gone not in [hit["path"] for hit in again["hits"]]
     assert again["words"] == again["words_read"] > 5
     assert again["unknown"] == ["\u7ea2\u8272"] and "\u7ea2" not in again["read_as"]
-    assert "not known to the model, and not read: \u7ea2\u8272" in done.stderr
+    assert "not known to the model, and not read: \u7ea2\u8272" in ending.errors
     for arguments, words in (
         (["forget", "nobody.jpg", "--gallery", place], "holds no image 'nobody.jpg'"),
         (["query", "a man", "--gallery", tmp_path / "none"], "there is no gallery"),
         (["index", tmp_path / "none", "--gallery", place, "--checkpoint", trained], "is not a folder of images"),
         (["query", "a man", "--gallery", place, "--set", "max_words=7"], "was made with max_words"),
     ):
-        done = search(*arguments)
-        assert done.returncode == 2 and words in done.stderr.splitlines()[-1], done.stderr
+        ending = call(main, *arguments)
+        assert ending.code == 2 and words in ending.errors.splitlines()[-1], ending.errors
 
 
 def test_a_sheet_that_cannot_be_written_is_told_before_the_search(searcher, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+import zlib
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ pytest.importorskip("gradio")
 pytest.importorskip("pymilvus")
 
 from fastapi.testclient import TestClient
+from faults.pictures import chunk, png_header
 
 from search.page.filters import condition
 from search.page.messages import problem, summary
@@ -266,7 +268,9 @@ def test_what_can_be_indexed_can_be_uploaded(client, kind):
 
 
 def bomb():
-    return png(size=(30000, 30000))
+    """A whole PNG of 30,000 x 30,000 black pixels, for which Pillow would take seconds and gigabytes."""
+    rows = bytes(1 + 30_000 // 8) * 30_000
+    return png_header(30_000, 30_000, 1, 0) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(
