@@ -2,7 +2,9 @@
 moment, both others find every image that was acknowledged, within a second."""
 
 import io
+import itertools
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ from search.__main__ import main
 
 pytest.importorskip("pymilvus")
 
+NUMBERS = itertools.count()  # of pictures
 MAX_PER_GROUP = 20 if FULL else 2
 SEEN_WITHIN = 1.0  # seconds, beside the time that the answer takes
 SENTENCE = "A woman in a red coat and grey jeans."
@@ -78,27 +81,29 @@ def picture(seed):
 class Adding(threading.Thread):
     """Uploads pictures one after another until it is told to stop, or its server is gone; keeps acknowledged ids."""
 
-    def __init__(self, server, numbers):
+    def __init__(self, server):
         super().__init__(daemon=True)
-        self.server, self.numbers, self.acknowledged, self.ended = server, numbers, [], threading.Event()
+        self.server, self.acknowledged, self.ended = server, [], threading.Event()
 
     def run(self):
         while not self.ended.is_set():
             try:
-                answer = self.server.client.post("/api/images", content=picture(next(self.numbers)))
+                answer = self.server.client.post("/api/images", content=picture(next(NUMBERS)))
             except httpx.HTTPError:
                 return
             if answer.status_code == 200:
                 self.acknowledged.append(answer.json()["id"])
 
 
-@pytest.fixture
-def deployed(trained, photos, tmp_path):
-    """Milvus, two processes that search, one that writes."""
-    milvus = MilvusServer(tmp_path / "milvus")
+@pytest.fixture(scope="module")
+def deployed(benchmark, trained, tmp_path_factory):
+    """Milvus, two processes that search, one that writes. A test starts again whom it kills."""
+    folder = tmp_path_factory.mktemp("deployed")
+    photos = shutil.copytree(benchmark / "imgs" / "test", folder / "photos")
+    milvus = MilvusServer(folder / "milvus")
     milvus.start()
     gallery, started = f"{milvus.uri}/g", []
-    place = ["--files", str(tmp_path / "files")]
+    place = ["--files", str(folder / "files")]
     call_here(main, "index", photos, "--gallery", gallery, *place, "--checkpoint", trained)
     try:
         for options in ((), (), ("--allow_upload",)):
@@ -112,10 +117,10 @@ def deployed(trained, photos, tmp_path):
 @pytest.mark.parametrize("killed", ["the writer", "a reader", "the index"])
 def test_nothing_acknowledged_is_lost_whoever_is_killed(deployed, killed):
     milvus, readers, writer = deployed
-    numbers, acknowledged = iter(range(10**6)), set(readers[0].all_found())
+    acknowledged = set(readers[0].all_found())
     moments = np.random.default_rng(0).uniform(0.05, 0.6, MAX_PER_GROUP)
     for moment in moments:
-        adding = Adding(writer, numbers)
+        adding = Adding(writer)
         adding.start()
         time.sleep(moment)
         victim = {"the writer": writer, "a reader": readers[0], "the index": milvus}[killed]
@@ -134,7 +139,7 @@ def test_nothing_acknowledged_is_lost_whoever_is_killed(deployed, killed):
         for one in (*readers, writer):
             one.wait_until_answered()
             assert acknowledged <= one.all_found()
-        last = writer.client.post("/api/images", content=picture(next(numbers))).raise_for_status().json()["id"]
+        last = writer.client.post("/api/images", content=picture(next(NUMBERS))).raise_for_status().json()["id"]
         acknowledged.add(last)
         time.sleep(SEEN_WITHIN)
         for one in readers:
