@@ -27,7 +27,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 SERVER = "tests/preloading_server.py"
 MODULES = ("Retrieval", "search", "evaluation", "dataset.synthetic", "dataset.prepare", "utils.processes.launch")
-MODULES += ("torch.distributed.run",)  # that `-m` may run
+MODULES += ("torch.distributed.run", "pytest")  # that `-m` may run, beside benchmarks
 OPTIONS = ("-u", *subprocess._args_from_interpreter_flags())  # that it may have; the latter are those of this Python
 LATE_PREFIXES = ("GRADIO_", "GROUP_", "LOCAL_", "MASTER_", "ROLE_", "TORCHELASTIC_")  # of variables read when used
 LATE = {"RANK", "WORLD_SIZE", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "CUBLAS_WORKSPACE_CONFIG", "LAUNCHER_TELLS_ERRORS"}
@@ -136,7 +136,7 @@ def is_forked(request: Request, environment: Mapping[str, str]) -> bool:
         return False
     program, first, second, *_ = [*without_options(request.arguments), "", ""]
     known = first == "-c" and second.startswith("from multiprocessing.")
-    known |= first == "-m" and second in MODULES
+    known |= first == "-m" and (second in MODULES or second.startswith("benchmarks."))
     known |= first.endswith(".py") and (REPOSITORY / first).is_file()
     names = {*request.environment, *environment}
     different = {name for name in names if request.environment.get(name) != environment.get(name)}

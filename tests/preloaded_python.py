@@ -21,7 +21,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 def write_stand_in(program: Path, connection: int, environment: Mapping[str, str], tests: Path) -> None:
-    """Make `program` a stand-in for this Python.
+    """Make `program` a stand-in for this Python, and `torchrun` beside it one for that of its environment.
 
     connection: number of the server's socket in the processes that run it. environment: what the server has imported
     in. tests: the folder of this file in the copy of the repository that the server belongs to.
@@ -31,7 +31,10 @@ def write_stand_in(program: Path, connection: int, environment: Mapping[str, str
     state.write_text(json.dumps({"connection": connection, "environment": dict(environment), "python": sys.executable}))
     code = f"import sys; sys.path.insert(0, {str(tests)!r}); import preloaded_python as p; p.main({str(state)!r})"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS -c {shlex.quote(code)} "$@"\n')
-    program.chmod(0o755)
+    torchrun = program.with_name("torchrun")
+    torchrun.write_text(f'#!/bin/sh\nexec {shlex.quote(str(program))} -m torch.distributed.run "$@"\n')
+    for script in (program, torchrun):
+        script.chmod(0o755)
 
 
 def main(state: str) -> None:

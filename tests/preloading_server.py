@@ -36,6 +36,9 @@ IMPORTED = (
     "search.__main__",
     "dataset.synthetic",
     "dataset.prepare",
+    "spacy",  # from here on: what a run imports when it needs it, which takes longer than its steps
+    "timm.scheduler.cosine_lr",
+    "torch._inductor.config",
 )
 
 USUAL = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
@@ -157,7 +160,7 @@ def run(given: list[str]) -> None:
     if first == "-m":
         sys.argv, sys.path[0] = ["-m", *rest[1:]], str(REPOSITORY)
         script = f"{rest[0]}.__main__"
-        del sys.modules[script if script in sys.modules else rest[0]]
+        sys.modules.pop(script if script in sys.modules else rest[0], None)
         runpy._run_module_as_main(rest[0])
         return
     sys.argv = [first, *rest]

@@ -74,11 +74,10 @@ SHORTENED = {
 
 # run by a new Python each; a process that has imported everything forks those of the others
 NEW = {
-    "bash shell/demo.sh",
     "bash shell/cuhk_train.sh ALBEF.pth",
     "bash shell/cuhk-eval.sh MARS.pth",
     "bash shell/search.sh serve --gallery gallery",
-    "GPUS=2 OUTPUT=output/narrow bash shell/cuhk_train.sh ALBEF.pth --set image_res=[384,128]",
+    "python -m evaluation gradcam --checkpoint output/demo/checkpoint_best.pth",
 }
 
 # ---- the pages below docs/ -------------------------------------------------------------
