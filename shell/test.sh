@@ -5,5 +5,5 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 ensure_environment dev
 cd "$repository"
-if [ $# -eq 0 ]; then set -- -n auto --maxprocesses 4 --dist loadfile; fi
+if [ $# -eq 0 ]; then set -- -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder; fi
 exec "$PYTHON" -m pytest "$@"

@@ -9,10 +9,18 @@ import torch
 
 pytest_plugins = ["campaign"]
 
+LONGEST = ("test_commands.py", "faults", "test_killed_while_served.py", "test_page.py", "test_clip_training.py")
+"""Files, or folders of some, that take a minute or more each."""
+
 
 def pytest_configure() -> None:
     """One thread: more cost tiny tensors more than they bring, many times so on a busy machine."""
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: the last one to begin is what all other processes wait for."""
+    items.sort(key=lambda item: not set(LONGEST) & set(item.path.parts))
 
 
 def pytest_collection_finish() -> None:
