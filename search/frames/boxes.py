@@ -67,8 +67,8 @@ class BoxCollector:
         self.people.setdefault(frame, {})[name] = own
 
 
-def read_people(files: Sequence[Path], images: Sequence[str], place: ImageSource) -> People:
-    """The people of all files. images: those that are in that place.
+def read_people(files: Sequence[Path], images: Sequence[str], image_source: ImageSource) -> People:
+    """The people of all files. images: the paths in `image_source`.
 
     Raises UserError naming file and row, when a file is of no known form, or two name the same person.
     """
@@ -77,7 +77,7 @@ def read_people(files: Sequence[Path], images: Sequence[str], place: ImageSource
     for image in images:
         of_folder.setdefault(str(PurePosixPath(image).parent), []).append(image)
     for file in (Path(expand_home(str(file))) for file in files):
-        for frame, people in read_file(file, of_folder, place).people.items():
+        for frame, people in read_file(file, of_folder, image_source).people.items():
             before = together.setdefault(frame, {})
             if twice := before.keys() & people.keys():
                 raise UserError(f"--boxes {file}: {min(twice)} is in an earlier file already")
@@ -93,7 +93,7 @@ def of_one_type(rows: Sequence[dict[str, Any]]) -> None:
         row.update({name: str(value) for name, value in row.items() if name in text})
 
 
-def read_file(file: Path, frames: Frames, place: ImageSource) -> BoxCollector:
+def read_file(file: Path, frames: Frames, image_source: ImageSource) -> BoxCollector:
     """The people of one file. Raises UserError."""
     ending, source = file.suffix.lower(), f"boxes {file}"
     if ending == ".csv":
@@ -101,7 +101,7 @@ def read_file(file: Path, frames: Frames, place: ImageSource) -> BoxCollector:
     if ending == ".json":
         return read_coco(file, source)
     if ending == ".txt":
-        return read_mot(file, source, frames, place)
+        return read_mot(file, source, frames, image_source)
     raise UserError(f"--boxes {file}: its name must end in .csv, .json (COCO) or .txt (MOT Challenge)")
 
 
@@ -183,7 +183,7 @@ def plain(identifier: Any) -> int | str | None:
 # ---- MOT Challenge ---------------------------------------------------------------------
 
 
-def read_mot(file: Path, source: str, frames: Frames, place: ImageSource) -> BoxCollector:
+def read_mot(file: Path, source: str, frames: Frames, image_source: ImageSource) -> BoxCollector:
     """Rows of frame (from 1), track (-1: none), left, top, width, height, and up to four more numbers.
 
     Of nine numbers the last three are whether the row counts, its class and the visible share, as in files of ground
@@ -192,7 +192,7 @@ def read_mot(file: Path, source: str, frames: Frames, place: ImageSource) -> Box
     lines, found = read_text(file, source).splitlines(), BoxCollector(source)
     if not any(map(str.strip, lines)):
         raise UserError(f"{source} is empty")
-    inside = folder_of_frames(file, source, frames, place)
+    inside = folder_of_frames(file, source, frames, image_source)
     by_number, camera = numbered(frames[inside], source), camera_of(inside, file)
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -221,11 +221,11 @@ def add_row(found: BoxCollector, by_number: Mapping[int, str], camera: str, cell
     found.add(by_number[frame], (left, top, width, height), metadata, where)
 
 
-def folder_of_frames(file: Path, source: str, frames: Frames, place: ImageSource) -> str:
+def folder_of_frames(file: Path, source: str, frames: Frames, image_source: ImageSource) -> str:
     """The folder of the images that a file is of: one of its name, img1 beside the folder it is in, or the only one."""
     named = [name for name in frames if PurePosixPath(name).name == file.stem]
     sequence = Path(os.path.realpath(file)).parent.parent / OF_FOLDER
-    beside = [name for name in frames if Path(os.path.realpath(place.named(name))) == sequence]
+    beside = [name for name in frames if Path(os.path.realpath(image_source.named(name))) == sequence]
     for possible in (beside, named, list(frames)):
         if len(possible) == 1:
             return possible[0]

@@ -102,7 +102,7 @@ def torchvision_detector(name: str, device: torch.device) -> Detector:
 # ---- all frames of a gallery -----------------------------------------------------------
 
 
-def find_people(place: ImageSource, images: Sequence[str], detector: NamedDetector, kept_in: Path) -> People:
+def find_people(image_source: ImageSource, images: Sequence[str], detector: NamedDetector, kept_in: Path) -> People:
     """The people in frames, as `search.frames.boxes.read_people` gives them, each with its `score`.
 
     kept_in: the folder of the gallery. A frame that cannot be read stands for itself: indexing it tells why. Raises
@@ -114,7 +114,7 @@ def find_people(place: ImageSource, images: Sequence[str], detector: NamedDetect
     try:
         for image in tqdm(images, desc="detecting", unit="frame", disable=None):
             try:
-                content = place.read(image)
+                content = image_source.read(image)
                 digest = blake2_of(content)
                 if digest not in known:
                     known[digest] = detect(detector, content, image)

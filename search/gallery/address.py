@@ -90,11 +90,11 @@ class Address:
         )
 
 
-def require_gallery_folder(address: Address, makes: bool) -> None:
+def require_gallery_folder(address: Address, create_missing: bool) -> None:
     """Raises UserError unless the files are those of a gallery, or one can be made there; nothing is written yet."""
     if is_url(address.files):
         address.storage().require_writable("--files")
-        if not makes and not address.exists():
+        if not create_missing and not address.exists():
             raise address.missing()
         return
     folder = address.folder
@@ -105,7 +105,7 @@ def require_gallery_folder(address: Address, makes: bool) -> None:
                 " are written whenever it is opened; copy it to where you may write"
             )
         return
-    if not makes:
+    if not create_missing:
         raise address.missing()
     require_writable_folder(folder, "--gallery")
     ours = (LOCK, f".{MANIFEST}.")  # of a process that is about to make a gallery there

@@ -210,14 +210,14 @@ def open_gallery(
     process.
     """
     address = Address.parse(str(gallery), files)
-    require_gallery_folder(address, makes=images is not None)
+    require_gallery_folder(address, create_missing=images is not None)
     kept = address.storage()
     with kept.lock(f"gallery {gallery}", HELD):
         records = Records(kept)
         if kept.exists(MOVING):  # its process was killed
             finish_move(kept, records, kept.read_json(MANIFEST, "gallery file"))
-        place = images if images is None or isinstance(images, ImageSource) else open_images(str(images), "images")
-        manifest = open_manifest(address, kept, encoder, place, index_type)
+        source = images if images is None or isinstance(images, ImageSource) else open_images(str(images), "images")
+        manifest = open_manifest(address, kept, encoder, source, index_type)
         has = require_index_type(manifest.get(INDEX_TYPE, AUTO))
         if index_type not in (None, has) and not anew:
             raise UserError(

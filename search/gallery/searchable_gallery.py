@@ -150,11 +150,11 @@ class SharedGallery(SearchableGallery):
 
     def __init__(self, files: Storage, encoder: Encoder, store: Store, page: Path):
         """Raises UserError when it was made by another model, or the index is that of an earlier version."""
-        self.files, self.identity, self.lock = files, encoder.fingerprint(), threading.Lock()
+        self.files, self.fingerprint, self.lock = files, encoder.fingerprint(), threading.Lock()
         self.read_columns: Mapping[str, Sequence[Any]] = {}
         self.manifest_read_at, self.columns_at = time.monotonic(), -math.inf  # when their files were read
         super().__init__(read_manifest(files), IndexRecords(store), store, page)
-        require_same_encoder(files.name, self.manifest, self.identity)
+        require_same_encoder(files.name, self.manifest, self.fingerprint)
 
     def refresh(self) -> None:
         """Follow what gallery.json says now: where the images are, as `move` may have changed it, and of which model.
@@ -171,7 +171,7 @@ class SharedGallery(SearchableGallery):
                 logger.warning("%s; what was known before is used", error)
                 self.manifest_read_at = time.monotonic()
                 return
-            require_same_encoder(self.files.name, manifest, self.identity)
+            require_same_encoder(self.files.name, manifest, self.fingerprint)
             if manifest["images"] != self.manifest["images"]:
                 self.image_source = open_images(manifest["images"], "the images of the gallery")
             self.manifest, self.manifest_read_at = manifest, time.monotonic()
