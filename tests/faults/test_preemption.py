@@ -44,7 +44,7 @@ def test_a_signal_ends_the_run_and_no_step_is_lost(undisturbed, benchmark, tmp_p
         send(running, "launcher", number)
     code, seconds = running.wait(60), time.monotonic() - began
     trial.measure("slowest end", seconds)
-    assert seconds < max(10, undisturbed.seconds)  # where the machine has more to do, all takes longer
+    assert seconds < max(10, undisturbed.seconds / 2)  # where the machine has more to do, all takes longer
     assert code == EXPECTED[name], running.said()[-2000:]
     assert "Traceback" not in running.said()
     step = re.search(r"error: stopped by SIG\w+ after step (\d+); go on with --resume", running.said())

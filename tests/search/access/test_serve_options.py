@@ -182,7 +182,7 @@ def test_a_page_that_is_open_does_not_keep_a_server_from_ending(indexed, tmp_pat
         answer = connection.getresponse()
         assert answer.status == 200 and answer.readline() == b"data: ALIVE\n"
         process.send_signal(number)
-        assert process.wait(120) == 128 + number
+        assert process.wait(30) == 128 + number
         assert b"ALIVE" not in answer.read()  # the answer ends as answers do
     finally:
         process.kill()
