@@ -81,8 +81,11 @@ def legend_of_models(figure: FigureBase, axes: Axes) -> None:
 
 
 def reach(estimates: Sequence[Estimate]) -> list[list[float]]:
-    """How far the intervals of estimates reach below and above their means, as error bars want it."""
-    return [[one.mean - one.low for one in estimates], [one.high - one.mean for one in estimates]]
+    """How far the intervals of estimates reach below and above their means, as error bars want it.
+
+    Never below 0, where rounding puts an end of an interval without width on the other side of its mean.
+    """
+    return [[max(0.0, one.mean - one.low) for one in estimates], [max(0.0, one.high - one.mean) for one in estimates]]
 
 
 def style_of(number: int) -> Style:
