@@ -18,10 +18,10 @@ import torch
 from tqdm import tqdm
 
 from configs.schema import REPOSITORY
-from evaluation.drawing.figures import COLORS, new_figure, reach, save_figure, tidy
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES, of_captions
 from evaluation.results import RankingFile, read_log, read_rankings
-from evaluation.statistics import Estimate, estimate, paired_p_value, smallest_told
+from evaluation.statistics import estimate, paired_p_value, smallest_told
+from evaluation.studies.ablation_diagram import SHOWN_METRICS, draw_lengths, draw_variants
 from evaluation.studies.ablation_plan import MADE_WITH, Plan, Training, all_runs, check, read_plan, trainings
 from evaluation.studies.jobs import Job, run_jobs
 from evaluation.studies.study import Study, add_settings, study
@@ -31,8 +31,6 @@ from utils.errors import CommandParser, UserError
 from utils.files import atomic_write, write_json
 from utils.interruption import Interruption
 from utils.processes.parallel import available_cores
-
-SHOWN_METRICS = ("r1", "mAP")
 
 
 def add_options(parser: CommandParser) -> None:
@@ -67,11 +65,14 @@ def main(study: Study) -> None:
 
 def report(study: Study, plan: Plan, outcomes: Mapping[str, "Outcome"]) -> None:
     """Leave ablation.csv, .json, .md and .png."""
-    rows, stages = compare(outcomes, study.seed), {name: outcome.stage for name, outcome in outcomes.items()}
+    rows, stages = compare(outcomes, plan.compared(), study.seed), {name: one.stage for name, one in outcomes.items()}
     lines = summary(rows, stages)
     table = markdown_table(lines)
-    captions = len(next(iter(outcomes.values())).people)
-    draw(rows, stages, study.picture, f"{captions} captions; bars: 95 % interval over people, small dots: each seed")
+    captions = f"{len(next(iter(outcomes.values())).people)} captions; bars: 95 % interval over people"
+    if plan.lengths:
+        draw_lengths(rows, stages, plan, study.picture, captions)
+    else:
+        draw_variants(rows, stages, study.picture, f"{captions}, small dots: each seed")
     with atomic_write(study.picture.with_suffix(".md")) as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")
     study.finish(rows, table, base=plan.base, seeds=plan.seeds, summary=lines)
@@ -149,14 +150,14 @@ def of_run(rankings: RankingFile, stage: str) -> dict[str, np.ndarray]:
     return {metric: 100 * values.numpy() for metric, values in found.items()}
 
 
-def compare(outcomes: Mapping[str, Outcome], seed: int) -> list[Row]:
-    """A row for each variant, stage and metric; the first variant is what the others are compared to."""
+def compare(outcomes: Mapping[str, Outcome], compared: Mapping[str, str], seed: int) -> list[Row]:
+    """A row for each variant, stage and metric; `compared`: the variant that each is compared to."""
     base = next(iter(outcomes.values()))
     for name, outcome in outcomes.items():
         if outcome.people.shape != base.people.shape or (outcome.people != base.people).any():
             raise UserError(f"variant {name} was evaluated on other captions than the base; give both one test_file")
     return [
-        compare_values(name, stage, metric, values, base, outcome, seed)
+        compare_values(name, stage, metric, values, outcomes[compared[name]], outcome, seed)
         for name, outcome in outcomes.items()
         for stage, metrics in outcome.values.items()
         for metric, values in metrics.items()
@@ -212,23 +213,3 @@ def summary(rows: Sequence[Row], stages: Mapping[str, str]) -> list[Row]:
         line["minutes"] = f"{of_variant['r1']['minutes']:.1f}"
         lines.append(line)
     return lines
-
-
-def draw(rows: Sequence[Row], stages: Mapping[str, str], path: Path, title: str) -> None:
-    """A panel for each shown metric: means with intervals, and each seed as a dot."""
-    names = list(stages)
-    figure = new_figure(11, 1.8 + 0.5 * len(names), title)
-    for number, metric in enumerate(SHOWN_METRICS):
-        axes = figure.add_subplot(1, len(SHOWN_METRICS), number + 1)
-        of_metric = {(row["variant"], row["stage"]): row for row in rows if row["metric"] == metric}
-        shown = [of_metric[name, stages[name]] for name in names]
-        for y, row in enumerate(shown):
-            color = COLORS[0] if y == 0 else COLORS[1]
-            across = reach([Estimate(row["mean"], row["low"], row["high"], row["seeds"])])
-            axes.errorbar([row["mean"]], [y], xerr=across, color=color, marker="o", capsize=3, linewidth=1.6)
-            axes.plot(row["by_seed"], [y + 0.22] * row["seeds"], ".", color=color, alpha=0.6, markersize=5)
-        axes.axvline(shown[0]["mean"], color=COLORS[0], linestyle=":", linewidth=1)
-        tidy(axes, f"{METRIC_NAMES[metric]}, {STAGE_NAMES[stages[names[0]]]}", "per cent", "")
-        axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names))
-        axes.set_ylim(len(names) - 0.5, -0.5)
-    save_figure(figure, path)

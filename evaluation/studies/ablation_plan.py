@@ -39,16 +39,46 @@ class Plan(Variant):
     """A study. `first_stage`: a configuration that is trained before, once for each seed, in place of `checkpoint`.
 
     `grid`: KEY.PATH -> values; every combination is a variant beside `variants`. `base`: the variant that the others
-    are compared to, by default the first one. `set` holds for all variants, and not for first stages; `everywhere`
-    (the command line's --set) for both.
+    are compared to, by default the first one. `lengths`: every variant is trained once for each of these multiples of
+    its `schedular.steps`, and compared to the base of the same length. `set` holds for all variants, and not for first
+    stages; `everywhere` (the command line's --set) for both.
     """
 
     config: PathText
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
     variants: dict[str, Annotated[Variant, BeforeValidator(lambda value: {} if value is None else value)]] = {}
     grid: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = {}
+    lengths: list[Annotated[float, Field(gt=0, le=1000)]] = []
     base: str | None = None
     everywhere: list[str] = []
+
+    def compared(self) -> dict[str, str]:
+        """What each trained variant is compared to, by name; the base is compared to itself."""
+        base = self.base or next(iter(self.variants))
+        if not self.lengths:
+            return dict.fromkeys(self.variants, base)
+        return {at_length(name, length): at_length(base, length) for length in self.lengths for name in self.variants}
+
+    def trained(self) -> dict[str, Variant]:
+        """The variants that are trained, by name: each at each length. Raises UserError when one has no steps."""
+        if not self.lengths:
+            return self.variants
+        steps = {name: self.steps(name) for name in self.variants}
+        return {
+            at_length(name, length): variant.model_copy(
+                update={"overrides": [*variant.overrides, f"schedular.steps={max(1, round(length * steps[name]))}"]}
+            )
+            for length in self.lengths
+            for name, variant in self.variants.items()
+        }
+
+    def steps(self, name: str) -> int:
+        """The steps of a variant at length 1."""
+        variant = self.variants[name]
+        config = load_config(variant.config or self.config, [*self.everywhere, *self.overrides, *variant.overrides])
+        if config.schedular.steps is None:
+            raise UserError(f"ablation: variant {name} has no schedular.steps that `lengths` could multiply; set them")
+        return config.schedular.steps
 
 
 @dataclass(frozen=True)
@@ -108,6 +138,8 @@ def read_plan(path: Path, overrides: Sequence[str], checkpoint: Path | None) -> 
     if len(set(plan.seeds)) < len(plan.seeds):
         raise UserError(f"{where}: a seed is named twice")
     base = plan.base or next(iter(variants))
+    if len({at_length("", length) for length in plan.lengths}) < len(plan.lengths):
+        raise UserError(f"{where}: a length is named twice")
     if base not in variants:
         raise UserError(f"{where}: base '{base}' is none of the variants: {', '.join(variants)}")
     variants = {base: variants[base], **variants}
@@ -127,6 +159,11 @@ def combinations(grid: Mapping[str, Sequence[Scalar]]) -> dict[str, Variant]:
     return {", ".join(chosen): Variant(overrides=list(chosen)) for chosen in itertools.product(*settings)}
 
 
+def at_length(name: str, length: float) -> str:
+    """The name of a variant trained for a multiple of its steps."""
+    return f"{name} x {length:g}"
+
+
 def folder_name(name: str) -> str:
     """A variant's name as that of a folder: lower-case letters, digits, points and hyphens."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "variant"
@@ -136,7 +173,7 @@ def trainings(plan: Plan, output: Path) -> dict[str, list[Training]]:
     """The runs of each variant, one for each seed."""
     return {
         name: [training(plan, name, variant, seed, output) for seed in plan.seeds]
-        for name, variant in plan.variants.items()
+        for name, variant in plan.trained().items()
     }
 
 

@@ -14,7 +14,7 @@ from benchmark_data import REPOSITORY, TINY, data_settings, environment
 from preloaded import Popen
 
 from configs.loading import load_config
-from evaluation.studies import ablation
+from evaluation.studies import ablation, ablation_diagram
 from evaluation.studies.ablation_plan import Training, all_runs, check, folder_name, read_plan, trainings
 from evaluation.studies.jobs import Job, run_jobs
 from utils.checkpoints import named
@@ -92,6 +92,43 @@ def test_a_variant_may_have_a_start_of_its_own(tmp_path):
     assert by_variant["other"][0].start.config == "configs/demo_vim_pretrain.yaml"
 
 
+LENGTHS = """
+config: configs/demo.yaml
+seeds: [1]
+lengths: [0.5, 2]
+variants:
+  full: {set: [schedular.steps=400]}
+  ALBEF: {set: [weights.mae=0, schedular.steps=721]}
+"""
+
+
+def test_every_variant_is_trained_at_every_length(tmp_path):
+    plan = plan_of(tmp_path, LENGTHS)
+    runs = trainings(plan, tmp_path)
+    assert {name: of[0].made_with()["settings"]["schedular"]["steps"] for name, of in runs.items()} == {
+        "full x 0.5": 200,
+        "ALBEF x 0.5": 360,  # half of an odd number: the even one beside it
+        "full x 2": 800,
+        "ALBEF x 2": 1442,
+    }
+    assert runs["ALBEF x 0.5"][0].folder == tmp_path / "runs" / "albef-x-0.5" / "seed-1"
+    assert plan.compared() == {
+        "full x 0.5": "full x 0.5",
+        "ALBEF x 0.5": "full x 0.5",
+        "full x 2": "full x 2",
+        "ALBEF x 2": "full x 2",
+    }
+    assert plan_of(tmp_path, PLAN).compared() == {"full": "full", "no MAE": "full"}
+    other = plan_of(tmp_path, LENGTHS + "base: ALBEF")
+    assert other.compared()["full x 2"] == "ALBEF x 2" and next(iter(trainings(other, tmp_path))) == "ALBEF x 0.5"
+
+
+def test_a_length_needs_steps(tmp_path):
+    plan = plan_of(tmp_path, PLAN + "lengths: [1, 2]")
+    with pytest.raises(UserError, match=r"variant full has no schedular.steps that `lengths` could multiply"):
+        trainings(plan, tmp_path)
+
+
 def test_a_start_of_the_repository_is_meant_by_its_name(tmp_path, monkeypatch):
     ours = tmp_path / "starts" / "small.safetensors"
     ours.parent.mkdir()
@@ -110,6 +147,8 @@ def test_a_start_of_the_repository_is_meant_by_its_name(tmp_path, monkeypatch):
         (PLAN.replace("seeds: [1, 2]", "seeds: []"), "seeds"),
         (PLAN.replace("[1, 2]", "[1, 1]"), "a seed is named twice"),
         (PLAN.replace("[1, 2]", "[-1]"), "seeds"),
+        (LENGTHS.replace("[0.5, 2]", "[2, 2.0]"), "a length is named twice"),
+        (LENGTHS.replace("[0.5, 2]", "[0]"), "lengths"),
         (PLAN + "base: nobody", "'nobody' is none of the variants: full, no MAE"),
         (PLAN + "  No mae: {}\n", "same name"),
         (PLAN.replace("set:", "sets:"), "sets"),
@@ -224,6 +263,24 @@ def test_the_table_follows_from_the_runs(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "83.33 ± 23.57" in printed and (tmp_path / "out" / "ablation.md").read_text() in printed
     assert {path.suffix for path in (tmp_path / "out").glob("ablation.*")} == {".csv", ".json", ".md", ".png"}
+
+
+def test_variants_are_compared_at_the_same_length(tmp_path, monkeypatch):
+    (tmp_path / "study.yaml").write_text(LENGTHS)
+    runs, drawn = tmp_path / "out" / "runs", {}
+    plant_run(runs / "full-x-0.5" / "seed-1", [2, 2, 2, 2, 2, 2])
+    plant_run(runs / "full-x-2" / "seed-1", [1, 1, 1, 1, 2, 2])
+    plant_run(runs / "albef-x-0.5" / "seed-1", [1, 2, 2, 2, 2, 2])
+    plant_run(runs / "albef-x-2" / "seed-1", [1, 1, 1, 1, 1, 1])
+    monkeypatch.setattr(ablation_diagram, "draw_estimates", lambda axes, x, lines: drawn.update({"x": x, **lines}))
+    ablation.main(["--config", str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out"), "--report"])
+    rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+    differences = {row["variant"]: row.get("difference") for row in rows if row["metric"] == "r1"}
+    assert differences["full x 0.5"] is None and differences["full x 2"] is None
+    assert differences["ALBEF x 0.5"] == pytest.approx(100 / 6) and differences["ALBEF x 2"] == pytest.approx(200 / 6)
+    assert drawn["x"] == [0.5, 2] and list(drawn)[1:] == ["full", "ALBEF"]
+    assert drawn["ALBEF"][1].mean > drawn["ALBEF"][0].mean > 0  # the last metric drawn: mAP
+    assert (tmp_path / "out" / "ablation.png").stat().st_size > 10_000
 
 
 def test_results_that_do_not_fit_are_told(tmp_path):
