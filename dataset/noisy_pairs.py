@@ -9,12 +9,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dataset.annotations import Entry
 from utils.errors import UserError
-from utils.files import atomic_write, require_writable_file
+from utils.files import atomic_write, similar_file
 from utils.text import counted
 
 RECORD = "noisy_pairs.npy"  # of what a run has drawn, in its folder
@@ -52,14 +53,23 @@ def keep_permutation(path: Path, permutation: np.ndarray) -> None:
 
 def read_permutation(path: str | os.PathLike, pairs: int) -> np.ndarray:
     """The permutation [N] in a .npy file, N = `pairs`. Raises UserError when the file holds anything else."""
-    require_writable_file(path, "noise file")
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError):
-        raise UserError(f"noise file {path} is not a readable .npy file of numbers") from None
+    found = _read_array(path)
     if problem := _fault(found, pairs):
         raise UserError(f"noise file {path} {problem}")
     return found
+
+
+def _read_array(path: str | os.PathLike) -> Any:
+    """What numpy finds in a file that may lie where nothing can be written. Raises UserError when it finds nothing."""
+    try:
+        with open(path, "rb") as file:
+            return np.load(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"noise file {path} does not exist{similar_file(Path(path))}") from None
+    except Exception as error:  # damaged and foreign files make numpy and zipfile raise nearly any type
+        reason = getattr(error, "strerror", None)
+        found = f"cannot be read: {reason}" if reason else "is not a readable .npy file of numbers"
+        raise UserError(f"noise file {path} {found}; name another") from None
 
 
 def _fault(found: object, pairs: int) -> str:

@@ -98,8 +98,18 @@ def test_what_is_written_is_read_and_never_overwritten(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match="noise file"):
+    write(tmp_path / "nine.npy", np.arange(9))
+    with pytest.raises(UserError, match=r"noise file .*none\.npy does not exist \(did you mean 'nine\.npy'\?\)"):
         read_permutation(tmp_path / "none.npy", 3)
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        read_permutation(tmp_path, 3)
+
+
+def test_a_file_is_read_from_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    path, allowed = write(tmp_path / "noise.npy", np.arange(3)), os.access
+    # as of a disk that is mounted for reading; a system's administrator may write to any other folder
+    monkeypatch.setattr(os, "access", lambda name, mode: not mode & os.W_OK and allowed(name, mode))
+    assert read_permutation(path, 3).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +134,8 @@ def test_an_array_that_is_no_permutation_is_refused_in_a_line(tmp_path, array, p
 def test_a_file_that_is_no_array_is_refused(tmp_path):
     file = tmp_path / "noise.npy"
     header = b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': (4000000000000,), }"
-    for content in (b"", b"noise", header.ljust(128) + b"\n", write(file, np.arange(9)).read_bytes()[:-8]):
+    unclosed, cut = b"\x93NUMPY\x01\x00\x10\x00" + b"{" * 16, write(file, np.arange(9)).read_bytes()[:-8]
+    for content in (b"", b"noise", b"PK\x03\x04", unclosed, header.ljust(128) + b"\n", cut):
         file.write_bytes(content)
         with pytest.raises(UserError, match="is not a readable"):
             read_permutation(file, 3)
