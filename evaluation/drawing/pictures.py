@@ -7,7 +7,7 @@ import re
 
 from PIL import Image, ImageDraw
 
-from dataset.decoding import as_rgb
+from dataset.decoding import as_rgb, known_formats
 from evaluation.drawing.fonts import draw_text, text_width
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -30,7 +30,7 @@ def load_picture(path: Picture, size: tuple[int, int], enlarge: bool = True) -> 
     path: of its file, or the content of one. enlarge: a smaller image grows to touch that box, else it stays as it is.
     """
     try:
-        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=known_formats()) as image:
             image.draft("RGB", size)  # decodes large JPEG files at a fraction of their size
             image.load()
             small = image.width <= size[0] and image.height <= size[1]

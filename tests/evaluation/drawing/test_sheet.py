@@ -1,9 +1,15 @@
 """Ranking sheets: what is on the picture, and that nothing odd breaks it."""
 
+import io
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
+from dataset.decoding import known_formats
 from evaluation.drawing import sheet
 from evaluation.drawing.fonts import text_width
 from evaluation.drawing.pictures import LINE, RIGHT, WRONG, format_score, load_picture, wrap
@@ -96,6 +102,21 @@ def test_sixteen_bit_grey_is_scaled_and_transparency_is_white(tmp_path):
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert load_picture(tmp_path / "deep.png", (4, 4)).getpixel((1, 1)) == (128, 128, 128)
     assert load_picture(tmp_path / "clear.png", (4, 4)).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_formats_that_an_installed_package_decodes_are_shown(crop, monkeypatch):
+    def register():
+        inside = lambda file, _: PngImageFile(io.BytesIO(file.read()[4:]))  # noqa: E731
+        Image.register_open("HEIF", inside, lambda start: start[:4] == b"heic")
+
+    Image.init()  # what is loaded later would be forgotten with the rest
+    for name in ("ID", "OPEN"):
+        monkeypatch.setattr(Image, name, getattr(Image, name).copy())
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
+    known_formats.cache_clear()
+    picture = load_picture(b"heic" + crop.read_bytes(), (20, 20))
+    known_formats.cache_clear()
+    assert picture is not None and picture.mode == "RGB"
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1)])
