@@ -19,6 +19,7 @@ from matplotlib.ticker import PercentFormatter
 from PIL import Image
 from torch import Tensor
 
+from dataset.decoding import decode, read_content
 from dataset.evaluation_split import EvaluationSplit
 from dataset.images import load_image
 from evaluation.drawing.figures import draw_estimates, legend_of_models, new_figure, save_figure, tidy
@@ -157,11 +158,11 @@ def printed(rows: Sequence[Row]) -> str:
 def example_strip(
     model: TrainedModel, split: EvaluationSplit, kind: str, fractions: Sequence[float], index: int, seed: int
 ) -> Image.Image:
-    """One image of the gallery under each fraction, side by side, as high as the file is in proportion."""
+    """One image of the gallery under each fraction, side by side, in the proportions that a viewer shows it in."""
     path = split.image_root / split.images[index]
     image = load_image(path, model.config.image_size, resampling=model.config.resampling)
-    with Image.open(path) as file:
-        width, height = EXAMPLE[0], round(EXAMPLE[0] * file.height / file.width)
+    upright = decode(read_content(path))
+    width, height = EXAMPLE[0], max(1, round(EXAMPLE[0] * upright.height / upright.width))
     strip = Image.new("RGB", (len(fractions) * sum(EXAMPLE) - EXAMPLE[1], height), PAPER)
     for number, fraction in enumerate(fractions):
         shown = occluder_for(model, kind, fraction, seed)(image, index)

@@ -3,6 +3,7 @@
 import json
 import pickle
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from evaluation.studies.occluders import KINDS, Occluder
-from evaluation.studies.occlusion import main
+from evaluation.studies.occlusion import EXAMPLE, example_strip, main
 from models.image_encoder import CLIP_STATISTICS
 from utils.errors import UserError
 
@@ -89,6 +90,16 @@ def studied(tiny_run, tmp_path_factory):
     options = ["--fractions", "0.5", "0", "1", "--kinds", "lower", "bar", "--output_dir", str(folder)]
     main(["--checkpoint", *checkpoints, *options])
     return folder
+
+
+def test_an_example_that_its_file_turns_is_drawn_in_its_own_proportions(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a person who stands, as a camera on its side has taken them
+    Image.new("RGB", (60, 30)).save(tmp_path / "turned.jpg", exif=exif)
+    config = SimpleNamespace(image_size=(16, 8), resampling="bicubic")
+    model = SimpleNamespace(config=config, model=SimpleNamespace(patch_size=4, statistics=CLIP_STATISTICS))
+    split = SimpleNamespace(image_root=tmp_path, images=["turned.jpg"])
+    assert example_strip(model, split, "lower", [0.5], 0, 0).size == (EXAMPLE[0], 2 * EXAMPLE[0])
 
 
 def test_whole_images_give_the_metrics_of_the_run(studied, tiny_run):
