@@ -56,9 +56,9 @@ def over_minutes(epochs: Epochs, before: float = 0.0) -> list[dict[str, Any]]:
         span = (epoch.get("seconds") or 0.0) / 60
         record = {**epoch, "minutes": minutes + span}
         if curve := epoch.get("curve"):
-            begin = epoch["epoch"]
-            whole = (curve["epoch"][-1] - begin) or 1
-            shares = [(trained - begin) / whole for trained in curve["epoch"]]
+            begin, ends = epoch["epoch"], curve["epoch"]  # no ends: no step of the epoch was taken
+            length = (max(ends, default=begin) - begin) or 1
+            shares = [(trained - begin) / length for trained in ends]
             record["curve"] = {**curve, "minutes": [minutes + span * share for share in shares]}
         placed.append(record)
         minutes += span

@@ -115,6 +115,12 @@ def test_minutes_go_on_from_epoch_to_epoch_and_from_an_earlier_run(tiny_run, tmp
         curves.main([*given[:-2], "--after", "-", "-"])
 
 
+def test_an_epoch_none_of_whose_steps_was_finite_has_minutes_too():
+    skipped = {"epoch": 0, "seconds": 60.0, "curve": {"epoch": [], "cl": []}}
+    (placed,) = curves.over_minutes([skipped])
+    assert placed["minutes"] == 1.0 and placed["curve"] == {"epoch": [], "cl": [], "minutes": []}
+
+
 def test_curves_need_a_log(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*log.txt"):
         curves.main(["--checkpoint", str(tmp_path)])
