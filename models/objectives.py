@@ -23,11 +23,12 @@ from models import losses
 from models.decoder import DecoderSize, VisualDecoder, patchify
 from models.image_encoder import PatchSubset
 from models.kernels import Linear, bytes_of, checkpointed
+from models.loss_means import take_means
 from models.training_step import TrainingStep, is_soft
 from utils.config import Count, Fraction, NotNegative, Part, Positive, Section
 from utils.errors import did_you_mean
 from utils.precision import full_precision
-from utils.processes.distributed import gather_with_gradient, mean_over_processes
+from utils.processes.distributed import gather_with_gradient
 
 PAIRS = ("positive", "negative_text", "negative_image")
 ROWS = (*PAIRS, "masked", "replaced")
@@ -79,10 +80,7 @@ def head(name: str, outputs: int) -> Callable[[PartSizes], Parts]:
 
 def compute_losses(names: Iterable[str], step: TrainingStep) -> dict[str, Tensor]:
     """The unweighted losses of these names, as scalars; what means are over is counted on all processes at once."""
-    found = {name: LOSSES[name].compute(step) for name in names}
-    means = [loss for loss in found.values() if isinstance(loss, losses.Mean)]
-    numbers = iter(mean_over_processes(torch.stack([mean.number.float() for mean in means])) if means else ())
-    return {name: loss if isinstance(loss, Tensor) else loss.over(next(numbers)) for name, loss in found.items()}
+    return take_means({name: LOSSES[name].compute(step) for name in names})
 
 
 # ---- the losses of ALBEF, RaSa and MARS ------------------------------------------------

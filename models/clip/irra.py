@@ -18,9 +18,10 @@ from models.clip.clip_model import ClipModel
 from models.clip.cross_modal import PARTS, CrossModal
 from models.clip.encoder import EncoderSize, TowerEncoding
 from models.clip.masked_word_maps import masked_word_maps
-from models.clip.step import Everyone, gather_pairs, over_processes, unit
+from models.clip.step import Everyone, gather_pairs, unit
 from models.clip.towers import HEAD_WIDTH, DualEncoder
 from models.kernels import Linear
+from models.loss_means import take_means
 from models.losses import Mean
 from models.word_maps import MarkedText, WordMaps, attribute_maps
 from utils.errors import UserError, did_you_mean
@@ -128,7 +129,7 @@ class IRRA(ClipModel, CrossModal):
     def compute_losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """One training step: unweighted losses by name."""
         step = self.read(batch)
-        return over_processes({name: LOSSES[name](self, step) for name in self.settings.losses})
+        return take_means({name: LOSSES[name](self, step) for name in self.settings.losses})
 
     def read(self, batch: PairBatch) -> IrraStep:
         """Both modalities encoded; the caption once where its features are those of the masked one.

@@ -13,9 +13,10 @@ from dataset.batch import PairBatch
 from models.clip import losses
 from models.clip.clip_model import ClipModel
 from models.clip.losses import PairLossName, PairLossSettings, Pairs
-from models.clip.step import gather_pairs, over_processes, unit
+from models.clip.step import gather_pairs, unit
 from models.clip.token_selection import BatchNorm, PatchSelection, WordSelection
 from models.clip.towers import ClipSize, DualEncoder, Encoding
+from models.loss_means import take_means
 from utils.errors import UserError, did_you_mean
 from utils.precision import full_precision
 from utils.processes.distributed import world_size
@@ -93,7 +94,7 @@ class RDE(ClipModel):
         clean = torch.ones_like(values["bge"]) if batch.clean is None else batch.clean.float()
         parts = world_size() * self.settings.micro_batches
         learned = {key: values[key] for key in self.settings.learned}
-        return over_processes({key: losses.over_clean_pairs(name, each, clean, parts) for key, each in learned.items()})
+        return take_means({key: losses.over_clean_pairs(name, each, clean, parts) for key, each in learned.items()})
 
     def pair_losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """The loss of each pair [B], by embedding; by it pairs are told clean from noisy."""

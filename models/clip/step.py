@@ -3,15 +3,13 @@
 Letters: B samples of this process, M samples of all processes, E embedding.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from models.losses import Mean
-from utils.processes.distributed import gather_rows, gather_with_gradient, mean_over_processes, rank
+from utils.processes.distributed import gather_rows, gather_with_gradient, rank
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,3 @@ def gather_pairs(image: Tensor, text: Tensor, identity: Tensor) -> Everyone:
 def unit(features: Tensor) -> Tensor:
     """Features of length 1, in float32."""
     return normalize(features.float(), dim=-1)
-
-
-def over_processes(found: Mapping[str, Tensor | Mean]) -> dict[str, Tensor]:
-    """Losses as scalars; what means are over is counted on all processes at once."""
-    means = [loss for loss in found.values() if isinstance(loss, Mean)]
-    numbers = iter(mean_over_processes(torch.stack([mean.number.float() for mean in means])) if means else ())
-    return {name: loss if isinstance(loss, Tensor) else loss.over(next(numbers)) for name, loss in found.items()}
