@@ -253,7 +253,7 @@ class ClipConfig(DualEncoderConfig):
 
 
 class IrraConfig(ClipConfig):
-    """IRRA: similarity distributions, masked words told from the image, identities."""
+    """IRRA: similarity distributions, masked words predicted from the image, identities."""
 
     usual_weights = dict.fromkeys(LOSSES, 0.0) | dict.fromkeys(PUBLISHED, 1.0)
     system: Literal["irra"] = "irra"

@@ -72,7 +72,7 @@ class RankingFile(BaseModel):
     ranks: dict[str, Indices]
 
     @model_validator(mode="after")
-    def speaks_of_the_same(self) -> "RankingFile":
+    def require_same_captions(self) -> "RankingFile":
         """Raises ValueError unless all arrays are of the same captions and images."""
         captions, images = len(self.captions), len(self.image_paths)
         by_caption = [self.caption_identities, *self.indices.values(), *self.scores.values(), *self.ranks.values()]

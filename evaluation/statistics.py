@@ -95,7 +95,7 @@ def paired_p_value(first: np.ndarray, second: np.ndarray, groups: np.ndarray | N
     return (1 + as_large) / (1 + PERMUTATIONS)
 
 
-def smallest_told(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> float:
+def detectable_difference(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> float:
     """The difference of means that would be told from chance: p < 0.05 with a probability of 80 %.
 
     Two-sided, by a paired test of results [C] as in `paired_p_value`, if differences of groups scatter as those of

@@ -57,7 +57,7 @@ class Momentum(nn.Module):
     def follow(self, momentum: float, taken: Tensor | None = None) -> None:
         """m <- momentum * m + (1 - momentum) * online; taken: as in `advance`."""
         followers, followed = self.momentum_pairs()
-        share = (1 - momentum) * self.whole(taken)
+        share = (1 - momentum) * self.as_factor(taken)
         torch._foreach_lerp_(followers, followed, [share] * len(followers))
 
     def advance(self, queued: Iterable[QueueEntry], taken: Tensor | None = None) -> None:
@@ -70,14 +70,14 @@ class Momentum(nn.Module):
             self.enqueue(entry, taken)
         self.follow(self.objective.momentum, taken)
 
-    def whole(self, taken: Tensor | None) -> Tensor:
-        """`taken` as a scalar, which None is not."""
+    def as_factor(self, taken: Tensor | None) -> Tensor:
+        """`taken` as a scalar on the device: 1 for None."""
         return torch.ones((), device=self.queue_ptr.device) if taken is None else taken
 
     @torch.no_grad()
     def enqueue(self, entry: QueueEntry, taken: Tensor | None = None) -> None:
         """Write embeddings and identities at the pointer, wrapping around; taken: as in `advance`."""
-        count, size, taken = len(entry.identity), self.idx_queue.shape[1], self.whole(taken) > 0
+        count, size, taken = len(entry.identity), self.idx_queue.shape[1], self.as_factor(taken) > 0
         slots = (self.queue_ptr + torch.arange(count, device=self.queue_ptr.device)) % size
         for queue, rows in (
             (self.image_queue, entry.image),

@@ -161,12 +161,8 @@ class TrainingStep:
 
     def join_pairs(self) -> Pairs:
         assert self.negatives is not None, "a loss on pairs asks for their rows"
-        names, size, attributes = (
-            ("positive", "negative_image", "negative_text"),
-            self.batch.size,
-            self.batch.attributes,
-        )
-        valid = self.negatives.valid
+        names, valid = ("positive", "negative_image", "negative_text"), self.negatives.valid
+        size, attributes = self.batch.size, self.batch.attributes
         return Pairs(
             states=torch.cat([self.fused[name] for name in names]),
             attributes=torch.cat([attributes, attributes, attributes[self.negatives.text]]),

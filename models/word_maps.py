@@ -73,9 +73,9 @@ TARGETS = {
         gradient_of="logits of masked words",
         score="cosine",
         column="similarity",
-        attribute_score="masked words told",
-        attribute_column="words_told",
-        note="told {:.0%}",
+        attribute_score="masked words predicted",
+        attribute_column="words_predicted",
+        note="predicted {:.0%}",
     ),
 }
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from configs.schema import REPOSITORY
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES, of_captions
 from evaluation.results import RankingFile, read_log, read_rankings
-from evaluation.statistics import estimate, paired_p_value, smallest_told
+from evaluation.statistics import detectable_difference, estimate, paired_p_value
 from evaluation.studies.ablation_diagram import SHOWN_METRICS, draw_lengths, draw_variants
 from evaluation.studies.ablation_plan import MADE_WITH, Plan, Training, all_runs, check, read_plan, trainings
 from evaluation.studies.jobs import Job, run_jobs
@@ -187,7 +187,7 @@ def compare_values(
     if outcome is not base and compared is not None:
         row["difference"] = found.mean - float(compared.mean())
         row["p"] = paired_p_value(values.mean(0), compared.mean(0), outcome.people, seed)
-        row["smallest_told"] = smallest_told(values.mean(0), compared.mean(0), outcome.people)
+        row["detectable_difference"] = detectable_difference(values.mean(0), compared.mean(0), outcome.people)
     return row
 
 
@@ -208,7 +208,7 @@ def summary(rows: Sequence[Row], stages: Mapping[str, str]) -> list[Row]:
             row, title = of_variant[metric], METRIC_NAMES[metric]
             line[f"{title} interval"] = f"{row['low']:.1f} to {row['high']:.1f}"
             line[f"{title} difference"] = f"{row['difference']:+.2f} (p {row['p']:.4f})" if "p" in row else ""
-            line[f"{title} told from"] = f"{row['smallest_told']:.2f}" if "p" in row else ""
+            line[f"{title} detectable"] = f"{row['detectable_difference']:.2f}" if "p" in row else ""
         line["seeds"] = of_variant["r1"]["seeds"]
         line["minutes"] = f"{of_variant['r1']['minutes']:.1f}"
         lines.append(line)

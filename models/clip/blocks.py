@@ -71,7 +71,7 @@ class Attention(nn.Module):
         """What tokens `index` [B, R] may attend to among so many, True: [B, 1, R, L]; None = to all."""
         return in_the_past(length, index.device)[index][:, None] if self.causal else None
 
-    def watched(self, tokens: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    def with_attention(self, tokens: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """`cross` without a fused kernel: [B, L, W], and the weights [B, A, L, M], by which gradients can be taken.
 
         The gradient ends at the weights. Where `others` are of the same row, it is self-attention that is not causal.
@@ -123,11 +123,11 @@ class Block(nn.Module):
         """What follows attention: [B, L, W] -> [B, L, W]."""
         return tokens + self.mlp(self.ln_2(tokens))
 
-    def watched(self, tokens: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`forward`, and the weights of its attention [B, A, R or L, L], as of `Attention.watched`."""
+    def with_attention(self, tokens: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`forward`, and the weights of its attention [B, A, R or L, L], as of `Attention.with_attention`."""
         assert not self.attn.causal
         normed = self.ln_1(tokens)
-        attended, weights = self.attn.watched(rows_of(normed, index), normed)
+        attended, weights = self.attn.with_attention(rows_of(normed, index), normed)
         return self.feed_forward(rows_of(tokens, index) + attended), weights
 
 
@@ -164,11 +164,11 @@ class Transformer(nn.Module):
         """The last block: [B, L, W] -> [B, L, W]; of tokens `index` [B, R] alone: [B, R, W]."""
         return self.run(self.resblocks[-1], tokens, index)
 
-    def watched(self, tokens: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`last`, and the weights of its attention [B, A, R or L, L], as of `Attention.watched`."""
+    def with_attention(self, tokens: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`last`, and the weights of its attention [B, A, R or L, L], as of `Attention.with_attention`."""
         block = self.resblocks[-1]
         assert isinstance(block, Block)
-        return block.watched(tokens, index)
+        return block.with_attention(tokens, index)
 
     @torch.no_grad()
     def attention(self, tokens: Tensor, index: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def load_clip(model: IRRA, checkpoint: Mapping[str, Any]) -> None:
     if is_of_rde(checkpoint["model"]):
         logger.warning("checkpoint %s is of RDE: set system=rde, which ranks by both of its embeddings", where)
     report = load_towers_and_more(model, checkpoint)
-    model.tells_words = model.tells_words and not any(name.startswith(PARTS) for name in report.fresh)
+    model.predicts_words = model.predicts_words and not any(name.startswith(PARTS) for name in report.fresh)
     logger.info("checkpoint %s: %s", where, report)
 
 

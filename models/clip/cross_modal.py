@@ -1,4 +1,4 @@
-"""IRRA's implicit relation reasoning: words that were masked are told from the image (IRRA section 3.2).
+"""IRRA's implicit relation reasoning: words that were masked are predicted from the image (IRRA section 3.2).
 
 Letters: B batch, N image tokens, T text tokens, E embedding, V vocabulary, A heads.
 """
@@ -54,9 +54,9 @@ class CrossModal(nn.Module):
         """Tokens of captions [B, T, E] and of their images [B, N, E] -> states [B, T, E]."""
         return self.mix(self.cross_attn.cross(self.ln_pre_t(text), self.ln_pre_i(image)))
 
-    def watched(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    def with_attention(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """`fuse`, and the weights [B, A, T, N] of its cross-attention, by which gradients can be taken."""
-        states, weights = self.cross_attn.watched(self.ln_pre_t(text), self.ln_pre_i(image))
+        states, weights = self.cross_attn.with_attention(self.ln_pre_t(text), self.ln_pre_i(image))
         return self.mix(states), weights
 
     def mix(self, states: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class IrraStep:
 class IRRA(ClipModel, CrossModal):
     """The dual encoder, and a classifier and a cross-modal encoder where a loss asks for them.
 
-    tells_words: whether the latter has learned, or does now; a file without it leaves it as it was drawn.
+    predicts_words: whether the latter has learned, or does now; a file without it leaves it as it was drawn.
 
     Raises UserError when a loss is unknown, or has no classes.
     """
@@ -77,7 +77,7 @@ class IRRA(ClipModel, CrossModal):
         check_losses(settings)
         super().__init__(size, gradient_checkpointing)
         self.settings, width = settings, size.embedding
-        self.tells_words = "mlm" in settings.losses
+        self.predicts_words = "mlm" in settings.losses
         if "id" in settings.losses:
             self.classifier = Linear(width, settings.classes)
             nn.init.normal_(self.classifier.weight, std=0.001)
@@ -96,12 +96,12 @@ class IRRA(ClipModel, CrossModal):
 
     def is_exported(self, name: str) -> bool:
         """A cross-modal encoder that has not learned stays behind: in an exported model it would count as trained."""
-        return super().is_exported(name) and (self.tells_words or not name.startswith(PARTS))
+        return super().is_exported(name) and (self.predicts_words or not name.startswith(PARTS))
 
     @property
     def map_targets(self) -> Sequence[str]:
         found = super().map_targets
-        return (*found, "word") if found and self.tells_words else found
+        return (*found, "word") if found and self.predicts_words else found
 
     def map_layers(self, target: str) -> Sequence[int]:
         return (0,) if target == "word" else super().map_layers(target)  # it has one cross-attention
@@ -116,14 +116,14 @@ class IRRA(ClipModel, CrossModal):
         with torch.no_grad():
             image = self.base_model.encode_image(self.statistics.normalise(images))
             score = (self.embedding_of(image) * self.embed_text(marked.text)).sum(-1)
-        maps, told = masked_word_maps(self.base_model, self, image.tokens(), marked)
+        maps, probability = masked_word_maps(self.base_model, self, image.tokens(), marked)
         count = (marked.words > 0).sum(1, keepdim=True).clamp(min=1)
         return WordMaps(
             maps=maps,
             caption=maps.sum(1) / count,
             attributes=attribute_maps(maps, marked.attributes),
             score=score,
-            attribute_score=attribute_maps(told[..., None], marked.attributes)[..., 0],
+            attribute_score=attribute_maps(probability[..., None], marked.attributes)[..., 0],
         )
 
     def compute_losses(self, batch: PairBatch) -> dict[str, Tensor]:
@@ -205,7 +205,7 @@ def identity(model: IRRA, step: IrraStep) -> Tensor:
 
 
 def masked_words(model: IRRA, step: IrraStep) -> Mean:
-    """MLM (IRRA section 3.2): masked words told from image and caption; logits of masked words alone.
+    """MLM (IRRA section 3.2): masked words predicted from image and caption; logits of masked words alone.
 
     Raises UserError without masked captions.
     """

@@ -24,7 +24,7 @@ AT_ONCE = 64  # words
 def masked_word_maps(
     encoder: DualEncoder, cross_modal: CrossModal, image: Tensor, marked: MarkedText
 ) -> tuple[Tensor, Tensor]:
-    """Maps [B, T, L] of the word of each token, and how likely it is told right [B, T]; both are 0 outside of words.
+    """Maps [B, T, L] of the word of each token, and the probability that it is predicted [B, T]; 0 outside of words.
 
     image [B, N, E]: tokens of the images.
     """
@@ -34,30 +34,30 @@ def masked_word_maps(
     # padding takes part in the cross-modal encoder: rows are as long as in its training
     ids, words = (pad(part, (0, length - part.shape[1])) for part in (marked.text.ids, words))
     maps = image.new_zeros(len(words), int(words.max()) if len(chosen) else 0, image.shape[1] - 1, dtype=torch.float32)
-    told = maps.new_zeros(maps.shape[:2])
+    probability = maps.new_zeros(maps.shape[:2])
     for row, number in (part.unbind(1) for part in chosen.split(AT_ONCE)):
         hidden = words[row] == number[:, None]
-        maps[row, number - 1], told[row, number - 1] = maps_of_hidden(
+        maps[row, number - 1], probability[row, number - 1] = maps_of_hidden(
             encoder, cross_modal, image[row], ids[row], hidden
         )
-    return spread(maps, marked.words), spread(told[..., None], marked.words)[..., 0]
+    return spread(maps, marked.words), spread(probability[..., None], marked.words)[..., 0]
 
 
 def maps_of_hidden(
     encoder: DualEncoder, cross_modal: CrossModal, image: Tensor, ids: Tensor, hidden: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The map [R, L] of a hidden word of each of R captions, and how likely it is told right [R].
+    """The map [R, L] of a hidden word of each of R captions, and the probability that it is predicted [R].
 
     image [R, N, E], ids [R, T]; hidden [R, T], True = a piece of the word. Both are means over its pieces.
     """
     with torch.no_grad():
         text = encoder.encode_text(ids.masked_fill(hidden, encoder.size.vocabulary - MASK_FROM_END)).tokens()
     with torch.enable_grad():
-        states, weights = cross_modal.watched(text, image)
+        states, weights = cross_modal.with_attention(text, image)
         logits = cross_modal.mlm_head(states[hidden]).float()  # [K, V]
         true = ids[hidden][:, None]
         maps = gradient_map(logits.gather(1, true).sum(), weights)  # [R, T, L]
     pieces = hidden.float()
-    told = pieces.masked_scatter(hidden, logits.detach().softmax(-1).gather(1, true))
+    probability = pieces.masked_scatter(hidden, logits.detach().softmax(-1).gather(1, true))
     share = pieces / pieces.sum(1, keepdim=True)
-    return (share[:, None] @ maps)[:, 0], (share * told).sum(1)
+    return (share[:, None] @ maps)[:, 0], (share * probability).sum(1)

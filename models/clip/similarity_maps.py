@@ -67,10 +67,10 @@ def similarity_maps(model: SimilarityMaps, images: Tensor, marked: MarkedText, w
     assert isinstance(encoder, DualEncoder)
     with torch.no_grad():
         whole = model.embed_text(text)
-        watched = encoder.encode_image(model.statistics.normalise(images)).watched()
+        encoded = encoder.encode_image(model.statistics.normalise(images)).with_attention()
     with torch.enable_grad():
-        image = model.embedding_of(watched)
-        (weights,) = watched.weights
+        image = model.embedding_of(encoded)
+        (weights,) = encoded.weights
         caption, score = maps_by(image, whole[:, None], weights)
         attributes, added = maps_by(image, added_by(model, text, marked.attributes, whole), weights)
         if with_words:

@@ -97,13 +97,13 @@ class Encoding:
         """The same of the token that stands for its row: [B, L]."""
         return self.attention(self.own[:, None]).squeeze(1)
 
-    def watched(self) -> "WatchedEncoding":
-        """The same, of which it is kept what its tokens attend to."""
-        return WatchedEncoding(self.states, self.own, self.transformer, self.norm, self.projection)
+    def with_attention(self) -> "EncodingWithAttention":
+        """The same, which keeps what its tokens attend to."""
+        return EncodingWithAttention(self.states, self.own, self.transformer, self.norm, self.projection)
 
 
 @dataclass(frozen=True)
-class WatchedEncoding(Encoding):
+class EncodingWithAttention(Encoding):
     """An encoding of images whose tokens have a gradient by the attention of the last block, where it ends.
 
     weights: of that attention, for each call of `tokens` [B, A, R or L, L].
@@ -112,7 +112,7 @@ class WatchedEncoding(Encoding):
     weights: list[Tensor] = field(default_factory=list)
 
     def tokens(self, index: Tensor | None = None) -> Tensor:
-        tokens, weights = self.transformer.watched(self.states, index)
+        tokens, weights = self.transformer.with_attention(self.states, index)
         self.weights.append(weights)
         return self.projected(tokens)
 

@@ -5,13 +5,13 @@ import pytest
 
 from evaluation import statistics
 from evaluation.statistics import (
+    detectable_difference,
     estimate,
     pair_correlations,
     paired_p_value,
     partial_correlation,
     partial_spearman,
     rank_of,
-    smallest_told,
 )
 
 
@@ -79,11 +79,11 @@ def test_four_of_five_differences_of_the_smallest_size_told_are_found():
             rng.random(480) < np.repeat(ease, 8)
         ).astype(float)
 
-    told = np.median([smallest_told(*results(0.08), people) for _ in range(50)])
+    told = np.median([detectable_difference(*results(0.08), people) for _ in range(50)])
     found = [paired_p_value(*results(told), people, trial) < 0.05 for trial in range(300)]
     assert 0.72 <= np.mean(found) <= 0.88
-    assert np.isnan(smallest_told(np.ones(3), np.zeros(3), np.zeros(3)))
-    assert smallest_told(np.ones(480), np.zeros(480), people) == 0
+    assert np.isnan(detectable_difference(np.ones(3), np.zeros(3), np.zeros(3)))
+    assert detectable_difference(np.ones(480), np.zeros(480), people) == 0
 
 
 def test_an_interval_holds_its_mean_and_grows_with_its_groups():

@@ -137,12 +137,12 @@ class Stepper:
             with self.synchronised(share and number == len(inputs) - 1):
                 if self.rules.overwritten:
                     torch.compiler.cudagraph_mark_step_begin()
-                with self.rules.precision(), told_of_other_bits():
+                with self.rules.precision(), explain_missing_kernel():
                     losses, entry = self.model(*given)
                 if self.rules.overwritten:
                     entry = tree_map_only(Tensor, torch.clone, entry)
                 total = sum(self.rules.weights[name] * value for name, value in losses.items())
-                with told_of_other_bits():
+                with explain_missing_kernel():
                     (total / len(inputs)).backward()
             sums.add({**losses, "total": total})
             kept.append(entry)
@@ -234,7 +234,7 @@ class Stepper:
 
 
 @contextlib.contextmanager
-def told_of_other_bits() -> Iterator[None]:
+def explain_missing_kernel() -> Iterator[None]:
     """Within, an operation that has no deterministic kernel, where these are asked for, is a UserError."""
     try:
         yield

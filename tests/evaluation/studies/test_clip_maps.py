@@ -97,7 +97,9 @@ def test_masked_words_of_an_irra_and_a_mars_side_by_side(checkpoints, tiny_run, 
     assert "| match logit |" in capsys.readouterr().out
     gradcam(["--checkpoint", checkpoints["irra"], "--target", "word", "--queries", "1", "--output_dir", str(tmp_path)])
     rows, content = read(tmp_path)
-    assert content["target"] == "word" and all(0 <= float(row["words_told"]) <= 1 for row in rows if row["attribute"])
+    assert content["target"] == "word" and all(
+        0 <= float(row["words_predicted"]) <= 1 for row in rows if row["attribute"]
+    )
 
 
 def test_an_irra_without_its_cross_modal_encoder_says_so(checkpoints, tmp_path):
