@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from search.access.callers import ROLES
-from search.access.private_files import read_private_json, write_private_json
+from search.access.private_files import changing, read_private_json, write_private_json
 from utils.errors import UserError
 
 WHAT = "--password_file"
@@ -107,20 +107,22 @@ def set_password(path: Path, name: str, password: str, roles: Sequence[str]) -> 
     """
     require_name(name)
     require_password(name, password)
-    users = dict(read_users(path)) if path.exists() else {}
-    name = unicodedata.normalize("NFC", name)
-    new = name not in users
-    users[name] = User(roles=ordered(roles), password=Hash.of(password))
-    write_users(path, users)
+    name, user = unicodedata.normalize("NFC", name), User(roles=ordered(roles), password=Hash.of(password))
+    with changing(path, WHAT):
+        users = dict(read_users(path)) if path.exists() else {}
+        new = name not in users
+        write_users(path, {**users, name: user})
     return new
 
 
 def remove_user(path: Path, name: str) -> None:
     """Remove a user from the file. Raises UserError when there is none of this name."""
-    users, name = dict(read_users(path)), unicodedata.normalize("NFC", name)
-    if users.pop(name, None) is None:
-        raise UserError(f"{path} has no user {name!r}; it has {', '.join(users) or 'none'}")
-    write_users(path, users)
+    read_users(path)  # or a lock would be left beside a file that is not there
+    with changing(path, WHAT):
+        users, name = dict(read_users(path)), unicodedata.normalize("NFC", name)
+        if users.pop(name, None) is None:
+            raise UserError(f"{path} has no user {name!r}; it has {', '.join(users) or 'none'}")
+        write_users(path, users)
 
 
 def write_users(path: Path, users: Mapping[str, User]) -> None:

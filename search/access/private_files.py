@@ -3,12 +3,14 @@
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from utils.errors import Unavailable, UserError
 from utils.files import as_json, atomic_write
+from utils.locks import locked
 
 OTHERS = 0o077  # what group and others may do with a file
 MAX_BYTES = 2**20
@@ -50,6 +52,16 @@ def write_private_json(path: Path, value: Any) -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(as_json(value, indent=2) + "\n")
+
+
+@contextmanager
+def changing(path: Path, what: str) -> Iterator[None]:
+    """One process at a time reads a file, changes what it holds and writes it: of two at once, none undoes the other.
+
+    A removal that is undone lets somebody in again.
+    """
+    with locked(path.with_name(f".{path.name}.lock"), f"{what} {path}", "start again when it has ended", wait=True):
+        yield
 
 
 class ReloadingFile(Generic[T]):

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from search.access.passwords import Roles, ordered, require_name
-from search.access.private_files import read_private_json, write_private_json
+from search.access.private_files import changing, read_private_json, write_private_json
 from utils.errors import UserError
 
 WHAT = "--token_file"
@@ -66,19 +66,21 @@ def check_token(tokens: Mapping[str, Token], token: str) -> tuple[str, Token] | 
 def new_token(path: Path, name: str, roles: Sequence[str]) -> str:
     """Make a token and keep its hash in the file, which is made if it is not there; one of this name is replaced."""
     require_name(name)
-    tokens = dict(read_tokens(path)) if path.exists() else {}
     token = PREFIX + secrets.token_urlsafe(32)
-    tokens[name] = Token(roles=ordered(roles), sha256=hash_of(token))
-    write_tokens(path, tokens)
+    with changing(path, WHAT):
+        tokens = dict(read_tokens(path)) if path.exists() else {}
+        write_tokens(path, {**tokens, name: Token(roles=ordered(roles), sha256=hash_of(token))})
     return token
 
 
 def remove_token(path: Path, name: str) -> None:
     """Remove a token from the file. Raises UserError when there is none of this name."""
-    tokens = dict(read_tokens(path))
-    if tokens.pop(name, None) is None:
-        raise UserError(f"{path} has no token {name!r}; it has {', '.join(tokens) or 'none'}")
-    write_tokens(path, tokens)
+    read_tokens(path)  # or a lock would be left beside a file that is not there
+    with changing(path, WHAT):
+        tokens = dict(read_tokens(path))
+        if tokens.pop(name, None) is None:
+            raise UserError(f"{path} has no token {name!r}; it has {', '.join(tokens) or 'none'}")
+        write_tokens(path, tokens)
 
 
 def write_tokens(path: Path, tokens: Mapping[str, Token]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import threading
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from in_process import call
 from search_access import OTHER, PASSWORD
 
 from search.__main__ import main
-from search.access import commands, tokens
+from search.access import commands, passwords, tokens
 from search.access.attempts import BUCKETS, LIMITS, LoginRateLimiter, network_of
 from search.access.passwords import check_password, read_users, set_password
 from search.access.private_files import ReloadingFile
@@ -47,6 +48,33 @@ def test_an_unknown_user_takes_as_long_as_a_wrong_password(tmp_path):
 
     known, unknown, empty = seconds("anna", OTHER), seconds("nobody", OTHER), seconds("", "")
     assert 0.5 < unknown / known < 2 and 0.5 < empty / known < 2 and known > 0.01
+
+
+@pytest.mark.parametrize("what", ["users", "tokens"])
+def test_of_changes_at_once_none_is_lost(tmp_path, cheap, monkeypatch, what):
+    file, names = tmp_path / "secrets.json", [f"name{number}" for number in range(8)]
+    module = passwords if what == "users" else tokens
+    read = getattr(module, f"read_{what}")
+
+    def read_slowly(path):
+        found = read(path)
+        time.sleep(0.05)  # within which others read the same
+        return found
+
+    def add(name):
+        if what == "users":
+            set_password(file, name, PASSWORD, ["search"])
+        else:
+            tokens.new_token(file, name, ["search"])
+
+    add("first")
+    monkeypatch.setattr(module, f"read_{what}", read_slowly)
+    threads = [threading.Thread(target=add, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(read(file)) == {"first", *names}
 
 
 @pytest.mark.parametrize(
