@@ -21,7 +21,7 @@ from search.access.private_files import OTHERS
 from utils.errors import Unavailable, UserError
 
 LONGEST_TEXT = 2000  # characters of a value; a longer one is cut
-ADDED = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+ADDED = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def utc_now() -> datetime:
@@ -34,7 +34,7 @@ class AuditLog:
     def __init__(self, path: Path, days: int, now: Callable[[], datetime] = utc_now):
         """days: how long the logs of former days are kept. Raises UserError when the file cannot be written."""
         self.path, self.days, self.now = path, days, now
-        self.lock, self.day, self.broken = threading.Lock(), "", False
+        self.lock, self.day = threading.Lock(), ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self.lock:
@@ -66,13 +66,11 @@ class AuditLog:
         """Write a line and wait until it is on the disk. Raises OSError."""
         descriptor = self.open()
         try:
-            if self.broken:  # a part of a line is there, as of a disk that was full
+            if ends_within_a_line(descriptor):
                 line = b"\n" + line
-            self.broken = True
             written = os.write(descriptor, line)
             if written < len(line):
                 raise OSError(f"the disk took {written} of {len(line)} bytes")
-            self.broken = False
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -130,6 +128,12 @@ class AuditLog:
         name = re.compile(rf"{re.escape(self.path.stem)}-(\d{{4}}-\d\d-\d\d)(\.\d+)?{re.escape(self.path.suffix)}")
         found = ((path, name.fullmatch(path.name)) for path in self.path.parent.iterdir())
         return [(path, match[1]) for path, match in found if match]
+
+
+def ends_within_a_line(descriptor: int) -> bool:
+    """Whether a file ends in a part of a line, which this or another process could not write to its end."""
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
 
 
 def as_text(moment: datetime) -> str:

@@ -148,6 +148,13 @@ def test_a_part_of_a_line_spoils_no_other(log, monkeypatch):
     assert len(part) == 10 and json.loads(whole)["text"] == "after" and end == ""
 
 
+def test_a_part_of_a_line_of_a_server_that_is_gone_spoils_no_other(log):
+    log.path.write_bytes(b'{"time": "2026-05-04T12:0')
+    AuditLog(log.path, days=3, now=lambda: NOON).write("query", ANNA, text="after")
+    part, whole, end = log.path.read_text().split("\n")
+    assert part.startswith('{"time"') and json.loads(whole)["text"] == "after" and end == ""
+
+
 def test_a_file_that_others_can_use_or_that_is_none_is_refused(tmp_path, log):
     log.path.chmod(0o644)
     with pytest.raises(Unavailable, match="can be used by others"):
