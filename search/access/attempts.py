@@ -17,7 +17,7 @@ LOG_INTERVAL = 60  # seconds between lines in the log about attempts that were n
 
 @dataclass
 class Bucket:
-    """times: of attempts that count; refused: since the log was written to, at `last_logged`."""
+    """One counter of attempts. times: of those that count; refused: since the log was written to, at `last_logged`."""
 
     times: list[float] = field(default_factory=list)
     refused: int = 0

@@ -90,7 +90,7 @@ class Logins:
             raise Refused(401, "the header Authorization is: Bearer TOKEN")
         found = check_token(self.tokens.current(), token.strip()) if self.tokens else None
         if found is None:  # a right one always gets in: nobody can guess one, or keep a program out by trying
-            await self.take({"address": network_of(origin.address)}, origin)
+            await self.count_attempt({"address": network_of(origin.address)}, origin)
             await self.record("login refused", origin, by="token")
             raise Refused(401, "the token is wrong")
         name, entry = found
@@ -106,8 +106,12 @@ class Logins:
         name, password = fields_of(form)
         names = {"address": network_of(origin.address), "user": name}
         names["address and user"] = f"{names['address']} {name}"
-        await self.take(names, origin)
-        user = await self.verify_password(name, password)
+        await self.count_attempt(names, origin)
+        try:
+            user = await self.verify_password(name, password)
+        except (TooMany, Unavailable):  # nobody has looked at the password: this was no guess
+            self.attempts.refund(names)
+            raise
         if user is None:
             known = self.users is not None and name in self.users.current()
             await self.record("login refused", origin, who=name if known else None, by="password")
@@ -118,7 +122,10 @@ class Logins:
         return self.sessions.begin(name, user)
 
     async def verify_password(self, name: str, password: str) -> User | None:
-        """The user of this name and password, found out in a thread that does nothing else."""
+        """The user of this name and password, found out in a thread that does nothing else.
+
+        Raises TooMany when many others wait for it, and Unavailable while the file of users cannot be used.
+        """
         if self.waiting >= MAX_WAITING:
             raise TooMany(5)
         self.waiting += 1
@@ -132,8 +139,8 @@ class Logins:
         self.sessions.end(known.session_id)
         await self.record("logout", origin, who=known.caller.name, by=known.caller.by)
 
-    async def take(self, names: Mapping[str, str], origin: Origin) -> None:
-        """Count an attempt. Raises TooMany."""
+    async def count_attempt(self, names: Mapping[str, str], origin: Origin) -> None:
+        """Count an attempt to sign in, or with a token, against its limits. Raises TooMany when one is reached."""
         seconds = self.attempts.try_acquire(names)
         if seconds:
             count = self.attempts.pop_refused_count(names)

@@ -4,6 +4,7 @@ import pytest
 from search_access import HERE, OTHER, PASSWORD, client_of, lines, sign_in
 
 from search.access import passwords, sessions
+from search.access.logins import MAX_WAITING
 
 COOKIE = "__Host-person-search"
 JSON_HEADERS = {"Origin": HERE}
@@ -77,6 +78,16 @@ def test_guessing_at_a_user_ends_soon(guarded, client):
         assert sign_in(client, password=OTHER).status_code == 429
     told = [line for line in lines(guarded) if line["action"] == "logins refused unseen"]
     assert len(told) == 1  # nobody fills the disk
+
+
+def test_attempts_that_nobody_looked_at_are_no_guesses(guarded, client):
+    guarded.logins.waiting = MAX_WAITING
+    assert [sign_in(client).status_code for _ in range(12)] == [429] * 12
+    guarded.logins.waiting = 0
+    guarded.users.chmod(0o644)
+    assert [sign_in(client).status_code for _ in range(12)] == [503] * 12
+    guarded.users.chmod(0o600)
+    assert sign_in(client).status_code == 303
 
 
 def test_guessing_at_many_users_ends_soon(guarded, client):
