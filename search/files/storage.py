@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from search.files.lease import Lease
 from search.files.names import LOCK
@@ -216,11 +216,27 @@ def is_url(name: str) -> bool:
     return URL.match(name) is not None
 
 
+def split_url(name: str, what: str) -> SplitResult:
+    """The parts of a URL. Raises UserError when its host or port cannot be read; `what` is the option that named it.
+
+    The URL is not repeated: what stands in place of a port may be a part of a password.
+    """
+    try:
+        parts = urlsplit(name)
+        _ = parts.port  # which is read only when it is asked for
+    except ValueError:
+        raise UserError(
+            f"{what}: the host or the port of this URL cannot be read; write such as http://host:19530 (a port is a"
+            " number from 0 to 65535, and an address of IPv6 has brackets) or s3://bucket/folder"
+        ) from None
+    return parts
+
+
 def open_storage(name: str, what: str) -> Storage:
     """The storage that a path or a URL names. Raises UserError; `what` is the option that named it."""
     if not is_url(name):
         return LocalStorage(Path(name))
-    parts = urlsplit(name)
+    parts = split_url(name, what)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path:
             raise UserError(f"{what} {name}: write file:///folder, with three slashes")

@@ -4,10 +4,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 from search.files.names import INDEX, LOCK, MANIFEST
-from search.files.storage import Storage, is_url, open_storage
+from search.files.storage import Storage, is_url, open_storage, split_url
 from search.milvus.client import is_server
 from search.milvus.collection_names import RESERVED
 from search.milvus.login import require_no_login
@@ -42,7 +42,7 @@ class Address:
         """
         if not is_server(name):
             return cls.of_folder(name, files)
-        parts = urlsplit(name)
+        parts = split_url(name, "--gallery")
         require_no_login(parts)
         collection = parts.path.strip("/") or COLLECTION
         if not parts.hostname or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", collection):

@@ -107,6 +107,13 @@ def test_an_address_with_a_login_is_refused_and_not_repeated(address):
         assert done.code == 2 and SECRET not in done.errors + done.output and len(done.errors.splitlines()) == 1
 
 
+@pytest.mark.parametrize("address", ["http://host:99999", "http://[::1", f"http://anna:{SECRET}/2@127.0.0.1:19530"])
+def test_an_address_that_cannot_be_read_is_refused_and_not_repeated(address):
+    done = call(main, "rebuild", "--gallery", address)
+    assert (done.code, done.errors.count("\n")) == (2, 1) and SECRET not in done.errors
+    assert "--gallery: the host or the port of this URL cannot be read" in done.errors
+
+
 @contextmanager
 def recording(credentials=None):
     """The port of a server of gRPC that answers nothing, and what it was signed in with."""

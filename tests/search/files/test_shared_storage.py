@@ -140,6 +140,10 @@ def test_storage_that_does_not_answer_is_not_taken_for_empty(url, monkeypatch):
     assert storage.exists("gallery.json") and not storage.exists("other.json") and not storage.exists("records")
     with monkeypatch.context() as patch:
         patch.setattr(storage.system, "cat_file", fails)
+    for name in ("s3://[bucket/folder", "sftp://host:secret/folder"):
+        with pytest.raises(UserError, match=r"^--files: the host or the port of this URL cannot be read") as told:
+            open_storage(name, "--files")
+        assert "secret" not in str(told.value)
         with pytest.raises(UserError, match=r"cannot be read .*no answer") as error:
             Records(storage)
         assert "damaged" not in str(error.value)  # which would be advice to remove it
