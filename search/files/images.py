@@ -17,7 +17,7 @@ from typing import Any
 from dataset.decoding import LARGEST_FILE, Unreadable, Unusable, known_endings, read_content
 from dataset.image_folders import FolderOfImages, is_left_out, note_file, walk_images
 from search.files.names import INDEX, LOCK, MANIFEST, PAGE, RECORDS
-from search.files.storage import SharedStorage, is_url, open_storage
+from search.files.storage import SharedStorage, is_url, open_storage, write_errors
 from utils.files import atomic_write, named_path
 from utils.paths import expand_home
 from utils.processes.parallel import available_cores
@@ -102,7 +102,7 @@ class LocalImages(ImageSource):
         return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
     def write(self, path: str, content: bytes) -> None:
-        with atomic_write(self.path / path) as temporary:
+        with write_errors(), atomic_write(self.path / path) as temporary:
             temporary.write_bytes(content)
 
     def named(self, path: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from utils.errors import UserError
+from utils.errors import Unavailable, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +66,10 @@ class Lease:
                     self.storage.remove(self.name)
 
     def require_held(self) -> None:
-        """Raises UserError when another process may write by now."""
+        """Raises Unavailable when another process may write by now."""
         late = self.renewed and time.monotonic() - self.renewed > ENDED_AFTER
         if self.lost or late:
-            raise UserError(
+            raise Unavailable(
                 f"{self.storage.name} was out of reach for {ENDED_AFTER:.0f} s, and another process may write there by"
                 " now; start again: what was acknowledged is kept"
             )

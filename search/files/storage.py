@@ -17,11 +17,20 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from search.files.lease import Lease
 from search.files.names import LOCK
-from utils.errors import UserError
+from utils.errors import Unavailable, UserError
 from utils.files import as_json, atomic_write, folder_fault, read_json, remove_leftovers, write_json
 from utils.locks import locked
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+
+
+@contextlib.contextmanager
+def write_errors() -> Iterator[None]:
+    """Raise what keeps a file from being written, such as a full disk, as Unavailable: it is no wrong input."""
+    try:
+        yield
+    except UserError as error:
+        raise Unavailable(str(error)) from error
 
 
 class Storage(ABC):
@@ -88,7 +97,7 @@ class LocalStorage(Storage):
     def write(self, name: str, write: Callable[[BinaryIO], None], new: bool = False) -> None:
         if new and self.exists(name):
             raise FileExistsError(name)
-        with atomic_write(self.path / name) as temporary, open(temporary, "wb") as file:
+        with write_errors(), atomic_write(self.path / name) as temporary, open(temporary, "wb") as file:
             write(file)
 
     def remove(self, name: str) -> None:
@@ -98,7 +107,8 @@ class LocalStorage(Storage):
         return read_json(self.path / name, what)
 
     def write_json(self, name: str, value: Any, indent: int | None = None) -> None:
-        write_json(self.path / name, value, indent)
+        with write_errors():
+            write_json(self.path / name, value, indent)
 
     def lock(self, what: str, advice: str) -> contextlib.AbstractContextManager[None]:
         return locked(self.path / LOCK, what, advice)
@@ -128,14 +138,14 @@ class SharedStorage(Storage):
 
     @contextlib.contextmanager
     def fsspec_errors(self, what: str) -> Iterator[None]:
-        """Raise what fsspec and its packages raise, which may be of any type, as a UserError of one line."""
+        """Raise what fsspec and its packages raise, which may be of any type, as Unavailable with one line."""
         try:
             yield
         except (UserError, FileExistsError):
             raise
         except Exception as error:
             said = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{self.name} {what}: {said[:300]}") from None
+            raise Unavailable(f"{self.name} {what}: {said[:300]}") from None
 
     def at(self, name: str) -> str:
         return f"{self.path}/{name}"

@@ -20,10 +20,10 @@
     DELETE /api/images/ID  erases an image from the gallery, only where that is allowed; its file is left alone
 
 Where one must sign in, programs send the header "Authorization: Bearer TOKEN"; status 401 answers who is not known,
-429 too many attempts, 503 what cannot be recorded. Status 400 answers wrong input, 404 what is not there, 403 what is
-not allowed, each with {"error": one line}, at all addresses but those that the page itself calls (/gradio_api). Pages
-of other sites that a user has open cannot use the API: requests that a browser sends on their behalf are answered by
-status 403.
+429 too many attempts. Status 400 answers wrong input, 404 what is not there, 403 what is not allowed, 503 what cannot
+be recorded, written or read now, each with {"error": one line}, at all addresses but those that the page itself calls
+(/gradio_api). Pages of other sites that a user has open cannot use the API: requests that a browser sends on their
+behalf are answered by status 403.
 """
 
 import html

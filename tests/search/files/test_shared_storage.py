@@ -5,7 +5,9 @@ import time
 import numpy as np
 import pytest
 
+from search.access.refusals import status_of
 from search.files import lease
+from search.files.images import LocalImages
 from search.files.records import IndexedImage, Records
 from search.files.storage import LocalStorage, SharedStorage, open_storage
 from utils.errors import UserError
@@ -113,6 +115,24 @@ def test_a_writer_that_was_out_of_reach_writes_nothing_any_more(url, quick):
     assert opened(url).read_json("a.json", "number") == 1 and opened(url).exists(".lock")
 
 
+def test_what_cannot_be_written_or_read_now_is_no_wrong_input(url, tmp_path, monkeypatch):
+    """A camera whose upload meets a full disk sends it again later: not status 400."""
+
+    def out_of_reach(*of, **more):
+        raise OSError("out of reach")
+
+    storage = opened(url)
+    monkeypatch.setattr(storage.system, "pipe_file", out_of_reach)
+    with pytest.raises(UserError, match="out of reach") as shared:
+        storage.put("a.jpg", b"content")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write") as local:
+        LocalImages(tmp_path).write("file/a.jpg", b"content")
+    with pytest.raises(UserError, match="cannot write") as record:
+        LocalStorage(tmp_path / "file").write_json("gallery.json", {})
+    assert [status_of(told.value) for told in (shared, local, record)] == [503] * 3
+
+
 def test_what_is_no_json_or_absent_is_told_in_a_line(url):
     storage = opened(url)
     storage.put("gallery.json", b"{")
@@ -122,6 +142,10 @@ def test_what_is_no_json_or_absent_is_told_in_a_line(url):
         storage.read_json("other.json", "gallery file")
     with pytest.raises(UserError, match="three slashes"):
         open_storage("file://host/folder", "--files")
+    for name in ("s3://[bucket/folder", "sftp://host:secret/folder"):
+        with pytest.raises(UserError, match=r"^--files: the host or the port of this URL cannot be read") as told:
+            open_storage(name, "--files")
+        assert "secret" not in str(told.value)
 
 
 def test_storage_that_does_not_answer_is_not_taken_for_empty(url, monkeypatch):
@@ -140,10 +164,6 @@ def test_storage_that_does_not_answer_is_not_taken_for_empty(url, monkeypatch):
     assert storage.exists("gallery.json") and not storage.exists("other.json") and not storage.exists("records")
     with monkeypatch.context() as patch:
         patch.setattr(storage.system, "cat_file", fails)
-    for name in ("s3://[bucket/folder", "sftp://host:secret/folder"):
-        with pytest.raises(UserError, match=r"^--files: the host or the port of this URL cannot be read") as told:
-            open_storage(name, "--files")
-        assert "secret" not in str(told.value)
         with pytest.raises(UserError, match=r"cannot be read .*no answer") as error:
             Records(storage)
         assert "damaged" not in str(error.value)  # which would be advice to remove it
