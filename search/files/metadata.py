@@ -16,7 +16,8 @@ from utils.text import agreeing, counted
 logger = logging.getLogger(__name__)
 
 LARGEST_INTEGER = 2**63  # Milvus stores whole numbers of 64 bits
-NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")  # ASCII digits, no leading zeros: 007, 1_1, 1e5, +5, nan are names
+# ASCII digits, no leading zeros: 007, 1_1, 1e5, +5, nan are names; so is what has more digits than 64 bits
+NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]+)?")
 WORDS = {"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists", "between"}
 """What a filter reads otherwise than as a name, in any case."""
 Metadata = Mapping[str, Mapping[str, Any]]  # path of an image -> name -> value

@@ -53,6 +53,8 @@ def test_a_column_has_one_type(cells, expected):
         "1e999",
         "9" * 30,
         "9" * 400,
+        "9" * 5000,  # more than Python makes a number of
+        f"-{'9' * 5000}.5",
     ],
 )
 def test_what_is_not_plainly_a_number_makes_the_column_text(cell):
