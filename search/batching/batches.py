@@ -11,6 +11,7 @@ from itertools import groupby
 
 import numpy as np
 
+from dataset.image_folders import composed
 from search.batching.batching_lock import BatchJob
 from search.batching.image_tokens import ImageTokens
 from search.batching.matching import PairScorer, chunks, images_at_once
@@ -47,7 +48,8 @@ class SearchJob(BatchJob):
         abandoned: Callable[[], bool] = lambda: False,
     ):
         super().__init__(max(candidates, MIN_JOB_SIZE), abandoned)
-        self.text, self.top, self.candidates, self.group = text, top, candidates, group
+        self.text, self.top, self.candidates = text, top, candidates
+        self.group = composed(group)  # as metadata are named
         self.where, self.counts_filtered = where, counts_filtered
         self.reranker_query: EncodedQuery | None = None
         self.neighbours: list[Neighbour] = []

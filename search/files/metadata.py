@@ -2,13 +2,13 @@
 
 import logging
 import re
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dataset.csv_table import Row, Table, read_table
 from dataset.image_files import normal_path, path_fault
+from dataset.image_folders import composed
 from search.files.records import OWN_FIELDS
 from utils.errors import UserError, did_you_mean
 from utils.text import agreeing, counted
@@ -34,7 +34,7 @@ def read_metadata(path: Path | None) -> dict[str, dict[str, Any]]:
     check_rows(table)
     if not table.rows:
         raise UserError(f"{table.source} has a header and no rows; leave out --metadata to keep what is known")
-    names = [unicodedata.normalize("NFC", name) for name in table.names]  # as filters have them
+    names = [composed(name) for name in table.names]  # as filters have them
     cells = {index: [row.cells[index] for row in table.rows] for index in range(len(names))}
     check_columns([name for index, name in enumerate(names) if name or any(cells[index])], table.source)
     columns = {name: typed(cells[index]) for index, name in enumerate(names) if name not in ("", "image")}

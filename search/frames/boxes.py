@@ -18,6 +18,7 @@ from typing import Any
 from dataset.annotation_entries import Box
 from dataset.csv_table import read_table
 from dataset.image_files import normal_path, path_fault
+from dataset.image_folders import composed
 from dataset.text_files import read_text
 from search.files.crops import crop_name
 from search.files.images import ImageSource
@@ -110,10 +111,11 @@ def read_file(file: Path, frames: Frames, image_source: ImageSource) -> BoxColle
 
 def read_csv(file: Path, source: str) -> BoxCollector:
     table = read_table(file, source, KNOWN, KNOWN)
-    others = [index for index, name in enumerate(table.names) if name and name not in KNOWN]
-    check_columns([table.names[index] for index in others], source)
+    names = [composed(name) for name in table.names]  # as filters have them
+    others = [index for index, name in enumerate(names) if name and name not in KNOWN]
+    check_columns([names[index] for index in others], source)
     images = [normal_path(image_in(table, row)) for row in table.rows]
-    columns = {table.names[index]: typed([row.cells[index] for row in table.rows]) for index in others}
+    columns = {names[index]: typed([row.cells[index] for row in table.rows]) for index in others}
     found = BoxCollector(source)
     for number, row in enumerate(table.rows):
         cells = dict(zip(table.names, row.cells, strict=True))

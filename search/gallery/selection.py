@@ -63,7 +63,7 @@ def in_another_form(gallery: Gallery, inside: str) -> list[str]:
 def parse_condition(gallery: Gallery, condition: str) -> tuple[str, str]:
     """NAME=VALUE as name and value. Raises UserError when it is not that, or no image has such metadata."""
     name, equals, value = condition.partition("=")
-    name = name.strip()
+    name = composed(name.strip())  # as metadata are named
     if not equals:
         raise UserError(f"--where {condition}: NAME=VALUE is expected")
     columns = gallery.columns()

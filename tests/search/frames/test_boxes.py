@@ -58,6 +58,11 @@ def test_a_table_has_boxes_and_metadata(tmp_path):
     }
 
 
+def test_columns_of_a_table_have_the_form_of_names_in_filters(tmp_path):
+    found = read(tmp_path, "boxes.csv", "image,left,top,width,height,Ka\u0308fig\na/000001.jpg,1,2,3,4,red\n")
+    assert found["a/000001.jpg"] == {"a/000001.jpg#1,2,3,4": {"K\u00e4fig": "red"}}
+
+
 def coco(**changes) -> str:
     content = {
         "images": [{"id": 9, "file_name": "a/000002.jpg"}],

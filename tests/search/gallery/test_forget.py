@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from search.batching.batches import SearchJob
 from search.files.images import LocalImages
 from search.gallery.selection import select_images
 from utils.errors import UserError
@@ -56,6 +57,13 @@ def test_a_condition_that_no_image_has_says_what_the_column_holds(condition, wor
     assert words in str(told.value)
     for right in ("time=830", "time = 830.0", "hour=0830"):
         assert select_images(gallery, [], [right]) == ["0.jpg"]
+
+
+def test_a_column_and_a_group_are_found_over_their_unicode_form():
+    records = SimpleNamespace(by_path={"1.jpg": SimpleNamespace(metadata={"K\u00e4fig": "c1"})})
+    gallery = SimpleNamespace(records=records, columns=lambda: {"K\u00e4fig": ["c1"]})
+    assert select_images(gallery, [], ["Ka\u0308fig=c1"]) == ["1.jpg"]
+    assert SearchJob("a man", 1, 0, "", "Ka\u0308fig", False).group == "K\u00e4fig"
 
 
 def test_a_path_may_be_given_as_it_is_printed(tmp_path, monkeypatch):
