@@ -25,7 +25,7 @@ from search.files.images import ImageSource
 from search.files.metadata import LARGEST_INTEGER, check_columns, image_in, typed
 from utils.errors import UserError
 from utils.files import read_json
-from utils.paths import expand_home
+from utils.paths import expand_home, is_text
 from utils.text import shorten
 
 BOX = ("left", "top", "width", "height")
@@ -63,9 +63,16 @@ class BoxCollector:
         self.where[name] = where
         own = {key: value for key, value in metadata.items() if value is not None}
         for key, value in own.items():
-            if not isinstance(value, str) and not abs(value) < LARGEST_INTEGER:  # nor NaN
-                raise UserError(f"{self.source}, {where}: {key} is {value}, more than a number here can be")
+            if fault := metadata_fault(value):
+                raise UserError(f"{self.source}, {where}: {key} is {value!a}, {fault}")
         self.people.setdefault(frame, {})[name] = own
+
+
+def metadata_fault(value: str | float) -> str:
+    """Why an index cannot hold a value of metadata; empty when it can. A gallery that held one could not be opened."""
+    if isinstance(value, str):
+        return "" if is_text(value) else "which is no text of UTF-8"
+    return "" if abs(value) < LARGEST_INTEGER else "more than a number here can be"  # nor NaN
 
 
 def read_people(files: Sequence[Path], images: Sequence[str], image_source: ImageSource) -> People:

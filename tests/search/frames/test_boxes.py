@@ -139,6 +139,7 @@ def test_mot_challenge_is_of_the_images_that_its_place_or_name_says(tmp_path):
             "annotation 1: there is no image 9",
         ),
         ("boxes.json", annotated(bbox=[10**400, 1, 2, 3]), "annotation 1: left, top, .* must be numbers"),
+        ("boxes.json", annotated(track_id="\ud800"), r"annotation 1: track is '\\ud800', which is no text of UTF-8"),
         ("boxes.json", annotated(track_id=10**30), "annotation 1: track is 1000.*, more than a number here can be"),
         ("boxes.json", annotated(score=float("nan")), "annotation 1: score is nan"),
         ("a.txt", "1,1,1,2,3,4,1,inf,1\n", "row 1: frame, track, left"),
