@@ -156,6 +156,8 @@ def detect(detector: NamedDetector, content: bytes, image: str) -> list[list[flo
             " [P, 4] and [P] are expected"
         )
     rows = torch.cat([boxes.double(), scores.double()[:, None]], dim=1)
+    if not rows.isfinite().all():
+        raise UserError(f"detector {detector.name} found a box in {image} whose sides or score are no numbers")
     return [[round(value, 3) for value in row] for row in rows.tolist()]
 
 

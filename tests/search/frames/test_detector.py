@@ -1,5 +1,6 @@
 """Detectors find who is in frames, once for each frame, and what they answer is checked."""
 
+import io
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from in_process import call, call_here
 from PIL import Image
 
 from search.__main__ import main
-from search.frames.detector import DETECTED, NamedDetector, open_detector
+from search.frames.detector import DETECTED, NamedDetector, detect, open_detector
 from search.gallery.gallery import open_gallery
 from search.gallery.indexing import index
 from utils.errors import UserError
@@ -121,6 +122,15 @@ def test_what_a_detector_must_not_answer_is_told(encoder, frames, tmp_path, boxe
         pytest.raises(UserError, match=r"found boxes .* \[P, 4\] and \[P\] are expected"),
     ):
         index(gallery, encoder, detector=NamedDetector("wrong", lambda frame: answer))
+
+
+@pytest.mark.parametrize("box", [(0, float("nan"), 4, 9), (0, 0, float("inf"), 9)])
+def test_a_box_that_is_nowhere_is_told(box):
+    content = io.BytesIO()
+    Image.new("RGB", (20, 30)).save(content, "PNG")
+    wrong = NamedDetector("wrong", lambda frame: (torch.tensor([box]), torch.ones(1)))
+    with pytest.raises(UserError, match=r"detector wrong found a box in a.png whose sides or score are no numbers"):
+        detect(wrong, content.getvalue(), "a.png")
 
 
 @pytest.mark.parametrize("name", ["make_failing", "make_wrong"])
