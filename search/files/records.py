@@ -11,6 +11,7 @@ Letters: R images of a file, E embedding.
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,6 +28,7 @@ from utils.errors import UserError
 ID, PATH, VECTOR, DIGEST = "id", "path", "embedding", "digest"
 OWN_FIELDS = (ID, PATH, VECTOR, DIGEST)
 """Names that the index gives to fields of an image, and no metadata can have."""
+OWN_NAME = re.compile(rf"{RECORDS}/[0-9]{{8,}}\.npz")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,16 @@ class Records:
         self.storage.tidy(RECORDS)
         self.files = [name for name in self.storage.names(RECORDS) if name.endswith(".npz")]
         for name in self.files:
+            self.require_own_name(name)
             self.read(name)
+
+    def require_own_name(self, name: str) -> None:
+        """Raises UserError for a file that this program has not named so, such as a copy of one, which may be old."""
+        if not OWN_NAME.fullmatch(name):
+            raise UserError(
+                f"gallery file {self.storage.name}/{name} is not called as files of records are (00000001.npz), so that"
+                " nobody knows when it was written; move it out of this folder"
+            )
 
     def newest(self) -> str:
         """Name of the last file that was written; empty without any."""

@@ -39,6 +39,16 @@ def test_what_is_forgotten_is_in_no_file(tmp_path):
         assert b"secret" not in content and np.float32(0.123).tobytes() not in content
 
 
+@pytest.mark.parametrize("name", ["00000001 (copy).npz", "00000001_old.npz", "backup.npz"])
+def test_a_copy_of_a_file_is_refused(tmp_path, name):
+    """It would bring back what was forgotten, and no next file could be numbered."""
+    kept = Records(tmp_path)
+    kept.add([record("a.jpg")])
+    (tmp_path / "records" / name).write_bytes((tmp_path / "records" / "00000001.npz").read_bytes())
+    with pytest.raises(UserError, match=r"is not called as files of records are .*; move it out of this folder"):
+        Records(tmp_path)
+
+
 def test_many_files_become_one(tmp_path):
     kept = Records(tmp_path)
     for number in range(12):
