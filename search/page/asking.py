@@ -1,7 +1,7 @@
 """The part of the page that asks what tells hits apart, and ranks them again by the answers."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,9 +11,16 @@ from search.describing.describer import GalleryDescriber
 from search.describing.questions import Dialogue, DialogueRequest, QuestionAnswer, ask
 from search.page.callbacks import TOGETHER, Callbacks
 from search.page.callers import for_caller
+from search.page.messages import escaped
 from utils.errors import UserError
 
+CHOICES = {"yes": "Yes", "no": "No", "unknown": "I don't know"}  # what the buttons of the answers say
 NO_MORE = "No question would tell these images further apart."
+
+Answers = list[tuple[str, str | None, str]]
+"""Category, phrase and answer of each question so far."""
+Asked = tuple[str, str | None]
+"""Category and phrase of the question that is shown."""
 
 
 def build_asking(
@@ -24,50 +31,55 @@ def build_asking(
     searches: Sequence[Any],
 ) -> None:
     """A button that asks, and three to answer. inputs, outputs: of a search; searches: what begins a new one."""
-    answers = gr.State([])  # (category, phrase, answer) of each question so far
-    asked = gr.State(None)  # category and phrase of the question that is shown
+    asking = Asking(describer, calls)
+    answers, asked = gr.State([]), gr.State(None)  # `Answers`, and `Asked` or None
     button = gr.Button("Ask me", elem_id="ask")
     with gr.Group(visible=False) as group:
         question = gr.Markdown(elem_id="question")
         with gr.Row():
-            choices = [(word, gr.Button(word.capitalize(), elem_id=f"answer-{word}")) for word in ("yes", "no")]
-            choices.append(("unknown", gr.Button("I don't know", elem_id="answer-unknown")))
+            choices = {word: gr.Button(label, elem_id=f"answer-{word}") for word, label in CHOICES.items()}
+    shown = [answers, asked, group, question]
+    button.click(for_caller(asking.begin), list(inputs), shown, api_visibility="private", **TOGETHER)
+    for word, choice in choices.items():
+        reply = for_caller(asking.reply_by(word, len(outputs)))
+        choice.click(reply, [answers, asked, *inputs], [*shown, *outputs], api_visibility="private", **TOGETHER)
+    gr.on(list(searches), lambda: ([], None, gr.Group(visible=False), ""), None, shown, api_visibility="private")
 
-    def dialogue_of(given: list[tuple[str, str | None, str]], values: tuple[Any, ...]) -> Dialogue:
-        text, top, k, by, *chosen = values
-        search = DialogueRequest(text or "", int(top), int(k), calls.where(chosen), by or "")
-        return ask(
-            describer, search, [QuestionAnswer(Question(name, phrase), ANSWERS[word]) for name, phrase, word in given]
-        )
 
-    def begin(*values: Any) -> tuple[Any, ...]:
+class Asking:
+    """What the buttons do. Their callbacks return the answers so far, what is asked now, and how that is shown."""
+
+    def __init__(self, describer: GalleryDescriber, calls: Callbacks):
+        self.describer, self.calls = describer, calls
+
+    def begin(self, *values: Any) -> tuple[Any, ...]:
+        """The first question about a search. values: of its inputs, in the order of `Callbacks.answer`."""
         try:
-            return [], *next_question(dialogue_of([], values))
+            return [], *next_question(self.dialogue([], values))
         except UserError as error:
-            return [], None, gr.Group(visible=True), html.escape(str(error))
+            return [], None, *message(error)
 
-    def reply(word: str) -> Any:
-        def replied(
-            given: list[tuple[str, str | None, str]], about: tuple[str, str | None] | None, *values: Any
-        ) -> tuple[Any, ...]:
-            unchanged = [gr.skip() for _ in outputs]
+    def reply_by(self, word: str, outputs: int) -> Callable[..., tuple[Any, ...]]:
+        """The callback of an answer: the next question, and hits in a new order. outputs: how many a search has."""
+
+        def reply(answers: Answers, asked: Asked | None, *values: Any) -> tuple[Any, ...]:
             try:
-                if about is None:
+                if asked is None:
                     raise UserError("nothing is asked; press Ask me")
-                now = [*given, (*about, word)]
-                found = dialogue_of(now, values)
+                with_this = [*answers, (*asked, word)]
+                found = self.dialogue(with_this, values)
             except UserError as error:
-                return given, about, gr.Group(visible=True), html.escape(str(error)), *unchanged
-            return now, *next_question(found), *calls.show(found.result, values[0])
+                return answers, asked, *message(error), *(gr.skip() for _ in range(outputs))
+            return with_this, *next_question(found), *self.calls.show(found.result)
 
-        return replied
+        return reply
 
-    told = [answers, asked, group, question]
-    button.click(for_caller(begin), list(inputs), told, api_visibility="private", **TOGETHER)
-    for word, choice in choices:
-        sent = [answers, asked, *inputs]
-        choice.click(for_caller(reply(word)), sent, [*told, *outputs], api_visibility="private", **TOGETHER)
-    gr.on(list(searches), lambda: ([], None, gr.Group(visible=False), ""), None, told, api_visibility="private")
+    def dialogue(self, answers: Answers, values: Sequence[Any]) -> Dialogue:
+        """The search with what was answered so far. Raises UserError."""
+        text, top, k, group, *fields = values
+        search = DialogueRequest(text or "", int(top), int(k), self.calls.where(fields), group or "")
+        known = [QuestionAnswer(Question(category, phrase), ANSWERS[word]) for category, phrase, word in answers]
+        return ask(self.describer, search, known)
 
 
 def next_question(found: Dialogue) -> tuple[Any, ...]:
@@ -77,3 +89,8 @@ def next_question(found: Dialogue) -> tuple[Any, ...]:
     about = found.question.category, found.question.phrase
     words = found.words[0].upper() + found.words[1:]
     return about, gr.Group(visible=True), f"**{html.escape(words)}**"
+
+
+def message(error: UserError) -> tuple[Any, ...]:
+    """What went wrong, in place of a question: that it is shown, its words."""
+    return gr.Group(visible=True), escaped(str(error))

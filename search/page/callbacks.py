@@ -1,6 +1,5 @@
 """What happens when something is asked on the page."""
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +9,8 @@ from search.batching.progress import report_progress
 from search.explain import explain
 from search.page.comparison import comparison_as_html, comparison_summary
 from search.page.filters import Filters
-from search.page.hits import hits_as_html, surroundings
-from search.page.messages import problem, summary
+from search.page.hits import chosen_path, hits_as_html, surroundings
+from search.page.messages import escaped, problem, summary
 from search.page.reasons import heat_pictures, why_as_html
 from search.results.formats import search_result_as_json
 from search.searcher import Searcher, SearchResult
@@ -39,11 +38,11 @@ class Callbacks:
             found = self.search(text, top, k, group, fields, progress)
         except UserError as error:
             return "", problem(error), [], [], "", "", None, gr.Row(visible=False)
-        return self.show(found, text)
+        return self.show(found)
 
-    def show(self, found: SearchResult, text: str) -> tuple[Any, ...]:
+    def show(self, found: SearchResult) -> tuple[Any, ...]:
         """What the page shows of an answer, as of `answer`."""
-        gallery = self.searcher.gallery
+        gallery, text = self.searcher.gallery, found.query.text
         hits = hits_as_html(gallery, found.hits, text)
         moments = [[moment.path for moment in hit.moments] for hit in found.hits]
         shown = [hit.path for hit in found.hits]
@@ -81,13 +80,14 @@ class Callbacks:
 
     def reason(self, shown: list[str], moments: list[list[str]], sentence: str, event: gr.SelectData) -> str:
         """Why the image that was clicked was found; its frame, the others of its group, and heat maps."""
+        path = chosen_path(shown, event.index)
         try:
-            if not (isinstance(event.index, int) and 0 <= event.index < len(shown)):
+            if not path:
                 raise UserError("this image is no longer shown; search again")
-            found = explain(self.searcher, sentence, shown[event.index])
+            found = explain(self.searcher, sentence, path)
         except UserError as error:
-            return f"<p role='alert'>{html.escape(str(error))}</p>"
-        around = surroundings(self.searcher.gallery, shown[event.index], moments[event.index])
+            return f"<p role='alert'>{escaped(str(error))}</p>"
+        around = surroundings(self.searcher.gallery, path, moments[event.index])
         return why_as_html(found, event.index, [*around, *heat_pictures(found)])
 
     def upload(self, content: bytes | None) -> str:
@@ -99,4 +99,4 @@ class Callbacks:
         except UserError as error:
             return problem(error)
         number = counted(len(self.searcher.gallery.records), "image")
-        return f"Added as {html.escape(image.path)}; the gallery holds {number}."
+        return f"Added as {escaped(image.path)}; the gallery holds {number}."

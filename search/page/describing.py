@@ -9,6 +9,8 @@ import gradio as gr
 from search.describing.commands import options_of
 from search.describing.describer import CategoryPrediction, GalleryDescriber
 from search.page.callers import for_caller
+from search.page.hits import chosen_path
+from search.page.messages import escaped
 from utils.errors import UserError
 
 
@@ -19,14 +21,14 @@ def build_describing(describer: GalleryDescriber, hits: gr.HTML, shown: gr.State
     seen = gr.HTML(elem_id="seen", js_on_load=None, apply_default_css=False)
 
     def offer(paths: list[str], event: gr.SelectData) -> tuple[Any, ...]:
-        path = paths[event.index] if 0 <= event.index < len(paths) else ""
+        path = chosen_path(paths, event.index)
         return path, gr.Button(visible=bool(path)), ""
 
     def describe(path: str) -> str:
         try:
             return predictions_as_html(path, describer.describe_hit(path), describer.calibration_warning())
         except UserError as error:
-            return html.escape(str(error))
+            return escaped(str(error))
 
     hits.select(offer, [shown], [chosen, button, seen], api_visibility="private")
     gr.on(

@@ -1,11 +1,12 @@
 """The part of the page that erases images."""
 
-import html
 from typing import Any
 
 import gradio as gr
 
 from search.page.callers import for_caller
+from search.page.hits import chosen_path
+from search.page.messages import escaped
 from search.searcher import Searcher
 from search.serving.erasing import erase_image
 from utils.errors import UserError
@@ -20,7 +21,7 @@ def build_erasing(searcher: Searcher, hits: gr.HTML, shown: gr.State, message: g
         button = gr.Button("Erase", variant="stop", elem_id="erase")
 
     def choose(paths: list[str], event: gr.SelectData) -> tuple[Any, ...]:
-        path = paths[event.index] if 0 <= event.index < len(paths) else ""
+        path = chosen_path(paths, event.index)
         return path, gr.Group(visible=bool(path)), path, False
 
     def erase(path: str, is_sure: bool) -> tuple[Any, ...]:
@@ -30,7 +31,7 @@ def build_erasing(searcher: Searcher, hits: gr.HTML, shown: gr.State, message: g
                 raise UserError("tick the box first: what is erased cannot be had back")
             erase_image(searcher, path)
         except UserError as error:
-            return html.escape(str(error)), gr.skip(), gr.skip(), gr.skip()
+            return escaped(str(error)), gr.skip(), gr.skip(), gr.skip()
         return "The image is erased from the gallery; its file is left alone.", "", [], gr.Group(visible=False)
 
     hits.select(choose, [shown], [chosen, group, name, sure], api_visibility="private")

@@ -16,7 +16,7 @@ from evaluation.drawing.pictures import placeholder
 from search.gallery.searchable_gallery import SearchableGallery
 from search.searcher import Hit
 from search.serving.frame_view import frame_around
-from utils.errors import NotThere
+from utils.errors import UserError
 
 PICTURE = (192, 384)  # width and height that images are shown in, in pixels
 FRAME = (640, 480)
@@ -36,6 +36,11 @@ def hits_as_html(gallery: SearchableGallery, hits: Sequence[Hit], asked: str) ->
     said = html.escape(asked, quote=True)
     title = "<h2>Results</h2><p class='hint'>Choose an image to see why it was found.</p>" if hits else ""
     return f"<div class='asked' data-asked='{said}' data-count='{len(hits)}'>{title}<ol class='hits'>{items}</ol></div>"
+
+
+def chosen_path(shown: Sequence[str], index: object) -> str:
+    """The path of the hit that was chosen on the page, of those that are `shown`; empty when it is none of them."""
+    return shown[index] if isinstance(index, int) and 0 <= index < len(shown) else ""
 
 
 def picture_as_html(gallery: SearchableGallery, hit: Hit, rank: int, more: str = "") -> str:
@@ -79,10 +84,10 @@ def pictures_as_html(pictures: Pictures) -> str:
 
 
 def picture_of(gallery: SearchableGallery, path: str) -> Image.Image:
-    """An image small enough for the page, or a grey field in place of it."""
+    """An image small enough for the page, or a grey field in place of one that is gone or out of reach by now."""
     try:
         picture = decode(gallery.content_of(path))
-    except (Unusable, NotThere):  # erased, for one, since it was found
+    except (Unusable, UserError):
         return placeholder(path, PICTURE)
     picture.thumbnail(PICTURE)
     return picture
@@ -91,7 +96,7 @@ def picture_of(gallery: SearchableGallery, path: str) -> Image.Image:
 def surroundings(gallery: SearchableGallery, path: str, moments: Sequence[str]) -> list[tuple[Image.Image, str]]:
     """The frame that an image was cut out of, if it was, and the others of its group."""
     pictures = []
-    with suppress(Unusable, NotThere):  # the hit itself was there a moment ago
+    with suppress(Unusable, UserError):  # the hit itself was there a moment ago
         if (frame := frame_around(gallery, path)) is not None:
             frame.thumbnail(FRAME)
             pictures.append((frame, "the frame"))

@@ -4,6 +4,7 @@ import html
 
 from search.searcher import SearchResult
 from utils.errors import UserError
+from utils.paths import printable
 from utils.text import agreeing, counted
 
 STAGES = {"nearest embeddings": ("reading", "embedding search"), "re-ranking": ("image tokens", "re-ranking")}
@@ -47,5 +48,5 @@ def problem(error: UserError) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that cannot be HTML."""
-    return html.escape(text)
+    """Text that cannot be HTML, with escapes for what is no text, such as half of a surrogate pair that was typed."""
+    return html.escape(printable(text))

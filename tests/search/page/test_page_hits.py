@@ -5,6 +5,7 @@ import html
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,11 +17,20 @@ from PIL import Image
 
 from search.batching.image_tokens import ENCODED_AT_ONCE
 from search.batching.progress import progress_callback, report_progress
-from search.page.hits import hits_as_html, image_as_html, label_of
+from search.page.hits import (
+    PICTURE,
+    chosen_path,
+    hits_as_html,
+    image_as_html,
+    label_of,
+    picture_of,
+    surroundings,
+)
 from search.page.layout import part
-from search.page.messages import stages_of, summary
+from search.page.messages import problem, stages_of, summary
 from search.searcher import SearchResult
 from search.site import build_site
+from utils.errors import Unavailable, UserError
 
 SENTENCE = "a woman in a red coat and blue jeans"
 
@@ -49,6 +59,27 @@ def test_a_picture_is_part_of_the_page():
     picture = Image.open(io.BytesIO(content))
     assert (picture.format, picture.size) == ("JPEG", (30, 60)) and "width='30' height='60'" in page
     assert all(abs(value - 200) < 3 for value in picture.getpixel((5, 5)))
+
+
+def test_a_picture_that_is_out_of_reach_is_a_grey_field():
+    """The server of the index may be stopped between a search and its pictures."""
+
+    def out_of_reach(path):
+        raise Unavailable("the server of the index does not answer")
+
+    gallery = SimpleNamespace(content_of=out_of_reach, frame_of=out_of_reach)
+    assert picture_of(gallery, "a.jpg").size == PICTURE
+    ((picture, name),) = surroundings(gallery, "a.jpg#1,2,3,4", ["b.jpg"])
+    assert picture.size == PICTURE and name == "another moment"
+
+
+@pytest.mark.parametrize("index", [-1, 2, None, "0", [0, 0]])
+def test_what_is_none_of_the_hits_is_not_chosen(index):
+    assert chosen_path(["a.jpg", "b.jpg"], index) == "" and chosen_path(["a.jpg", "b.jpg"], 1) == "b.jpg"
+
+
+def test_what_is_no_text_is_told_by_escapes():
+    assert problem(UserError("there is no \ud800 <b>")) == "<strong>there is no \\ud800 &lt;b&gt;</strong>"
 
 
 def answered(searcher, **milliseconds):

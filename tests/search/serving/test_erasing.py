@@ -65,4 +65,4 @@ def test_the_page_shows_what_is_left_of_hits_that_were_erased_meanwhile(searcher
     assert shown.count("<li>") == len(found.hits)
     assert len(surroundings(searcher.gallery, first, [first])) == 1  # a grey field
     calls = Callbacks(searcher, Filters(searcher.gallery.columns()))
-    assert len(calls.show(found, SENTENCE)) == 8
+    assert len(calls.show(found)) == 8
