@@ -16,6 +16,7 @@ from evaluation.calibration import HOW_TO_FIT
 from evaluation.description.meaning import CategoryCalibration, Evidence, probabilities_of, usable
 from evaluation.description.phrases import Category, PhraseTable, captions_of
 from evaluation.description.scoring import PhraseScorer
+from search.batching.matching import chunks
 from search.encoder import Encoder
 from search.searcher import Searcher
 from utils.errors import NotThere
@@ -128,39 +129,34 @@ class GalleryDescriber(Describer):
 
     def evidence(self, paths: Sequence[str]) -> tuple[dict[str, Evidence], dict[str, str]]:
         """Scores of images by path, and why others could not be read."""
-        found, waiting, missing = dict[str, Evidence](), dict[str, bytes](), dict[str, str]()
-        for path in paths:
+        by_path = self.searcher.gallery.records.by_path
+        # asked for once: another process may replace or erase an image while it is scored
+        records = {path: by_path.get(path) for path in paths}
+        there = {path: image for path, image in records.items() if image is not None}
+        missing = dict.fromkeys(records.keys() - there.keys(), "is no longer in the gallery")
+        known = {path: self.kept.get(image.content_key) for path, image in there.items()}
+        found = {path: evidence for path, evidence in known.items() if evidence is not None}
+        contents: dict[str, bytes] = {}
+        for path in [path for path in there if path not in found]:
             try:
-                if (kept := self.kept.get(self.key(path))) is None:
-                    content = self.searcher.gallery.content_of(path)
-                    self.encoder.decode_image(content)
-                    waiting[path] = content
-                else:
-                    found[path] = kept
-            except (Unusable, NotThere) as fault:
+                content = self.searcher.gallery.read_image(there[path])
+                self.encoder.decode_image(content)
+                contents[path] = content
+            except Unusable as fault:
                 missing[path] = str(fault)
-        for start in range(0, len(waiting), SCORED_AT_ONCE):
-            some = list(waiting)[start : start + SCORED_AT_ONCE]
-            scores = self.score([waiting[path] for path in some])
+        for some in chunks(list(contents), SCORED_AT_ONCE):
+            scores = self.score([contents[path] for path in some])
             found |= {path: scores.select_images(np.array([number])) for number, path in enumerate(some)}
-        self.keep(found)
+        self.keep({there[path].content_key: evidence for path, evidence in found.items()})
         return found, missing
 
     def keep(self, found: Mapping[str, Evidence]) -> None:
         """Keep these scores by content, and of all no more than `KEPT`, those used last."""
-        for path, one in found.items():
-            key = self.key(path)
-            self.kept[key] = one
-            self.kept.move_to_end(key)
+        for content, one in found.items():
+            self.kept[content] = one
+            self.kept.move_to_end(content)
         while len(self.kept) > KEPT:
             self.kept.popitem(last=False)
-
-    def key(self, path: str) -> str:
-        """What is in an image. Raises NotThere when the gallery holds no such image any more."""
-        image = self.searcher.gallery.records.by_path.get(path)
-        if image is None:
-            raise NotThere("is no longer in the gallery")
-        return image.content_key
 
 
 def predictions_as_json(seen: Sequence[CategoryPrediction]) -> list[dict[str, Any]]:

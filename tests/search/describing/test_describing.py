@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from evaluation.trained import TrainedModel
 from search.__main__ import main
 from search.describing.describer import Describer, GalleryDescriber
 from search.describing.questions import DialogueRequest, QuestionAnswer, ask, log_odds_of
+from search.files.records import IndexedImage
 from search.page.describing import predictions_as_html
 from search.searcher import Hit
 from search.serving.api import build_app
@@ -109,6 +111,26 @@ def test_hits_are_described_once_and_forgotten_when_erased(describer, searcher, 
     assert content in describer.kept
     erase_image(searcher, path)
     assert content not in describer.kept and searcher.tokens.cache.get(content) is None
+
+
+def test_scores_are_kept_by_the_content_that_was_scored():
+    """Another process may replace or erase an image while it is scored."""
+    none = np.zeros(4, np.float32)
+    by_path = {name: IndexedImage(name, f"old {name}", none) for name in ("a.jpg", "b.jpg")}
+
+    def score(contents):
+        by_path["a.jpg"] = IndexedImage("a.jpg", "new", none)
+        del by_path["b.jpg"]
+        return SimpleNamespace(select_images=lambda indices: contents[indices[0]])
+
+    gallery = SimpleNamespace(records=SimpleNamespace(by_path=by_path), read_image=lambda image: image.digest)
+    gallery.content_of = lambda path: by_path[path].digest
+    model = SimpleNamespace(decode_image=lambda content: None)
+    describer = GalleryDescriber(SimpleNamespace(gallery=gallery, drops=[], reranker=model), read_phrase_table())
+    describer.score = score
+    found, missing = describer.evidence(["a.jpg", "b.jpg"])
+    assert found == {"a.jpg": "old a.jpg", "b.jpg": "old b.jpg"} and not missing
+    assert describer.kept == {"old a.jpg": "old a.jpg", "old b.jpg": "old b.jpg"}
 
 
 def test_an_image_that_is_gone_is_told(describer, searcher, photos):
