@@ -19,6 +19,7 @@ from search.describing.questions import (
     ask,
     question_as_json,
 )
+from search.files.crops import file_and_box
 from search.gallery.searchable_gallery import SearchableGallery
 from utils.errors import UserError, one_line
 from utils.files import as_json
@@ -143,7 +144,12 @@ def print_hits(dialogue: Dialogue, gallery: SearchableGallery) -> None:
 
 def dialogue_as_json(dialogue: Dialogue, gallery: SearchableGallery) -> dict[str, Any]:
     hits = [
-        {"rank": rank, "file": gallery.image_source.named(gallery.file_of(hit.path)), "match": hit.match, **asdict(hit)}
+        {
+            "rank": rank,
+            "file": gallery.image_source.named(file_and_box(hit.path)[0]),
+            "match": hit.match,
+            **asdict(hit),
+        }
         for rank, hit in enumerate(dialogue.result.hits, 1)
     ]
     return {

@@ -78,10 +78,6 @@ class SearchableGallery(ABC):
             raise NotThere(f"the gallery holds no image {path!r}")
         return image
 
-    def file_of(self, path: str) -> str:
-        """The path of the file of an image of this gallery. Raises UserError when it holds no such image."""
-        return self.image_at(path).file
-
     def content_of(self, path: str) -> bytes:
         """An image as it was indexed, as a file: another image that has taken its place is never read or shown.
 

@@ -48,7 +48,7 @@ def hit_as_json(hit: Hit, gallery: SearchableGallery, with_files: bool = False) 
     return {
         "id": hit.id,
         "path": hit.path,
-        **({"file": gallery.image_source.named(gallery.file_of(hit.path))} if with_files else {}),
+        **({"file": gallery.image_source.named(file_and_box(hit.path)[0])} if with_files else {}),
         "box": file_and_box(hit.path)[1],
         **{name: getattr(hit, name) for name in SCORES},
         "metadata": hit.metadata,

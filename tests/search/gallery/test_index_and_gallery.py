@@ -312,7 +312,7 @@ def test_what_is_forgotten_is_gone(encoder, photos, tmp_path):
         vector = next(iter(gallery.records)).embedding
         assert not set(gone) & {path for _, path, _ in gallery.store.search(vector, 1000)}
         with pytest.raises(UserError, match="holds no image"):
-            gallery.file_of(gone[0])
+            gallery.image_at(gone[0])
     assert all((photos / path).exists() for path in gone)
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from fastapi.testclient import TestClient
 
+from search.files.images import LocalImages
 from search.results.formats import COLUMNS, hits_as_json, results_as_csv, search_result_as_json, still_there
 from search.searcher import Hit
 from search.serving.api import build_app
@@ -22,6 +23,12 @@ def gallery_of(*paths):
 
 def rows_of(table):
     return list(csv.DictReader(io.StringIO(table, newline="")))
+
+
+def test_the_file_of_a_hit_is_told_when_another_process_has_erased_it_since(tmp_path):
+    gallery = SimpleNamespace(records=SimpleNamespace(by_path={}), image_source=LocalImages(tmp_path))
+    (found,) = hits_as_json([Hit("a.jpg#1,2,3,4", 0.5, None, {})], gallery, with_files=True)
+    assert found["file"] == str(tmp_path / "a.jpg")
 
 
 def test_a_table_has_a_row_for_each_hit_and_each_moment():
