@@ -71,7 +71,12 @@ class Store:
         self.uri, self.collection, self.dimensions = uri, collection, dimensions
         self.client, self.requested_type, self.writable = connect(uri), requested_type, create_missing
         self.index_type, self.built_with, self.described_at = EXACT, dict[str, Any](), 0.0
-        self.open(create_missing)
+        try:
+            self.open(create_missing)
+        except BaseException:
+            with contextlib.suppress(UserError):  # which would hide the error that matters
+                self.close()
+            raise
 
     @translate_milvus_errors
     def open(self, create_missing: bool) -> None:

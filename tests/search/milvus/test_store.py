@@ -76,6 +76,14 @@ def test_errors_of_milvus_are_one_line(tmp_path):
         opened.count()
 
 
+def test_an_index_that_cannot_be_opened_is_not_held_open(tmp_path, monkeypatch):
+    closed, close = [], store.Store.close
+    monkeypatch.setattr(store.Store, "close", lambda opened: closed.append(close(opened)))
+    with pytest.raises(UserError, match="has no index gallery"):
+        store.Store(str(tmp_path / "index.db"), "gallery", 16, create_missing=False)
+    assert len(closed) == 1
+
+
 def test_an_idle_connection_is_not_pinged(tmp_path, monkeypatch):
     """Servers close those that are pinged more often than every five minutes, and grpc prints that as an error."""
     import grpc
