@@ -6,7 +6,7 @@ The index holds with each image what `Records` does (`search.milvus.store.as_row
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from search.files.records import ID, PATH, IndexedImage
 from search.milvus.store import Store
@@ -36,15 +36,11 @@ class IndexRecords:
         """
         now = time.monotonic()
         with self.lock:
-            there = {one: self.kept[one] for one, _ in found if one in self.kept}
-        images = self.store.images([one for one, _ in found if one not in there])
+            there = {image_id: self.kept[image_id] for image_id, _ in found if image_id in self.kept}
+        images = self.store.images([image_id for image_id, _ in found if image_id not in there])
         with self.lock:
             self.keep(images)
-            for one, path in found:
-                self.seen[path] = one, now
-                self.seen.move_to_end(path)
-            while len(self.seen) > MAX_KEPT:
-                self.seen.popitem(last=False)
+            self.see(found, now)
         return there | {image.id: image for image in images}
 
     def keep(self, images: Sequence[IndexedImage]) -> None:
@@ -54,23 +50,30 @@ class IndexRecords:
         while len(self.kept) > MAX_KEPT:
             self.kept.popitem(last=False)
 
+    def see(self, found: Iterable[tuple[str, str]], now: float) -> None:
+        """Note that images of these (id, path) were there at this time."""
+        for image_id, path in found:
+            self.seen[path] = image_id, now
+            self.seen.move_to_end(path)
+        while len(self.seen) > MAX_KEPT:
+            self.seen.popitem(last=False)
+
     def find_by_path(self, path: str) -> IndexedImage | None:
         """The image of a path; None when there is none."""
         with self.lock:
-            one, when = self.seen.get(path, ("", 0.0))
-            if time.monotonic() - when < FRESH and one in self.kept:
-                return self.kept[one]
+            image_id, when = self.seen.get(path, ("", 0.0))
+            if time.monotonic() - when < FRESH and image_id in self.kept:
+                return self.kept[image_id]
         return self.fetched(self.store.images_where(PATH, path))
 
-    def find_by_id(self, one: str) -> IndexedImage | None:
+    def find_by_id(self, image_id: str) -> IndexedImage | None:
         """The image of an id; None when there is none, or none any more."""
-        return self.fetched(self.store.images_where(ID, one))
+        return self.fetched(self.store.images_where(ID, image_id))
 
     def fetched(self, images: Sequence[IndexedImage]) -> IndexedImage | None:
         with self.lock:
             self.keep(images)
-            for image in images:
-                self.seen[image.path] = image.id, time.monotonic()
+            self.see([(image.id, image.path) for image in images], time.monotonic())
         return images[0] if images else None
 
 
