@@ -179,7 +179,7 @@ def add_images(app: FastAPI, searcher: Searcher, allow_upload: bool) -> None:
     async def upload(request: Request) -> JSONResponse:
         """Add an image to the gallery: the file is the body of the request."""
         if not allow_upload:
-            return JSONResponse({"error": NO_UPLOADS}, status_code=403)
+            return error_answer(NO_UPLOADS, 403)
         content = await body_of(request)
         image = await run_in_threadpool(add_image, searcher, content)
         return JSONResponse({"id": image.id, "path": image.path})
@@ -199,7 +199,7 @@ def add_unknown(app: FastAPI) -> None:
 
     async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        await JSONResponse({"error": nothing_there(request)}, status_code=404)(scope, receive, send)
+        await error_answer(nothing_there(request), 404)(scope, receive, send)
 
     app.mount("/api", unknown)  # takes all methods, such as OPTIONS, also for addresses that answer others
 
@@ -237,11 +237,11 @@ def refuse_strangers(app: FastAPI, allow_upload: bool, host: str) -> None:
     async def refuse(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         asked = request.headers.get("host", "")
         if is_sent_by_another_site(request):
-            return JSONResponse({"error": "requests of other sites are refused"}, status_code=403)
+            return error_answer("requests of other sites are refused", 403)
         if not allow_upload and request.url.path.startswith(f"{OF_THE_PAGE}/upload"):
-            return JSONResponse({"error": NO_UPLOADS}, status_code=403)
+            return error_answer(NO_UPLOADS, 403)
         if alone and not (is_this_machine(host_in(asked)) or host_in(asked) == bare(host).lower()):
-            return JSONResponse({"error": f"this is served on {host} alone, not on {asked}"}, status_code=403)
+            return error_answer(f"this is served on {host} alone, not on {asked}", 403)
         answer = await call_next(request)
         let_no_other_site_read(answer.headers)
         answer.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
@@ -265,8 +265,8 @@ def in_one_form(request: Request, answer: Response) -> Response:
     if answer.status_code < 400:
         return answer
     if answer.status_code in (404, 405):
-        return JSONResponse({"error": nothing_there(request)}, status_code=404)
-    return JSONResponse({"error": HTTPStatus(answer.status_code).phrase}, status_code=answer.status_code)
+        return error_answer(nothing_there(request), 404)
+    return error_answer(HTTPStatus(answer.status_code).phrase, answer.status_code)
 
 
 def nothing_there(request: Request) -> str:
@@ -278,23 +278,26 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     def wrong_input(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, status_code=status_of(error))
+        return error_answer(str(error), status_of(error))
 
     @app.exception_handler(RequestValidationError)
     def wrong_request(request: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse(
-            {"error": f"the request is not understood: {misunderstanding(request, error)}"}, status_code=400
-        )
+        return error_answer(f"the request is not understood: {misunderstanding(request, error)}", 400)
 
     @app.exception_handler(Exception)
     def failure(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": "the server failed; its terminal says why"}, status_code=500)
+        return error_answer("the server failed; its terminal says why", 500)
 
     app.exception_handler(ClientDisconnect)(answer_nobody)
 
     @app.exception_handler(HTTPException)
     def wrong_address(request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"error": str(error.detail)}, status_code=error.status_code)
+        return error_answer(str(error.detail), error.status_code)
+
+
+def error_answer(message: str, status: int) -> JSONResponse:
+    """The form of all errors: {"error": one line}."""
+    return JSONResponse({"error": message}, status_code=status)
 
 
 def answer_nobody(request: Request, error: Exception) -> Response:
