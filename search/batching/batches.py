@@ -81,7 +81,7 @@ class Batches:
         self.encoder, self.reranker, self.gallery, self.tokens = encoder, reranker, gallery, tokens
 
     def run(self, jobs: Sequence[SearchJob]) -> None:
-        """Search; what is wrong with one of them is its `error`."""
+        """Answer searches together, stage by stage; what goes wrong with one of them is kept as its `error`."""
         clock = StageTimer()
         self.read(jobs)
         clock.lap("reading")
@@ -157,7 +157,7 @@ class Batches:
             clock.lap("re-ranking")
             before = 0
             for part in chunks(list(images.values()), images_at_once(self.reranker)):
-                tokens, missing = self.tokens.of(part, partial(tell, jobs, before, len(images)))
+                tokens, missing = self.tokens.of(part, partial(report_read, jobs, before, len(images)))
                 before += len(part)
                 clock.lap("image tokens")
                 found = matching.score([list(names) for names in wanted.values()], tokens)
@@ -169,8 +169,8 @@ class Batches:
                 clock.lap("re-ranking")
 
 
-def tell(jobs: Sequence[SearchJob], before: int, of: int, done: int) -> None:
-    """Tell those who wait that so many images are read by now, and so many more before."""
+def report_read(jobs: Sequence[SearchJob], before: int, of: int, done: int) -> None:
+    """Report to those who wait that `before` + `done` of all images are read by now."""
     for job in jobs:
         job.on_progress(before + done, of)
 

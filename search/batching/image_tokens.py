@@ -54,11 +54,11 @@ class ImageTokens:
         self.read_as: dict[str, State | None] = {}  # by path: the state of the file when it was read
 
     def of(
-        self, images: Iterable[IndexedImage], tell: Callable[[int], None] = lambda done: None
+        self, images: Iterable[IndexedImage], on_progress: Callable[[int], None] = lambda done: None
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Tokens [N, D] by content of the images, each file read once; and by path why others could not be read.
 
-        tell: called with how many are read by now.
+        on_progress: called with how many are read by now.
         """
         each = list({image.path: image for image in images}.values())
         self.gallery.image_source.look_at([image.file for image in each])
@@ -79,7 +79,7 @@ class ImageTokens:
                 if len(waiting) == ENCODED_AT_ONCE:
                     found |= self.encode(waiting)
                     waiting = {}
-                    tell(len(found))
+                    on_progress(len(found))
             found |= self.encode(waiting)
             each = [image for image in skipped if image.content_key not in found]
         return found, missing

@@ -211,29 +211,29 @@ def open_gallery(
     """
     address = Address.parse(str(gallery), files)
     require_gallery_folder(address, create_missing=images is not None)
-    kept = address.storage()
-    with kept.lock(f"gallery {gallery}", HELD):
-        records = Records(kept)
-        if kept.exists(MOVING):  # its process was killed
-            finish_move(kept, records, kept.read_json(MANIFEST, "gallery file"))
+    storage = address.storage()
+    with storage.lock(f"gallery {gallery}", HELD):
+        records = Records(storage)
+        if storage.exists(MOVING):  # its process was killed
+            finish_move(storage, records, storage.read_json(MANIFEST, "gallery file"))
         source = images if images is None or isinstance(images, ImageSource) else open_images(str(images), "images")
-        manifest = open_manifest(address, kept, encoder, source, index_type)
-        has = require_index_type(manifest.get(INDEX_TYPE, AUTO))
-        if index_type not in (None, has) and not anew:
+        manifest = open_manifest(address, storage, encoder, source, index_type)
+        current_type = require_index_type(manifest.get(INDEX_TYPE, AUTO))
+        new_type = None if index_type in (None, current_type) else index_type
+        if new_type and not anew:
             raise UserError(
-                f"the index of gallery {gallery} is {has}; to build it as {index_type}:"
-                f" python -m search rebuild --gallery {gallery} --index_type {index_type}"
+                f"the index of gallery {gallery} is {current_type}; to build it as {new_type}:"
+                f" python -m search rebuild --gallery {gallery} --index_type {new_type}"
             )
-        if anew and index_type in (None, has) and not address.is_server:
-            shutil.rmtree(address.folder / INDEX, ignore_errors=True)
-            (address.folder / INDEX).unlink(missing_ok=True)
-        store = Store(address.uri, address.collection, encoder.dimensions, requested_type=has)
+        if anew and not new_type:
+            remove_index_file(address)
+        store = Store(address.uri, address.collection, encoder.dimensions, requested_type=current_type)
         try:
             opened = Gallery(address, manifest, records, store, address.folder / PAGE)
             if images is not None and encoder.source not in ({}, manifest.get("encoder")):
                 opened.record_encoder(encoder.source)
-            if anew and index_type not in (None, has):
-                opened.choose_index(str(index_type))
+            if new_type:
+                opened.choose_index(new_type)
             elif anew:
                 opened.rebuild()
             opened.clear_page()  # of a process that was killed
@@ -241,6 +241,13 @@ def open_gallery(
             yield opened
         finally:
             store.close()
+
+
+def remove_index_file(address: Address) -> None:
+    """Remove the index of a gallery in a folder before it is opened: it may be damaged, and is built again."""
+    if not address.is_server:
+        shutil.rmtree(address.folder / INDEX, ignore_errors=True)
+        (address.folder / INDEX).unlink(missing_ok=True)
 
 
 def finish_move(files: Storage, records: Records, manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Report:
-    """How many images were added and so on; unreadable: path -> why; kept: those of them that stay in the gallery."""
+    """What indexing did to a gallery: how many images were added, updated, removed, or left as they were.
+
+    unreadable: path -> why; kept: those of them that stay in the gallery; found: what is below the folder.
+    """
 
     added: int = 0
     updated: int = 0
@@ -177,17 +180,28 @@ def index(
     images = [path for path in found.images if is_text(path)]
     sources = [Source(path, [path]) for path in images]
     if boxes or detector:
-        if detector:
-            people = find_people(gallery.image_source, images, detector, gallery.address.folder)
-        else:
-            people = read_people(boxes, images, gallery.image_source)
+        people = people_in(gallery, images, boxes, detector)
         sources, metadata = people_as_sources(gallery, people, images, metadata or {})
     report = Report(unreadable={printable(path): NOT_TEXT for path in found.images if not is_text(path)}, found=found)
     add_images(gallery, encoder, sources, metadata, report)
-    paths = [path for source in sources for path in source.paths]
+    drop_gone(gallery, sources, report)
+    gallery.finish()
+    return report
+
+
+def people_in(gallery: Gallery, images: Sequence[str], boxes: Sequence[Path], detector: NamedDetector | None) -> People:
+    """Who is in these frames, as a detector finds them or files of boxes say. Raises UserError."""
+    if detector:
+        return find_people(gallery.image_source, images, detector, gallery.address.folder)
+    return read_people(boxes, images, gallery.image_source)
+
+
+def drop_gone(gallery: Gallery, sources: Sequence[Source], report: Report) -> None:
+    """Drop the images that are in no source any more or cannot be used, count them, and erase what is left of them."""
+    there = {path for source in sources for path in source.paths}
     known = gallery.records.by_path.keys()
     faulty = report.unreadable.keys() - report.kept
-    dropped = sorted((known - set(paths)) | (known & faulty))
+    dropped = sorted((known - there) | (known & faulty))
     if dropped:
         gallery.drop(dropped)
     report.removed = len(dropped)
@@ -195,8 +209,6 @@ def index(
         gallery.compact()
     elif len(gallery.records.files) > MAX_FILES:
         gallery.records.rewrite()
-    gallery.finish()
-    return report
 
 
 def require_same_form(gallery: Gallery, with_boxes: bool) -> None:

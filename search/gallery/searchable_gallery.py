@@ -86,16 +86,16 @@ class SearchableGallery(ABC):
         return self.read_image(self.image_at(path))
 
     def read_image(self, image: IndexedImage) -> bytes:
-        """`content_of` an image of which the record is known."""
+        """An image as it was indexed, as a file, where its record is known; otherwise as `content_of`."""
         content, box = self.read_frame(image), file_and_box(image.path)[1]
         return content if box is None else cut(decode(content), box)
 
     def frame_of(self, path: str) -> bytes:
-        """The whole file that an image is, or is cut out of; else as `content_of`."""
+        """The whole file that an image is, or is cut out of; otherwise as `content_of`."""
         return self.read_frame(self.image_at(path))
 
     def read_frame(self, image: IndexedImage) -> bytes:
-        """`frame_of` an image of which the record is known."""
+        """The whole file that an image is, or is cut out of, where its record is known; otherwise as `content_of`."""
         content = self.image_source.read(image.file)
         if blake2_of(content) != image.digest:
             raise Unusable("has changed since it was indexed; index the folder again")
@@ -108,16 +108,16 @@ class SearchableGallery(ABC):
         what is searched with them. Images that are gone since the index found them are left out.
         """
         answers = self.store.search_all(embeddings, count, where)
-        images = self.images_of(dict.fromkeys((one, path) for found in answers for one, path, _ in found))
+        images = self.images_of(dict.fromkeys((image_id, path) for found in answers for image_id, path, _ in found))
         return [
-            by_similarity([images[one] for one, _, _ in found if one in images], embedding)
+            by_similarity([images[image_id] for image_id, _, _ in found if image_id in images], embedding)
             for found, embedding in zip(answers, embeddings, strict=True)
         ]
 
     def images_of(self, found: Collection[tuple[str, str]]) -> Mapping[str, IndexedImage]:
         """What is known now of images of which a search has found (id, path); those that are gone are left out."""
-        known = ((one, self.records.by_id.get(one)) for one, _ in found)
-        return {one: image for one, image in known if image is not None}
+        known = ((image_id, self.records.by_id.get(image_id)) for image_id, _ in found)
+        return {image_id: image for image_id, image in known if image is not None}
 
     @abstractmethod
     def columns(self) -> Mapping[str, Sequence[Any]]:

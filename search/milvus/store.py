@@ -80,7 +80,7 @@ class Store:
 
     @translate_milvus_errors
     def open(self, create_missing: bool) -> None:
-        """Load the collection."""
+        """Load the collection; where there is none, make an empty one, or raise UserError unless `create_missing`."""
         if not self.client.has_collection(self.collection):
             if not create_missing:
                 raise UserError(f"{self.uri} has no index {self.collection}; {REBUILD}")

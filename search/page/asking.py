@@ -62,7 +62,7 @@ class Asking:
     def reply_by(self, word: str, outputs: int) -> Callable[..., tuple[Any, ...]]:
         """The callback of an answer: the next question, and hits in a new order. outputs: how many a search has."""
 
-        def reply(answers: Answers, asked: Asked | None, *values: Any) -> tuple[Any, ...]:
+        def replied(answers: Answers, asked: Asked | None, *values: Any) -> tuple[Any, ...]:
             try:
                 if asked is None:
                     raise UserError("nothing is asked; press Ask me")
@@ -72,7 +72,7 @@ class Asking:
                 return answers, asked, *message(error), *(gr.skip() for _ in range(outputs))
             return with_this, *next_question(found), *self.calls.show(found.result)
 
-        return reply
+        return replied
 
     def dialogue(self, answers: Answers, values: Sequence[Any]) -> Dialogue:
         """The search with what was answered so far. Raises UserError."""
