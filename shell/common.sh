@@ -222,9 +222,17 @@ require_settings() {
         case "$argument" in
             -h | --help) sed -n '2,/^[^#]/s/^# //p' "$0"; exit 0 ;;
             *=*) ;;
-            *) fail "$argument is not a setting; write KEY.PATH=VALUE, such as optimizer.lr=1e-4" ;;
+            *) fail "$argument is not a setting; write KEY.PATH=VALUE, such as optimizer.lr=1e-4; see bash $0 --help" ;;
         esac
     done
+}
+
+# check_settings CONFIG [KEY.PATH=VALUE ...]: tells what is wrong in them now, not after minutes of drawing people.
+check_settings() {
+    "$PYTHON" -c 'import sys
+from configs.loading import load_config
+from utils.errors import run_command_line
+run_command_line(lambda: load_config(sys.argv[1], sys.argv[2:]) and 0)' "$@"
 }
 
 # draw FOLDER [options of dataset.synthetic ...]: the synthetic benchmark, checked and tokenised once.

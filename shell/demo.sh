@@ -9,23 +9,22 @@
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 name=demo preset=lookalikes
-if [ "${1:-}" = --from-nothing ]; then name=demo_from_nothing preset=demo; shift; fi
+for argument; do
+    shift
+    if [ "$argument" = --from-nothing ]; then name=demo_from_nothing preset=demo; else set -- "$@" "$argument"; fi
+done
 require_settings "$@"
 output="$(absolute "${OUTPUT:-$repository/output/$name}")"
 config="$(absolute "${CONFIG:-$repository/configs/$name.yaml}")"
 first="${config%.yaml}_pretrain.yaml"
 start="$(checkpoint_path "${START:-demo_start}")"
+[ -f "$config" ] || fail "CONFIG=${CONFIG:-$config}: there is no file $config"
 if [ $name = demo ]; then [ -e "$start" ] || fail "START=${START:-demo_start}: there is no checkpoint $start"
 else [ -f "$first" ] || fail "CONFIG=$config: its first stage, $first, does not exist"; fi
 ensure_environment
 cd "$repository"
 data="$output/data"
-if [ $# -gt 0 ]; then  # wrong settings are told now, not after minutes
-    "$PYTHON" -c 'import sys
-from configs.loading import load_config
-from utils.errors import run_command_line
-run_command_line(lambda: load_config(sys.argv[1], sys.argv[2:]) and 0)' "$config" "$@"
-fi
+if [ $# -gt 0 ] || [ -n "${CONFIG:-}" ]; then check_settings "$config" "$@"; fi
 use_data "$data"
 
 echo "1/4 people"

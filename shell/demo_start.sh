@@ -12,6 +12,7 @@ ensure_environment
 output="$(absolute "${OUTPUT:-$repository/output/demo_start}")"
 file="$(absolute "${FILE:-$output/demo_start.safetensors}")"
 cd "$repository"
+if [ $# -gt 0 ]; then check_settings configs/demo_start_details.yaml "$@"; fi
 
 echo "1/6 people"
 # shellcheck disable=SC2086  (several options)

@@ -152,6 +152,42 @@ def test_the_demo_misses_a_start_that_is_not_there(checkout):
     assert "ran" not in checkout.log.read_text()
 
 
+def test_the_demo_misses_a_configuration_before_it_draws_people(checkout):
+    plant_demo(checkout)
+    done, _ = checkout.call("bash shell/demo.sh", CONFIG="other.yaml")
+    assert done.returncode == 2
+    assert done.stderr == f"error: CONFIG=other.yaml: there is no file {checkout.root}/other.yaml\n"
+    assert "ran" not in checkout.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "config"),
+    [
+        ("demo.sh", {"CONFIG": "configs/demo.yaml"}, "{root}/configs/demo.yaml"),
+        ("demo.sh alpha=x", {}, "{root}/configs/demo.yaml"),
+        ("demo_start.sh alpha=x", {}, "configs/demo_start_details.yaml"),
+    ],
+)
+def test_wrong_settings_end_a_script_before_it_draws_people(checkout, command, variables, config):
+    plant_demo(checkout)
+    refusing = '*load_config*) echo "refused $3" >> "$log"; exit 2 ;;'
+    fake = checkout.python.read_text().replace('"-c "*)', f'{refusing}\n    "-c "*)')
+    checkout.python.write_text(fake)
+    done, _ = checkout.call(f"bash shell/{command}", **variables)
+    assert done.returncode == 2
+    assert checkout.log.read_text().splitlines()[-1] == f"refused {config.format(root=checkout.root)}"
+
+
+def test_the_demo_knows_its_flag_at_any_position_and_names_its_help(checkout):
+    plant_demo(checkout)
+    done, _ = checkout.call("bash shell/demo.sh vision_depth=2 --from-nothing")
+    assert done.returncode == 0, done.stderr
+    assert runs_of(checkout)[-1].endswith(" vision_depth=2")
+    assert "ran -m dataset.synthetic" in checkout.log.read_text() and "--preset demo\n" in checkout.log.read_text()
+    done, _ = checkout.call("bash shell/demo.sh --from-nothin")
+    assert done.returncode == 2 and done.stderr.endswith("; see bash shell/demo.sh --help\n")
+
+
 def test_the_demo_from_nothing_has_two_stages_and_decodes_images_once(checkout, tmp_path):
     plant_demo(checkout)
     output, configs = tmp_path / "my output", checkout.root / "configs"
