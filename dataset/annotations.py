@@ -20,6 +20,7 @@ from dataset.annotation_formats import READERS
 from dataset.captions import CaptionReading, plain_text
 from dataset.image_files import image_sizes, missing_images, normal_path
 from utils.errors import UserError, did_you_mean
+from utils.paths import not_a_folder
 from utils.text import agreeing, counted
 
 logger = logging.getLogger(__name__)
@@ -141,8 +142,7 @@ def fingerprint(entries: Sequence[Entry], image_root: str | os.PathLike) -> str:
 def check_image_root(image_root: str | os.PathLike) -> None:
     """Raise UserError unless it is a folder."""
     if not Path(image_root).is_dir():
-        found = "is not a folder" if Path(image_root).exists() else "does not exist"
-        raise UserError(f"image folder {image_root} {found}")
+        raise UserError(f"image folder {image_root} {not_a_folder(image_root)}")
 
 
 def check_images(entries: Sequence[Entry], image_root: str | os.PathLike) -> None:

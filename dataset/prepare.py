@@ -27,7 +27,7 @@ from dataset.digests import FILE as DIGESTS
 from dataset.digests import digest_file
 from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.files import as_json, atomic_write, require_writable_file, require_writable_folder
-from utils.paths import tidy
+from utils.paths import not_a_folder, tidy
 from utils.text import counted
 
 WARNINGS_PER_CATEGORY, OF_CAPTIONS = 20, 5  # that are shown; captions are many, and odd ones alike
@@ -116,7 +116,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _find_source(root: Path, data_format: Format) -> Path:
     """The annotation file. Raises UserError that says what was found in its place."""
     if not root.is_dir():
-        raise UserError(f"data set folder {root} does not exist")
+        raise UserError(f"data set folder {root} {not_a_folder(root)}")
     found = data_format.find_files(root)
     if len(found) > 1:
         several = ", ".join(path.name for path in found)
@@ -169,7 +169,7 @@ def inspect(
     if options.skip_images:
         return Inspection(entries, problems, warnings)
     if not image_root.is_dir():
-        missing = Problem("missing image", "", f"image folder {image_root} does not exist")
+        missing = Problem("missing image", "", f"image folder {image_root} {not_a_folder(image_root)}")
         return Inspection(entries, [*problems, missing], warnings)
     if crops:
         frames = check_frames(entries, image_root, crops, options.workers)

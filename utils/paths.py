@@ -28,6 +28,18 @@ def tidy(path: Path) -> Path:
     return plain if ".." in path.parts and os.path.realpath(plain) == os.path.realpath(path) else path
 
 
+def not_a_folder(path: str | os.PathLike) -> str:
+    """What is wrong with a path that should be a folder and is none, to follow its name in a message."""
+    return "is not a folder" if os.path.exists(path) else "does not exist"
+
+
+def not_a_file(path: str | os.PathLike) -> str:
+    """What is wrong with a path that should be a file and is none, to follow its name in a message."""
+    if os.path.isdir(path):
+        return "is a folder"
+    return "is not a file" if os.path.exists(path) else "does not exist"
+
+
 PathText = Annotated[str, AfterValidator(expand_home)]
 """A path in a configuration."""
 

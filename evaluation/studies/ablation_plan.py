@@ -17,7 +17,7 @@ from utils.checkpoints.run_folder import BEST, RunFolder
 from utils.config import read_mapping, validate
 from utils.errors import UserError
 from utils.files import read_json
-from utils.paths import PathText
+from utils.paths import PathText, not_a_file
 
 MADE_WITH = "made_with.json"  # in the folder of a run: what it was started with
 RESULTS = ("metrics.json", "rankings.npz")
@@ -211,7 +211,7 @@ def check(run: Training) -> None:
     """Raises UserError when a run cannot start, or its folder holds one that was started differently."""
     wanted = run.made_with()
     if isinstance(run.start, str) and not Path(run.start).is_file():
-        raise UserError(f"ablation: checkpoint {run.start} does not exist")
+        raise UserError(f"ablation: checkpoint {run.start} {not_a_file(run.start)}")
     path = run.folder / MADE_WITH
     if not path.exists():
         if run.folder.is_dir() and any(entry.name != ".lock" for entry in run.folder.iterdir()):

@@ -26,7 +26,7 @@ from search.access.private_files import ReloadingFile
 from search.access.tokens import read_tokens
 from utils.errors import UserError
 from utils.files import require_writable_file
-from utils.paths import is_text
+from utils.paths import is_text, not_a_file
 
 MADE = "made by: python -m search password FILE USER --role " + " ".join(ROLES)
 
@@ -168,7 +168,7 @@ def tls_of(options: argparse.Namespace) -> dict[str, str]:
         raise UserError("--tls_cert and --tls_key go together: a certificate, and its private key")
     for path, what in ((cert, "--tls_cert"), (key, "--tls_key")):
         if not path.is_file():
-            raise UserError(f"{what} {path} does not exist")
+            raise UserError(f"{what} {path} {not_a_file(path)}")
     if key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
         raise UserError(f"--tls_key {key} can be used by others: chmod 600 {key}, and make a new one")
     require_pair(cert, key)

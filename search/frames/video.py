@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from utils.errors import UserError, one_line
 from utils.files import atomic_write, read_json, require_writable_folder, write_json
+from utils.paths import not_a_file
 from utils.text import counted
 
 ABOUT, TABLE = "video.json", "frames.csv"
@@ -115,7 +116,7 @@ def with_video(video: Path) -> Any:
     except ImportError:
         raise UserError("reading videos needs the package av: pip install av") from None
     if not video.is_file():
-        raise UserError(f"{video} {'is a folder' if video.is_dir() else 'does not exist'}; name a video")
+        raise UserError(f"{video} {not_a_file(video)}; name a video")
     try:
         container = av.open(str(video))
     except (av.FFmpegError, OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 from search.access.addresses import is_this_machine
 from search.access.private_files import read_private_json
 from utils.errors import UserError
+from utils.paths import not_a_file
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def milvus_login(uri: str) -> dict[str, Any]:
         login["secure"] = True
         if certificate := os.environ.get(CERTIFICATE):
             if not Path(certificate).is_file():
-                raise UserError(f"{CERTIFICATE} {certificate} does not exist")
+                raise UserError(f"{CERTIFICATE} {certificate} {not_a_file(certificate)}")
             login["server_pem_path"] = certificate
     elif login and not is_this_machine(parts.hostname or ""):
         logger.warning("the login of %s crosses the network unencrypted; give https:// where the server has it", uri)

@@ -38,6 +38,7 @@ def written(folder: Path, content: bytes) -> Path:
 CHECKPOINTS = {
     "missing": (lambda folder, good: folder / "nothing.pth", "nothing.pth does not exist"),
     "a folder": (lambda folder, good: good.parent, "is a folder"),
+    "a device": (lambda folder, good: Path("/dev/null"), "checkpoint /dev/null is not a file"),
     "text": (lambda folder, good: written(folder, b"hello world\n" * 99), "damaged, cut off, or not a checkpoint"),
     "zero bytes": (lambda folder, good: written(folder, b""), "damaged, cut off, or not a checkpoint"),
     "half": (lambda folder, good: written(folder, good.read_bytes()[: good.stat().st_size // 2]), "damaged, cut off"),

@@ -389,6 +389,16 @@ def test_wrong_folders_are_explained(cuhk):
         main(["CUHK-PEDES", str(cuhk.root.parent)])
     with pytest.raises(UserError, match=r"folder .* does not exist"):
         main(["CUHK-PEDES", str(cuhk.root / "absent")])
+    with pytest.raises(UserError, match=rf"data set folder .*{cuhk.file} is not a folder$"):
+        main(["CUHK-PEDES", str(cuhk.root / cuhk.file)])
+
+
+def test_a_file_in_place_of_the_images_is_told_as_one(cuhk, capsys):
+    (cuhk.root / "imgs").rename(cuhk.root / "photos")
+    (cuhk.root / "imgs").write_text("photos")
+    with pytest.raises(UserError, match="1 problem in"):
+        cuhk.run()
+    assert f"image folder {cuhk.root / 'imgs'} is not a folder" in capsys.readouterr().err
 
 
 def test_relative_root_starts_from_the_given_directory(cuhk, monkeypatch):

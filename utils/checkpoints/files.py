@@ -23,6 +23,7 @@ from utils.checkpoints.untrusted import NOT_PLAIN, PlainFile, Refused, damaged, 
 from utils.checkpoints.weights import Ambiguous, find_weights
 from utils.errors import UserError
 from utils.files import atomic_write, similar_file
+from utils.paths import not_a_file
 from utils.text import counted
 from utils.values import Unsuitable, first_non_finite, require_plain, sha256_of
 
@@ -95,8 +96,8 @@ def read_checkpoint(path: str | os.PathLike, role: str = "checkpoint") -> dict[s
     Raises UserError when the file is missing, damaged, hostile, or holds no named tensors, or several sets of them.
     """
     if not Path(path).is_file():
-        found = "is a folder; name a file in it" if Path(path).is_dir() else f"does not exist{similar_file(Path(path))}"
-        raise UserError(f"{role} {path} {found}")
+        hint = "; name a file in it" if Path(path).is_dir() else "" if Path(path).exists() else similar_file(Path(path))
+        raise UserError(f"{role} {path} {not_a_file(path)}{hint}")
     try:
         content = read_content(path)
     except Exception as error:  # damaged and foreign files make torch raise nearly any type

@@ -181,6 +181,8 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
         check(run)
     with pytest.raises(UserError, match=r"checkpoint none.pth does not exist"):
         check(Training("full, seed 1", tmp_path / "new", "configs/demo_from_nothing.yaml", (), 1, "none.pth"))
+    with pytest.raises(UserError, match=r"checkpoint .* is a folder$"):
+        check(Training("full, seed 1", tmp_path / "new", "configs/demo_from_nothing.yaml", (), 1, str(tmp_path)))
 
 
 # ---- jobs ------------------------------------------------------------------------------

@@ -79,6 +79,9 @@ def test_what_does_not_go_together_is_told(file, monkeypatch):
     monkeypatch.setenv("MILVUS_PASSWORD", SECRET)
     with pytest.raises(UserError, match=r"MILVUS_CERTIFICATE nothing.pem does not exist"):
         milvus_login("https://127.0.0.1:19530")
+    monkeypatch.setenv("MILVUS_CERTIFICATE", "/")
+    with pytest.raises(UserError, match=r"MILVUS_CERTIFICATE / is a folder"):
+        milvus_login("https://127.0.0.1:19530")
 
 
 def test_a_login_in_plain_text_is_warned_of(monkeypatch, caplog):

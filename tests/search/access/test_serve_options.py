@@ -53,6 +53,7 @@ PEOPLE = ["--password_file", "people.json"]
         ([*PEOPLE, "--without_tls"], "nothing crosses a network without encryption here"),
         ([*PEOPLE, "--tls_cert", "x"], "--tls_cert and --tls_key go together"),
         ([*PEOPLE, "--tls_cert", "x", "--tls_key", "y"], "--tls_cert x does not exist"),
+        ([*PEOPLE, "--tls_cert", "/", "--tls_key", "y"], "--tls_cert / is a folder"),
         ([*PEOPLE, "--tls_cert", "people.json", "--tls_key", "people.json"], "are no certificate and its key"),
         ([*PEOPLE, "--tls_cert", "people.json", "--tls_key", "open.json"], "--tls_key open.json can be used by others"),
         ([*PEOPLE, "--root_path", "/people"], "name it by --trusted_proxy"),
