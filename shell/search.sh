@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Searches one's own photos by text; installs what search needs on first use.
-#   bash shell/search.sh index|query|forget|move|rebuild|serve|export|password|token ...      each has --help
+#   bash shell/search.sh index|query|ask|describe|serve ...      --help lists all commands; each has --help
 # Relative paths are seen from where it is called. Environment: MARS_ENV.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
