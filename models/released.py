@@ -320,7 +320,7 @@ def load_trained(model: PersonSearchModel, checkpoint: Mapping[str, Any]) -> Non
     """Take all weights from a checkpoint (with its "path"). Raises UserError when search needs others."""
     where = checkpoint["path"]
     report = load_weights(model, checkpoint["model"], where, grid_of(saved_config(checkpoint)))
-    logger.info("checkpoint %s: %s", where, report)
+    logger.info("checkpoint %s: %s", where, report.without_unneeded(needed_to_search))
     require_trained(report, where)
 
 

@@ -19,6 +19,7 @@ from models.person_search import PersonSearchModel
 from models.positions import resize_positions
 from models.released import (
     is_momentum,
+    load_trained,
     load_weights,
     needed_to_search,
     require_trained,
@@ -158,6 +159,16 @@ def test_momentum_starts_at_the_online_parameters_where_a_checkpoint_has_none():
     assert any(name.startswith("text_encoder_m.") for name in report.fresh)
     assert all(torch.equal(one, other) for one, other in zip(momentum, source, strict=True))
     assert torch.equal(model.vision_proj_m.weight, online["vision_proj.weight"])
+
+
+def test_parts_of_training_that_a_model_lacks_worry_nobody_who_searches(caplog):
+    held = {name: value for name, value in content(mars()).items() if needed_to_search(name)}
+    with caplog.at_level("INFO"):
+        load_trained(mars(), {"path": "small.pth", "model": held})
+    others = len(content(mars())) - len(held) - 2  # identities of the queue and its pointer are nobody's
+    (line,) = caplog.messages
+    loaded = f"{len(held)} tensors loaded, 0 of them resized, 0 fresh, 0 unused"
+    assert line == f"checkpoint small.pth: {loaded}; it lacks {others} that ranking does not use"
 
 
 def test_a_checkpoint_of_the_same_model_is_taken_over_exactly():
