@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,10 +254,10 @@ def named_path(path: str, what: str) -> Path:
         raise UserError(f"{what} {path}: {error}") from None
 
 
-def similar_file(path: Path) -> str:
-    """A hint at a file with a similar name beside `path`."""
+def similar_file(path: Path, others: Iterable[str] = ()) -> str:
+    """A hint at a file with a similar name beside `path`, or at one of other names that it could have been."""
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    return did_you_mean(path.name, names)
+    return did_you_mean(path.name, [*names, *others])
 
 
 def as_json(value: Any, indent: int | None = None, encoding: str = "utf-8") -> str:

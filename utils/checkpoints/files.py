@@ -18,11 +18,12 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import safe_open
 
+from utils.checkpoints.named import similar_checkpoint
 from utils.checkpoints.torchscript import is_torchscript, read_torchscript
 from utils.checkpoints.untrusted import NOT_PLAIN, PlainFile, Refused, damaged, require_sound
 from utils.checkpoints.weights import Ambiguous, find_weights
 from utils.errors import UserError
-from utils.files import atomic_write, similar_file
+from utils.files import atomic_write
 from utils.paths import not_a_file
 from utils.text import counted
 from utils.values import Unsuitable, first_non_finite, require_plain, sha256_of
@@ -96,7 +97,7 @@ def read_checkpoint(path: str | os.PathLike, role: str = "checkpoint") -> dict[s
     Raises UserError when the file is missing, damaged, hostile, or holds no named tensors, or several sets of them.
     """
     if not Path(path).is_file():
-        hint = "; name a file in it" if Path(path).is_dir() else "" if Path(path).exists() else similar_file(Path(path))
+        hint = "; name a file in it" if Path(path).is_dir() else similar_checkpoint(Path(path))
         raise UserError(f"{role} {path} {not_a_file(path)}{hint}")
     try:
         content = read_content(path)
