@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dataset.batch import TextTokens, TrainBatch
-from models import objectives, person_search
+from models import loss_means, person_search
 from models.kernels import attention
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws, StepNoise
@@ -298,7 +298,7 @@ def test_two_processes_average_to_one_with_the_whole_batch(monkeypatch):
     whole, expected = run(slice(0, 8))
     exchange, processes = Exchange(), []
     monkeypatch.setattr(person_search, "gather_together", exchange.gather_together)
-    monkeypatch.setattr(objectives, "mean_over_processes", exchange.mean_over_processes)
+    monkeypatch.setattr(loss_means, "mean_over_processes", exchange.mean_over_processes)
     for answering in (False, True):
         for process in (0, 1):
             exchange.begin(process, answering)
