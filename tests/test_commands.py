@@ -165,7 +165,12 @@ def shrink_configs(folder: Path, vocabulary: int) -> None:
     for path in folder.glob("ablations/*.yaml"):
         with changed(path) as values:
             some = {name: variant for name, variant in values["variants"].items() if name in TRAINED_VARIANTS}
+            for variant in filter(None, some.values()):  # as many steps as `max_steps` says
+                own = variant.get("set", [])
+                variant["set"] = [setting for setting in own if not setting.startswith("schedular.steps=")]
             values.update({"seeds": [1], "set": ["schedular.epochs=1"], "variants": some})
+            if values.get("checkpoint") == "demo_start":
+                values["checkpoint"] = "MARS.pth"  # as of `START` below
 
 
 @contextlib.contextmanager
