@@ -144,19 +144,15 @@ def test_the_demo_starts_from_another_checkpoint(checkout):
     assert all(f" --checkpoint {other} " in line for line in runs_of(checkout))
 
 
-def test_the_demo_misses_a_start_that_is_not_there(checkout):
+@pytest.mark.parametrize(
+    ("variable", "name", "what"),
+    [("START", "other.pth", "checkpoint"), ("CONFIG", "other.yaml", "file")],
+)
+def test_the_demo_misses_what_is_not_there_before_it_draws_people(checkout, variable, name, what):
     plant_demo(checkout)
-    done, _ = checkout.call("bash shell/demo.sh", START="other.pth")
+    done, _ = checkout.call("bash shell/demo.sh", **{variable: name})
     assert done.returncode == 2
-    assert done.stderr == f"error: START=other.pth: there is no checkpoint {checkout.root}/other.pth\n"
-    assert "ran" not in checkout.log.read_text()
-
-
-def test_the_demo_misses_a_configuration_before_it_draws_people(checkout):
-    plant_demo(checkout)
-    done, _ = checkout.call("bash shell/demo.sh", CONFIG="other.yaml")
-    assert done.returncode == 2
-    assert done.stderr == f"error: CONFIG=other.yaml: there is no file {checkout.root}/other.yaml\n"
+    assert done.stderr == f"error: {variable}={name}: there is no {what} {checkout.root}/{name}\n"
     assert "ran" not in checkout.log.read_text()
 
 
