@@ -21,7 +21,7 @@ from configs.schema import REPOSITORY
 from evaluation.metrics import METRIC_NAMES, STAGE_NAMES, of_captions
 from evaluation.results import RankingFile, read_log, read_rankings
 from evaluation.statistics import detectable_difference, estimate, paired_p_value
-from evaluation.studies.ablation_diagram import SHOWN_METRICS, draw_lengths, draw_variants
+from evaluation.studies.ablation_diagram import SHOWN_METRICS, draw_conditions, draw_variants
 from evaluation.studies.ablation_plan import MADE_WITH, Plan, Training, all_runs, check, read_plan, trainings
 from evaluation.studies.jobs import Job, run_jobs
 from evaluation.studies.study import Study, add_settings, study
@@ -65,12 +65,12 @@ def main(study: Study) -> None:
 
 def report(study: Study, plan: Plan, outcomes: Mapping[str, "Outcome"]) -> None:
     """Leave ablation.csv, .json, .md and .png."""
-    rows, stages = compare(outcomes, plan.compared(), study.seed), {name: one.stage for name, one in outcomes.items()}
+    rows, stages = compare(outcomes, plan, study.seed), {name: one.stage for name, one in outcomes.items()}
     lines = summary(rows, stages)
     table = markdown_table(lines)
     captions = f"{len(next(iter(outcomes.values())).people)} captions; bars: 95 % interval over people"
-    if plan.lengths:
-        draw_lengths(rows, stages, plan, study.picture, captions)
+    if plan.lengths or plan.along:
+        draw_conditions(rows, stages, plan, study.picture, captions)
     else:
         draw_variants(rows, stages, study.picture, f"{captions}, small dots: each seed")
     with atomic_write(study.picture.with_suffix(".md")) as temporary:
@@ -90,6 +90,10 @@ class Outcome:
     def stage(self) -> str:
         """The final stage."""
         return list(self.values)[-1]
+
+    def of(self, stage: str, metric: str) -> np.ndarray | None:
+        """Per cent by seed and caption [S, C]; None where there is no such stage."""
+        return self.values.get(stage, {}).get(metric)
 
 
 # ---- running ---------------------------------------------------------------------------
@@ -150,44 +154,73 @@ def of_run(rankings: RankingFile, stage: str) -> dict[str, np.ndarray]:
     return {metric: 100 * values.numpy() for metric, values in found.items()}
 
 
-def compare(outcomes: Mapping[str, Outcome], compared: Mapping[str, str], seed: int) -> list[Row]:
-    """A row for each variant, stage and metric; `compared`: the variant that each is compared to."""
-    base = next(iter(outcomes.values()))
+def compare(outcomes: Mapping[str, Outcome], plan: Plan, seed: int) -> list[Row]:
+    """A row for each variant, stage and metric: how it differs from the base, and what it keeps `along` values.
+
+    The final stage is compared to that of the base, even if one of them re-ranks alone; another one to its namesake.
+    """
+    people = next(iter(outcomes.values())).people
     for name, outcome in outcomes.items():
-        if outcome.people.shape != base.people.shape or (outcome.people != base.people).any():
+        if not np.array_equal(outcome.people, people):
             raise UserError(f"variant {name} was evaluated on other captions than the base; give both one test_file")
-    return [
-        compare_values(name, stage, metric, values, outcomes[compared[name]], outcome, seed)
-        for name, outcome in outcomes.items()
-        for stage, metrics in outcome.values.items()
-        for metric, values in metrics.items()
-    ]
+    compared, before = plan.compared(), plan.before()
+    rows: list[Row] = []
+    for name, outcome in outcomes.items():
+        base = compared[name]
+        for stage, metrics in outcome.values.items():
+            base_stage = outcomes[base].stage if stage == outcome.stage else stage
+            for metric, values in metrics.items():
+                of_base = None if name == base else outcomes[base].of(base_stage, metric)
+                row: dict[str, Any] = {"variant": name, "stage": stage, "metric": metric}
+                row |= compare_values(values, of_base, people, seed) | {"minutes": float(np.mean(outcome.minutes))}
+                if name in before:
+                    own = kept(values, outcomes[before[name]].of(stage, metric))
+                    base_kept = kept(of_base, outcomes[before[base]].of(base_stage, metric))
+                    row |= compare_kept(own, base_kept, people, seed)
+                rows.append(row)
+    return rows
 
 
-def compare_values(
-    name: str, stage: str, metric: str, values: np.ndarray, base: Outcome, outcome: Outcome, seed: int
-) -> Row:
-    """values [S, C]. The standard deviation is over seeds; interval, p-value and the smallest difference that is told
-    from chance are over people, of the mean over seeds: the former says how far chance in training moves a result, the
-    latter how far other people would."""
-    by_seed, found = values.mean(1), estimate(values.mean(0), outcome.people, seed)
-    row: dict[str, Any] = {
-        "variant": name,
-        "stage": stage,
-        "metric": metric,
+def compare_values(values: np.ndarray, base: np.ndarray | None, people: np.ndarray, seed: int) -> dict[str, Any]:
+    """values, base [S, C]. The standard deviation is over seeds; interval, p-value and the smallest difference that is
+    told from chance are over people, of the mean over seeds: the former says how far chance in training moves a result,
+    the latter how far other people would."""
+    by_seed, mean = values.mean(1), values.mean(0)
+    found = estimate(mean, people, seed)
+    row = {
         "mean": found.mean,
         "std": spread(by_seed),
         "low": found.low,
         "high": found.high,
         "seeds": len(by_seed),
-        "minutes": float(np.mean(outcome.minutes)),
         "by_seed": by_seed.tolist(),
     }
-    compared = base.values.get(stage, {}).get(metric)
-    if outcome is not base and compared is not None:
-        row["difference"] = found.mean - float(compared.mean())
-        row["p"] = paired_p_value(values.mean(0), compared.mean(0), outcome.people, seed)
-        row["detectable_difference"] = detectable_difference(values.mean(0), compared.mean(0), outcome.people)
+    if base is not None:
+        row["difference"] = found.mean - float(base.mean())
+        row["p"] = paired_p_value(mean, base.mean(0), people, seed)
+        row["detectable_difference"] = detectable_difference(mean, base.mean(0), people)
+    return row
+
+
+def kept(values: np.ndarray | None, before: np.ndarray | None) -> np.ndarray | None:
+    """values, before [S, C] -> [C], whose mean is the mean of `values` in per cent of that of `before`.
+
+    A caption's share of a quotient of means, to first order, so that means, intervals and tests are those of the
+    quotient. None where one of them is absent, or nothing was there before.
+    """
+    if values is None or before is None or not before.mean():
+        return None
+    share = values.mean() / before.mean()
+    return 100 * (share + (values.mean(0) - share * before.mean(0)) / before.mean())
+
+
+def compare_kept(own: np.ndarray | None, base: np.ndarray | None, people: np.ndarray, seed: int) -> dict[str, Any]:
+    """What is kept, in per cent, and the p-value that the base keeps as much."""
+    if own is None:
+        return {}
+    row: dict[str, Any] = estimate(own, people, seed).as_row("kept")
+    if base is not None:
+        row |= {"kept_difference": row["kept"] - float(base.mean()), "kept_p": paired_p_value(own, base, people, seed)}
     return row
 
 
@@ -209,7 +242,16 @@ def summary(rows: Sequence[Row], stages: Mapping[str, str]) -> list[Row]:
             line[f"{title} interval"] = f"{row['low']:.1f} to {row['high']:.1f}"
             line[f"{title} difference"] = f"{row['difference']:+.2f} (p {row['p']:.4f})" if "p" in row else ""
             line[f"{title} detectable"] = f"{row['detectable_difference']:.2f}" if "p" in row else ""
+            if any("kept" in other for other in rows):
+                line[f"{title} kept"] = told_kept(row)
         line["seeds"] = of_variant["r1"]["seeds"]
         line["minutes"] = f"{of_variant['r1']['minutes']:.1f}"
         lines.append(line)
     return lines
+
+
+def told_kept(row: Row) -> str:
+    """What a variant keeps, where that is known."""
+    if "kept" not in row:
+        return ""
+    return f"{row['kept']:.1f} %" + (f" (p {row['kept_p']:.4f})" if "kept_p" in row else "")

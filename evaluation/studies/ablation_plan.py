@@ -40,7 +40,8 @@ class Plan(Variant):
 
     `grid`: KEY.PATH -> values; every combination is a variant beside `variants`. `base`: the variant that the others
     are compared to, by default the first one. `lengths`: every variant is trained once for each of these multiples of
-    its `schedular.steps`, and compared to the base of the same length. `set` holds for all variants, and not for first
+    its `schedular.steps`, and compared to the base of the same length. `along`: one KEY.PATH -> values; every variant
+    is trained with each, and compared to the base with the same one. `set` holds for all variants, and not for first
     stages; `everywhere` (the command line's --set) for both.
     """
 
@@ -49,28 +50,40 @@ class Plan(Variant):
     variants: dict[str, Annotated[Variant, BeforeValidator(lambda value: {} if value is None else value)]] = {}
     grid: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = {}
     lengths: list[Annotated[float, Field(gt=0, le=1000)]] = []
+    along: Annotated[dict[str, Annotated[list[Scalar], Field(min_length=2)]], Field(max_length=1)] = {}
     base: str | None = None
     everywhere: list[str] = []
+
+    def conditions(self) -> list[str]:
+        """What a variant's name is followed by, for each length or value that it is trained with; else nothing."""
+        if self.lengths:
+            return [f" x {length:g}" for length in self.lengths]
+        return [f", {key}={json.dumps(value)}" for key, values in self.along.items() for value in values] or [""]
 
     def compared(self) -> dict[str, str]:
         """What each trained variant is compared to, by name; the base is compared to itself."""
         base = self.base or next(iter(self.variants))
-        if not self.lengths:
-            return dict.fromkeys(self.variants, base)
-        return {at_length(name, length): at_length(base, length) for length in self.lengths for name in self.variants}
+        return {name + condition: base + condition for condition in self.conditions() for name in self.variants}
+
+    def before(self) -> dict[str, str]:
+        """Where there are values `along`: each trained variant with the first value, by its name with another one."""
+        first, *others = self.conditions()
+        return {name + other: name + first for other in others for name in self.variants} if self.along else {}
 
     def trained(self) -> dict[str, Variant]:
-        """The variants that are trained, by name: each at each length. Raises UserError when one has no steps."""
-        if not self.lengths:
-            return self.variants
-        steps = {name: self.steps(name) for name in self.variants}
-        return {
-            at_length(name, length): variant.model_copy(
-                update={"overrides": [*variant.overrides, f"schedular.steps={max(1, round(length * steps[name]))}"]}
-            )
-            for length in self.lengths
-            for name, variant in self.variants.items()
-        }
+        """The variants that are trained, by name: each in each condition. Raises UserError when one has no steps."""
+        trained = {}
+        for number, condition in enumerate(self.conditions()):
+            for name, variant in self.variants.items():
+                own = [*variant.overrides, *self.settings(name, number)]
+                trained[name + condition] = variant.model_copy(update={"overrides": own})
+        return trained
+
+    def settings(self, name: str, number: int) -> list[str]:
+        """What a variant is trained with in a condition, beside its own settings."""
+        if self.lengths:
+            return [f"schedular.steps={max(1, round(self.lengths[number] * self.steps(name)))}"]
+        return [f"{key}={json.dumps(values[number])}" for key, values in self.along.items()]
 
     def steps(self, name: str) -> int:
         """The steps of a variant at length 1."""
@@ -138,8 +151,10 @@ def read_plan(path: Path, overrides: Sequence[str], checkpoint: Path | None) -> 
     if len(set(plan.seeds)) < len(plan.seeds):
         raise UserError(f"{where}: a seed is named twice")
     base = plan.base or next(iter(variants))
-    if len({at_length("", length) for length in plan.lengths}) < len(plan.lengths):
-        raise UserError(f"{where}: a length is named twice")
+    if plan.lengths and plan.along:
+        raise UserError(f"{where}: it has `lengths` and values `along` {next(iter(plan.along))}; leave one of them out")
+    if len(set(plan.conditions())) < len(plan.conditions()):
+        raise UserError(f"{where}: a {'length' if plan.lengths else 'value `along`'} is named twice")
     if base not in variants:
         raise UserError(f"{where}: base '{base}' is none of the variants: {', '.join(variants)}")
     variants = {base: variants[base], **variants}
@@ -157,11 +172,6 @@ def combinations(grid: Mapping[str, Sequence[Scalar]]) -> dict[str, Variant]:
         return {}
     settings = [[f"{key}={json.dumps(value)}" for value in values] for key, values in grid.items()]
     return {", ".join(chosen): Variant(overrides=list(chosen)) for chosen in itertools.product(*settings)}
-
-
-def at_length(name: str, length: float) -> str:
-    """The name of a variant trained for a multiple of its steps."""
-    return f"{name} x {length:g}"
 
 
 def folder_name(name: str) -> str:

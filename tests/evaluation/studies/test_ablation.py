@@ -129,6 +129,35 @@ def test_a_length_needs_steps(tmp_path):
         trainings(plan, tmp_path)
 
 
+ALONG = """
+config: configs/demo.yaml
+seeds: [1]
+along: {noisy_rate: [0, 0.5]}
+variants:
+  full: {set: [schedular.steps=400]}
+  ALBEF: {set: [weights.mae=0]}
+"""
+
+
+def test_every_variant_is_trained_with_every_value(tmp_path):
+    plan = plan_of(tmp_path, ALONG, ["precision=fp32"])
+    runs = trainings(plan, tmp_path)
+    assert {name: of[0].overrides for name, of in runs.items()} == {
+        "full, noisy_rate=0": ("precision=fp32", "schedular.steps=400", "noisy_rate=0"),
+        "ALBEF, noisy_rate=0": ("precision=fp32", "weights.mae=0", "noisy_rate=0"),
+        "full, noisy_rate=0.5": ("precision=fp32", "schedular.steps=400", "noisy_rate=0.5"),
+        "ALBEF, noisy_rate=0.5": ("precision=fp32", "weights.mae=0", "noisy_rate=0.5"),
+    }
+    assert runs["full, noisy_rate=0.5"][0].made_with()["settings"]["noisy_rate"] == 0.5
+    assert runs["full, noisy_rate=0.5"][0].folder == tmp_path / "runs" / "full-noisy-rate-0.5" / "seed-1"
+    assert plan.compared()["ALBEF, noisy_rate=0.5"] == "full, noisy_rate=0.5"
+    assert plan.before() == {
+        "full, noisy_rate=0.5": "full, noisy_rate=0",
+        "ALBEF, noisy_rate=0.5": "ALBEF, noisy_rate=0",
+    }
+    assert not plan_of(tmp_path, PLAN).before() and not plan_of(tmp_path, LENGTHS).before()
+
+
 def test_a_start_of_the_repository_is_meant_by_its_name(tmp_path, monkeypatch):
     ours = tmp_path / "starts" / "small.safetensors"
     ours.parent.mkdir()
@@ -149,6 +178,10 @@ def test_a_start_of_the_repository_is_meant_by_its_name(tmp_path, monkeypatch):
         (PLAN.replace("[1, 2]", "[-1]"), "seeds"),
         (LENGTHS.replace("[0.5, 2]", "[2, 2.0]"), "a length is named twice"),
         (LENGTHS.replace("[0.5, 2]", "[0]"), "lengths"),
+        (LENGTHS + "along: {alpha: [0, 1]}", "it has `lengths` and values `along` alpha; leave one of them out"),
+        (ALONG.replace("[0, 0.5]", "[0.5, 0.5]"), "a value `along` is named twice"),
+        (ALONG.replace("[0, 0.5]", "[0.5]"), "along"),
+        (ALONG.replace("[0, 0.5]", "[0, 0.5], alpha: [0, 1]"), "along"),
         (PLAN + "base: nobody", "'nobody' is none of the variants: full, no MAE"),
         (PLAN + "  No mae: {}\n", "same name"),
         (PLAN.replace("set:", "sets:"), "sets"),
@@ -227,8 +260,8 @@ def test_a_failed_job_stops_the_others_and_says_why(tmp_path):
 # ---- results ---------------------------------------------------------------------------
 
 
-def plant_run(folder, first_ranks):
-    """The files of a finished run in which each caption's only right image has this rank."""
+def plant_run(folder, first_ranks, reranked=None):
+    """The files of a finished run in which each caption's only right image has this rank, also when re-ranked."""
     folder.mkdir(parents=True)
     count = len(first_ranks)
     arrays = {
@@ -241,6 +274,9 @@ def plant_run(folder, first_ranks):
         "stage1_scores": np.zeros((count, 1)),
         "stage1_ranks": np.array(first_ranks)[:, None],
     }
+    if reranked:
+        arrays |= {f"reranked_{name}": arrays[f"stage1_{name}"] for name in ("indices", "scores")}
+        arrays["reranked_ranks"] = np.array(reranked)[:, None]
     np.savez(folder / "rankings.npz", **arrays)
     (folder / "metrics.json").write_text("{}")
     (folder / "log.txt").write_text('{"epoch": 0, "seconds": 90}\n')
@@ -283,6 +319,61 @@ def test_variants_are_compared_at_the_same_length(tmp_path, monkeypatch):
     assert drawn["x"] == [0.5, 2] and list(drawn)[1:] == ["full", "ALBEF"]
     assert drawn["ALBEF"][1].mean > drawn["ALBEF"][0].mean > 0  # the last metric drawn: mAP
     assert (tmp_path / "out" / "ablation.png").stat().st_size > 10_000
+
+
+def test_what_is_kept_along_values_is_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "study.yaml").write_text(ALONG)
+    runs, drawn = tmp_path / "out" / "runs", {}
+    plant_run(runs / "full-noisy-rate-0" / "seed-1", [1, 1, 1, 1, 2, 2])
+    plant_run(runs / "full-noisy-rate-0.5" / "seed-1", [1, 2, 2, 2, 2, 2])
+    plant_run(runs / "albef-noisy-rate-0" / "seed-1", [2, 2, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1])
+    plant_run(runs / "albef-noisy-rate-0.5" / "seed-1", [2, 2, 2, 2, 2, 2], [1, 1, 1, 1, 1, 2])
+    monkeypatch.setattr(ablation_diagram, "draw_estimates", lambda axes, x, lines: drawn.update({"x": x, **lines}))
+    ablation.main(["--config", str(tmp_path / "study.yaml"), "--output_dir", str(tmp_path / "out"), "--report"])
+    rows = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+    of = {(row["variant"], row["stage"]): row for row in rows if row["metric"] == "r1"}
+    assert "kept" not in of["full, noisy_rate=0", "stage1"] and "kept" not in of["ALBEF, noisy_rate=0", "reranked"]
+    full, albef = of["full, noisy_rate=0.5", "stage1"], of["ALBEF, noisy_rate=0.5", "reranked"]
+    assert full["kept"] == pytest.approx(25) and "kept_p" not in full
+    assert albef["kept"] == pytest.approx(500 / 6) and albef["kept_low"] < 500 / 6 < albef["kept_high"]
+    assert albef["kept_difference"] == pytest.approx(500 / 6 - 25) and 0 < albef["kept_p"] <= 1
+    # the final stages are compared, though the base does not re-rank
+    assert albef["difference"] == pytest.approx(500 / 6 - 100 / 6)
+    assert of["ALBEF, noisy_rate=0.5", "stage1"]["kept"] == 0
+    printed = capsys.readouterr().out
+    assert "R@1 kept" in printed and "25.0 %" in printed and "83.3 % (p " in printed
+    assert drawn["x"] == [0, 0.5] and list(drawn)[1:] == ["full", "ALBEF"]
+
+
+def test_the_share_that_is_kept_is_a_mean_over_captions():
+    rng = np.random.default_rng(0)
+    people, before = np.arange(4000) // 4, (rng.random((2, 4000)) < 0.8) * 100.0
+    after = np.where(rng.random((2, 4000)) < 0.75, before, 0)
+    values = ablation.kept(after, before)
+    assert values.mean() == pytest.approx(100 * after.mean() / before.mean())
+    found = ablation.compare_kept(values, None, people, 0)
+    drawn = np.random.default_rng(1).integers(0, 1000, (400, 1000))  # people, with all their captions
+    means = [array.mean(0).reshape(1000, 4).sum(1) for array in (after, before)]
+    quotients = 100 * means[0][drawn].sum(1) / means[1][drawn].sum(1)
+    low, high = np.quantile(quotients, [0.025, 0.975])
+    assert (found["kept_low"], found["kept_high"]) == (pytest.approx(low, abs=0.4), pytest.approx(high, abs=0.4))
+    assert ablation.kept(after, np.zeros((2, 4000))) is None and ablation.compare_kept(None, None, people, 0) == {}
+
+
+@pytest.mark.parametrize(("values", "x"), [([0.5, 0], [0, 0.5]), (["a", "b"], [0, 1]), ([True, 2], [0, 1])])
+def test_numbers_lie_where_they_are_and_others_side_by_side(tmp_path, monkeypatch, values, x):
+    plan = plan_of(tmp_path, ALONG.replace("[0, 0.5]", json.dumps(values)))
+    row = {"metric": "r1", "stage": "stage1", "mean": 50.0, "low": 40.0, "high": 60.0, "seeds": 1}
+    names = [name + condition for name in plan.variants for condition in plan.conditions()]
+    rows = [{**row, "variant": name, "metric": metric} for name in names for metric in ("r1", "mAP")]
+    drawn = []
+    monkeypatch.setattr(ablation_diagram, "draw_estimates", lambda axes, x, lines: drawn.append((axes, x)))
+    monkeypatch.setattr(ablation_diagram, "legend_of_models", lambda figure, panel: None)
+    ablation_diagram.draw_conditions(rows, dict.fromkeys(names, "stage1"), plan, tmp_path / "drawn.png", "")
+    axes, places = drawn[0]
+    assert places == x and axes.get_xlabel() == "noisy_rate"
+    told = {place: label.get_text() for place, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)}
+    assert [told[place] for place in x] == [json.dumps(value) for value in (values if x == [0, 1] else sorted(values))]
 
 
 def test_results_that_do_not_fit_are_told(tmp_path):
