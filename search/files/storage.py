@@ -209,10 +209,13 @@ class SharedStorage(Storage):
 
     @contextlib.contextmanager
     def lock(self, what: str, advice: str) -> Iterator[None]:
-        self.lease = Lease(self, LOCK, f"{what} is in use by {{}}; {advice}")
-        with self.lease.held():
-            yield
-        self.lease = None
+        lease = Lease(self, LOCK, f"{what} is in use by {{}}; {advice}")
+        with lease.held():
+            self.lease = lease
+            try:
+                yield
+            finally:
+                self.lease = None
 
     def require_writable(self, what: str) -> None:
         """A storage without permission says so when it is written to."""

@@ -65,9 +65,18 @@ def is_out_of_reach(error: Exception) -> bool:
     return code == NO_CONNECTION
 
 
+class OutOfReach(Unavailable):
+    """The server of an index does not answer."""
+
+
 @contextmanager
-def milvus_errors(what: str, login: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Raise errors of Milvus as a UserError of one line that starts with `what`, and repeats nothing of a login."""
+def milvus_errors(
+    what: str, login: Mapping[str, Any] | None = None, kind: type[UserError] = Unavailable
+) -> Iterator[None]:
+    """Raise errors of Milvus with one line that starts with `what`, and repeats nothing of a login.
+
+    As OutOfReach when the server does not answer, else as `kind`: UserError where what was asked for may be wrong.
+    """
     try:
         yield
     except UserError:
@@ -76,7 +85,7 @@ def milvus_errors(what: str, login: Mapping[str, Any] | None = None) -> Iterator
         said = getattr(error, "message", None) or str(error)
         said = re.split(r" at column [0-9]+", " ".join(str(said).split()))[0]  # then the place, drawn below the filter
         said = without_secrets(said, login or {})
-        raise (Unavailable if is_out_of_reach(error) else UserError)(f"{what}: {said[:300]}") from None
+        raise (OutOfReach if is_out_of_reach(error) else kind)(f"{what}: {said[:300]}") from None
 
 
 def is_server(uri: str) -> bool:

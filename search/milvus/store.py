@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from search.files.records import DIGEST, ID, OWN_FIELDS, PATH, VECTOR, IndexedImage
-from search.milvus.client import connect, is_server, milvus_errors
+from search.milvus.client import OutOfReach, connect, is_server, milvus_errors
 from search.milvus.collection_names import own_name, owner_by_earlier_name
 from search.milvus.index_types import AUTO, EXACT, INDEX_TYPES, chosen_type
 from search.milvus.literals import literal
@@ -39,15 +39,15 @@ R = TypeVar("R")
 
 
 def translate_milvus_errors(method: Callable[Concatenate["Store", P], R]) -> Callable[Concatenate["Store", P], R]:
-    """Decorator: errors of Milvus in a method of the store are a UserError that says how to build the index again."""
+    """Decorator: errors of Milvus in a method of the store say how to build the index again, and are Unavailable."""
 
     @functools.wraps(method)
     def wrapped(store: "Store", *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             with milvus_errors(f"the index {store.uri} fails ({method.__name__}; {REBUILD})"):
                 return method(store, *args, **kwargs)
-        except Unavailable:
-            raise Unavailable(f"the server of the index {store.uri} does not answer; is it running?") from None
+        except OutOfReach:
+            raise OutOfReach(f"the server of the index {store.uri} does not answer; is it running?") from None
 
     return wrapped
 
@@ -199,12 +199,14 @@ class Store:
     def search_all(self, vectors: np.ndarray, count: int, where: str = "") -> list[list[IndexHit]]:
         """For each vector [Q, E] the `count` nearest images, best first; where: a filter on metadata.
 
-        Raises UserError for a filter that Milvus does not understand (`search.gallery.filters` refuses what is none).
+        Raises UserError for a filter that Milvus does not understand (`search.gallery.filters` refuses what is none),
+        and Unavailable when the index fails.
         """
         if not self.writable and time.monotonic() - self.described_at > FRESH:
             self.refresh_index_info()  # the process that changes the gallery may have built another
         parameters = dict(INDEX_TYPES[self.index_type].search(count, self.built_with))
-        with milvus_errors(f"the search with the filter {where!r} failed" if where else "the search failed"):
+        what = f"the search with the filter {where!r} failed" if where else "the search failed"
+        with milvus_errors(what, kind=UserError if where else Unavailable):
             found = self.client.search(
                 self.collection,
                 data=list(vectors.astype(np.float32)),
@@ -240,7 +242,7 @@ class Store:
             trial.requested_type = index_type
             trial.upsert([IndexedImage("trial", "trial", some)])
             trial.finish()
-        except Unavailable:
+        except OutOfReach:
             raise
         except UserError as error:
             said = str(error).rpartition(f"{REBUILD}): ")[2]

@@ -115,6 +115,17 @@ def test_a_writer_that_was_out_of_reach_writes_nothing_any_more(url, quick):
     assert opened(url).read_json("a.json", "number") == 1 and opened(url).exists(".lock")
 
 
+def test_a_change_that_failed_holds_up_none_after_it(url, quick):
+    storage = opened(url)
+    with pytest.raises(ZeroDivisionError), storage.lock("gallery g", "end that one"):
+        raise ZeroDivisionError
+    storage.write_json("a.json", 1)
+    with opened(url).lock("gallery g", "end that one"), pytest.raises(UserError, match="is in use by"):
+        storage.lock("gallery g", "end that one").__enter__()
+    storage.write_json("a.json", 2)
+    assert opened(url).read_json("a.json", "number") == 2
+
+
 def test_what_cannot_be_written_or_read_now_is_no_wrong_input(url, tmp_path, monkeypatch):
     """A camera whose upload meets a full disk sends it again later: not status 400."""
 

@@ -6,7 +6,7 @@ import pytest
 from search.files.records import IndexedImage
 from search.milvus import index_types, store
 from search.milvus.client import milvus_errors
-from utils.errors import UserError
+from utils.errors import Unavailable, UserError
 
 pytest.importorskip("pymilvus")
 
@@ -64,16 +64,21 @@ def test_a_graph_is_built_as_it_was_asked_for(tmp_path, monkeypatch):
 
 
 def test_errors_of_milvus_are_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"^it failed: two lines$"), milvus_errors("it failed"):
+    with pytest.raises(Unavailable, match=r"^it failed: two lines$"), milvus_errors("it failed"):
         raise RuntimeError("two\n  lines")
+    with pytest.raises(UserError, match=r"^it failed: no$") as asked, milvus_errors("it failed", kind=UserError):
+        raise RuntimeError("no")
+    assert not isinstance(asked.value, Unavailable)
     with pytest.raises(UserError, match=r"^mine$"), milvus_errors("it failed"):
         raise UserError("mine")
     with pytest.raises(KeyboardInterrupt), milvus_errors("it failed"):
         raise KeyboardInterrupt
     opened = store.Store(str(tmp_path / "index.db"), "gallery", 16)
     opened.close()
-    with pytest.raises(UserError, match=rf"^the index {tmp_path}/index.db fails \(count; python -m search rebuild"):
+    with pytest.raises(Unavailable, match=rf"^the index {tmp_path}/index.db fails \(count; python -m search rebuild"):
         opened.count()
+    with pytest.raises(Unavailable, match=r"^the search failed: "):
+        opened.search(np.zeros(16), 1)
 
 
 def test_an_index_that_cannot_be_opened_is_not_held_open(tmp_path, monkeypatch):
