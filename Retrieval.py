@@ -220,6 +220,8 @@ def train(run: Run, model: SearchModel, tokenizer: TextTokenizer, splits: dict[s
     output, folder = run.options.output_dir, trainer.folder
     with folder.claimed() if is_main() else nullcontext():
         if is_main():
+            if trainer.loader.data.noisy_pairs:
+                trainer.loader.data.noisy_pairs.keep(output, run.options.resume)
             warn_of_shared_identities(run.config)
             save_yaml(output / CONFIG, run.config)
             trainer.training.prepare_folder(output)

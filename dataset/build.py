@@ -23,7 +23,7 @@ from dataset.digests import read_digests
 from dataset.image_cache import ImageCache, Source, images_of, open_image_cache
 from dataset.image_files import normal_path
 from dataset.library_tokens import LibraryTokenizer
-from dataset.noisy_pairs import exchange_captions, open_permutation, truly_clean
+from dataset.noisy_pairs import NoisyPairs, exchange_captions, open_permutation
 from dataset.pair_set import PairSet
 from dataset.sample_set import SampleSet, Taken
 from dataset.tokens import CaptionTokenizer, TextTokenizer
@@ -124,14 +124,14 @@ def fit_vocabulary(config: MarsConfig, tokenizer: CaptionTokenizer) -> MarsConfi
 class TrainingEntries:
     """What is trained on: images with captions, their files, without those of `skipped` images; cache: of the rest.
 
-    truly_clean [N]: which of all pairs have their own caption, True; None = no captions are exchanged.
+    noisy_pairs: None = no captions are exchanged.
     """
 
     entries: Sequence[Entry]
     files: Source
     skipped: Sequence[str]
     cache: ImageCache | None
-    truly_clean: np.ndarray | None
+    noisy_pairs: NoisyPairs | None
 
 
 def read_files(config: Config) -> list[list[Entry]]:
@@ -154,8 +154,7 @@ def open_entries(
 ) -> TrainingEntries:
     """The entries of all training files (`read_files`) whose images can be used, and an image cache.
 
-    Captions are exchanged as a noise file says, or by chance (`dataset.noisy_pairs`), before images are left out; the
-    main process keeps what was drawn in `cache_folder`.
+    Captions are exchanged as a noise file says, or by chance (`dataset.noisy_pairs`), before images are left out.
 
     With `bad_images: skip` the main process reads every image and leaves out the bad ones; `skipped`, those that an
     interrupted run left out (`SampleSet.skipped`), takes the place of looking. Without a `cache_folder`, the folder of
@@ -168,21 +167,22 @@ def open_entries(
     digests = {image: digest for name in config.train_file for image, digest in read_digests(name).items()}
     entries = [entry for of_file in files for entry in of_file]
     pairs = sum(len(entry.captions) for entry in entries)
-    noise = on_main(open_permutation)(pairs, config.noisy_file, config.noisy_rate, seed, cache_folder)
-    if noise is not None:
-        entries = exchange_captions(entries, noise)
+    permutation = on_main(open_permutation)(pairs, config.noisy_file, config.noisy_rate, seed)
+    if permutation is not None:
+        entries = exchange_captions(entries, permutation)
     if skipped is None and config.bad_images == "skip":
         skipped = on_main(find_bad_images)(entries, root, digests)
     left_out = set(skipped or ())
-    kept = [normal_path(entry.image) not in left_out for entry in entries for _ in entry.captions]
+    noisy_pairs = None
+    if permutation is not None:
+        trained = [normal_path(entry.image) not in left_out for entry in entries for _ in entry.captions]
+        noisy_pairs = NoisyPairs(permutation, np.array(trained), drawn=not config.noisy_file)
     entries = leave_out(entries, skipped or ())
     check_images(entries, root)
     warn_of_merged_identities(config.train_file, files)
     source = Source(Path(root), images_of(entries), config.image_size, digests, config.resampling)
     cache = find_image_cache(config.image_cache, source) if config.image_cache and cache_folder is not None else None
-    return TrainingEntries(
-        entries, source, skipped or (), cache, truly_clean=None if noise is None else truly_clean(noise)[kept]
-    )
+    return TrainingEntries(entries, source, skipped or (), cache, noisy_pairs)
 
 
 def open_training_set(
@@ -219,7 +219,7 @@ def open_training_set(
         augment_words=config.augment_words,
         noise=noise,
         cache=found.cache,
-        truly_clean=found.truly_clean,
+        noisy_pairs=found.noisy_pairs,
     )
     warn_of_captions(data, found.entries, config.max_words)
     return data
@@ -275,7 +275,7 @@ def open_pair_loader(
         augment=None if config.augmentation.only_flips else config.augmentation,
         augment_words=config.augment_words,
         cache=found.cache,
-        truly_clean=found.truly_clean,
+        noisy_pairs=found.noisy_pairs,
     )
     warn_of_captions(data, found.entries, config.max_words)
     return make_loader(config, data, device)

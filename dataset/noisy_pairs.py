@@ -7,7 +7,7 @@ permutation p [N] int64 gives pair i, whose image and identity stay, the caption
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +23,52 @@ RECORD = "noisy_pairs.npy"  # of what a run has drawn, in its folder
 logger = logging.getLogger(__name__)
 
 
-def open_permutation(
-    pairs: int, path: str | os.PathLike | None, rate: float, seed: int, folder: Path | None
-) -> np.ndarray | None:
-    """The permutation [N] of a file, or one drawn at this rate and kept in the folder of the run; None = no noise.
+@dataclass(frozen=True)
+class NoisyPairs:
+    """Pairs of which some have the caption of another one.
 
-    Without a folder nothing is kept. Raises UserError when the file does not fit, or that in the folder is another one.
+    permutation [N]: of all. trained [N] bool: those whose images are trained on. drawn: by chance, and not from a file.
+    """
+
+    permutation: np.ndarray
+    trained: np.ndarray
+    drawn: bool
+
+    @property
+    def truly_clean(self) -> np.ndarray:
+        """Which of the pairs that are trained on have their own caption, True."""
+        return truly_clean(self.permutation)[self.trained]
+
+    def keep(self, folder: Path, resumed: bool) -> None:
+        """Leave what was drawn in the folder of a run, or find it there when the run is resumed.
+
+        Raises UserError when a run that is resumed has drawn something else.
+        """
+        path = folder / RECORD
+        if not self.drawn:
+            return
+        if not resumed:
+            path.unlink(missing_ok=True)  # of a run that has ended before its first checkpoint
+        if not os.path.lexists(path):
+            write_permutation(path, self.permutation)
+        elif not np.array_equal(read_permutation(path, len(self.permutation)), self.permutation):
+            raise UserError(
+                f"noise file {path} is of another noisy_rate or seed: resume its run with the settings of that, or name"
+                " another output folder"
+            )
+
+
+def open_permutation(pairs: int, path: str | os.PathLike | None, rate: float, seed: int) -> np.ndarray | None:
+    """The permutation [N] of a file, or one drawn at this rate; None = no noise.
+
+    Raises UserError when the file does not fit.
     """
     if not path and not rate:
         return None
     permutation = read_permutation(path, pairs) if path else draw_permutation(pairs, rate, seed)
-    if not path and folder is not None:
-        keep_permutation(folder / RECORD, permutation)
     noisy = int((~truly_clean(permutation)).sum())
     logger.info("noisy pairs: %d of %d have the caption of another one", noisy, pairs)
     return permutation
-
-
-def keep_permutation(path: Path, permutation: np.ndarray) -> None:
-    """Write a noise file, or find it written by a run that is resumed. Raises UserError when it holds another one."""
-    if not os.path.lexists(path):
-        write_permutation(path, permutation)
-    elif not np.array_equal(read_permutation(path, len(permutation)), permutation):
-        raise UserError(
-            f"noise file {path} is of another noisy_rate or seed: resume its run with the settings of that, or name"
-            " another output folder"
-        )
 
 
 def read_permutation(path: str | os.PathLike, pairs: int) -> np.ndarray:

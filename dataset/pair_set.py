@@ -15,6 +15,7 @@ from dataset.augmentation import Augment, draw_mirrored
 from dataset.batch import LoadedPairs, MaskedCaptions, PairBatch
 from dataset.batch_plan import BatchRequest
 from dataset.image_cache import ImageCache, Source
+from dataset.noisy_pairs import NoisyPairs
 from dataset.sample_set import SampleSet
 from dataset.tokens import TextTokenizer, pad_batch
 from dataset.word_noise import WordNoise, mask_words
@@ -23,7 +24,7 @@ from dataset.word_noise import WordNoise, mask_words
 class PairSet(SampleSet[PairBatch]):
     """Pairs of an image and a caption.
 
-    entries, files, skipped, augment, augment_words, cache, truly_clean: as of a `SampleSet`.
+    entries, files, skipped, augment, augment_words, cache, noisy_pairs: as of a `SampleSet`.
     length: the most tokens of a caption. full_rows: captions are padded to it; else to the longest of the batch of all
     processes. mask_words: probability of a word to be masked for MLM (IRRA), when others are augmented; 0 = none is.
     """
@@ -41,7 +42,7 @@ class PairSet(SampleSet[PairBatch]):
         augment: Augment | None = None,
         augment_words: float = 0.0,
         cache: ImageCache | None = None,
-        truly_clean: np.ndarray | None = None,
+        noisy_pairs: NoisyPairs | None = None,
     ):
         super().__init__(
             entries,
@@ -54,7 +55,7 @@ class PairSet(SampleSet[PairBatch]):
             augment=augment,
             augment_words=augment_words,
             cache=cache,
-            truly_clean=truly_clean,
+            noisy_pairs=noisy_pairs,
         )
         self.full_rows, self.mask_words = full_rows, mask_words
 

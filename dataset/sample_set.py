@@ -19,12 +19,13 @@ from dataset.batch import PairBatch, Samples
 from dataset.batch_plan import BatchRequest
 from dataset.caption_table import CaptionTable
 from dataset.image_cache import ImageCache, Source
+from dataset.noisy_pairs import NoisyPairs
 from dataset.tokens import Encoded, TextTokenizer
 from dataset.word_noise import WordNoise, augment_words
 from utils.copy_ahead import Movable
 from utils.errors import UserError
 
-NOT_SENT = ("samples", "tokenizer", "skipped", "truly_clean")
+NOT_SENT = ("samples", "tokenizer", "skipped", "noisy_pairs")
 
 Taken = TypeVar("Taken", bound=Samples | PairBatch)
 """What a model takes of a data set, once it is on its device."""
@@ -61,7 +62,7 @@ class SampleSet(ABC, Dataset, Generic[Taken]):
     augment: makes a view of an image; None = the image or its mirror image. augment_words: probability of a word to be
     changed in all that is read of a caption (RDE); 0 = none is.
     cache: of these images in their order of appearance; None = they are decoded for every batch.
-    truly_clean [N]: which of all samples have their own caption, for logs alone; None = all have.
+    noisy_pairs: which samples have the caption of another one, for whoever records them; None = none has.
     """
 
     def __init__(
@@ -77,12 +78,12 @@ class SampleSet(ABC, Dataset, Generic[Taken]):
         augment: Augment | None = None,
         augment_words: float = 0.0,
         cache: ImageCache | None = None,
-        truly_clean: np.ndarray | None = None,
+        noisy_pairs: NoisyPairs | None = None,
     ):
         self.files, self.cache, self.size = files, cache, files.size
         self.tokenizer, self.max_tokens, self.pad_id = tokenizer, max_tokens, tokenizer.special.pad
         self.seed, self.skipped, self.augment = seed, tuple(skipped), augment
-        self.words, self.augment_words, self.truly_clean = tokenizer.words, augment_words, truly_clean
+        self.words, self.augment_words, self.noisy_pairs = tokenizer.words, augment_words, noisy_pairs
         self.samples = make_samples(entries, tokenizer, max_words)
         originals = (caption for entry in entries for caption in entry.captions)
         spelled = dict(zip((sample.caption for sample in self.samples), originals, strict=True))
@@ -93,6 +94,11 @@ class SampleSet(ABC, Dataset, Generic[Taken]):
         self.identity = np.array([sample.identity for sample in self.samples], np.int32)
         numbers = {caption: number for number, caption in enumerate(spelled)}
         self.caption = np.array([numbers[sample.caption] for sample in self.samples], np.int32)
+
+    @property
+    def truly_clean(self) -> np.ndarray | None:
+        """Which of all samples [N] have their own caption, for logs alone; None = all have."""
+        return None if self.noisy_pairs is None else self.noisy_pairs.truly_clean
 
     def __getstate__(self) -> dict[str, Any]:
         """What loader processes need: neither texts nor the tokenizer, which take long to send."""

@@ -23,6 +23,7 @@ from dataset.augmentation import Augment, draw_mirrored
 from dataset.batch import LoadedBatch, TextTokens, TrainBatch
 from dataset.batch_plan import BatchRequest, Plan
 from dataset.image_cache import ImageCache, Source, images_of
+from dataset.noisy_pairs import NoisyPairs
 from dataset.sample_set import SampleSet, Taken
 from dataset.tokens import CaptionTokenizer, pad_batch
 from utils.copy_ahead import copied_ahead, copies_to
@@ -48,7 +49,7 @@ class TrainSet(SampleSet[TrainBatch]):
     entries: images with captions below `image_root`; attributes: spans by caption as written
     in the annotations; size: (height, width) in pixels; captions keep their first `max_words`
     words, and `max_tokens` word pieces of those (what the text encoder has positions for).
-    digests, skipped, cache, truly_clean: as of `Source` and `SampleSet`.
+    digests, skipped, cache, noisy_pairs: as of `Source` and `SampleSet`.
     augment: makes each of the two views of an image; None = the image or its mirror image, as published.
     augment_words: as of `SampleSet`, of both captions.
     noise: draws the random numbers that a training step uses for samples; None = none come with a batch.
@@ -71,7 +72,7 @@ class TrainSet(SampleSet[TrainBatch]):
         augment_words: float = 0.0,
         noise: NoiseSource | None = None,
         cache: ImageCache | None = None,
-        truly_clean: np.ndarray | None = None,
+        noisy_pairs: NoisyPairs | None = None,
     ):
         files = Source(Path(image_root), images_of(entries), size, digests or {})
         super().__init__(
@@ -86,7 +87,7 @@ class TrainSet(SampleSet[TrainBatch]):
             augment=augment,
             augment_words=augment_words,
             cache=cache,
-            truly_clean=truly_clean,
+            noisy_pairs=noisy_pairs,
         )
         self.image_root, self.weak_probability, self.noise = files.root, weak_probability, noise
         self.captions_of = group_by(self.caption, self.identity)

@@ -65,8 +65,7 @@ def noise_file(folder: Path, permutation: list[int]) -> str:
 @SYSTEMS
 def test_without_noise_all_pairs_are_as_they_are(folder, system):
     data = open_data(folder, system, run=folder)
-    assert captions(data) == WRITTEN and data.truly_clean is None
-    assert not (folder / RECORD).exists()
+    assert captions(data) == WRITTEN and data.truly_clean is None and data.noisy_pairs is None
 
 
 @SYSTEMS
@@ -78,6 +77,7 @@ def test_a_file_says_whose_caption_a_pair_gets(folder, system, caplog):
     assert data.identity.tolist() == [0, 0, 1, 2, 2]
     assert data.truly_clean.tolist() == [False, False, False, True, False]
     assert "4 of 5 have the caption of another one" in caplog.text
+    data.noisy_pairs.keep(folder, resumed=False)
     assert not (folder / RECORD).exists()
 
 
@@ -94,15 +94,22 @@ def test_a_file_counts_pairs_of_images_that_are_left_out(folder, system):
 def test_what_was_drawn_is_kept_with_the_run(folder, system):
     run, expected = folder / "run", draw_permutation(5, 0.8, 3)
     first = open_data(folder, system, run=run, noisy_rate=0.8)
+    assert not run.exists()  # until the folder is this run's
+    first.noisy_pairs.keep(run, resumed=False)
     assert np.array_equal(np.load(run / RECORD), expected) and (~truly_clean(expected)).sum() > 1
     assert captions(first) == [WRITTEN[number] for number in expected]
     assert np.array_equal(first.truly_clean, truly_clean(expected))
     before = (run / RECORD).stat()
     resumed = open_data(folder, system, run=run, noisy_rate=0.8)
+    resumed.noisy_pairs.keep(run, resumed=True)
     assert resumed.samples == first.samples and (run / RECORD).stat() == before
     for settings in ({"seed": 4, "noisy_rate": 0.8}, {"noisy_rate": 0.4}):
+        other = open_data(folder, system, run=run, **settings).noisy_pairs
         with pytest.raises(UserError, match=r"noisy_pairs\.npy is of another noisy_rate or seed"):
-            open_data(folder, system, run=run, **settings)
+            other.keep(run, resumed=True)
+        assert (run / RECORD).stat() == before
+    other.keep(run, resumed=False)  # after a run that left no checkpoint
+    assert np.array_equal(np.load(run / RECORD), draw_permutation(5, 0.4, 3))
 
 
 def test_a_look_at_the_data_keeps_nothing(folder):
@@ -133,4 +140,4 @@ def open_in_process(folder: Path, rank: int, results) -> None:
 
 def test_all_processes_train_on_the_same_pairs(folder):
     main, other = results_of_two(open_in_process, folder)
-    assert main[1:] == other[1:] and main[1] == [WRITTEN[number] for number in np.load(folder / "run" / RECORD)]
+    assert main[1:] == other[1:] and main[1] == [WRITTEN[number] for number in draw_permutation(5, 0.8, 3)]
