@@ -19,6 +19,7 @@ from utils.files import atomic_write, similar_file
 from utils.text import counted
 
 RECORD = "noisy_pairs.npy"  # of what a run has drawn, in its folder
+DRAW_STREAM = 4  # no other draw from (seed, epoch, ...) has this number: the order of an epoch tells nothing of noise
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def draw_permutation(pairs: int, rate: float, seed: int) -> np.ndarray:
     """
     if not 0 <= rate <= 1:
         raise UserError(f"a noise rate of {rate} is not between 0 and 1")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((seed, 0, 0, DRAW_STREAM))
     chosen = rng.permutation(pairs)[: int(rate * pairs)]
     permutation = np.arange(pairs, dtype=np.int64)
     permutation[chosen] = rng.permutation(chosen)

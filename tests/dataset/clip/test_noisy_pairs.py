@@ -8,6 +8,7 @@ import pytest
 from clip_golden import clip_parts
 
 from dataset.annotations import Entry
+from dataset.batch_plan import BatchPlan
 from dataset.noisy_pairs import draw_permutation, exchange_captions, read_permutation, truly_clean, write_permutation
 from utils.errors import UserError
 
@@ -74,6 +75,15 @@ def test_a_drawn_permutation_depends_on_its_seed():
     assert np.array_equal(draw_permutation(100, 0.5, 1), draw_permutation(100, 0.5, 1))
     assert not np.array_equal(draw_permutation(100, 0.5, 1), draw_permutation(100, 0.5, 2))
     assert draw_permutation(0, 0.5, 1).shape == (0,)
+
+
+@pytest.mark.parametrize("epoch", range(3))
+@pytest.mark.parametrize("seed", [0, 3, 2**40])
+def test_noisy_pairs_come_at_any_time_of_an_epoch(seed, epoch):
+    noisy = ~truly_clean(draw_permutation(1000, 0.2, seed))
+    order = BatchPlan(1000, batch=10, rank=0, world=1, seed=seed).order(epoch)
+    in_fifths = noisy[order].reshape(5, 200).mean(1)
+    assert np.abs(in_fifths - 0.2).max() < 0.1  # four standard deviations
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
