@@ -1,13 +1,14 @@
 """Image files on disk: paths that are safe, files that are there, pictures that can be read."""
 
 import contextlib
+import functools
 import os
 import posixpath
 import re
 import stat
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from dataset.decoding import Unusable, image_fault, load_decoders, read_content
 from dataset.digests import blake2_of
-from dataset.image_folders import list_folder, match_forms
+from dataset.image_folders import composed, list_folder, names_by_form
 from utils.processes.parallel import available_cores
 
 NO_FILE, NO_FOLDER = "no such file", "the folder does not exist"
@@ -50,11 +51,12 @@ def missing_images(images: Iterable[str], root: str | os.PathLike) -> dict[str, 
     40,000 files. Names must match in upper and lower case on every file system.
     """
     missing: dict[str, str] = {}
+    names_in = functools.cache(lambda folder: names_by_form(_listing(root, folder)))
     for folder, members in _by_folder(images).items():
         try:
             listing = _listing(root, folder)
         except OSError as error:
-            reason = _no_folder(root, folder) if isinstance(error, FileNotFoundError) else error.strerror
+            reason = _no_folder(folder, names_in) if isinstance(error, FileNotFoundError) else error.strerror
             missing.update(dict.fromkeys(members, f"{reason}"))
             continue
         absent = [image for image in members if not _is_file(listing.get(_name(image)))]
@@ -103,33 +105,38 @@ def _reasons(absent: Sequence[str], listing: dict[str, os.DirEntry]) -> dict[str
     if not absent:
         return {}
     folded = {name.casefold(): name for name in listing}
-    reasons = {}
+    by_form, reasons = names_by_form(listing), {}
     for image in absent:
         name = _name(image)
         if name in listing:
             reasons[image] = _why_no_file(listing[name])
         else:
             other = folded.get(name.casefold())
-            reasons[image] = f"the file is named '{other}'" if other else _in_another_form(name, listing) or NO_FILE
+            reasons[image] = f"the file is named '{other}'" if other else _in_another_form(name, by_form) or NO_FILE
     return reasons
 
 
-def _no_folder(root: str | os.PathLike, folder: str) -> str:
-    """Why there is no such folder, which may be that the name of one of its parts has another Unicode form."""
+def _no_folder(folder: str, names_in: Callable[[str], Mapping[str, Sequence[str]]]) -> str:
+    """Why there is no such folder, which may be that the name of one of its parts has another Unicode form.
+
+    names_in: the names in a folder below the root, by their form.
+    """
     above = ""
     with contextlib.suppress(OSError):
         for part in folder.split("/"):
-            names = _listing(root, above)
-            if part not in names:
-                return _in_another_form(part, names) or NO_FOLDER
+            by_form = names_in(above)
+            if part not in by_form.get(composed(part), ()):
+                return _in_another_form(part, by_form) or NO_FOLDER
             above = posixpath.join(above, part)
     return NO_FOLDER
 
 
-def _in_another_form(name: str, there: Collection[str]) -> str:
-    """A remark on the name that looks the same and is written in another Unicode form, if there is one."""
-    other = match_forms([name], there).get(name)
-    return f"its name has another Unicode form there: {other!a}, not {name!a}; rename one" if other else ""
+def _in_another_form(name: str, by_form: Mapping[str, Sequence[str]]) -> str:
+    """A remark on the only name that looks the same and is written in another Unicode form, if there is one."""
+    match by_form.get(composed(name)):
+        case [other]:
+            return f"its name has another Unicode form there: {other!a}, not {name!a}; rename one"
+    return ""
 
 
 def _why_no_file(entry: os.DirEntry) -> str:

@@ -186,6 +186,14 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def names_by_form(names: Iterable[str]) -> dict[str, list[str]]:
+    """Form NFC -> the names that look like it."""
+    by_form: dict[str, list[str]] = {}
+    for name in names:
+        by_form.setdefault(composed(name), []).append(name)
+    return by_form
+
+
 def match_forms(names: Iterable[str], there: Collection[str]) -> Mapping[str, str]:
     """Name -> the only one that is `there` and differs from it in its Unicode form alone, for those that have one.
 
@@ -195,9 +203,7 @@ def match_forms(names: Iterable[str], there: Collection[str]) -> Mapping[str, st
     absent = [name for name in names if name not in exact]
     if not absent:
         return {}
-    by_form: dict[str, list[str]] = {}
-    for name in there:
-        by_form.setdefault(composed(name), []).append(name)
+    by_form = names_by_form(there)
     forms = Counter(composed(name) for name in names)
     return {
         name: by_form[composed(name)][0]

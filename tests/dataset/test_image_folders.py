@@ -173,3 +173,21 @@ def test_a_missing_image_whose_name_has_another_form_is_told(tmp_path, folder):
     assert missing["nobody/1.jpg"] == "the folder does not exist"
     for name in (f"{folder}.jpg", f"{folder}/x/1.jpg"):
         assert "another Unicode form" in missing[name] and ascii(other)[:-1] in missing[name]
+
+
+def test_a_data_set_of_which_all_is_missing_is_told_as_soon_as_one_image(tmp_path, monkeypatch):
+    counts = Counter()
+
+    def count(name: str, function):
+        def counting(*arguments):
+            counts[name] += 1
+            return function(*arguments)
+
+        return counting
+
+    monkeypatch.setattr(image_folders.unicodedata, "normalize", count("names", unicodedata.normalize))
+    monkeypatch.setattr(os, "scandir", count("folders", os.scandir))
+    make(tmp_path, *(f"{number}.jpg" for number in range(100)), *(f"people/{number}/1.jpg" for number in range(100)))
+    assert len(missing_images([f"{number}.png" for number in range(100)], tmp_path)) == 100
+    assert len(missing_images([f"people/0{number}/1.jpg" for number in range(100)], tmp_path)) == 100
+    assert counts["names"] < 1000 and counts["folders"] < 200
