@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -226,8 +226,16 @@ class CaptionAttributes(Mapping[str, list[Attribute]]):
     def __init__(self, packed: dict[str, str]):
         self._packed = packed
 
+    @classmethod
+    def of(cls, captions: Iterable[str], attributes: Iterable[list[Attribute]]) -> "CaptionAttributes":
+        """Those of captions that were parsed."""
+        return cls(dict(zip(captions, map(_pack, attributes), strict=True)))
+
     def __getitem__(self, caption: str) -> list[Attribute]:
         return _unpack(self._packed[caption])
+
+    def __or__(self, other: "CaptionAttributes") -> "CaptionAttributes":
+        return CaptionAttributes(self._packed | other._packed)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._packed)

@@ -12,7 +12,7 @@ import torch
 from configs.clip import DualEncoderConfig
 from configs.schema import Config, MarsConfig, as_list, require_files
 from dataset.annotations import Entry, check_disjoint, check_images, load_annotations, read_captions
-from dataset.attributes import Attribute, cached_attributes, parse_attributes
+from dataset.attributes import CaptionAttributes, cached_attributes, parse_attributes
 from dataset.bad_images import find_bad_images, leave_out
 from dataset.batch import PairBatch, TrainBatch
 from dataset.batch_plan import BatchPlan, IdentityPlan, LookAlikePlan
@@ -311,9 +311,9 @@ def find_image_cache(folder: str, source: Source) -> ImageCache:
 
 def find_attributes(
     config: MarsConfig, files: Sequence[Sequence[Entry]], cache_folder: Path | None
-) -> dict[str, list[Attribute]]:
+) -> CaptionAttributes:
     """The attributes of the captions of every training file (`cache_folder` as in `open_training_set`)."""
-    attributes: dict[str, list[Attribute]] = {}
+    attributes = CaptionAttributes({})
     for name, entries in zip(config.train_file, files, strict=True):
         captions = [caption for entry in entries for caption in entry.captions]
         if config.weights["attribute"] == 0:
@@ -321,7 +321,7 @@ def find_attributes(
         if cache_folder is None:
             captions = captions[:64]
             found = parse_attributes(captions, config.max_words, rule=config.attributes)
-            attributes |= dict(zip(captions, found, strict=True))
+            attributes |= CaptionAttributes.of(captions, found)
         else:
             prepare = on_main(cached_attributes)
             attributes |= prepare(captions, Path(name), cache_folder, config.max_words, config.attributes)

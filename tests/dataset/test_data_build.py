@@ -16,8 +16,9 @@ from two_processes import results_of_two
 
 from configs.loading import load_config
 from configs.schema import Config
+from dataset import attributes
 from dataset.batch_plan import BatchPlan
-from dataset.build import open_loader, open_tokenizer, open_training_set
+from dataset.build import find_attributes, open_loader, open_tokenizer, open_training_set, read_files
 from dataset.decoding import image_fault
 from dataset.digests import blake2_of, digest_file
 from dataset.tokens import CaptionTokenizer
@@ -304,6 +305,20 @@ def test_attributes_are_found_by_the_configured_rule(tmp_path, rule, words):
     for cache in (tmp_path, None):
         data = open_training_set(config, TOKENIZER, 0, cache)
         assert data.table.attributes(0).tolist() == [0, *(1 + place // words for place in range(4)), 0]
+
+
+def test_attributes_of_all_files_stay_packed(tmp_path, monkeypatch):
+    captions = {"one": "a red coat", "two": "blue jeans and a black hat"}
+    for name, caption in captions.items():
+        (tmp_path / f"{name}.csv").write_text(f"image,identity,caption\n{name}.png,{name},{caption}\n")
+    config = load_config(None, [f"train_file={[str(tmp_path / f'{name}.csv') for name in captions]}"])
+    for cache in (tmp_path, None):
+        unpacked = []
+        with monkeypatch.context() as patch:
+            patch.setattr(attributes, "_unpack", unpacked.append)
+            found = find_attributes(config, read_files(config), cache)
+        assert not unpacked and set(found) == set(captions.values())
+        assert found["a red coat"] == [[(2, 5), (6, 10)]] and len(found["blue jeans and a black hat"]) == 2
 
 
 @pytest.mark.parametrize(
