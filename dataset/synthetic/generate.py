@@ -18,6 +18,7 @@ from tqdm import tqdm
 from dataset.synthetic.camera import encode, encode_mask
 from dataset.synthetic.captions import tokens, write_captions
 from dataset.synthetic.ceiling import ceilings_of
+from dataset.synthetic.claim import claimed, holds_files
 from dataset.synthetic.lookalikes import sample_group
 from dataset.synthetic.marker import MADE_BY, MARKER, SEARCHED
 from dataset.synthetic.options import VERSION, Options
@@ -136,13 +137,24 @@ def generate(root: str | Path, options: Options, workers: int = 1, overwrite: bo
     is an interrupted run and is begun anew.
 
     Raises UserError when `root` holds anything else, or a finished benchmark of other
-    options and `overwrite` is not set.
+    options and `overwrite` is not set, and when another process is drawing there.
     """
     root = Path(root)
     if workers < 1:
         raise UserError(f"workers is {workers}; choose 1 or more")
-    if not claim(root, options, overwrite):
+    if is_finished(root, options, overwrite):
         return False
+    with claimed(root):
+        if is_finished(root, options, overwrite):  # by a process that held the folder until now
+            return False
+        clear(root)
+        write_json(root / MARKER, marker_of(options), indent=2)
+        draw(root, options, workers)
+    return True
+
+
+def draw(root: Path, options: Options, workers: int) -> None:
+    """Fill a folder that has a marker and nothing else of a benchmark."""
     with (
         atomic_write(root / RAW) as raw_path,
         atomic_write(root / LEGEND) as legend_path,
@@ -151,7 +163,6 @@ def generate(root: str | Path, options: Options, workers: int = 1, overwrite: bo
     ):
         searched = stream(root, options, workers, raw, legend)
         write_json(root / MARKER, marker_of(options) | {"ceiling": ceilings_of(searched, options.pixels)}, indent=2)
-    return True
 
 
 def stream(root: Path, options: Options, workers: int, raw: TextIO, legend: TextIO) -> list[Drawn]:
@@ -174,22 +185,23 @@ def stream(root: Path, options: Options, workers: int, raw: TextIO, legend: Text
     return searched
 
 
-def claim(root: Path, options: Options, overwrite: bool) -> bool:
-    """Make `root` ready to be filled; False when it is finished with the same options."""
+def is_finished(root: Path, options: Options, overwrite: bool) -> bool:
+    """Whether `root` holds a benchmark of these options that is to be kept.
+
+    Raises UserError when it holds anything that must not be replaced.
+    """
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file; name a folder")
-    if root.is_dir() and any(root.iterdir()):
-        found = read_marker(root)
-        if (root / RAW).exists():
-            if not overwrite and same_contents(found, options):
-                add_ceiling(root, found, options)
-                return False
-            if not overwrite:
-                raise UserError(
-                    f"{root} holds a finished benchmark made with other options; name another folder or add --overwrite"
-                )
-        clear(root)
-    write_json(root / MARKER, marker_of(options), indent=2)
+    if not holds_files(root):
+        return False
+    found = read_marker(root)
+    if overwrite or not (root / RAW).exists():
+        return False
+    if not same_contents(found, options):
+        raise UserError(
+            f"{root} holds a finished benchmark made with other options; name another folder or add --overwrite"
+        )
+    add_ceiling(root, found, options)
     return True
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.synthetic.street import files
 from dataset.synthetic.street.__main__ import main
 from dataset.synthetic.street.files import draw_street
 from dataset.synthetic.street.scene import HORIZON, StreetOptions, Walk, draw_frame, walks_of
@@ -88,7 +89,7 @@ def test_all_forms_say_the_same(street):
 def test_processes_draw_the_same(street, tmp_path):
     draw_street(tmp_path / "b", SMALL, workers=2)
     files = sorted(path.relative_to(street) for path in street.rglob("*") if path.is_file())
-    assert len(files) == 20 + 6
+    assert len(files) == 20 + 7  # the lock among them
     assert all((street / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
 
@@ -108,6 +109,33 @@ def test_a_street_is_drawn_once_begun_anew_when_interrupted_and_never_over_somet
     assert not (tmp_path / "c" / "frames" / "left.jpg").exists()
     main([str(tmp_path / "c"), *given])
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_two_processes_do_not_draw_into_one_folder(tmp_path, monkeypatch):
+    draw, told = files.draw_frame, []
+
+    def draw_while_another_one_starts(options, *which):
+        with pytest.raises(UserError) as refused:
+            draw_street(tmp_path / "d", StreetOptions(people=7))
+        told.append(str(refused.value))
+        return draw(options, *which)
+
+    monkeypatch.setattr(files, "draw_frame", draw_while_another_one_starts)
+    assert draw_street(tmp_path / "d", SMALL)
+    assert len(told) == 20 and "is in use by process" in told[0]
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_an_interrupted_run_left_is_not_part_of_the_next(tmp_path, marked):
+    (tmp_path / "e" / "mot").mkdir(parents=True)
+    (tmp_path / "e" / ".lock").touch()
+    if marked:
+        (tmp_path / "e" / "mot" / "camera_9.txt").touch()
+        (tmp_path / "e" / "street.json").write_text('{"made_by": "dataset.synthetic.street", "finished": false}')
+    else:
+        (tmp_path / "e" / "mot").rmdir()
+    assert draw_street(tmp_path / "e", SMALL)
+    assert [path.name for path in sorted((tmp_path / "e" / "mot").iterdir())] == ["camera_1.txt", "camera_2.txt"]
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,26 @@ def test_an_interrupted_run_leaves_no_annotations_and_can_be_begun_anew(tmp_path
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
 
+def test_two_processes_do_not_draw_into_one_folder(tmp_path, monkeypatch):
+    from dataset.synthetic import generate as module
+
+    draw, told = module.draw_identity, []
+
+    def draw_while_another_one_starts(root, options, identity):
+        for overwrite in (False, True):
+            with pytest.raises(UserError) as refused:
+                generate(root, Options(train=2, val=0, test=0, height=64, width=32, seed=1), overwrite=overwrite)
+            told.append(str(refused.value))
+        return draw(root, options, identity)
+
+    tiny = Options(train=3, val=0, test=0, images_per_identity=1, height=64, width=32)
+    monkeypatch.setattr(module, "draw_identity", draw_while_another_one_starts)
+    assert generate(tmp_path / "a", tiny)
+    assert len(told) == 6 and all("is in use by process" in one for one in told)
+    monkeypatch.undo()
+    assert not generate(tmp_path / "a", tiny)
+
+
 def test_command_line_writes_png_without_masks(tmp_path, capsys):
     root = str(tmp_path / "out")
     arguments = [root, "--train", "14", "--val", "1", "--test", "1", "--images-per-identity", "2", "--workers", "1"]

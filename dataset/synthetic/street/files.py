@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dataset.synthetic.camera import encode
 from dataset.synthetic.captions import write_captions
+from dataset.synthetic.claim import claimed, holds_files
 from dataset.synthetic.render import is_noticed
 from dataset.synthetic.street.scene import Frame, Seen, StreetOptions, draw_frame, person_of, row_of, walks_of
 from utils.errors import UserError
@@ -27,7 +28,7 @@ from utils.files import atomic_write, read_json, require_writable_folder, write_
 from utils.processes.parallel import map_in_order
 
 MADE_BY, VERSION = "dataset.synthetic.street", 1
-MARKER, FRAMES = "street.json", "frames"
+MARKER, FRAMES, MOT = "street.json", "frames", "mot"
 COLUMNS = ("image", "left", "top", "width", "height", "track", "camera", "frame", "second", "visible")
 CAPTIONS = 2  # of each person
 PERSON = 1  # the category of COCO, and the class of MOT Challenge
@@ -44,11 +45,24 @@ def image_of(camera: int, number: int) -> str:
 def draw_street(root: str | Path, options: StreetOptions, workers: int = 1) -> bool:
     """Draw a street into `root`. False when it is there already, with the same options.
 
-    Raises UserError when `root` holds anything else.
+    Raises UserError when `root` holds anything else, and when another process is drawing there.
     """
     root = Path(root)
-    if not claim(root, options):
+    if is_finished(root, options):
         return False
+    with claimed(root):
+        if is_finished(root, options):  # by a process that held the folder until now
+            return False
+        for folder in (FRAMES, MOT):
+            shutil.rmtree(root / folder, ignore_errors=True)
+        write_json(root / MARKER, marker_of(options, False), indent=2)
+        draw(root, options, workers)
+        write_json(root / MARKER, marker_of(options, True), indent=2)
+    return True
+
+
+def draw(root: Path, options: StreetOptions, workers: int) -> None:
+    """Fill a folder that has a marker."""
     rows: list[Row] = []
     best: dict[int, tuple[int, int, Seen]] = {}
     for found, seen in draw_all(root, options, workers):
@@ -59,28 +73,23 @@ def draw_street(root: str | Path, options: StreetOptions, workers: int = 1) -> b
     write_mot(root, rows)
     write_json(root / "coco.json", coco_of(options, rows))
     write_json(root / "people.json", [person_record(options, identity, best) for identity in sorted(best)], indent=2)
-    write_json(root / MARKER, marker_of(options, True), indent=2)
-    return True
 
 
 def marker_of(options: StreetOptions, finished: bool) -> dict[str, Any]:
     return {"made_by": MADE_BY, "version": VERSION, "options": asdict(options), "finished": finished}
 
 
-def claim(root: Path, options: StreetOptions) -> bool:
-    """Make `root` ready to be filled; False when it is finished with the same options. What is not is drawn again."""
+def is_finished(root: Path, options: StreetOptions) -> bool:
+    """Whether `root` holds this street. Raises UserError when it holds anything that must not be replaced."""
     require_writable_folder(root, "folder")
-    if root.is_dir() and any(root.iterdir()):
-        found = read_json(root / MARKER, "marker file") if (root / MARKER).is_file() else None
-        if not isinstance(found, dict) or found.get("made_by") != MADE_BY:
-            raise UserError(f"{root} is not empty and was not made by this program; name a new or an empty folder")
-        if found == marker_of(options, True):
-            return False
-        if found.get("finished"):
-            raise UserError(f"{root} holds a street that was drawn with other options; name another folder")
-        shutil.rmtree(root / FRAMES, ignore_errors=True)
-    write_json(root / MARKER, marker_of(options, False), indent=2)
-    return True
+    if not holds_files(root):
+        return False
+    found = read_json(root / MARKER, "marker file") if (root / MARKER).is_file() else None
+    if not isinstance(found, dict) or found.get("made_by") != MADE_BY:
+        raise UserError(f"{root} is not empty and was not made by this program; name a new or an empty folder")
+    if found.get("finished") and found != marker_of(options, True):
+        raise UserError(f"{root} holds a street that was drawn with other options; name another folder")
+    return bool(found.get("finished"))
 
 
 # ---- drawing ---------------------------------------------------------------------------
@@ -175,9 +184,9 @@ def write_mot(root: Path, rows: Sequence[Row]) -> None:
     for row in rows:
         box = [row[name] for name in ("frame", "track", "left", "top", "width", "height")]
         lines.setdefault(row["camera"], []).append(",".join(map(str, [*box, 1, PERSON, row["visible"]])))
-    (root / "mot").mkdir(exist_ok=True)
+    (root / MOT).mkdir(exist_ok=True)
     for camera, found in lines.items():
-        with atomic_write(root / "mot" / f"camera_{camera}.txt") as temporary:
+        with atomic_write(root / MOT / f"camera_{camera}.txt") as temporary:
             temporary.write_text("\n".join(found) + "\n", encoding="utf-8")
 
 
