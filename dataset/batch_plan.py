@@ -219,7 +219,9 @@ class LookAlikePlan(BatchPlan):
         Whoever finds too few look-alikes free waits until all others have their groups, and takes what is left.
         """
         assert self.look_alikes is not None
-        free, alike = dict.fromkeys(people), self.look_alikes.tolist()
+        free = dict.fromkeys(people)
+        # rows of these people alone: where one has far more samples than all others, most rounds are of few
+        alike = dict(zip(people, self.look_alikes[list(people)].tolist(), strict=True))
         for enough in (True, False):
             for person in people:
                 if person not in free:

@@ -166,6 +166,16 @@ def test_people_of_few_samples_are_not_lost_and_the_rest_goes_on_alone():
     assert sum(len(set(identity[list(pair)])) == 2 for pair in samples) >= 3
 
 
+def test_someone_with_most_samples_does_not_have_all_look_alikes_read_for_each(monkeypatch):
+    rows, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: rows.append(len(self)) or tolist(self))
+    plan = plan_of()
+    crowded = LookAlikePlan(np.append(IDENTITY, np.zeros(500, int)), [4], 8, 0, 1, seed=5)
+    crowded.look_alikes = plan.look_alikes
+    assert sorted(crowded.order(0).tolist()) == list(range(len(IDENTITY) + 500))
+    assert sum(rows) == len(IDENTITY) + 500
+
+
 def test_one_of_each_asks_for_all_identities_in_full_batches():
     plan = plan_of(batch=10, group=2)
     requests = list(plan.one_of_each(0))
