@@ -63,6 +63,10 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}{line}: not valid YAML: {problem}") from None
     except (YAMLError, ValueError) as error:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    except LookupError:  # as ruamel.yaml reads a tagged value that is none of this type
+        raise UserError(
+            f"{where}: not valid YAML: a value is not of the type of its tag, !!bool, !!int or !!float"
+        ) from None
     except RecursionError:
         raise UserError(f"{where}: not valid YAML: nested too deeply") from None
 

@@ -51,6 +51,12 @@ def test_of_what_python_writes_only_tuples_are_read(text):
         parse_yaml(text, "here")
 
 
+@pytest.mark.parametrize("text", ["!!bool maybe", "!!int ''", "!!float", "[{a: !!bool 1}]"])
+def test_a_value_that_its_tag_does_not_fit_is_refused(text):
+    with pytest.raises(UserError, match=r"^here: not valid YAML: a value is not of the type of its tag"):
+        parse_yaml(f"a: {text}", "here")
+
+
 def test_overrides_reach_into_and_make_mappings():
     values = {"engine": {"power": 2.0}, "wheels": 4}
     result = apply_overrides(values, ["engine.name=V8", "wheels=3", "trunk.size.depth=1.5"])
