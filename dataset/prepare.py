@@ -33,6 +33,7 @@ from utils.text import counted
 WARNINGS_PER_CATEGORY, OF_CAPTIONS = 20, 5  # that are shown; captions are many, and odd ones alike
 RESULTS = "processed_data"  # the folder of the results within that of the data set
 CROPS = "crops"  # the folder of persons who were cut out, within that of the data set or that of the results
+RESULT_FILES = (*(f"{split}.json" for split in SPLITS), DIGESTS)
 REPORT_TITLE = "Annotation report of "
 
 
@@ -44,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = _find_source(root, data_format)
     output = tidy(Path(options.directory, options.output)) if options.output else root / RESULTS
     report = tidy(Path(options.directory, options.report)) if options.report else None
-    _check_output_folder(output)
+    _check_output_folder(output, source)
     images = root / data_format.images
     crops = (output if options.output else root) / CROPS if data_format.framed else None
     if crops:
         _check_cutting(crops, options)
     if report:
-        _check_report_path(report)
+        _check_report_path(report, output)
 
     found = inspect(source, data_format, images, options, crops)
     _show("problem", found.problems, None)
@@ -288,18 +289,30 @@ def _show(name: str, findings: Sequence[Problem], limit: int | None) -> None:
         print(one_line(line), file=sys.stderr)
 
 
-def _check_output_folder(folder: Path) -> None:
-    """Raise UserError, before the long pass, when the files cannot be written, or something stands where they go."""
+def _check_output_folder(folder: Path, source: Path) -> None:
+    """Raise UserError, before the long pass, when the files cannot be written, or something stands where they go.
+
+    source: the annotation file, which some data sets let have any name.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder; move it away")
     require_writable_folder(folder, "the folder of the results", " by --output")
-    for name in (*(f"{split}.json" for split in SPLITS), DIGESTS):
+    for name in RESULT_FILES:
         require_writable_file(folder / name, "result")
+    if _is_result(source, folder):
+        raise UserError(f"{source} is the annotation file, and a result would replace it; name another --output")
 
 
-def _check_report_path(report: Path) -> None:
-    """Raise UserError unless `report` is free or an earlier report, which may be replaced."""
+def _is_result(path: Path, folder: Path) -> bool:
+    """Whether a result that is written to `folder` would take the place of a file."""
+    return os.path.realpath(path) in (os.path.realpath(folder / name) for name in RESULT_FILES)
+
+
+def _check_report_path(report: Path, output: Path) -> None:
+    """Raise UserError unless `report` is free or an earlier report, which may be replaced, and no result goes there."""
     require_writable_file(report, "--report")
+    if _is_result(report, output):
+        raise UserError(f"--report {report} is the name of a result; name another file")
     if not report.exists():
         return
     try:

@@ -216,6 +216,13 @@ def test_all_problems_are_listed_and_reported(cuhk, capsys, tmp_path):
     assert report.read_text(encoding="utf-8").count("empty list of captions") == 25
 
 
+def test_a_report_does_not_go_where_a_result_goes(cuhk, tmp_path):
+    for name in ("train.json", "image_digests.json"):
+        with pytest.raises(UserError, match="is the name of a result; name another file"):
+            cuhk.run("--output", str(tmp_path / "out"), "--report", str(tmp_path / "out" / name))
+    assert not (tmp_path / "out").exists()
+
+
 def test_report_never_replaces_another_file(cuhk):
     with pytest.raises(UserError, match="is not a report"):
         cuhk.run("--report", str(cuhk.root / cuhk.file))

@@ -36,6 +36,15 @@ def test_its_only_json_file_is_read_and_images_lie_beside_it(release, file):
     assert main(["UFine-6926", str(release)]) == 0  # its own results are not in the way
 
 
+@pytest.mark.parametrize("file", ["train.json", "test.json", "image_digests.json"])
+def test_its_own_file_is_never_replaced_by_a_result(release, file):
+    (release / file).write_text(content := json.dumps([entry(1, "train"), entry(2, "test")]))
+    with pytest.raises(UserError, match="is the annotation file, and a result would replace it; name another"):
+        main(["UFine6926", str(release), "--output", str(release / "images" / "..")])
+    assert (release / file).read_text() == content
+    assert main(["UFine6926", str(release)]) == 0
+
+
 def test_the_evaluation_set_has_a_test_split_alone(release, capsys):
     (release / "all.json").write_text(json.dumps([entry(2, "test", source="UFine6926"), entry(3, "test", source="x")]))
     assert main(["UFine3C", str(release)]) == 0
