@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Any
 from utils.errors import UserError, did_you_mean
 from utils.paths import expand_home
 
-TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-([1-9][0-9]{0,9})\.tmp")  # .NAME.MACHINE-PROCESS.tmp
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-([1-9][0-9]{0,9})(-[0-9]+)?\.tmp")  # .NAME.MACHINE-PROCESS-NUMBER.tmp
 ABANDONED = 24 * 3600  # seconds without a change after which a temporary file of another machine is a leftover
 NO_HARD_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 NO_FOLDER = "is not a folder"
@@ -28,6 +29,7 @@ ADVICE = {
 }
 
 _being_written: set[str] = set()  # names of this process's own temporary files
+_numbers = itertools.count(1)  # of these: threads may write one file at a time, of which the last one stays
 
 
 @contextlib.contextmanager
@@ -136,8 +138,8 @@ def cannot_write(path: Path, error: OSError) -> str:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Under which name this process writes a file until it is whole."""
-    return path.with_name(f".{path.name}.{machine()}-{os.getpid()}.tmp")
+    """Under which name this process writes a file until it is whole; another one each time."""
+    return path.with_name(f".{path.name}.{machine()}-{os.getpid()}-{next(_numbers)}.tmp")
 
 
 def machine() -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 from utils import files
 from utils.checkpoints.files import read_checkpoint, save_checkpoint
 from utils.errors import UserError
-from utils.files import atomic_write, machine, remove_leftovers, write_json
+from utils.files import atomic_write, machine, read_json, remove_leftovers, write_json
 
 pytestmark = pytest.mark.promise("Atomic files")
 
@@ -296,6 +297,29 @@ def test_the_file_that_this_process_writes_stays_and_older_ones_of_its_number_do
         temporary.write_text("x")
         assert remove_leftovers(tmp_path) == [older]
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_two_at_a_time_write_one_file_whole_and_the_last_one_stays(tmp_path):
+    with atomic_write(tmp_path / "a") as first:
+        first.write_text("begun first")
+        with atomic_write(tmp_path / "a") as second:
+            second.write_text("done first")
+            assert remove_leftovers(tmp_path) == []
+        assert (tmp_path / "a").read_text() == "done first" and first.read_text() == "begun first"
+        assert remove_leftovers(tmp_path) == []
+    assert (tmp_path / "a").read_text() == "begun first"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_threads_that_write_one_file_leave_it_whole(tmp_path):
+    def write_often(text: str) -> None:
+        for _ in range(20):
+            write_json(tmp_path / "a.json", text * 10_000)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_often, "abcd"))
+    assert read_json(tmp_path / "a.json", "file") in [letter * 10_000 for letter in "abcd"]
+    assert os.listdir(tmp_path) == ["a.json"]
 
 
 def test_files_of_another_machine_stay_for_a_day(tmp_path, gone, monkeypatch):
