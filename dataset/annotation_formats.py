@@ -9,6 +9,7 @@ from dataset.annotation_csv import read_csv_entries
 from dataset.annotation_entries import Problem, RawEntry
 from dataset.annotation_json import read_json_entries
 from dataset.frame_annotations import read_cuhk_sysu, read_prw
+from dataset.image_folders import is_left_out
 from utils.errors import UserError, did_you_mean
 
 Reader = Callable[[Path, bool], tuple[list[RawEntry], list[Problem]]]
@@ -30,9 +31,9 @@ class Format:
     framed: bool = False
 
     def find_files(self, folder: Path) -> list[Path]:
-        """The files of a folder that may be its annotation file."""
+        """The files of a folder that may be its annotation file; hidden ones, as macOS leaves (`._name`), are not."""
         if "*" in self.file:
-            return sorted(path for path in folder.glob(self.file) if path.is_file())
+            return sorted(path for path in folder.glob(self.file) if path.is_file() and not is_left_out(path.name))
         return [path] if (path := folder / self.file).exists() else []
 
 

@@ -36,6 +36,15 @@ def test_its_only_json_file_is_read_and_images_lie_beside_it(release, file):
     assert main(["UFine-6926", str(release)]) == 0  # its own results are not in the way
 
 
+def test_what_macos_leaves_beside_its_file_is_no_second_one(release):
+    (release / "._all.json").write_bytes(b"\0\5\x16\7")
+    with pytest.raises(UserError, match=r"\*\.json does not exist"):
+        main(["UFine6926", str(release)])
+    (release / "all.json").write_text(json.dumps([entry(1, "train"), entry(2, "test")]))
+    assert main(["UFine6926", str(release)]) == 0
+    assert written(release, "train") == [entry(1, "train")]
+
+
 @pytest.mark.parametrize("file", ["train.json", "test.json", "image_digests.json"])
 def test_its_own_file_is_never_replaced_by_a_result(release, file):
     (release / file).write_text(content := json.dumps([entry(1, "train"), entry(2, "test")]))
