@@ -34,6 +34,7 @@ WARNINGS_PER_CATEGORY, OF_CAPTIONS = 20, 5  # that are shown; captions are many,
 RESULTS = "processed_data"  # the folder of the results within that of the data set
 CROPS = "crops"  # the folder of persons who were cut out, within that of the data set or that of the results
 RESULT_FILES = (*(f"{split}.json" for split in SPLITS), DIGESTS)
+HOLD_OUT_SEED = 42
 REPORT_TITLE = "Annotation report of "
 
 
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     splits = divide(found.entries)
     if options.val_identities is not None:
-        splits = hold_out_identities(splits, options.val_identities, options.seed)
+        seed = HOLD_OUT_SEED if options.seed is None else options.seed
+        splits = hold_out_identities(splits, options.val_identities, seed)
     _warn_empty_splits(splits)
     digests = found.digests
     if crops and digests is not None:
@@ -91,7 +93,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="hold out N training identities when there is no validation split",
     )
-    parser.add_argument("--seed", type=int, default=42, help="chooses the held out identities (default: 42)")
+    parser.add_argument("--seed", type=int, help=f"chooses the held out identities (default: {HOLD_OUT_SEED})")
     parser.add_argument(
         "--decode",
         choices=("quick", "full"),
@@ -107,6 +109,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.skip_images and options.decode == "full":
         raise UserError("--skip_images and --decode full exclude each other; give one of them")
+    if options.seed is not None and options.val_identities is None:
+        raise UserError("--seed chooses whom --val_identities holds out; give both, or leave --seed out")
     for option in ("val_identities", "workers"):
         value = getattr(options, option)
         if value is not None and value < 1:

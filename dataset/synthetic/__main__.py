@@ -94,6 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
         given["details"] = tuple(re.findall(r"[^\s,;]+", given["details"].lower()))
     options = options_from(given["preset"], given)
     if given["preview"]:
+        if given["root"]:
+            raise UserError("--preview draws a sheet alone, and nothing into a folder; name one of them")
         write_preview(given["preview"], options)
         print(f"wrote {given['preview']}")
         return

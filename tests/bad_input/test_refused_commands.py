@@ -20,6 +20,7 @@ PREPARE = {
     "no annotations": (("CUHK-PEDES", "."), "reid_raw.json does not exist; put the annotations"),
     "no held out identities": (("CUHK-PEDES", ".", "--val-identities", "-3"), "must be at least 1, found -3"),
     "no workers": (("CUHK-PEDES", ".", "--workers", "0"), "must be at least 1, found 0"),
+    "a seed of nothing": (("CUHK-PEDES", ".", "--seed", "3"), "--seed chooses whom --val_identities holds out"),
     "contradiction": (("CUHK-PEDES", ".", "--skip-images", "--decode", "full"), "exclude each other"),
 }
 SYNTHETIC = {
@@ -35,6 +36,7 @@ SYNTHETIC = {
     "a file": (("foreign/a.txt", "--preset", "tiny"), "is a file"),
     "below a file": (("foreign/a.txt/b", "--preset", "tiny"), "cannot write"),
     "preview of another kind": (("--preview", "a.txt"), "is not a .png file"),
+    "preview into a folder": (("new", "--preview", "a.png"), "name one of them"),
 }
 REPORT = {
     "missing folder": (("nowhere",), "nowhere holds none of log.txt"),
