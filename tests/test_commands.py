@@ -68,6 +68,7 @@ def served(serve: str, *requests: str) -> str:
 # run the tests that this file belongs to: here one file of them
 SHORTENED = {
     "bash shell/search.sh serve --gallery gallery": served("bash shell/search.sh serve --gallery gallery"),
+    "bash shell/comparison.sh": "PEOPLE=normal bash shell/comparison.sh",
     "bash shell/test.sh": "bash shell/test.sh tests/evaluation/test_metrics.py",
     "bash shell/torture.sh --quick": "bash shell/torture.sh --quick tests/dataset/test_data_ledger.py",
 }
@@ -83,7 +84,7 @@ NEW = {
 # ---- the pages below docs/ -------------------------------------------------------------
 
 # The variants of ablations that are trained here; of a study's page one stands for two others.
-TRAINED_VARIANTS = ("full", "no MAE", "vim")
+TRAINED_VARIANTS = ("full", "no MAE", "vim", "IRRA", "RDE")
 COPIED = "; ".join(
     f"cp -r output/ablation/runs/no-mae output/ablation/runs/{name}"
     for name in ("no-attribute-loss", "partial-cross-attention")

@@ -219,6 +219,39 @@ def test_the_start_is_trained_in_three_stages_and_evaluated_on_other_people(chec
         assert f"test_file={output}/{name}/data/processed_data/test.json" in line
 
 
+def test_the_comparison_trains_a_start_of_each_branch_and_studies_its_people(checkout):
+    done, installed = checkout.call("bash shell/comparison.sh alpha=0.4")
+    assert done.returncode == 0, done.stderr
+    assert installed == ["clip.txt"]
+    ran, folder = checkout.log.read_text().splitlines(), "output/comparison"
+    drawn = [line for line in ran if "dataset.synthetic" in line]
+    assert drawn[0].startswith(f"ran -m dataset.synthetic {folder}/starts/data --preset demo") and len(drawn) == 3
+    for name, line in zip(("normal", "hard"), drawn[1:], strict=True):
+        assert f" {folder}/{name}/data --preset demo --difficulty {name} " in line and " --seed 1" in line
+    clip, embeddings, albef = runs_of(checkout)
+    for line in (clip, embeddings, albef):
+        assert f"train_file=[{folder}/starts/data/processed_data/train.json]" in line and "alpha" not in line
+        assert f"test_file={folder}" not in line
+    assert "--checkpoint" not in clip + embeddings
+    assert f" --checkpoint {folder}/starts/albef_embeddings/checkpoint_best.pth " in albef
+    for name, line in zip(("normal", "hard"), ran[-2:], strict=True):
+        assert line.startswith("ran -m evaluation ablation --config configs/ablations/comparison.yaml --processes 2 ")
+        assert f"--output_dir {folder}/{name} --set " in line and line.endswith(" alpha=0.4")
+        assert f"test_file={folder}/{name}/data/processed_data/test.json" in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("PEOPLE", "normal odd", "PEOPLE=normal odd: odd is neither normal nor hard"),
+        ("PROCESSES", "0", "PROCESSES=0: give how many runs are trained side by side, 1 or more"),
+    ],
+)
+def test_the_comparison_refuses_what_it_does_not_know(checkout, variable, value, words):
+    done, installed = checkout.call("bash shell/comparison.sh", **{variable: value})
+    assert (done.returncode, done.stderr, installed) == (2, f"error: {words}\n", [])
+
+
 @pytest.mark.parametrize(
     ("command", "there", "meant"),
     [
