@@ -29,7 +29,7 @@ from utils.files import remove_leftovers
 
 LAST, PREVIOUS = "checkpoint_last.pth", "checkpoint_previous.pth"
 STEPS = ("link", "replace", "fsync", "unlink")  # functions of `os` by which a file gets its place
-LONGEST = 0.05  # seconds until a kill
+SAVED = 2  # checkpoints in the time until the latest kill, about
 
 
 def content_of(step: int) -> dict:
@@ -90,11 +90,13 @@ class Writer:
 
 def at_random_moments(folder: Path, kills: int) -> dict:
     """Processes that save without end, each killed at a random moment."""
-    draw, writer = random.Random(kills), Writer(folder)
+    draw, writer, began = random.Random(kills), Writer(folder), time.perf_counter()
+    writer.write(range(1, SAVED + 1), lambda: None, lambda process: None)
+    longest = time.perf_counter() - began  # on this machine, as busy as it is now
     while writer.kills < kills and len(writer.problems) < 5:
 
         def end(process: int) -> None:
-            time.sleep(draw.uniform(0, LONGEST))
+            time.sleep(draw.uniform(0, longest))
             os.kill(process, signal.SIGKILL)
 
         writer.write(range(writer.acknowledged + 1, 10**9), lambda: None, end)
