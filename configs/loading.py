@@ -91,11 +91,14 @@ def on_data(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def expand(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`bert_config` given as a file and `weights` given as a list, as mappings that others can be merged with."""
+    """`bert_config` given as a file and `weights` given as a list, as mappings that others can be merged with.
+
+    A BERT file that says nothing of `full_ca` is one of ALBEF or RaSa, which do not know it.
+    """
     values = dict(values)
     if isinstance(values.get("bert_config"), str):
         name = f"{where}: bert_config"
-        values["bert_config"] = read_mapping(find_file(values["bert_config"], name), name)
+        values["bert_config"] = {"full_ca": False, **read_mapping(find_file(values["bert_config"], name), name)}
     if isinstance(values.get("weights"), list):
         try:
             values["weights"] = name_weights(values["weights"])

@@ -15,6 +15,7 @@ class FusionSize(Section):
 
     fusion_layer: text-only states come from the layers below; encoder_width: of image tokens; full_ca: cross-attention
     in all layers (MARS) instead of those from `fusion_layer` on (ALBEF, RaSa). The last three keys have one value here.
+    By default it is that of MARS, whose JSON file names full_ca.
     """
 
     vocab_size: Count = 30522
@@ -31,7 +32,7 @@ class FusionSize(Section):
     pad_token_id: Whole = 0
     fusion_layer: Whole = 6
     encoder_width: Count = 768
-    full_ca: bool = False
+    full_ca: bool = True
     hidden_act: Literal["gelu"] = "gelu"
     model_type: Literal["bert"] = "bert"
     position_embedding_type: Literal["absolute"] = "absolute"

@@ -18,7 +18,7 @@ class ModelSettings(Objective):
     """Images, encoders, decoder and embedding; the objective's keys lie beside them."""
 
     image_res: int | list[int] = 384
-    bert_config: FusionSize = FusionSize(full_ca=True)
+    bert_config: FusionSize = FusionSize()
     image_encoder: str = "vit"
     vision_size: Literal["tiny", "small", "base"] | None = None
     vision_width: Count = VisionSize.width

@@ -188,13 +188,23 @@ def test_a_list_of_weights_is_in_the_published_order(load):
 def test_a_bert_file_may_be_changed_key_by_key(load, tmp_path):
     (tmp_path / "bert.json").write_text('{"num_hidden_layers": 8,\n\t"hidden_act": "gelu", "architectures": ["x"]}')
     config = load(f"bert_config: {tmp_path}/bert.json", "bert_config.fusion_layer=3")
-    assert config.bert_config == Bert(num_hidden_layers=8, fusion_layer=3)
+    assert config.bert_config == Bert(num_hidden_layers=8, fusion_layer=3, full_ca=False)
 
 
 def test_a_bert_configuration_may_stand_in_the_file(load):
     assert load("bert_config: {num_hidden_layers: 8}", "bert_config.full_ca=true").bert_config == Bert(
         num_hidden_layers=8, full_ca=True
     )
+
+
+@pytest.mark.parametrize("base", ["alpha: 0.4\n", f"base: {REPOSITORY}/configs/PS_cuhk_pedes.yaml\n"])
+def test_a_key_of_the_bert_configuration_leaves_the_cross_attention_of_mars(load, base):
+    text = f"{base}bert_config: {{hidden_dropout_prob: 0.2}}"
+    config = load(text)
+    assert config.bert_config == load(base, "bert_config.hidden_dropout_prob=0.2").bert_config
+    assert config.bert_config == load(base, "bert_config={hidden_dropout_prob: 0.2}").bert_config
+    assert config.bert_config.full_ca
+    assert load(text, "bert_config=configs/config_bert.json").bert_config.hidden_dropout_prob == 0.1
 
 
 def test_without_a_bert_configuration_settings_start_from_the_published_one(load):
