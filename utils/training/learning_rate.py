@@ -113,6 +113,11 @@ class FactorSchedule(ScheduleSettings):
         falling = max(1, self.epochs - self.warmup_epochs)
         return (1 + math.cos(math.pi * min(1.0, (done - self.warmup_epochs) / falling))) / 2
 
+    def rate(self, full: float, done: float) -> float:
+        """A learning rate after so many epochs, `full` where the factor is 1. Only half the cosine ends at min_lr."""
+        least = 0.0 if self.sched == "step" or done < self.warmup_epochs else self.min_lr
+        return least + (full - least) * self.factor(done)
+
 
 class LearningRate(ABC):
     """Sets the learning rates of an optimizer's groups before each step."""
@@ -161,14 +166,13 @@ class CosineRate(LearningRate):
 
 
 class FactorRate(LearningRate):
-    """Each group's own learning rate, times the factor of a `FactorSchedule`."""
+    """Each group's own learning rate, as a `FactorSchedule` has it move."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, settings: FactorSchedule):
         self.optimizer, self.settings = optimizer, settings
         self.full = [group["lr"] for group in optimizer.param_groups]
 
     def move_to(self, epoch: int, iteration: int, iterations: int) -> None:
-        factor = self.settings.factor(self.settings.position(epoch, iteration, iterations))
-        least = self.settings.min_lr
+        done = self.settings.position(epoch, iteration, iterations)
         for group, full in zip(self.optimizer.param_groups, self.full, strict=True):
-            group["lr"] = least + (full - least) * factor
+            group["lr"] = self.settings.rate(full, done)

@@ -70,6 +70,17 @@ def test_each_group_keeps_its_own_rate_times_the_factor():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.19, 0.95])
 
 
+@pytest.mark.parametrize(
+    ("sched", "rates"), [("cosine", {0: 1.0, 4: 8.2, 5: 10.0, 60: 2.0}), ("step", {0: 1.0, 5: 10.0, 20: 1.0, 50: 0.1})]
+)
+def test_the_lowest_rate_is_that_of_the_cosine_alone(sched, rates):
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=10.0)
+    rate = FactorRate(optimizer, FactorSchedule(sched=sched, min_lr=2.0))
+    for epoch, expected in rates.items():  # as the published scheduler has them
+        rate.move_to(epoch, 0, 100)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
 def test_a_number_of_steps_takes_the_place_of_epochs():
     optimizer = torch.optim.Adam([{"params": [nn.Parameter(torch.zeros(1))], "lr": 1.0}])
     rate = FactorRate(optimizer, FactorSchedule(sched="cosine_step", epochs=9, warmup_epochs=5, steps=90))
