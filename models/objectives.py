@@ -274,9 +274,12 @@ class Objective(Section):
         """Whether any of these losses has a weight."""
         return any(name in self.used for name in names)
 
-    def uses_all(self, names: Iterable[str]) -> bool:
-        """Whether all of these losses have a weight."""
-        return set(names) <= set(self.used)
+    @property
+    def teaches_all(self) -> bool:
+        """Whether every parameter that learns gets a gradient in each step: by all published losses, of which the
+        contrastive one reaches a projection through its queries, and through keys that are not the momentum model's."""
+        embedded = {term[0] for term in self.contrastive_terms}
+        return set(published_names()) <= set(self.used) and (self.contrastive_keys == "online" or len(embedded) == 2)
 
     @property
     def rows(self) -> list[str]:

@@ -16,7 +16,6 @@ from dataset.build import FROM_CAPTIONS, fit_vocabulary, open_loader, open_token
 from dataset.tokens import CaptionTokenizer
 from models.build import build_model, compile_model
 from models.inspection import describe_batch, describe_step
-from models.objectives import published_names
 from models.person_search import PersonSearchModel
 from models.randomness import RandomDraws
 from models.released import load_trained
@@ -50,7 +49,7 @@ class MarsTraining(Training):
         compile_model(model, config.compile, config.cuda_graphs)
         self.optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
         self.schedule = CosineRate(self.optimizer, config.schedular)
-        self.some_unused = not model.objective.uses_all(published_names())
+        self.some_unused = not model.objective.teaches_all
         self.negatives_pool = config.batch_size_train
 
     def begin(self) -> None:

@@ -161,6 +161,15 @@ def test_every_trainable_parameter_gets_a_gradient_when_all_losses_count(full_ca
             assert name.endswith("key.bias") or parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("keys", ["momentum", "online"])
+@pytest.mark.parametrize("terms", [["i2t"], ["t2i"], ["i2i"], ["t2t"], ["i2t", "i2i"], ["i2t", "t2i"], ["i2i", "t2t"]])
+def test_it_is_known_whether_some_parameter_gets_no_gradient(terms, keys):
+    model = tiny_model(objective={"contrastive_terms": terms, "contrastive_keys": keys})
+    sum(step(model, tiny_batch(IDENTITIES)).values()).backward()
+    without = [name for name, part in model.named_parameters() if part.requires_grad and part.grad is None]
+    assert model.objective.teaches_all == (not without), without
+
+
 def test_alpha_zero_ignores_the_opinion_of_the_momentum_model():
     losses = []
     for shift in (0.0, 1.0):
