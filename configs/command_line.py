@@ -58,9 +58,27 @@ def parse_arguments(arguments: list[str] | None = None) -> Options:
         raise UserError("--rerank_config is of the checkpoint of --rerank: which one is it?")
     if options.rerank and not options.evaluate:
         raise UserError("--rerank is for --evaluate: a second checkpoint, which re-ranks what --checkpoint finds")
+    if options.resume and options.evaluate:
+        raise UserError("--resume goes on with training, and --evaluate does not train; leave one of them out")
     if options.verify and options.checkpoint is None:
         raise UserError("--verify needs --checkpoint: which one shall be verified?")
+    if options.verify and (unread := read_by_runs_alone(options)):
+        raise UserError(f"--verify checks a checkpoint against its own record; leave out {unread[0]}")
     return options
+
+
+def read_by_runs_alone(options: Options) -> list[str]:
+    """The flags that were given and of which `--verify` reads nothing."""
+    given = {
+        "--config": options.config,
+        "--set": options.overrides,
+        "--text_encoder": options.text_encoder,
+        "--seed": options.seed is not None,
+        "--resume": options.resume,
+        "--evaluate": options.evaluate,
+        "--dry_run": options.dry_run,
+    }
+    return [flag for flag, value in given.items() if value]
 
 
 def build_parser() -> CommandParser:
