@@ -32,6 +32,11 @@ def both_sides(value: Any) -> Any:
 Sides = Annotated[list[Count], Field(min_length=2, max_length=2), BeforeValidator(both_sides)]
 
 
+def heads_of(heads: int | None, width: int) -> int:
+    """Attention heads of a tower of this width; None = one for 64 numbers of it."""
+    return heads or max(1, width // HEAD_WIDTH)
+
+
 class ClipSizes(Section):
     """Sizes of both towers, by default those of OpenAI's ViT-B/16; those of a file must be the same.
 
@@ -173,8 +178,8 @@ class DualEncoderConfig(Config):
         """Of both towers, which the shapes of a file do not tell."""
         sizes = self.clip
         return {
-            "vision_heads": sizes.vision_heads or max(1, sizes.vision_width // HEAD_WIDTH),
-            "text_heads": sizes.text_heads or max(1, sizes.text_width // HEAD_WIDTH),
+            "vision_heads": heads_of(sizes.vision_heads, sizes.vision_width),
+            "text_heads": heads_of(sizes.text_heads, sizes.text_width),
         }
 
     def conflicts(self) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import torch
 from configs.command_line import SEED, SEEDS, Options, read_config
 from configs.schema import Config, MarsConfig, require_files
 from configs.systems import SYSTEMS
+from configs.untold import UNTOLD, warn_of_other_settings
 from models.build import require_compiler
 from models.released import saved_config
 from utils.checkpoints.exported import read_trained
@@ -56,6 +57,8 @@ def open_run(options: Options, device: torch.device) -> Run:
         config = keep_precision(keep_samples_per_step(options, config, checkpoint), checkpoint)
     if checkpoint is not None:
         config = SYSTEMS[config.system].follow(config, saved_config(checkpoint))
+    if checkpoint is not None and options.is_new:
+        warn_of_other_settings(config, checkpoint, UNTOLD, "this run starts from it with")
     require_data(options, config, checkpoint)
     config = config.model_copy(update={"precision": choose_precision(config.precision, device)})
     if not options.evaluate:

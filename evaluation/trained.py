@@ -13,6 +13,7 @@ import torch
 from configs.loading import load_config, resolve_config
 from configs.schema import Config, require_files
 from configs.systems import SYSTEMS
+from configs.untold import OF_EVALUATION, warn_of_other_settings
 from dataset.annotations import check_images, load_annotations, read_captions
 from dataset.digests import read_digests
 from dataset.evaluation_split import EvaluationSplit, make_split
@@ -153,12 +154,8 @@ def settings_of(content: Mapping[str, Any], config: Files, overrides: Sequence[s
 
 def load_trained(model: SearchModel, content: Mapping[str, Any], config: Config) -> None:
     """Take all weights from a checkpoint (with its "path"). Raises UserError when some are missing."""
-    saved, where = saved_config(content), content["path"]
     SYSTEMS[config.system].load(model, content)
-    for key in ("image_res", "max_words"):  # at times wanted, and always worth knowing
-        trained, here = saved.get(key), getattr(config, key)
-        if trained is not None and trained != here:
-            logger.warning("checkpoint %s was trained with %s %s, and is evaluated with %s", where, key, trained, here)
+    warn_of_other_settings(config, content, OF_EVALUATION, "is evaluated with")
 
 
 def open_reranker(source: Path, settings: Files, run: Config, device: torch.device) -> Reranker:

@@ -144,6 +144,17 @@ def test_evaluation_at_another_size_than_training_is_said(ground, finished):
     assert "was trained with max_words 40, and is evaluated with 20" in ending.errors
 
 
+@pytest.mark.parametrize(
+    ("flag", "here"), [("--evaluate", "is evaluated with"), ("--dry_run", "this run starts from it with")]
+)
+def test_heads_that_no_shape_tells_are_said_where_they_differ(ground, finished, flag, here):
+    arguments = (flag, "--checkpoint", finished / "checkpoint_best.pth")
+    ending = ground.retrieve(*arguments, settings=("vision_heads=1",), output=ground.folder / "other")
+    assert ending.code == 0, ending.errors
+    assert f"was trained with vision_heads 2, and {here} 1" in ending.errors
+    assert "was trained with" not in ground.retrieve(*arguments, output=ground.folder / "same").errors
+
+
 def test_another_run_is_not_resumed_over_the_one_in_the_folder(ground, run_folder, finished):
     ground.refuses(
         "of another run",
