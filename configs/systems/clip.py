@@ -19,7 +19,8 @@ def fit(config: ClipConfig, tokenizer: TextTokenizer, for_training: bool = False
 
     Raises UserError when it is set too low, words are to be masked that have no mask, or heads do not fit a checkpoint.
     """
-    if config.embedding % (heads := config.irra.heads(config.embedding)):
+    asked = config.weights["mlm"] or config.cross_heads is not None  # else there is no cross-modal encoder
+    if asked and config.embedding % (heads := config.irra.heads(config.embedding)):
         raise UserError(f"config: `cross_heads` {heads} does not divide the embedding of {config.embedding} numbers")
     if for_training:
         require_mask(config, tokenizer)

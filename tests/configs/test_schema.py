@@ -7,6 +7,7 @@ from benchmark_data import REPOSITORY
 
 from configs.loading import load_config, resolve_config
 from configs.schema import Config, require_files
+from configs.systems.clip import fit as fit_clip
 from models.fusion_size import FusionSize as Bert
 from models.objectives import LOSSES, name_weights
 from utils.config import save_yaml
@@ -315,6 +316,19 @@ def test_a_wrong_setting_is_blamed_and_not_the_file(tmp_path):
     (tmp_path / "a.yaml").write_text("k_tset: 3\n")
     with pytest.raises(UserError, match=r"^config .*a\.yaml: unknown key"):
         load_config(tmp_path / "a.yaml", ["alpha=0.3"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "fits"),
+    [([], True), (["cross_heads=3"], False), (["weights.mlm=1"], False), (["cross_heads=4"], True)],
+)
+def test_heads_of_a_cross_modal_encoder_matter_where_there_is_one(settings, fits):
+    config = load_config(None, ["system=clip", "clip={embedding: 200}", *settings])
+    if fits:
+        assert fit_clip(config, None) == config
+    else:
+        with pytest.raises(UserError, match="`cross_heads` 3 does not divide the embedding of 200 numbers"):
+            fit_clip(config, None)
 
 
 # ---- image encoders --------------------------------------------------------------------
