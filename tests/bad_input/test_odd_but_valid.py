@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from in_process import call
 from refusals import Ground, entries_of
 
+import Retrieval
 from dataset import prepare
 
 
@@ -75,5 +77,5 @@ def test_the_advice_for_a_missing_split_leads_to_a_run(ground, capsys, missing, 
     assert refused.code == 2 and all(setting in refused.errors for setting in settings)
     ending = ground.retrieve(settings=(*named_files, *roots, *settings))
     assert ending.code == 0, ending.errors
-    ending = ground.retrieve("--verify", "--checkpoint", ground.output / "checkpoint_best.pth")
+    ending = call(Retrieval.main, "--verify", "--checkpoint", ground.output / "checkpoint_best.pth")
     assert ending.code == 0, ending.errors
