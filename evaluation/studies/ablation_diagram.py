@@ -44,13 +44,13 @@ def draw_conditions(rows: Sequence[Row], stages: Mapping[str, str], plan: Plan, 
     for axes, metric in zip(panels, SHOWN_METRICS, strict=True):
         found = {(row["variant"], row["stage"]): row for row in rows if row["metric"] == metric}
         shown = {name: [found[one, stages[one]] for one in trained] for name, trained in names.items()}
-        places, label = (lengths_of if plan.lengths else values_of)(axes, plan, shown)
-        order = np.argsort(places)
+        positions, label = (lengths_of if plan.lengths else values_of)(axes, plan, shown)
+        order = np.argsort(positions)
         lines = {
             name: [Estimate(row["mean"], row["low"], row["high"], row["seeds"]) for row in (line[at] for at in order)]
             for name, line in shown.items()
         }
-        draw_estimates(axes, [places[at] for at in order], lines)
+        draw_estimates(axes, [positions[at] for at in order], lines)
         tidy(axes, METRIC_NAMES[metric], label, "per cent")
     legend_of_models(figure, panels[0])
     save_figure(figure, path)
@@ -69,6 +69,7 @@ def values_of(axes: Axes, plan: Plan, shown: Mapping[str, Sequence[Row]]) -> tup
     """The same of values of a setting: numbers lie where they are, others side by side."""
     ((key, values),) = plan.along.items()
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    places = [float(value) for value in numbers] if len(numbers) == len(values) else [*map(float, range(len(values)))]
-    axes.set_xticks(places, [json.dumps(value) for value in values])
-    return places, key
+    all_numbers = len(numbers) == len(values)
+    positions = [float(value) for value in (numbers if all_numbers else range(len(values)))]
+    axes.set_xticks(positions, [json.dumps(value) for value in values])
+    return positions, key

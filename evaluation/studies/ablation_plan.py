@@ -41,8 +41,8 @@ class Plan(Variant):
     `grid`: KEY.PATH -> values; every combination is a variant beside `variants`. `base`: the variant that the others
     are compared to, by default the first one. `lengths`: every variant is trained once for each of these multiples of
     its `schedular.steps`, and compared to the base of the same length. `along`: one KEY.PATH -> values; every variant
-    is trained with each, and compared to the base with the same one. `set` holds for all variants, and not for first
-    stages; `everywhere` (the command line's --set) for both.
+    is trained with each, and compared to the base with the same one. `along` and `set` hold for all variants, and not
+    for first stages; `everywhere` (the command line's --set) for both.
     """
 
     config: PathText
