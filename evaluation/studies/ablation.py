@@ -236,7 +236,8 @@ def summary(rows: Sequence[Row], stages: Mapping[str, str]) -> list[Row]:
         of_variant = {row["metric"]: row for row in rows if row["variant"] == name and row["stage"] == stages[name]}
         line: dict[str, Any] = {"variant": name}
         for metric, title in METRIC_NAMES.items():
-            line[title] = f"{of_variant[metric]['mean']:.2f} ± {of_variant[metric]['std']:.2f}"
+            row = of_variant[metric]
+            line[title] = f"{row['mean']:.2f}" + (f" ± {row['std']:.2f}" if row["seeds"] > 1 else "")
         for metric in SHOWN_METRICS:
             row, title = of_variant[metric], METRIC_NAMES[metric]
             line[f"{title} interval"] = f"{row['low']:.1f} to {row['high']:.1f}"
