@@ -142,10 +142,10 @@ def generate(root: str | Path, options: Options, workers: int = 1, overwrite: bo
     root = Path(root)
     if workers < 1:
         raise UserError(f"workers is {workers}; choose 1 or more")
-    if is_finished(root, options, overwrite):
+    if keep_finished(root, options, overwrite):
         return False
     with claimed(root):
-        if is_finished(root, options, overwrite):  # by a process that held the folder until now
+        if keep_finished(root, options, overwrite):  # by a process that held the folder until now
             return False
         clear(root)
         write_json(root / MARKER, marker_of(options), indent=2)
@@ -185,8 +185,8 @@ def stream(root: Path, options: Options, workers: int, raw: TextIO, legend: Text
     return searched
 
 
-def is_finished(root: Path, options: Options, overwrite: bool) -> bool:
-    """Whether `root` holds a benchmark of these options that is to be kept.
+def keep_finished(root: Path, options: Options, overwrite: bool) -> bool:
+    """Whether `root` holds a benchmark of these options that is to be kept; one of an earlier version gets its ceiling.
 
     Raises UserError when it holds anything that must not be replaced.
     """
