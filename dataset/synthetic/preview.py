@@ -1,7 +1,6 @@
 """A contact sheet: pictures of a few identities with their captions and mask overlays."""
 
 import colorsys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,9 @@ from utils.errors import UserError
 from utils.files import atomic_write, require_writable_file
 
 PAPER, INK = (250, 250, 248), (30, 30, 30)
+TEXT_WIDTH = 190  # pixels that captions have at least, however small the pictures above them are
+MARGIN, LINE = 3, 12  # pixels beside text, and from one line to the next
+ENTRY = 72  # pixels of a name in the legend
 
 
 def mask_colours() -> np.ndarray:
@@ -60,27 +62,36 @@ def look_of(options: Options, identity: int) -> str:
 
 def with_text(picture: Image.Image, lines: list[str]) -> Image.Image:
     """`picture` with wrapped `lines` below it."""
-    font = ImageFont.load_default(10)
-    wrapped = [part for line in lines for part in textwrap.wrap(line, max(24, picture.width // 5))]
-    sheet = Image.new("RGB", (picture.width, picture.height + 12 * len(wrapped) + 10), PAPER)
+    font, width = ImageFont.load_default(10), max(picture.width, TEXT_WIDTH)
+    wrapped = [part for line in lines for part in wrap(line, width - 2 * MARGIN, font)]
+    sheet = Image.new("RGB", (width, picture.height + LINE * len(wrapped) + 10), PAPER)
     sheet.paste(picture)
     draw = ImageDraw.Draw(sheet)
     for k, line in enumerate(wrapped):
-        draw.text((3, picture.height + 3 + 12 * k), line, fill=INK, font=font)
+        draw.text((MARGIN, picture.height + MARGIN + LINE * k), line, fill=INK, font=font)
     return sheet
 
 
+def wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+    """Lines of whole words that are at most `width` pixels long; a longer word has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
 def legend_strip(width: int) -> Image.Image:
-    """The colours of the overlays with their attribute names."""
-    strip = Image.new("RGB", (width, 34), PAPER)
+    """The colours of the overlays with their attribute names, on as many lines as they need."""
+    names, across = ATTRIBUTES[1:], max(1, width // ENTRY)
+    strip = Image.new("RGB", (width, 4 + 15 * -(-len(names) // across)), PAPER)
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(10)
-    x, y = 4, 3
-    for number, name in enumerate(ATTRIBUTES[1:], start=1):
-        if x > width - 70:
-            x, y = 4, y + 15
-        draw.rectangle((x, y, x + 10, y + 10), fill=tuple(int(c) for c in mask_colours()[number]))
+    for number, (name, rgb) in enumerate(zip(names, mask_colours()[1:], strict=True)):
+        x, y = 4 + number % across * ENTRY, 3 + number // across * 15
+        draw.rectangle((x, y, x + 10, y + 10), fill=tuple(map(int, rgb)))
         draw.text((x + 13, y), name, fill=INK, font=font)
-        x += 72
     return strip
 
 
@@ -99,9 +110,10 @@ def write_preview(path: str | Path, options: Options, identities: int = 8, acros
     tall = max(row.height for row in rows)
     down = -(-len(rows) // across)
     across = min(across, len(rows))
-    sheet = Image.new("RGB", (across * (wide + gap), down * (tall + gap) + 34), PAPER)
+    legend = legend_strip(across * (wide + gap))
+    sheet = Image.new("RGB", (legend.width, down * (tall + gap) + legend.height), PAPER)
     for k, row in enumerate(rows):
         sheet.paste(row, ((k % across) * (wide + gap), (k // across) * (tall + gap)))
-    sheet.paste(legend_strip(sheet.width), (0, sheet.height - 34))
+    sheet.paste(legend, (0, sheet.height - legend.height))
     with atomic_write(path) as temporary:
         sheet.save(temporary, "PNG")

@@ -13,6 +13,7 @@ from dataset.synthetic.colours import PALETTE
 from dataset.synthetic.generate import generate, image_name, person_of, picture_of
 from dataset.synthetic.options import Options, options_from, parse_size
 from dataset.synthetic.person import ATTRIBUTES, NUMBER
+from dataset.synthetic.preview import PAPER, legend_strip, mask_colours, with_text, write_preview
 from utils.errors import UserError
 
 SMALL = Options(train=6, val=2, test=3, images_per_identity=2, height=96, width=48, seed=3)
@@ -292,6 +293,17 @@ def test_preview_is_a_png(tmp_path):
         assert sheet.width > 100
     with pytest.raises(UserError, match=r"\.png"):
         main(["--preview", str(tmp_path / "sheet.pdf"), "--preset", "tiny"])
+
+
+def test_a_preview_of_small_pictures_cuts_off_neither_captions_nor_legend(tmp_path):
+    text = "A young woman with shoulder length brown hair wears a mustard yellow wide-brimmed hat and walks away."
+    row = np.asarray(with_text(Image.new("RGB", (48, 10)), ["identity 1", text]))[10:]
+    assert (row < 100).any() and (row[:, -3:] == PAPER).all() and (row[-3:] == PAPER).all()
+    write_preview(tmp_path / "sheet.png", Options(height=96, width=48, images_per_identity=1), identities=2)
+    with Image.open(tmp_path / "sheet.png") as file:
+        sheet = np.asarray(file)
+    for legend in (sheet[-100:], np.asarray(legend_strip(60)), np.asarray(legend_strip(2000))):
+        assert all((legend == colour).all(2).sum() == 11 * 11 for colour in mask_colours()[1:])
 
 
 @pytest.mark.parametrize(
