@@ -58,9 +58,9 @@ def shade_curve(tone: float) -> list[int]:
 
 
 @lru_cache(maxsize=128)
-def pattern_tile(pattern: str, period: int, width: int, height: int) -> Image.Image:
-    """A mask [height, width] that is 255 where the second colour shows."""
-    y, x = np.mgrid[0:height, 0:width]
+def pattern_tile(pattern: str, period: int) -> np.ndarray:
+    """uint8 [2 period, 2 period], 255 where the second colour shows; the pattern is this tile again and again."""
+    y, x = np.mgrid[0 : 2 * period, 0 : 2 * period]
     wide = x % period < period * 0.45
     tall = y % period < period * 0.45
     if pattern == "horizontal stripes":
@@ -73,7 +73,7 @@ def pattern_tile(pattern: str, period: int, width: int, height: int) -> Image.Im
         middle = (period - 1) / 2
         row_shift = (y // period % 2) * (period // 2)
         on = ((x + row_shift) % period - middle) ** 2 + (y % period - middle) ** 2 < (period * 0.32) ** 2
-    return Image.fromarray(np.where(on, 255, 0).astype(np.uint8), "L")
+    return np.where(on, 255, 0).astype(np.uint8)
 
 
 @lru_cache(maxsize=1)
@@ -163,8 +163,10 @@ class Canvas:
 
     def _patterned(self, mask: Image.Image, box: tuple[int, int, int, int], pattern: str) -> Image.Image:
         """The part of `mask` where the second colour of a pattern shows."""
-        period = max(4, round(0.05 * self.unit))
-        return ImageChops.darker(mask, pattern_tile(pattern, period, *self.size).crop(box))
+        tile = pattern_tile(pattern, max(4, round(0.05 * self.unit)))
+        left, top, right, bottom = box
+        rows, columns = np.arange(top, bottom) % len(tile), np.arange(left, right) % len(tile)
+        return ImageChops.darker(mask, Image.fromarray(tile[rows[:, None], columns], "L"))
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dataset.synthetic.__main__ import build_parser, main
+from dataset.synthetic.canvas import Canvas, pattern_tile
 from dataset.synthetic.colours import PALETTE
 from dataset.synthetic.generate import generate, image_name, person_of, picture_of
 from dataset.synthetic.options import Options, options_from, parse_size
@@ -293,6 +294,16 @@ def test_preview_is_a_png(tmp_path):
         assert sheet.width > 100
     with pytest.raises(UserError, match=r"\.png"):
         main(["--preview", str(tmp_path / "sheet.pdf"), "--preset", "tiny"])
+
+
+@pytest.mark.parametrize("pattern", ["horizontal stripes", "vertical stripes", "checked", "dotted"])
+def test_a_pattern_goes_on_beyond_its_tile_and_takes_no_memory_of_the_canvas(pattern):
+    """Tiles are kept, so that one of each period must not be as large as a frame."""
+    tile, period = pattern_tile(pattern, 9), 9
+    assert tile.shape == (2 * period, 2 * period) and 0.1 < (tile == 255).mean() < 0.9
+    canvas = Canvas(Image.new("RGB", (100, 80)), 20 * period, 1)
+    shown = np.asarray(canvas._patterned(Image.new("L", (70, 50), 255), (13, 11, 83, 61), pattern))
+    assert (shown == np.tile(tile, (6, 6))[11:61, 13:83]).all()
 
 
 def test_a_preview_of_small_pictures_cuts_off_neither_captions_nor_legend(tmp_path):
