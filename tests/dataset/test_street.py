@@ -80,10 +80,19 @@ def test_all_forms_say_the_same(street):
     found = [(names[one["image_id"]], tuple(one["bbox"]), str(one["track_id"])) for one in coco["annotations"]]
     assert found == [(row["image"], box, row["track"]) for row, box in zip(rows, boxes, strict=True)]
     people = json.loads((street / "people.json").read_text())
-    assert {track for one in people for track in one["tracks"]} >= {int(row["track"]) for row in rows}
+    assert {track for one in people for track in one["tracks"]} == {int(row["track"]) for row in rows}
     for one in people:
         assert len(one["captions"]) == 2 and one["described"]["track"] in one["tracks"]
         assert any(row["image"] == one["described"]["image"] for row in rows)
+
+
+def test_nobody_has_a_track_on_which_they_are_never_seen(tmp_path):
+    """In one frame, someone may be hidden, or begin beside it."""
+    options = StreetOptions(people=12, frames=1, height=120, width=200)
+    draw_street(tmp_path, options)
+    seen = {int(row["track"]) for row in rows_of(tmp_path)}
+    people = json.loads((tmp_path / "people.json").read_text())
+    assert {track for one in people for track in one["tracks"]} == seen and len(seen) < 24
 
 
 def test_processes_draw_the_same(street, tmp_path):

@@ -65,14 +65,17 @@ def draw(root: Path, options: StreetOptions, workers: int) -> None:
     """Fill a folder that has a marker."""
     rows: list[Row] = []
     best: dict[int, tuple[int, int, Seen]] = {}
+    tracks: dict[int, set[int]] = {}
     for found, seen in draw_all(root, options, workers):
         rows += found
         for one in seen:
             keep_best(best, one)
+            tracks.setdefault(one[2].walk.identity, set()).add(one[2].walk.track)
     write_boxes(root, rows)
     write_mot(root, rows)
     write_json(root / "coco.json", coco_of(options, rows))
-    write_json(root / "people.json", [person_record(options, identity, best) for identity in sorted(best)], indent=2)
+    people = [person_record(options, best[identity], tracks[identity]) for identity in sorted(best)]
+    write_json(root / "people.json", people, indent=2)
 
 
 def marker_of(options: StreetOptions, finished: bool) -> dict[str, Any]:
@@ -151,9 +154,9 @@ def pixels_of(seen: Seen) -> int:
     return sum(seen.pixels.values())
 
 
-def person_record(options: StreetOptions, identity: int, best: dict[int, tuple[int, int, Seen]]) -> dict[str, Any]:
-    """Captions of what is seen where most of someone is, and all tracks."""
-    camera, number, seen = best[identity]
+def person_record(options: StreetOptions, best: tuple[int, int, Seen], tracks: set[int]) -> dict[str, Any]:
+    """Captions of what is seen where most of someone is (camera, frame and who is there), and all tracks."""
+    (camera, number, seen), identity = best, best[2].walk.identity
     left, top, right, bottom = seen.box
     area = (right - left) * (bottom - top)
     noticed = {name for name, count in seen.pixels.items() if is_noticed(name, count, area)}
@@ -164,7 +167,7 @@ def person_record(options: StreetOptions, identity: int, best: dict[int, tuple[i
         "id": identity,
         "captions": [caption["text"] for caption in captions],
         "described": {"image": image_of(camera, number), "track": seen.walk.track},
-        "tracks": [(other - 1) * options.people + identity for other in range(1, options.cameras + 1)],
+        "tracks": sorted(tracks),
     }
 
 
