@@ -38,7 +38,7 @@ class Claim(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """How a thing is. from_front: whether it is seen from there, where a logo shows."""
+    """How a thing is. from_front: whether it is seen from there, where a logo shows, and whether it is open."""
 
     kind: int
     colour: int
@@ -153,4 +153,4 @@ def true_of(claims: Sequence[Claim], facts: Sequence[Fact]) -> np.ndarray:
     true &= (patterns == 0) | ((patterns >> pattern) & 1 == 1) | hidden
     true &= (second == ANY) | (second == seconds) | hidden
     true &= (sleeves == ANY) | (sleeves == sleeve)
-    return true & ((opened == ANY) | (opened == open_))
+    return true & ((opened == ANY) | (opened == open_) | (front == 0))

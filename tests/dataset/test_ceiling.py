@@ -146,6 +146,13 @@ def test_patterns_and_sleeves_are_claimed(phrase, pattern, second, true):
         assert true_of([claim], [fact_of("upper", person, False)]).item()
 
 
+def test_whether_something_is_open_does_not_show_from_behind():
+    coat, claim = {"kind": "coat", "colour": "red", "pattern": "plain"}, claim_of("upper", "an open red coat")
+    opened, closed = ({**thing_person("upper", **coat), "upper_open": is_open} for is_open in (True, False))
+    facts = [fact_of("upper", person, front) for front in (True, False) for person in (opened, closed)]
+    assert true_of([claim], facts).tolist() == [[True, False, True, True]]
+
+
 def test_gender_and_build_are_read_from_the_whole_caption():
     claim = claim_of_who("She is walking. The young woman has a thin build and holds a man's large bag of bricks.")
     facts = [fact_of("person", {"gender": "woman", "build": build}, True) for build in ("slim", "heavy")]
