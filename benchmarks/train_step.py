@@ -4,8 +4,8 @@
 
 Full size: ViT-B/16 at 384 x 384, BERT-base with full cross-attention, captions of 18 to 48 tokens, batches of 4
 and 8 unless others are named; forward, backward, AdamW. Every measurement is made in a process of its own, after
-steps to warm up. Where the plain step does not fit into main memory, it takes portions of 4, one after the other,
-and so needs less than it would.
+steps to warm up. Where the plain step does not fit into main memory, it takes portions of 4 or fewer, one after the
+other, and so needs less than it would.
 
 Time is taken without dropout, so that losses can be compared; the published step has it and takes longer. Memory
 is taken with it, as in training, and at full size alone: the peak of a process over two steps (on a GPU, that of its
@@ -36,7 +36,7 @@ from utils.precision import set_precision
 from utils.training.optimization import clip_gradients, make_optimizer
 
 ALPHA = 0.4
-PORTION = 4  # samples that the plain step takes at once where memory is short
+PORTION = 4  # samples that the plain step takes at once where memory is short, at most
 PLAIN_MIB = 5700, 2100  # what the plain step needs at full size: at all, and for each sample
 WARM_UP = 2  # steps until memory is found
 TIMED = {"cpu": 1, "cuda": 10}  # steps against the clock
@@ -77,15 +77,18 @@ def ways_on(device: str, quick: bool) -> list[str]:
     return [way for way in ways if not WAYS[way].settings] if quick else ways
 
 
-def portions_of(size: int, quick: bool, device: str) -> int:
-    """In how many portions the plain step takes a batch."""
+def portions_of(size: int, quick: bool, device: str) -> list[int]:
+    """Samples of each portion in which the plain step takes a batch, as equal as can be."""
     at_all, each = PLAIN_MIB
     whole = quick or device == "cuda" or size <= PORTION or available_memory() > (at_all + each * size)
-    return 1 if whole else size // PORTION
+    return [size] if whole else [len(part) for part in torch.arange(size).tensor_split(-(-size // PORTION))]
 
 
-def measure(name: str, size: int, portions: int, quick: bool, dropout: bool, warm_up: int, device: str) -> Measured:
-    """Build model and optimizer, take steps to warm up and some against the clock."""
+def measure(name: str, portions: list[int], quick: bool, dropout: bool, warm_up: int, device: str) -> Measured:
+    """Build model and optimizer, take steps to warm up and some against the clock.
+
+    portions: samples of which gradients are taken at once; a step is all of them.
+    """
     way, place = WAYS[name], torch.device(device)
     in_precision = set_precision(way.precision, place)
     if not way.plain:
@@ -96,12 +99,12 @@ def measure(name: str, size: int, portions: int, quick: bool, dropout: bool, war
     optimizer = make_optimizer(model.named_parameters(), config.optimizer, model.fast(), model.undecayed())
     if way.plain:
         optimizer = torch.optim.AdamW(optimizer.param_groups, foreach=False)
-    weights, size = config.weights, size // portions
-    batch = make_batch(config, size)
-    batch, draws = batch.to(place), make_draws(model, batch).to(place)
+    weights, made = config.weights, {size: make_batch(config, size) for size in set(portions)}
+    inputs = {size: (batch.to(place), make_draws(model, batch).to(place)) for size, batch in made.items()}
 
     def step() -> dict[str, torch.Tensor]:
-        for _ in range(portions):
+        for size in portions:
+            batch, draws = inputs[size]
             if way.plain:
                 found, queued = PublishedStep(model, batch, draws, ALPHA).losses(), None
             else:
@@ -134,19 +137,20 @@ def compare(size: int, quick: bool, repeats: int, device: str = "cpu") -> dict[s
     ways = ways_on(device, quick)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     losses: dict[str, dict[str, float]] = {}
-    portions = {way: portions_of(size, quick, device) if WAYS[way].plain else 1 for way in ways}
+    portions = {way: portions_of(size, quick, device) if WAYS[way].plain else [size] for way in ways}
     for _ in range(repeats):
         for way in ways:
-            measured, _ = peak_memory_of(measure, way, size, portions[way], quick, False, WARM_UP, device)
+            measured, _ = peak_memory_of(measure, way, portions[way], quick, False, WARM_UP, device)
             seconds[way].append(measured.seconds)
             losses[way] = measured.losses
-    halved = portions[PLAIN] > 1
-    print(f"\nbatch {size}" + (f" (plain: portions of {PORTION}, for want of memory)" if halved else ""))
+    divided = len(portions[PLAIN]) > 1
+    of_so_many = " and ".join(map(str, portions[PLAIN]))
+    print(f"\nbatch {size}" + (f" (plain: portions of {of_so_many}, for want of memory)" if divided else ""))
     show(seconds, "step")
-    if not halved:
+    if not divided:
         print_losses(losses)
     if not quick:  # few layers say nothing of it
-        given = {way: (way, size, portions[way], quick, True, 1, device) for way in ways}
+        given = {way: (way, portions[way], quick, True, 1, device) for way in ways}
         print_memory({way: peak_memory_of(measure, *arguments)[1] for way, arguments in given.items()})
     flop = count_flop(size, quick)
     for way, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
@@ -176,7 +180,9 @@ def print_losses(losses: dict[str, dict[str, float]]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where, and how large."""
     add_device(parser)
-    parser.add_argument("--batch", type=int, nargs="+", metavar="N", help="samples of a step (4 and 8; quick: 4)")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", metavar="N", help="samples of a step (4 and 8; quick: 4)"
+    )
 
 
 def main() -> None:

@@ -56,4 +56,19 @@ def test_the_benchmark_reports_ratios_memory_and_losses(monkeypatch, capsys):
 def test_what_tensor_cores_alone_can_do_is_measured_on_a_gpu_alone(device):
     ways = train_step.ways_on(device, quick=False)
     assert ways[0] == train_step.PLAIN and (train_step.TENSOR_CORES in ways) == (device == "cuda")
-    assert train_step.portions_of(512, False, "cuda") == 1
+    assert train_step.portions_of(512, False, "cuda") == [512]
+
+
+@pytest.mark.parametrize(("size", "portions"), [(4, [4]), (5, [3, 2]), (8, [4, 4]), (9, [3, 3, 3]), (11, [4, 4, 3])])
+def test_portions_are_the_whole_batch(size, portions, monkeypatch):
+    """Where memory is short, the plain step has as many samples as the ways that it is compared with."""
+    monkeypatch.setattr(train_step, "available_memory", lambda: 0.0)
+    assert train_step.portions_of(size, False, "cpu") == portions and sum(portions) == size
+    small, given = configuration(True, *TINY), []
+    monkeypatch.setattr(train_step, "configuration", lambda quick, *settings, dropout=False: small)
+    whole = train_step.PublishedStep
+    monkeypatch.setattr(
+        train_step, "PublishedStep", lambda model, batch, *more: given.append(batch.size) or whole(model, batch, *more)
+    )
+    train_step.measure(train_step.PLAIN, portions, False, False, 1, "cpu")
+    assert given == 2 * portions  # of a step to warm up, and one against the clock
