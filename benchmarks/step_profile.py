@@ -28,6 +28,7 @@ from dataset.tokens import CaptionTokenizer
 from dataset.train_set import TrainSet
 from models.objectives import LOSSES
 from models.person_search import PersonSearchModel
+from utils.memory import keep_freed_memory
 from utils.precision import autocast
 from utils.training.optimization import clip_gradients, make_optimizer
 
@@ -145,6 +146,7 @@ def main() -> None:
     if arguments.batch < 2:
         parser.error(f"--batch must be 2 or more, not {arguments.batch}: negatives are other samples")
     print(describe_machine())
+    keep_freed_memory()
     parts = profile(configuration(arguments.quick, f"precision={arguments.precision}"), arguments.batch)
     waited = {name: sum(seconds) for name, seconds in parts.items() if not name.startswith("data")}
     together = sum(waited.values())
