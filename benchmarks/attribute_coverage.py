@@ -130,18 +130,19 @@ def captions_in(content: Any) -> Iterator[str]:
             yield from captions_in(part)
     if isinstance(content, dict):
         for key, value in content.items():
-            if key in KEYS:
-                yield from (text for text in ([value] if isinstance(value, str) else value) if isinstance(text, str))
-            else:
-                yield from captions_in(value)
+            texts = value if isinstance(value, list) else [value]
+            yield from (text for text in texts if key in KEYS and isinstance(text, str))
+            yield from captions_in(value)
 
 
 def read_captions(path: Path, part: str) -> list[str]:
     """The distinct captions of a file, or every second one. Raises UserError when there is none."""
     captions = list(dict.fromkeys(text for text in captions_in(read_json(path, "captions")) if text.strip()))
+    captions = captions if part == "all" else captions[part == "odd" :: 2]
     if not captions:
-        raise UserError(f"{path} holds no captions; they stand under {', '.join(KEYS)}")
-    return captions if part == "all" else captions[part == "odd" :: 2]
+        of_part = "" if part == "all" else f" of the {part} part"
+        raise UserError(f"{path} holds no captions{of_part}; they stand under {', '.join(KEYS)}")
+    return captions
 
 
 def show(rule: str, result: Count, seconds: float, captions: int) -> None:

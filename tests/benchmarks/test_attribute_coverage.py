@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.attribute_coverage import Count, descriptions_in, main, read_captions
+from benchmarks.attribute_coverage import Count, captions_in, descriptions_in, main, read_captions
 from utils.errors import UserError
 
 
@@ -64,3 +64,23 @@ def test_a_file_without_captions_is_an_error(tmp_path):
     (tmp_path / "other.json").write_text('{"people": [{"name": "no"}]}')
     with pytest.raises(UserError, match="holds no captions; they stand under captions, caption, description"):
         read_captions(tmp_path / "other.json", "all")
+
+
+@pytest.mark.parametrize(
+    ("content", "captions"),
+    [
+        ({"captions": ["a", "b"], "description": "c"}, ["a", "b", "c"]),
+        ({"captions": None, "people": [{"caption": "a"}, {"caption": 5}]}, ["a"]),
+        ({"captions": [{"caption": "a", "id": 1}, {"caption": "b", "id": 2}]}, ["a", "b"]),
+        ({"captions": {"1.jpg": {"caption": "a"}}}, ["a"]),  # names of images are no captions
+    ],
+)
+def test_captions_are_the_sentences_below_their_keys_and_nothing_else(content, captions):
+    assert list(captions_in(content)) == captions
+
+
+def test_half_of_one_caption_is_none(tmp_path):
+    (tmp_path / "one.json").write_text('{"captions": ["a red coat"]}')
+    assert read_captions(tmp_path / "one.json", "even") == ["a red coat"]
+    with pytest.raises(UserError, match="holds no captions of the odd part"):
+        read_captions(tmp_path / "one.json", "odd")
