@@ -26,6 +26,7 @@ from dataset.synthetic.generate import person_of, picture_of
 from dataset.synthetic.options import Options
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import TrainLoader, TrainSet
+from utils.errors import run_command_line
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -184,4 +185,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

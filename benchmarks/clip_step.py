@@ -20,7 +20,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from benchmarks.full_size import even_lengths
-from benchmarks.measure import add_device, describe_machine, parse_arguments, peak_memory_of, ratio_of, seconds_of, show
+from benchmarks.measure import (
+    add_device,
+    at_least,
+    describe_machine,
+    parse_arguments,
+    peak_memory_of,
+    ratio_of,
+    seconds_of,
+    show,
+)
 from benchmarks.plain_clip import PlainIRRA, PlainRDE, halve_weights, plain_optimizer, plain_twin
 from benchmarks.train_step import print_losses, print_memory
 from dataset.batch import PairBatch
@@ -30,6 +39,7 @@ from models.clip.irra import IRRA, IrraSettings
 from models.clip.parameter_groups import ClipOptimizer, RdeOptimizer, make_clip_optimizer
 from models.clip.rde import RDE, RdeSettings
 from models.clip.towers import ClipSize
+from utils.errors import run_command_line
 from utils.memory import keep_freed_memory
 from utils.precision import set_precision
 
@@ -203,7 +213,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of what, where, and how large."""
     add_device(parser)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="which (default: both)")
-    parser.add_argument("--batch", type=int, help=f"pairs of a step ({BATCH}; quick: {QUICK_BATCH})")
+    parser.add_argument("--batch", type=at_least(2), help=f"pairs of a step ({BATCH}; quick: {QUICK_BATCH})")
 
 
 def main() -> None:
@@ -221,4 +231,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

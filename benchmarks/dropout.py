@@ -21,6 +21,7 @@ from benchmarks.full_size import configuration, make_batch, make_draws, make_mod
 from benchmarks.measure import describe_machine, in_turn, parse_arguments
 from configs.schema import MarsConfig
 from models.kernels.dropout import LEVELS, draw_mask, dropout
+from utils.errors import run_command_line
 from utils.memory import keep_freed_memory
 from utils.precision import set_precision
 from utils.training.optimization import clip_gradients, make_optimizer
@@ -138,4 +139,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

@@ -20,6 +20,7 @@ from benchmarks.measure import MIB, describe_machine, in_turn, matmul_peak, pars
 from dataset.evaluation_split import Captions, EvaluationSplit
 from evaluation.metrics import summarise
 from evaluation.stages.ranking import StageResult, right_images, search
+from utils.errors import run_command_line
 
 EMBEDDING = 256
 CANDIDATES = 128
@@ -128,4 +129,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.measure import describe_machine, make_parser, peak_memory_of, seconds_of
+from benchmarks.measure import at_least, describe_machine, make_parser, peak_memory_of, seconds_of
 from search.encoder import Encoder
 from search.files.records import IndexedImage
 from search.gallery.gallery import open_gallery
 from search.gallery.indexing import index
 from search.milvus.store import Store
 from search.searcher import CANDIDATES, Searcher
+from utils.errors import run_command_line
 
 COUNT, QUICK_COUNT = 100_000, 20_000
 NOISE = 0.3  # of the random embeddings around real ones
@@ -117,9 +118,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
     model = "a trained model, such as output/demo/checkpoint_best.pth"
     parser.add_argument("--checkpoint", type=Path, required=True, help=model)
-    parser.add_argument("--queries", type=int, default=100, help="sentences of its test split (%(default)s)")
+    sentences = "sentences of its test split, the first to warm up (%(default)s)"
+    parser.add_argument("--queries", type=at_least(2), default=100, help=sentences)
     run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.measure import describe_machine, make_parser, peak_memory_of, seconds_of
+from benchmarks.measure import at_least, describe_machine, make_parser, peak_memory_of, seconds_of
 from configs.loading import load_config
 from configs.schema import MarsConfig
 from evaluation.drawing.figures import COLORS, new_figure, save_figure, tidy
 from models.build import build_image_encoder
+from utils.errors import UserError, run_command_line
 from utils.files import require_writable_file, write_json
 from utils.memory import keep_freed_memory
 from utils.precision import set_precision
@@ -87,16 +88,18 @@ def draw(costs: Iterable[Cost], path: Path, title: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = make_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each; the least counts")
+    parser.add_argument("--repeats", type=at_least(1), help="measurements of each; the least counts (3; quick: 1)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--size", choices=("tiny", "small", "base"), default=None, help="default: base; quick: small")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves; FILE.json has the figures")
     options = parser.parse_args(arguments)
     if options.plot:
+        if options.plot.suffix.lower() != ".png":
+            raise UserError(f"--plot {options.plot} is not a .png file; name one that ends in .png")
         for file in (options.plot, options.plot.with_suffix(".json")):
             require_writable_file(file, "--plot")
     size = options.size or ("small" if options.quick else "base")
-    repeats = 1 if options.quick else max(1, options.repeats)
+    repeats = options.repeats or (1 if options.quick else 3)
     print(describe_machine())
     cases = [(encoder, side) for side in (QUICK_SIDES if options.quick else SIDES) for encoder in ENCODERS]
     take = partial(measure, size=size, precision=options.precision, repeats=repeats)
@@ -114,4 +117,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

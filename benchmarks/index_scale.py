@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import describe_machine, make_parser
+from benchmarks.measure import at_least, describe_machine, make_parser
 from search.milvus.index_measure import Embeddings, as_table, build_and_measure
 from search.milvus.index_types import INDEX_TYPES
-from utils.errors import UserError
+from utils.errors import UserError, run_command_line
 
 EACH = 8  # images of a person
 KINDS = 1000  # of clothing
@@ -49,31 +49,33 @@ def draw_embeddings(images: int, queries: int, dimensions: int, seed: int = 0) -
 
 def run(options: argparse.Namespace) -> None:
     print(describe_machine())
-    count, queries = (10_000, 20) if options.quick else (options.images, options.queries)
+    usual = (10_000, 20) if options.quick else (100_000, 100)
+    count, queries = options.images or usual[0], options.queries or usual[1]
     for dimensions in options.dimensions:
         print(f"{count:,} images, embeddings of {dimensions} numbers, {queries} queries, recall of {K}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             embeddings = Embeddings.write(Path(folder), *draw_embeddings(count, queries, dimensions))
+            shown = 0  # lines of a table that its next row has no need of
             for name in options.types:
                 try:
                     row = build_and_measure(f"{folder}/index.db", "scale", name, embeddings, K)
                 except UserError as error:
                     print(f"{name}: {error}", flush=True)
                     continue
-                table = as_table([row]).splitlines()
-                print("\n".join(table if name == options.types[0] else table[1:]), flush=True)
+                print("\n".join(as_table([row]).splitlines()[shown:]), flush=True)
+                shown = 1
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--images", type=int, default=100_000, help="how many (%(default)s)")
-    parser.add_argument("--queries", type=int, default=100, help="how many (%(default)s)")
+    parser.add_argument("--images", type=at_least(1), help="how many (100,000; quick: 10,000)")
+    parser.add_argument("--queries", type=at_least(1), help="how many (100; quick: 20)")
     sizes = "of embeddings: those of the demo's model have 32, those of MARS 256"
-    parser.add_argument("--dimensions", type=int, nargs="+", default=[32, 256], help=sizes)
+    parser.add_argument("--dimensions", type=at_least(1), nargs="+", default=[32, 256], help=sizes)
     types = [name for name in INDEX_TYPES if name != "DISKANN"]  # which the embedded Milvus does not have
     parser.add_argument("--types", nargs="+", choices=list(INDEX_TYPES), default=types, help="of index")
     run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

@@ -34,6 +34,7 @@ from dataset.synthetic.generate import person_of, picture_of
 from dataset.synthetic.options import Options
 from dataset.tokens import CaptionTokenizer
 from dataset.train_set import TrainLoader, TrainSet
+from utils.errors import run_command_line
 
 SIZE = (384, 384)
 BATCH = 8
@@ -237,4 +238,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

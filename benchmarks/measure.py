@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from models.kernels.linear import product
-from utils.paths import expand_paths
+from utils.errors import CommandParser
 from utils.processes.parallel import available_cores
 
 MIB = 2**20
@@ -27,11 +28,23 @@ GIGA = 1e9
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with `--quick`, which every benchmark has."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    expand_paths(parser)
-    parser.add_argument("--quick", action="store_true", help="reduced size, below a minute")
+    """A parser with `--quick`, which every benchmark has; it raises UserError for wrong arguments."""
+    prog = f"python -m benchmarks.{Path(sys.argv[0]).stem}"
+    parser = CommandParser(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="reduced size, below a minute; other options go over it")
     return parser
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """What reads a whole number of an argument that has no meaning below `least`."""
+
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be {least} or more, not {value}")
+        return value
+
+    return whole_number
 
 
 def parse_arguments(
@@ -42,11 +55,8 @@ def parse_arguments(
     """`--quick`, `--repeats` for what is measured several times, and what `add` adds."""
     parser = make_parser(description)
     add(parser)
-    parser.add_argument("--repeats", type=int, default=3, help="measurements in turn; the medians count")
-    parsed = parser.parse_args(arguments)
-    if parsed.repeats < 1:
-        parser.error(f"--repeats must be 1 or more, not {parsed.repeats}")
-    return parsed
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="measurements in turn; the medians count")
+    return parser.parse_args(arguments)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -37,6 +37,7 @@ from models.image_encoder import VisionSize
 from models.objectives import Objective, only
 from models.person_search import PersonSearchModel
 from models.vision_transformer import VisionTransformer
+from utils.errors import run_command_line
 from utils.precision import autocast
 
 MAX_WORDS = 75
@@ -247,4 +248,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

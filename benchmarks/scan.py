@@ -30,6 +30,7 @@ from benchmarks.measure import (
 )
 from models.kernels import scan_loop
 from models.kernels.scan import selective_scan, way_for
+from utils.errors import run_command_line
 from utils.memory import keep_freed_memory
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -183,4 +184,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

@@ -19,14 +19,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import MIB, describe_machine, make_parser
+from benchmarks.measure import MIB, at_least, describe_machine, make_parser
 from search.gallery.sample_sentences import sample_sentences
+from utils.errors import run_command_line
 
 TOGETHER, ALONE = "together", "one by one"
 CLOSE = 1e-5  # scores that differ by less are the same
@@ -145,8 +147,8 @@ def stages_of(load: Load) -> str:
 def run(options: argparse.Namespace) -> None:
     context = multiprocessing.get_context("spawn")
     pipe, far = context.Pipe()
-    arguments = (far, options.checkpoint, options.images, options.threads)
-    process = context.Process(target=serve, args=arguments, daemon=True)
+    server = partial(serve, far, options.checkpoint, options.images, options.threads)
+    process = context.Process(target=run_command_line, args=(server,), daemon=True)
     process.start()
     while not pipe.poll(1):
         if not process.is_alive():
@@ -162,8 +164,8 @@ def run(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace, ports: dict[str, int], process: int) -> None:
     """Print a line for each number of clients and way."""
-    counts = [1, 8] if options.quick else options.clients
-    queries = 16 if options.quick else options.queries
+    counts = options.clients or ([1, 8] if options.quick else [1, 8, 32, 128])
+    queries = options.queries or (16 if options.quick else 128)
     texts = iter(sample_sentences(sum(queries + count for count in counts) + 8))
     for port in ports.values():  # image tokens of the gallery are in memory from here on, as far as they fit
         send(port, sample_sentences(8, seed=1), 1, options.candidates)
@@ -189,12 +191,14 @@ def main(arguments: list[str] | None = None) -> None:
     model = "a trained model (%(default)s)"
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/demo_start.safetensors"), help=model)
     parser.add_argument("--images", type=Path, required=True, help="a folder of images to index")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128], help="how many at once")
-    parser.add_argument("--queries", type=int, default=128, help="sentences for each number of clients (%(default)s)")
-    parser.add_argument("--candidates", type=int, default=128, help="images to re-rank (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of torch in the server (0: as it chooses)")
+    clients = "how many at once (1 8 32 128; quick: 1 8)"
+    parser.add_argument("--clients", type=at_least(1), nargs="+", metavar="N", help=clients)
+    queries = "sentences for each number of clients (128; quick: 16)"
+    parser.add_argument("--queries", type=at_least(1), metavar="N", help=queries)
+    parser.add_argument("--candidates", type=at_least(0), default=128, help="images to re-rank (%(default)s)")
+    parser.add_argument("--threads", type=at_least(0), default=0, help="of torch in the server (0: as it chooses)")
     run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.full_size import configuration, make_batch, make_draws, make_model
-from benchmarks.measure import describe_machine, make_parser, seconds_of
+from benchmarks.measure import at_least, describe_machine, make_parser, seconds_of
 from configs.schema import MarsConfig
 from dataset.annotations import Entry
 from dataset.batch_plan import BatchRequest
@@ -28,6 +28,7 @@ from dataset.tokens import CaptionTokenizer
 from dataset.train_set import TrainSet
 from models.objectives import LOSSES
 from models.person_search import PersonSearchModel
+from utils.errors import run_command_line
 from utils.memory import keep_freed_memory
 from utils.precision import autocast
 from utils.training.optimization import clip_gradients, make_optimizer
@@ -141,10 +142,8 @@ def profile(config: MarsConfig, batch_size: int) -> dict[str, tuple[float, float
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--batch", type=int, default=4, help="samples of a step")
+    parser.add_argument("--batch", type=at_least(2), default=4, help="samples of a step, of which negatives are others")
     arguments = parser.parse_args()
-    if arguments.batch < 2:
-        parser.error(f"--batch must be 2 or more, not {arguments.batch}: negatives are other samples")
     print(describe_machine())
     keep_freed_memory()
     parts = profile(configuration(arguments.quick, f"precision={arguments.precision}"), arguments.batch)
@@ -158,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

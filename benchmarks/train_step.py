@@ -21,6 +21,7 @@ from benchmarks.full_size import configuration, flop_of, make_batch, make_draws,
 from benchmarks.measure import (
     GIGA,
     add_device,
+    at_least,
     available_memory,
     describe_machine,
     matmul_peak,
@@ -31,6 +32,7 @@ from benchmarks.measure import (
     show,
 )
 from benchmarks.published_step import PublishedStep
+from utils.errors import run_command_line
 from utils.memory import keep_freed_memory
 from utils.precision import set_precision
 from utils.training.optimization import clip_gradients, make_optimizer
@@ -181,7 +183,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where, and how large."""
     add_device(parser)
     parser.add_argument(
-        "--batch", type=int, nargs="+", metavar="N", help="samples of a step (4 and 8; quick: 4)"
+        "--batch", type=at_least(2), nargs="+", metavar="N", help="samples of a step (4 and 8; quick: 4)"
     )
 
 
@@ -198,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

@@ -99,7 +99,10 @@ SMALLER_NUMBERS = {
         ("benchmarks.gallery", "benchmarks.gallery --quick"),
     ],
     "scale.md": [
-        ("benchmarks.index_scale", "benchmarks.index_scale --quick --dimensions 8 --types FLAT"),
+        (
+            "benchmarks.index_scale --images 100000 --queries 50",
+            "benchmarks.index_scale --quick --dimensions 8 --types FLAT",
+        ),
         ("benchmarks.serving", "benchmarks.serving --quick"),
     ],
     "security.md": [("python -m search password", "echo correct horse battery | python -m search password")],
