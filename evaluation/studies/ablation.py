@@ -43,7 +43,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add_argument("--report", action="store_true", help="train nothing: report the runs that are finished")
 
 
-@study(add_options, beside="of the study's YAML file, under its name")
+@study(add_options, results="output/NAME of the repository, by the name of the study's YAML file")
 def main(study: Study) -> None:
     """Train what is not finished, and compare the variants."""
     options = study.options

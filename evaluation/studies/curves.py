@@ -275,7 +275,7 @@ def add_options(parser: CommandParser) -> None:
     parser.add_argument("--after", nargs="+", default=[], metavar="RUN", help=about)
 
 
-@study(add_options, beside="of the first run")
+@study(add_options, results="studies/ in the folder of the first run")
 def main(study: Study) -> None:
     """Draw the logs."""
     logs = [log_of(run) for run in study.options.checkpoint]

@@ -29,6 +29,7 @@ from dataset.evaluation_split import EvaluationSplit
 from evaluation.studies.comparison import open_attributes, open_same_split
 from evaluation.tables import Row
 from evaluation.trained import TrainedModel
+from utils.checkpoints.named import checkpoint_path
 from utils.device import prepare_device
 from utils.errors import CommandParser, UserError
 from utils.files import atomic_write, require_writable_file, require_writable_folder, write_json
@@ -73,8 +74,8 @@ class ModelStudy(Study):
 
     def __init__(self, name: str, options: argparse.Namespace):
         super().__init__(name, options)
-        self.checkpoints: list[Path] = options.checkpoint
-        self.labels = labels_of(self.checkpoints, options.label, options.most)
+        self.labels = labels_of(options.checkpoint, options.label, options.most)
+        self.checkpoints: list[Path] = [checkpoint_path(path) for path in options.checkpoint]
         self.choose_folder(self.checkpoints[0].parent / "studies")
 
     @functools.cached_property
@@ -110,15 +111,15 @@ class ModelStudy(Study):
 # ---- commands --------------------------------------------------------------------------
 
 
-def study(add_options: AddOptions, beside: str) -> Callable[[Callable[[Study], None]], Command]:
-    """Make the command of a study that opens no model. beside: whose folder the results go to by default."""
+def study(add_options: AddOptions, results: str) -> Callable[[Callable[[Study], None]], Command]:
+    """Make the command of a study that opens no model. results: where they go by default."""
 
     def make_command(answer: Callable[[Study], None]) -> Command:
         @functools.wraps(answer)
         def main(arguments: Sequence[str] | None = None) -> None:
             parser = study_parser(answer)
             add_options(parser)
-            add_output(parser, beside)
+            add_output(parser, results)
             answer(Study(name_of(answer), parser.parse_args(arguments)))
 
         return main
@@ -172,9 +173,10 @@ def add_models(parser: CommandParser, most: int | None, any_split: bool) -> None
         help=f"trained weights{compared}",
     )
     parser.add_argument("--label", nargs="+", default=[], help="names of the checkpoints in pictures and tables")
-    parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside a checkpoint)")
+    own = "config.yaml beside a checkpoint, else what it records"
+    parser.add_argument("--config", type=Path, help=f"YAML file (default: {own})")
     add_settings(parser, "settings on top of the YAML file")
-    add_output(parser, "of the first checkpoint")
+    add_output(parser, "studies/ in the folder of the first checkpoint")
     if any_split:
         parser.add_argument(
             "--split", default="test", choices=("test", "val"), help="images and captions (%(default)s)"
@@ -190,9 +192,9 @@ def add_settings(parser: CommandParser, about: str) -> None:
     )
 
 
-def add_output(parser: CommandParser, beside: str) -> None:
-    """Where results go, and the seed."""
-    parser.add_argument("--output_dir", type=Path, help=f"where results go (default: studies/ in the folder {beside})")
+def add_output(parser: CommandParser, results: str) -> None:
+    """Where results go, by default and else, and the seed."""
+    parser.add_argument("--output_dir", type=Path, help=f"where results go (default: {results})")
     parser.add_argument("--seed", type=int, default=0, help="draws other examples and resamples (%(default)s)")
 
 
@@ -202,6 +204,8 @@ def add_output(parser: CommandParser, beside: str) -> None:
 def labels_of(paths: Sequence[Path], given: Sequence[str], most: int | None) -> list[str]:
     """A name for each checkpoint: as given, else its folder, or as much of its path as tells it from the others.
 
+    Weights that come with the repository, and are meant by a name, have that name.
+
     Raises UserError when there are more than `most` checkpoints, or the names are not one for each.
     """
     if most is not None and len(paths) > most:
@@ -210,7 +214,10 @@ def labels_of(paths: Sequence[Path], given: Sequence[str], most: int | None) -> 
         if len(given) != len(paths) or len(set(given)) != len(paths):
             raise UserError(f"--label: give a different name for each of the {len(paths)} checkpoints")
         return list(given)
-    parts = [path.resolve().with_suffix("").parts[1:] for path in paths]
+    parts = [
+        path.resolve().with_suffix("").parts[1:] if checkpoint_path(path) == path else (path.name, path.name)
+        for path in paths
+    ]
     if len(set(parts)) < len(parts):
         raise UserError("--checkpoint: the same file is given twice")
     ends = [slice(-length, -1) for length in range(2, max(map(len, parts)) + 1)]

@@ -31,6 +31,7 @@ from evaluation.studies.study import Study, add_settings, study
 from evaluation.tables import Row, markdown_table
 from evaluation.trained import settings_of
 from utils.checkpoints.exported import read_trained
+from utils.checkpoints.named import checkpoint_path
 from utils.errors import CommandParser, UserError
 from utils.processes.parallel import map_in_order
 
@@ -65,14 +66,14 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--most must be from 1 to {MAX_WORDS}, not {options.most}")
 
 
-@study(add_options, beside="of the checkpoint, else of the annotations")
+@study(add_options, results="studies/ in the folder of the checkpoint, else of the annotations")
 def main(study: Study) -> None:
     """Count the words and attributes of all captions."""
     options = study.options
     check(options)
     config = open_config(options)
     captions = captions_of(files_of(config, options.split), config)
-    beside = options.checkpoint if options.config is None else next(iter(captions))
+    beside = checkpoint_path(options.checkpoint) if options.config is None else next(iter(captions))
     study.choose_folder(beside.parent / "studies")
     every = [caption for some in captions.values() for caption in some]
     lengths = np.array([len(clean_caption(caption, None).split()) for caption in every])

@@ -1,5 +1,6 @@
 """curves, rankings, cost and cross_domain on a tiny model: what they write, and what they refuse."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from configs.loading import load_config
 from evaluation.metrics import of_captions
 from evaluation.results import read_log, read_metrics, read_rankings
 from evaluation.studies import cost, cross_domain, curves, rankings
-from evaluation.studies.study import labels_of
+from evaluation.studies.study import ModelStudy, labels_of
+from utils.checkpoints import named
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -42,10 +44,20 @@ def labels(*paths, given=(), most=None):
         (["out/full/best.pth", "out/none/best.pth"], ["full", "none"]),
         (["a/vit/seed-1/best.pth", "a/vim/seed-1/best.pth"], ["vit/seed-1", "vim/seed-1"]),
         (["out/a/best.pth", "out/a/last.pth"], ["a/best", "a/last"]),
+        (["demo_start"], ["demo_start"]),  # weights of the repository
+        (["out/a/best.pth", "demo_start"], ["a", "demo_start"]),
     ],
 )
 def test_models_are_named_by_what_tells_them_apart(paths, names):
     assert labels(*paths) == names
+
+
+def test_results_of_weights_of_the_repository_lie_beside_them(tmp_path, monkeypatch):
+    (tmp_path / "small.safetensors").touch()
+    monkeypatch.setattr(named, "STARTS", tmp_path)
+    options = argparse.Namespace(checkpoint=[Path("small")], label=[], most=None, seed=0, output_dir=None)
+    study = ModelStudy("cost", options)
+    assert (study.labels, study.folder) == (["small"], tmp_path / "studies")
 
 
 @pytest.mark.parametrize("ending", [".png", ".csv", ".json"])
