@@ -88,7 +88,7 @@ def build_parser() -> CommandParser:
     add("--config", type=Path, nargs="+", help=config)
     settings = "settings on top of the YAML files, such as optimizer.lr=1e-4"
     add("--set", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE", dest="overrides", help=settings)
-    add("--output_dir", type=Path, default=Path("output/cuhk-pedes"), help="folder of the run")
+    add("--output_dir", type=Path, default=Path("output/cuhk-pedes"), help="folder of the run (default: %(default)s)")
     add("--checkpoint", type=Path, help="weights to start from, to evaluate, or to resume")
     add(
         "--vision_checkpoint",
@@ -104,13 +104,13 @@ def build_parser() -> CommandParser:
     add("--rerank_config", type=Path, nargs="+", metavar="CONFIG", help=config)
     add("--eval_mAP", action=argparse.BooleanOptionalAction, default=True, help="report mAP and mINP beside R@k")
     add("--text_encoder", help="tokenizer and BERT weights: folder, hub name, or from_captions")
-    verify = "check that --checkpoint is whole, that its data are there, and that it has its metrics"
+    verify = "check that --checkpoint is whole, that its data are those of its run, and that it has its metrics"
     add("--verify", action="store_true", help=verify)
     dry_run = "check configuration, files and checkpoint, print sizes and shapes, and stop"
     add("--dry_run", action="store_true", help=dry_run)
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     add("--seed", type=int, help=f"of all that is random (default: {SEED}; that of a run that is resumed)")
-    add("--dist_url", default="env://", help="where processes meet")
+    add("--dist_url", default="env://", help="where processes meet (default: %(default)s)")
     return parser
 
 

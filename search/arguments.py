@@ -13,6 +13,8 @@ from search.milvus.index_types import AUTO, CHOICES, EXACT, EXACT_BELOW, GRAPH
 from search.searcher import CANDIDATES
 from utils.paths import path_argument
 
+OWN_SETTINGS = "default: config.yaml beside the checkpoint, else what it records"
+
 
 def path_or_url(text: str) -> Path | str:
     """Where images are: a path, or a URL such as s3://bucket/photos."""
@@ -144,7 +146,7 @@ def add_false_alarms(parser: argparse.ArgumentParser) -> None:
 def add_reranker(parser: argparse.ArgumentParser) -> None:
     source = "a checkpoint that re-ranks what the gallery's model finds (default: that model itself, if it can)"
     parser.add_argument("--rerank", type=Path, metavar="CHECKPOINT", help=source)
-    config = "YAML file of that checkpoint (default: config.yaml beside it)"
+    config = f"YAML file of that checkpoint ({OWN_SETTINGS})"
     parser.add_argument("--rerank_config", type=Path, metavar="CONFIG", help=config)
 
 
@@ -168,10 +170,10 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser, needed: bool = False) -> None:
-    source = "a checkpoint of a run, or a folder that was exported or is of open_clip"
+    source = "a checkpoint of a run, an export, a folder of open_clip, or the name of a file in checkpoints/"
     source += "" if needed else " (default: as the gallery was made)"
     parser.add_argument("--checkpoint", required=needed, type=Path, help=source)
-    parser.add_argument("--config", type=Path, help="YAML file (default: config.yaml beside the checkpoint)")
+    parser.add_argument("--config", type=Path, help=f"YAML file ({OWN_SETTINGS})")
     parser.add_argument(
         "--set",
         nargs="+",

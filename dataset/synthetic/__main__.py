@@ -10,7 +10,16 @@ from dataset.annotation_entries import SPLITS
 from dataset.synthetic.generate import generate, read_marker
 from dataset.synthetic.lookalikes import DETAILS
 from dataset.synthetic.marker import SEARCHED
-from dataset.synthetic.options import CAPTION_STYLES, FORMATS, PRESETS, Options, options_from, parse_size
+from dataset.synthetic.options import (
+    CAPTION_STYLES,
+    FORMATS,
+    NUISANCE,
+    PRESETS,
+    VARIED,
+    Options,
+    options_from,
+    parse_size,
+)
 from dataset.synthetic.preview import write_preview
 from utils.errors import CommandParser, UserError, run_command_line
 from utils.processes.parallel import available_cores
@@ -54,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--size", metavar="HxW", help=f"height x width in pixels (default {default.height}x{default.width})")
     add("--seed", type=int, metavar="N", help="other seed, other people (default 0)")
-    add("--difficulty", help="how much light, blur, framing and occlusion vary: easy, normal (default), hard or varied")
+    vary = f"{', '.join(NUISANCE)} or {VARIED}: of each person another (default {default.difficulty})"
+    add("--difficulty", help=f"how much light, blur, framing and occlusion vary: {vary}")
     add(
         "--occlusion",
         type=float,
@@ -79,8 +89,8 @@ def add_looks(parser: argparse.ArgumentParser) -> None:
     add("--details", metavar="A,B", help=f"what they may differ in (default {','.join(DETAILS)})")
     smallest = "pixels of the image that a detail measures across at least (default 0: by nature)"
     add("--smallest_detail", "--smallest-detail", type=int, metavar="PIXELS", help=smallest)
-    styles = " or ".join(CAPTION_STYLES)
-    about = f"{styles}: nearly all that shows is named (default {default.caption_style})"
+    usual, thorough = CAPTION_STYLES
+    about = f"{usual}, {thorough} (nearly all that shows is named) or {VARIED} (default {default.caption_style})"
     add("--caption_style", "--caption-style", metavar="STYLE", help=about)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.command_line import parse_arguments
+from configs.command_line import build_parser, parse_arguments
 from utils.errors import UserError
 
 VERIFY = ["--verify", "--checkpoint", "best.pth"]
@@ -34,3 +34,9 @@ def test_what_verifying_does_not_read_is_refused(more):
 def test_where_a_checkpoint_is_verified_can_be_chosen():
     options = parse_arguments([*VERIFY, "--device", "cpu"])
     assert options.verify and options.device == "cpu"
+
+
+def test_the_help_says_what_is_done_without_a_flag():
+    printed = " ".join(build_parser().format_help().split())
+    for default in ("output/cuhk-pedes", "auto", "env://"):
+        assert f"(default: {default})" in printed

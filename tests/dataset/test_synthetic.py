@@ -12,7 +12,7 @@ from dataset.synthetic.__main__ import build_parser, main
 from dataset.synthetic.canvas import Canvas, pattern_tile
 from dataset.synthetic.colours import PALETTE
 from dataset.synthetic.generate import generate, image_name, person_of, picture_of
-from dataset.synthetic.options import Options, options_from, parse_size
+from dataset.synthetic.options import CAPTION_STYLES, NUISANCE, PRESETS, VARIED, Options, options_from, parse_size
 from dataset.synthetic.person import ATTRIBUTES, NUMBER
 from dataset.synthetic.preview import PAPER, legend_strip, mask_colours, with_text, write_preview
 from utils.errors import UserError
@@ -343,3 +343,10 @@ def test_a_preset_gives_way_to_options():
     assert parse_size("192X96") == (192, 96)
     with pytest.raises(UserError, match="HEIGHTxWIDTH"):
         parse_size("192")
+
+
+def test_the_help_names_every_choice():
+    about = {action.dest: action.help for action in build_parser()._actions}
+    choices = {"preset": [*PRESETS], "difficulty": [*NUISANCE, VARIED], "caption_style": [*CAPTION_STYLES, VARIED]}
+    for name, values in choices.items():
+        assert all(value in about[name] for value in values), name
