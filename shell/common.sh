@@ -31,12 +31,14 @@ find_base_python() {
     return 1
 }
 
-# Groups of packages: training, evaluation and the demo; what IRRA and RDE need beside these; search; tests and checks.
+# Groups of packages: training, evaluation and the demo; what CLIP, IRRA and RDE need beside these; search with all of
+# these models; tests and checks.
 # groups_of GROUP: the group after those that it includes.
 groups_of() {
     case "$1" in
         base) echo base ;;
-        clip | search) echo base "$1" ;;
+        clip) echo base clip ;;
+        search) echo base clip search ;;  # a gallery may be of any model
         dev) echo base clip search dev ;;
     esac
 }

@@ -99,8 +99,8 @@ def test_files_of_pins_include_one_another():
     assert included == {
         "requirements.txt": [],
         "requirements/clip.txt": ["../requirements.txt"],
-        "requirements/search.txt": ["../requirements.txt"],
-        "requirements/dev.txt": ["clip.txt", "search.txt"],
+        "requirements/search.txt": ["clip.txt"],
+        "requirements/dev.txt": ["search.txt"],
     }
 
 

@@ -79,6 +79,12 @@ def test_a_group_holds_those_that_it_includes(checkout):
         assert checkout.call(ensure(group))[1] == []
 
 
+def test_search_is_installed_with_what_every_model_needs(checkout):
+    assert checkout.call("bash shell/search.sh --help")[1] == ["search.txt"]
+    for group in ("clip", "base"):
+        assert checkout.call(ensure(group))[1] == []
+
+
 def test_what_has_changed_is_installed_again(checkout):
     checkout.call(ensure("search"))
     with open(checkout.root / "requirements" / "search.txt", "a") as file:
