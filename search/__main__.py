@@ -45,7 +45,7 @@ from search.results.formats import ResultRow, results_as_csv, search_result_as_j
 from search.results.sheet import is_image_of, require_sheet, write_sheet
 from search.searcher import CANDIDATES, Searcher, SearchResult
 from utils.errors import CommandParser, UserError, one_line, run_command_line
-from utils.files import as_json, atomic_write, require_writable_file
+from utils.files import atomic_write, print_json, require_writable_file
 from utils.interruption import Interruption
 from utils.logs import set_up_logging
 from utils.text import agreeing, counted
@@ -148,7 +148,7 @@ def run_query(options: argparse.Namespace) -> None:
             print(one_line(line), file=sys.stderr)
         found = search_result_as_json(answer, gallery, with_files=True)
         if options.json:
-            print(as_json({"query": answer.query.text, **found}, indent=2, encoding=sys.stdout.encoding or "utf-8"))
+            print_json({"query": answer.query.text, **found})
         else:
             print_answer(answer, gallery)
         if options.csv:

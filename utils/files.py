@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -270,6 +271,11 @@ def as_json(value: Any, indent: int | None = None, encoding: str = "utf-8") -> s
     except UnicodeEncodeError:
         return json.dumps(value, indent=indent)
     return text
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON, with escapes for letters that the terminal lacks."""
+    print(as_json(value, indent=2, encoding=sys.stdout.encoding or "utf-8"))
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:

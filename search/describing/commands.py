@@ -22,7 +22,7 @@ from search.describing.questions import (
 from search.files.crops import file_and_box
 from search.gallery.searchable_gallery import SearchableGallery
 from utils.errors import UserError, one_line
-from utils.files import as_json
+from utils.files import print_json
 from utils.text import agreeing, counted
 
 MIN_SHOWN, MAX_SHOWN = 0.1, 3  # scores of options that are printed beside the likeliest, and how many options
@@ -45,7 +45,7 @@ def describe_images(describer: Describer, images: Sequence[Path], json: bool) ->
         if not json:
             print("\n".join(lines_of(path, seen)))
     if json:
-        print(as_json(found, indent=2, encoding=sys.stdout.encoding or "utf-8"))
+        print_json(found)
     if unreadable:
         which = f"{unreadable} of {counted(len(images), 'image')}"
         raise UserError(f"{which} could not be read, as was said above; give other files in their place")
@@ -102,7 +102,7 @@ class Questioner:
         if dialogue.question is None:
             print("no question would tell these images further apart", file=sys.stderr)
         if self.json:
-            print(as_json(dialogue_as_json(dialogue, describer.searcher.gallery), indent=2))
+            print_json(dialogue_as_json(dialogue, describer.searcher.gallery))
         elif self.given is not None or dialogue.question is None:
             print_hits(dialogue, describer.searcher.gallery)
             if dialogue.question is not None:

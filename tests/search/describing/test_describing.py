@@ -1,12 +1,16 @@
 """What pictures show, and questions about hits: in Python, by the commands, over the HTTP API."""
 
+import contextlib
 import io
 import json
+import os
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from in_process import call, call_here
+from benchmark_data import REPOSITORY
+from in_process import call, call_here, restored
 from starlette.testclient import TestClient
 
 from evaluation.calibration import Calibration, write_calibration
@@ -234,6 +238,16 @@ def test_ask_takes_answers_and_prints_the_next_question(gallery):
     found = json.loads(call_here(main, "ask", SENTENCE, "--answers", "no", "--json", "--among", 5, *gallery).output)
     assert found["answers"][0]["answer"] == "no" and -1e-9 < found["question"]["bits"] < 1
     assert found["answers"][0]["question"] != found["question"]["question"] and len(found["hits"]) == 8
+
+
+def test_json_of_ask_is_json_on_a_terminal_of_few_letters(gallery):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
+    with restored(), contextlib.redirect_stdout(terminal):
+        os.chdir(REPOSITORY)
+        sys.argv = ["search", "ask", f"{SENTENCE} ü", "--answers", "no", "--json", *map(str, gallery)]
+        main()
+    terminal.flush()
+    assert json.loads(terminal.buffer.getvalue())["query"] == f"{SENTENCE} ü"
 
 
 def test_ask_reads_answers_from_who_sits_there(gallery, monkeypatch):
