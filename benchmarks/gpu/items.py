@@ -14,7 +14,7 @@ from benchmarks.gpu.steps import measure_step, measure_training
 def items_of(bench: Bench) -> list[Item]:
     """Items in their order; the figures of some (peaks, gallery) are part of those of later ones.
 
-    The published batch is 52: 13 on each of four GPUs.
+    RaSa was published with batches of 52, 13 on each of four GPUs; MARS with 8 on each.
     """
     items = [
         Item("peaks", 8, partial(measure_peaks, bench)),

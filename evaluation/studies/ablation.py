@@ -43,14 +43,14 @@ def add_options(parser: CommandParser) -> None:
     parser.add_argument("--report", action="store_true", help="train nothing: report the runs that are finished")
 
 
-@study(add_options, results="output/NAME of the repository, by the name of the study's YAML file")
+@study(add_options, results="output/ablations/NAME of the repository, by the name of the study's YAML file")
 def main(study: Study) -> None:
     """Train what is not finished, and compare the variants."""
     options = study.options
     if options.processes < 1:
         raise UserError(f"--processes must be 1 or more, not {options.processes}")
     plan = read_plan(options.config, options.overrides, options.checkpoint)
-    study.choose_folder(REPOSITORY / "output" / options.config.stem)
+    study.choose_folder(REPOSITORY / "output/ablations" / options.config.stem)
     by_variant = trainings(plan, study.folder.absolute())
     if not options.report:
         Interruption().listen()

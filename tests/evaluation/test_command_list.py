@@ -48,7 +48,7 @@ def test_every_command_explains_itself_by_its_own_name(name, capsys):
     if name in ALL:
         assert "".join(find_studies()[name].split()) in "".join(printed.split())  # lines break anywhere
         assert "--output_dir" in printed and "--seed" in printed
-        results = "output/NAME" if name == "ablation" else "studies/"
+        results = "output/ablations/NAME" if name == "ablation" else "studies/"
         assert f"(default:{results}" in "".join(printed.split())
 
 
