@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_looks(parser)
     add("--image_format", "--image-format", help=f"{' or '.join(FORMATS)} (default {default.image_format})")
     add("--no_masks", "--no-masks", dest="masks", action="store_false", default=None, help="do not write masks/")
-    add("--workers", type=int, default=available_cores(), metavar="N", help="processes (default: all cores)")
+    add("--workers", type=int, metavar="N", help="processes (default: all cores)")
     add("--overwrite", action="store_true", help="replace a finished benchmark of this program")
     return parser
 
@@ -104,8 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
         given["details"] = tuple(re.findall(r"[^\s,;]+", given["details"].lower()))
     options = options_from(given["preset"], given)
     if given["preview"]:
-        if given["root"]:
-            raise UserError("--preview draws a sheet alone, and nothing into a folder; name one of them")
+        for name, where in (("root", "a folder"), ("workers", "--workers"), ("overwrite", "--overwrite")):
+            if given[name] not in (None, False):
+                raise UserError(f"--preview draws a sheet alone, for which {where} has no use; leave out one of them")
         write_preview(given["preview"], options)
         print(f"wrote {given['preview']}")
         return
@@ -118,7 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     root, start = given["root"], time.perf_counter()
     try:
-        made = generate(root, options, given["workers"], given["overwrite"])
+        workers = available_cores() if given["workers"] is None else given["workers"]
+        made = generate(root, options, workers, given["overwrite"])
     except KeyboardInterrupt:
         raise UserError(f"interrupted; run the same command again to begin {root} anew") from None
     if not made:

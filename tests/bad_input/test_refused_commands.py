@@ -36,7 +36,9 @@ SYNTHETIC = {
     "a file": (("foreign/a.txt", "--preset", "tiny"), "is a file"),
     "below a file": (("foreign/a.txt/b", "--preset", "tiny"), "cannot write"),
     "preview of another kind": (("--preview", "a.txt"), "is not a .png file"),
-    "preview into a folder": (("new", "--preview", "a.png"), "name one of them"),
+    "preview into a folder": (("new", "--preview", "a.png"), "for which a folder has no use; leave out one of them"),
+    "preview by workers": (("--preview", "a.png", "--workers", "2"), "for which --workers has no use"),
+    "preview over another": (("--preview", "a.png", "--overwrite"), "for which --overwrite has no use"),
 }
 REPORT = {
     "missing folder": (("nowhere",), "nowhere holds none of log.txt"),
