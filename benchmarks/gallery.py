@@ -36,9 +36,9 @@ def spread_out(real: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
 
 
 def records_of(real: np.ndarray, count: int, seed: int) -> list[IndexedImage]:
-    """Real embeddings, then random ones, up to `count`."""
+    """Real embeddings, then random ones, `count` in all."""
     rng = np.random.default_rng(seed)
-    everything = np.concatenate([real, spread_out(real, count - len(real), rng)])
+    everything = np.concatenate([real[:count], spread_out(real, max(0, count - len(real)), rng)])
     return [
         IndexedImage(f"{n:06d}.jpg", str(n), one, {"camera": f"c{n % COLUMNS}"}) for n, one in enumerate(everything)
     ]

@@ -8,6 +8,7 @@ import gc
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -35,13 +36,17 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """What reads a whole number of an argument that has no meaning below `least`."""
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """What reads a whole number of an argument that has no meaning below `least`, nor above `most`."""
 
     def whole_number(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", text):
+            raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}")
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"must be {least} or more, not {value}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"must be {most} or less, not {value}")
         return value
 
     return whole_number

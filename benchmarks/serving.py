@@ -28,6 +28,7 @@ import numpy as np
 
 from benchmarks.measure import MIB, at_least, describe_machine, make_parser
 from search.gallery.sample_sentences import sample_sentences
+from search.searcher import MAX_CANDIDATES
 from utils.errors import run_command_line
 
 TOGETHER, ALONE = "together", "one by one"
@@ -195,7 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--clients", type=at_least(1), nargs="+", metavar="N", help=clients)
     queries = "sentences for each number of clients (128; quick: 16)"
     parser.add_argument("--queries", type=at_least(1), metavar="N", help=queries)
-    parser.add_argument("--candidates", type=at_least(0), default=128, help="images to re-rank (%(default)s)")
+    number = at_least(0, MAX_CANDIDATES)
+    parser.add_argument("--candidates", type=number, default=128, metavar="N", help="images to re-rank (%(default)s)")
     parser.add_argument("--threads", type=at_least(0), default=0, help="of torch in the server (0: as it chooses)")
     run(parser.parse_args(arguments))
 

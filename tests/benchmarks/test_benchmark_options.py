@@ -4,6 +4,7 @@ import multiprocessing
 import sys
 from argparse import Namespace
 
+import numpy as np
 import pytest
 
 from benchmarks import clip_step, gallery, image_size, index_scale, scan, serving, step_profile, train_step
@@ -17,12 +18,13 @@ from utils.errors import UserError
         (image_size, ["--repeats", "-3"], "--repeats: must be 1 or more, not -3"),
         (image_size, ["--plot", "costs.json"], r"--plot costs.json is not a .png file"),
         (train_step, ["--batch", "4", "1"], "--batch: must be 2 or more, not 1"),
-        (train_step, ["--batch", "x"], "--batch: invalid whole_number value: 'x'"),
+        (train_step, ["--batch", "x"], "--batch: must be a whole number, not 'x'"),
         (clip_step, ["--batch", "0"], "--batch: must be 2 or more, not 0"),
         (step_profile, ["--batch", "1"], "--batch: must be 2 or more, not 1"),
         (gallery, ["--checkpoint", "c.pth", "--queries", "1"], "--queries: must be 2 or more, not 1"),
         (index_scale, ["--images", "0"], "--images: must be 1 or more, not 0"),
         (serving, ["--images", "imgs", "--clients", "8", "0"], "--clients: must be 1 or more, not 0"),
+        (serving, ["--images", "imgs", "--candidates", "1001"], "--candidates: must be 1000 or less, not 1001"),
     ],
 )
 def test_numbers_without_meaning_are_refused(benchmark, arguments, message, monkeypatch):
@@ -98,3 +100,11 @@ def test_types_of_index_stand_below_a_heading_whichever_can_be_built(monkeypatch
     monkeypatch.setattr(index_scale, "as_table", lambda rows: "the heading\n" + "\n".join(rows))
     index_scale.main(["--images", "30", "--queries", "3", "--dimensions", "8", "--types", "HNSW", "FLAT", "FLAT"])
     assert capsys.readouterr().out.splitlines()[2:] == ["HNSW: no HNSW here", "the heading", "FLAT", "FLAT"]
+
+
+@pytest.mark.parametrize("real", [2, 5])
+def test_an_index_has_as_many_images_as_it_says(real):
+    embeddings = np.eye(5, dtype=np.float32)[:real]
+    records = gallery.records_of(embeddings, count=3, seed=0)
+    assert [record.path for record in records] == ["000000.jpg", "000001.jpg", "000002.jpg"]
+    assert all(np.array_equal(record.embedding, one) for record, one in zip(records, embeddings, strict=False))
