@@ -11,6 +11,7 @@ from dataset.synthetic.options import Options
 from dataset.synthetic.person import ATTRIBUTES
 from utils.errors import UserError
 from utils.files import atomic_write, require_writable_file
+from utils.text import fill_lines
 
 PAPER, INK = (250, 250, 248), (30, 30, 30)
 TEXT_WIDTH = 190  # pixels that captions have at least, however small the pictures above them are
@@ -63,24 +64,14 @@ def look_of(options: Options, identity: int) -> str:
 def with_text(picture: Image.Image, lines: list[str]) -> Image.Image:
     """`picture` with wrapped `lines` below it."""
     font, width = ImageFont.load_default(10), max(picture.width, TEXT_WIDTH)
-    wrapped = [part for line in lines for part in wrap(line, width - 2 * MARGIN, font)]
+    room = width - 2 * MARGIN
+    wrapped = [part for line in lines for part in fill_lines(line.split(), lambda text: font.getlength(text) <= room)]
     sheet = Image.new("RGB", (width, picture.height + LINE * len(wrapped) + 10), PAPER)
     sheet.paste(picture)
     draw = ImageDraw.Draw(sheet)
     for k, line in enumerate(wrapped):
         draw.text((MARGIN, picture.height + MARGIN + LINE * k), line, fill=INK, font=font)
     return sheet
-
-
-def wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    """Lines of whole words that are at most `width` pixels long; a longer word has a line of its own."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
 
 
 def legend_strip(width: int) -> Image.Image:

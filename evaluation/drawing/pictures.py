@@ -11,6 +11,7 @@ from dataset.decoding import as_rgb, known_formats
 from evaluation.drawing.fonts import draw_text, text_width
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.text import fill_lines
 
 RIGHT, WRONG = (23, 135, 60), (200, 32, 40)
 INK, GREY, LINE, PAPER = (32, 33, 36), (110, 114, 120), (222, 224, 228), (255, 255, 255)
@@ -95,17 +96,7 @@ def wrap(text: str, size: int, width: float, max_lines: int) -> str:
 
     Words wider than a line (file names, scripts without spaces) are broken anywhere.
     """
-    lines, current = [], ""
-    for word in short_words(text[:4000], size, width):
-        longer = f"{current} {word}" if current else word
-        if text_width(longer, size) <= width:
-            current = longer
-            continue
-        lines.append(current)
-        current = word
-        if len(lines) > max_lines:
-            break
-    lines.append(current)
+    lines = fill_lines(short_words(text[:4000], size, width), lambda line: text_width(line, size) <= width)
     if len(lines) > max_lines:
         lines = [*lines[: max_lines - 1], fit(lines[max_lines - 1] + " ...", size, width)]
     return "\n".join(lines)
