@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from configs.schema import Config
 from dataset.images import Resampling
 from dataset.word_noise import MASKED
-from models.clip.division import MixtureName
+from models.clip.division import MixtureName, usual_mixture
 from models.clip.encoder import EncoderSize
 from models.clip.irra import LOSSES, PUBLISHED, IrraSettings
 from models.clip.library_model import in_order, require_possible
@@ -270,8 +270,8 @@ class RdeConfig(DualEncoderConfig):
 
     select_ratio: share of patches and tokens that are selected; selection_width: of their embedding. weights: of the
     loss of either embedding. pair_loss, tau, margin, temperature: that loss. batch_norm: "frozen" = with running
-    statistics in training too. mixture: how closely the losses of clean and noisy pairs are fitted; division: false =
-    all pairs count as clean.
+    statistics in training too. mixture: how closely the losses of clean and noisy pairs are fitted; None = by
+    `noisy_rate`, as published. division: false = all pairs count as clean.
     """
 
     usual_weights = dict.fromkeys(EMBEDDINGS, 1.0)
@@ -286,12 +286,17 @@ class RdeConfig(DualEncoderConfig):
     temperature: Positive = PairLossSettings._field_defaults["temperature"]
     batch_norm: BatchNorm = RdeSettings.batch_norm
     division: bool = True
-    mixture: MixtureName = "loose"
+    mixture: MixtureName | None = None
 
     def library_conflicts(self, library: LibraryModel) -> Iterator[tuple[str, str]]:
         """All of it: RDE selects tokens by what CLS and the end of a caption attend to."""
         why = "RDE selects tokens by the attention of the last block, which towers built by open_clip do not show"
         yield "open_clip", f"{why}; set `system` to clip or irra"
+
+    @property
+    def chosen_mixture(self) -> MixtureName:
+        """The mixture that divides the pairs."""
+        return self.mixture or usual_mixture(self.noisy_rate)
 
     @property
     def rde(self) -> RdeSettings:

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from configs.clip import Sides
 from configs.schema import REPOSITORY
 from dataset.word_noise import AUGMENTED
+from models.clip.division import usual_mixture
 from models.clip.irra import LOSSES
 from models.clip.losses import PAIR_LOSSES
 from models.clip.towers import ClipSize
@@ -35,7 +36,6 @@ TRANSFORMERS = {
     "ViT-L/14@336px": LARGE,
 }
 RESNET, TRANSFORMER = re.compile(r"RN\d+(x\d+)?"), re.compile(r"ViT-[^./]*(/[^./]*)?")  # OpenAI's names
-NOISY = 0.4  # rates above it have mixtures of their own
 
 
 class WithoutEffect(Section):
@@ -209,7 +209,7 @@ def irra_keys(options: PublishedOptions) -> dict[str, Any]:
 
 def rde_keys(options: PublishedOptions) -> dict[str, Any]:
     """Loss, token selection, noise and the mixture that divides noisy pairs."""
-    tight = options.noisy_rate > NOISY or options.dataset_name == "RSTPReid"
+    tight = options.dataset_name == "RSTPReid"
     noise = {"noisy_file": options.noise_file} if options.noise_file else {"noisy_rate": options.noisy_rate}
     return {
         "system": "rde",
@@ -217,7 +217,7 @@ def rde_keys(options: PublishedOptions) -> dict[str, Any]:
         "tau": options.tau,
         "margin": options.margin,
         "select_ratio": options.select_ratio,
-        "mixture": "tight" if tight else "loose",
+        "mixture": "tight" if tight else usual_mixture(options.noisy_rate),
         "augment_words": AUGMENTED if options.txt_aug else 0.0,
         **noise,
     }

@@ -38,7 +38,7 @@ class RdeTraining(PairTraining):
     def open_epoch(self, step: Step) -> None:
         """Divide all pairs, unless the epoch is resumed: it goes on with the division that its checkpoint holds."""
         if self.config.division and step.iteration == 0:
-            mixture, seed = MIXTURES[self.config.mixture], self.setting.seed
+            mixture, seed = MIXTURES[self.config.chosen_mixture], self.setting.seed
             clean = divide_pairs(self.model, self.loader, step.epoch, self.setting.precision, mixture, seed)
             self.clean = clean.to(self.setting.device)
 

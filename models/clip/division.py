@@ -34,7 +34,8 @@ LOOSE = MixtureSettings(rounds=10, tolerance=1e-2, regularisation=5e-4)
 TIGHT = MixtureSettings(rounds=100, tolerance=1e-4, regularisation=1e-6)
 MixtureName = Literal["loose", "tight"]
 MIXTURES: dict[MixtureName, MixtureSettings] = {"loose": LOOSE, "tight": TIGHT}
-"""Published: tight where more than 0.4 of all pairs are noisy, and for RSTPReid; else loose."""
+"""Published: `usual_mixture`, and tight for RSTPReid."""
+NOISY = 0.4  # shares of noisy pairs above it have the tight mixture
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Division:
     tse: Tensor
     consensus: Tensor
     label: Tensor
+
+
+def usual_mixture(noisy: float) -> MixtureName:
+    """The mixture that is published where this share of all pairs is noisy."""
+    return "tight" if noisy > NOISY else "loose"
 
 
 def divide(bge: Tensor, tse: Tensor, coins: Tensor, settings: MixtureSettings) -> Division:

@@ -152,6 +152,20 @@ def test_an_option_of_rde_changes_its_key_alone(options, ours):
     assert differs(rde(**options), rde()) == ours
 
 
+@pytest.mark.parametrize(
+    ("settings", "mixture"),
+    [
+        ({}, "loose"),
+        ({"noisy_rate": 0.4}, "loose"),
+        ({"noisy_rate": 0.41}, "tight"),
+        ({"noisy_rate": 0.5, "mixture": "loose"}, "loose"),
+        ({"mixture": "tight"}, "tight"),
+    ],
+)
+def test_the_mixture_is_that_of_the_noise_unless_it_is_named(settings, mixture):
+    assert RdeConfig(**settings).chosen_mixture == mixture
+
+
 def test_sgd_has_no_eps():
     optimizer = translate(irra(optimizer="SGD"), "here")["optimizer"]
     assert (optimizer["opt"], "eps" in optimizer) == ("sgd", False)
