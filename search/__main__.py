@@ -42,8 +42,9 @@ from search.gallery.selection import select_images
 from search.likelihood import why_unknown
 from search.milvus.index_types import require_index_type
 from search.results.formats import ResultRow, results_as_csv, search_result_as_json
+from search.results.lines import in_a_line, print_answer, print_warnings
 from search.results.sheet import is_image_of, require_sheet, write_sheet
-from search.searcher import CANDIDATES, Searcher, SearchResult
+from search.searcher import CANDIDATES, Searcher
 from utils.errors import CommandParser, UserError, one_line, run_command_line
 from utils.files import atomic_write, print_json, require_writable_file
 from utils.interruption import Interruption
@@ -144,8 +145,7 @@ def run_query(options: argparse.Namespace) -> None:
         searcher = Searcher(encoder, gallery, reranker=reranker, false_alarms=rate)
         tell_if_unknown(options, searcher, options.candidates)
         answer = searcher.search(options.text, options.top, options.candidates, options.where, options.group)
-        for line in answer.warnings:
-            print(one_line(line), file=sys.stderr)
+        print_warnings(answer)
         found = search_result_as_json(answer, gallery, with_files=True)
         if options.json:
             print_json({"query": answer.query.text, **found})
@@ -180,27 +180,6 @@ def open_for_search(
     if changes or not Address.parse(options.gallery, options.files).is_server:
         return open_gallery(options.gallery, encoder, files=options.files)
     return open_shared_gallery(options.gallery, encoder, options.files)
-
-
-def print_answer(answer: SearchResult, gallery: SearchableGallery) -> None:
-    """A line for each hit; what was left out goes to stderr."""
-    if answer.verdict:
-        print(answer.verdict)
-    for rank, hit in enumerate(answer.hits, 1):
-        match = "" if hit.match is None else f"match {hit.match:.3f}  "
-        match = match if hit.probability is None else f"probability {hit.probability:.3f}  "
-        file = in_a_line(gallery.image_source.named(hit.path))
-        more = f"  and {counted(len(hit.moments), 'more moment')}" if hit.moments else ""
-        print(f"{rank:3}  {match}similarity {hit.similarity:.3f}  {file}{more}")
-    if not answer.hits:
-        print("nothing found")
-    for path, fault in answer.missing.items():
-        print(f"left out: {in_a_line(path)} {fault}", file=sys.stderr)
-
-
-def in_a_line(name: str) -> str:
-    """The name of a file; in quotes and with escapes where it would break the line."""
-    return name if name.isprintable() else ascii(name)
 
 
 def write_csv(results: Sequence[ResultRow], path: Path) -> None:

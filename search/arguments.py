@@ -48,13 +48,7 @@ def add_frames_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", help="a sentence, such as: a woman in a red coat")
-    parser.add_argument("--top", type=int, default=10, help="images to print (%(default)s)")
-    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="images to re-rank (%(default)s)")
-    parser.add_argument("--where", default="", help="filter on metadata, such as: camera == 'c3' and time < 900")
-    group = f"one hit for all images with the same value of metadata, such as track, or that look the same ({ALIKE})"
-    parser.add_argument("--group", default="", metavar="NAME", help=group)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_search(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table of the images, with ranks and scores")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw the images")
     add_false_alarms(parser)
@@ -70,20 +64,25 @@ def add_describe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_ask_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", help="a sentence, such as: a woman in a red coat")
+    add_search(parser)
     given = "answers to the questions, such as yes,no,unknown; without it, questions are asked one after the other"
     parser.add_argument("--answers", metavar="A,B", help=given)
-    parser.add_argument("--top", type=int, default=10, help="images to print (%(default)s)")
-    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="images to re-rank (%(default)s)")
     among = "best images that questions tell apart (%(default)s)"
     parser.add_argument("--among", type=int, default=AMONG, metavar="N", help=among)
+    add_phrases(parser)
+    add_reranker(parser)
+    add_gallery_and_model(parser)
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """What is searched for, and how it is printed."""
+    parser.add_argument("text", help="a sentence, such as: a woman in a red coat")
+    parser.add_argument("--top", type=int, default=10, help="images to print (%(default)s)")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="images to re-rank (%(default)s)")
     parser.add_argument("--where", default="", help="filter on metadata, such as: camera == 'c3' and time < 900")
     group = f"one hit for all images with the same value of metadata, such as track, or that look the same ({ALIKE})"
     parser.add_argument("--group", default="", metavar="NAME", help=group)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_phrases(parser)
-    add_reranker(parser)
-    add_gallery_and_model(parser)
 
 
 def add_phrases(parser: argparse.ArgumentParser) -> None:

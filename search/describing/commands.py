@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,13 @@ from search.describing.questions import (
     Dialogue,
     DialogueRequest,
     QuestionAnswer,
-    answers_as_json,
     ask,
-    question_as_json,
+    dialogue_as_json,
 )
-from search.files.crops import file_and_box
-from search.gallery.searchable_gallery import SearchableGallery
+from search.results.lines import print_answer, print_warnings
 from utils.errors import UserError, one_line
 from utils.files import print_json
-from utils.text import agreeing, counted
+from utils.text import counted
 
 MIN_SHOWN, MAX_SHOWN = 0.1, 3  # scores of options that are printed beside the likeliest, and how many options
 
@@ -90,10 +88,12 @@ class Questioner:
         """Ask until there are no more answers, or no more questions, and print the hits."""
         if why := describer.calibration_advice():
             print(one_line(why), file=sys.stderr)
-        dialogue, answers = ask(describer, self.search), list[QuestionAnswer]()
+        gallery, answers = describer.searcher.gallery, list[QuestionAnswer]()
+        dialogue = ask(describer, self.search)
+        print_warnings(dialogue.result)
         while dialogue.question is not None:
             if self.given is None and not self.json:
-                print_hits(dialogue, describer.searcher.gallery)
+                print_answer(dialogue.result, gallery)
             answer = self.next_answer(len(answers), dialogue)
             if answer is None:
                 break
@@ -102,9 +102,10 @@ class Questioner:
         if dialogue.question is None:
             print("no question would tell these images further apart", file=sys.stderr)
         if self.json:
-            print_json(dialogue_as_json(dialogue, describer.searcher.gallery))
+            known = dialogue_as_json(dialogue, gallery, with_files=True)
+            print_json({"query": dialogue.result.query.text, **known})
         elif self.given is not None or dialogue.question is None:
-            print_hits(dialogue, describer.searcher.gallery)
+            print_answer(dialogue.result, gallery)
             if dialogue.question is not None:
                 print(f"next question: {dialogue.words}")
 
@@ -124,38 +125,3 @@ class Questioner:
                 return parse_answers([line])[0]
             except UserError as error:
                 print(one_line(str(error)), file=sys.stderr)
-
-
-def print_hits(dialogue: Dialogue, gallery: SearchableGallery) -> None:
-    """A line for each hit, in the order that the answers give them."""
-    for rank, hit in enumerate(dialogue.result.hits, 1):
-        file = gallery.image_source.named(hit.path)
-        chance = "" if hit.probability is None else f"probability {hit.probability:.3f}  "
-        match = "" if hit.match is None or chance else f"match {hit.match:.3f}  "
-        shown = file if file.isprintable() else ascii(file)
-        print(f"{rank:3}  {chance}{match}similarity {hit.similarity:.3f}  {shown}")
-    if not dialogue.result.hits:
-        print("nothing found")
-    lost = dialogue.result.missing
-    if lost:
-        are = agreeing(len(lost), "is", "are")
-        print(f"{counted(len(lost), 'image')} could not be read and {are} left out", file=sys.stderr)
-
-
-def dialogue_as_json(dialogue: Dialogue, gallery: SearchableGallery) -> dict[str, Any]:
-    hits = [
-        {
-            "rank": rank,
-            "file": gallery.image_source.named(file_and_box(hit.path)[0]),
-            "match": hit.match,
-            **asdict(hit),
-        }
-        for rank, hit in enumerate(dialogue.result.hits, 1)
-    ]
-    return {
-        "query": dialogue.result.query.text,
-        "answers": answers_as_json(dialogue),
-        "question": question_as_json(dialogue),
-        "hits": hits,
-        "missing": dialogue.result.missing,
-    }

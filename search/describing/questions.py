@@ -21,6 +21,8 @@ from evaluation.description.meaning import UNCALIBRATED_SLOPE
 from evaluation.description.mentions import mentioned_categories
 from evaluation.description.phrases import PhraseTable
 from search.describing.describer import GalleryDescriber
+from search.gallery.searchable_gallery import SearchableGallery
+from search.results.formats import search_result_as_json
 from search.searcher import CANDIDATES, MAX_CANDIDATES, Hit, SearchResult
 from utils.errors import UserError
 
@@ -141,6 +143,15 @@ def in_new_order(hits: Sequence[Hit], beliefs: Beliefs) -> list[Hit]:
 
 
 # ---- for programs ----------------------------------------------------------------------
+
+
+def dialogue_as_json(dialogue: Dialogue, gallery: SearchableGallery, with_files: bool = False) -> dict[str, Any]:
+    """The result of the search, as `search_result_as_json` has it; what was asked and answered; the next question."""
+    return {
+        **search_result_as_json(dialogue.result, gallery, with_files),
+        "answers": answers_as_json(dialogue),
+        "question": question_as_json(dialogue),
+    }
 
 
 def question_as_json(dialogue: Dialogue) -> dict[str, Any] | None:

@@ -12,11 +12,9 @@ from search.describing.questions import (
     MAX_ANSWERS,
     DialogueRequest,
     QuestionAnswer,
-    answers_as_json,
     ask,
-    question_as_json,
+    dialogue_as_json,
 )
-from search.results.formats import search_result_as_json
 from search.searcher import CANDIDATES, MAX_CANDIDATES
 from search.serving.numbers import Whole
 from utils.errors import NotThere
@@ -77,6 +75,4 @@ def add_describing(app: FastAPI, describer: GalleryDescriber) -> None:
         """The images that fit a sentence and the answers, and the question that would tell them apart best."""
         answers = [QuestionAnswer(Question(one.category, one.phrase), one.answer) for one in request.answers]
         asked = DialogueRequest(**request.model_dump(exclude={"answers"}))
-        dialogue = ask(describer, asked, answers)
-        known = {"answers": answers_as_json(dialogue), "question": question_as_json(dialogue)}
-        return {**search_result_as_json(dialogue.result, searcher.gallery), **known}
+        return dialogue_as_json(ask(describer, asked, answers), searcher.gallery)

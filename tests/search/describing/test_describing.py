@@ -238,6 +238,15 @@ def test_ask_takes_answers_and_prints_the_next_question(gallery):
     found = json.loads(call_here(main, "ask", SENTENCE, "--answers", "no", "--json", "--among", 5, *gallery).output)
     assert found["answers"][0]["answer"] == "no" and -1e-9 < found["question"]["bits"] < 1
     assert found["answers"][0]["question"] != found["question"]["question"] and len(found["hits"]) == 8
+    queried = json.loads(call_here(main, "query", SENTENCE, "--json", *gallery).output)
+    assert found.keys() == {*queried, "answers", "question"}
+    assert [hit.keys() for hit in found["hits"]] == [hit.keys() for hit in queried["hits"]]
+
+
+def test_ask_says_as_query_does_what_a_model_cannot_read(gallery):
+    queried = call_here(main, "query", f"{SENTENCE} 服", *gallery).errors
+    asked = call_here(main, "ask", f"{SENTENCE} 服", "--answers", "no", *gallery).errors
+    assert "服" in queried and set(queried.splitlines()) <= set(asked.splitlines())
 
 
 def test_json_of_ask_is_json_on_a_terminal_of_few_letters(gallery):
