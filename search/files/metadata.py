@@ -1,5 +1,6 @@
 """Metadata of images: a CSV file whose column `image` holds paths; all others are what one can filter by."""
 
+import json
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -20,6 +21,7 @@ LARGEST_INTEGER = 2**63  # Milvus stores whole numbers of 64 bits
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]+)?")
 WORDS = {"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists", "between"}
 """What a filter reads otherwise than as a name, in any case."""
+MOST_BYTES = 64_000  # of the metadata of an image as JSON: a server of Milvus keeps 65,536 with what a gallery adds
 Metadata = Mapping[str, Mapping[str, Any]]  # path of an image -> name -> value
 
 
@@ -120,6 +122,18 @@ def check_images(metadata: Metadata | None, paths: Sequence[str], what: str = "m
     if unknown:
         rows, none = counted(len(unknown), each), agreeing(len(unknown), "is of no image", "are of no image")
         logger.warning("%s of the %s %s that is there, such as %s", rows, what, none, unknown[0])
+
+
+def check_sizes(metadata: Metadata) -> None:
+    """Raises UserError for an image whose metadata no index would keep."""
+    for image, values in metadata.items():
+        size = len(json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+        if size > MOST_BYTES:
+            longest = max(values, key=lambda name: len(str(values[name])))
+            raise UserError(
+                f"the metadata of {image} take {size:,} bytes, most of them in {longest!r}; an index keeps at most"
+                f" {MOST_BYTES:,} of an image: shorten them; nothing was changed"
+            )
 
 
 def unknown_column(name: str, columns: Collection[str]) -> str:

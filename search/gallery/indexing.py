@@ -27,7 +27,7 @@ from dataset.digests import blake2_of
 from dataset.image_folders import FolderOfImages, match_forms
 from search.encoder import Encoder
 from search.files.crops import crop_all, file_and_box
-from search.files.metadata import Metadata, check_images
+from search.files.metadata import Metadata, check_images, check_sizes
 from search.files.records import IndexedImage, make_content_key
 from search.frames.boxes import People, read_people
 from search.frames.detector import NamedDetector, find_people
@@ -168,7 +168,8 @@ def index(
     their frames say of them; or a detector finds them.
 
     Raises UserError, before anything is changed, when a folder cannot be listed, when a folder that the gallery holds
-    images of has lost them all, and when metadata or boxes are of no image of the folder.
+    images of has lost them all, when metadata or boxes are of no image of the folder, and when the metadata of
+    one are too long.
     """
     found = gallery.image_source.walk()
     require_not_lost(gallery, found, gone)
@@ -182,6 +183,7 @@ def index(
     if boxes or detector:
         people = people_in(gallery, images, boxes, detector)
         sources, metadata = people_as_sources(gallery, people, images, metadata or {})
+    check_sizes(metadata or {})
     report = Report(unreadable={printable(path): NOT_TEXT for path in found.images if not is_text(path)}, found=found)
     add_images(gallery, encoder, sources, metadata, report)
     drop_gone(gallery, sources, report)

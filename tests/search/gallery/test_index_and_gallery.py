@@ -137,6 +137,15 @@ def test_metadata_of_other_images_change_nothing(encoder, photos, tmp_path, capl
         assert gallery.columns() == {"camera": ["c3"]}
 
 
+def test_more_metadata_than_an_index_keeps_are_told_before_anything_is_changed(encoder, photos, tmp_path):
+    with open_gallery(str(tmp_path / "gallery"), encoder, photos) as gallery:
+        one = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))[0]
+        index(gallery, encoder, {one: {"note": "ö" * 31_900}})
+        with pytest.raises(UserError, match=rf"metadata of {one} take 64,0\d\d bytes, most of them in 'note'"):
+            index(gallery, encoder, {one: {"camera": "c1", "note": "ö" * 32_000}})
+        assert gallery.records.by_path[one].metadata == {"note": "ö" * 31_900}
+
+
 def all_content(place):
     """Everything that the files of a gallery say, unpacked."""
     parquet = pytest.importorskip("pyarrow.parquet")
