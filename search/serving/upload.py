@@ -1,5 +1,7 @@
 """Adds uploaded images to a gallery."""
 
+import threading
+
 from dataset.decoding import Unusable, examine, explained, usual_ending
 from dataset.digests import blake2_of
 from search.files.records import IndexedImage
@@ -9,6 +11,7 @@ from utils.errors import UserError
 
 LARGEST_UPLOAD = 20 * 2**20  # bytes
 FOLDER = "uploads"  # below that of the images
+DECODING = threading.BoundedSemaphore(2)  # an image of the most pixels takes half a gigabyte while it is decoded
 
 
 def is_there(gallery: Gallery, image: IndexedImage) -> bool:
@@ -31,7 +34,8 @@ def add_image(searcher: Searcher, content: bytes) -> IndexedImage:
     try:
         with explained():
             ending = usual_ending(examine(content).format)
-        pixels = encoder.decode_image(content)
+        with DECODING:
+            pixels = encoder.decode_image(content)
     except Unusable as fault:
         raise UserError(f"the upload {fault}") from None
     digest = blake2_of(content)

@@ -3,7 +3,9 @@
 import asyncio
 import io
 import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -35,6 +37,24 @@ def png(size=(30, 60), **more):
     content = io.BytesIO()
     Image.new("RGB", size, "red").save(content, "PNG", **more)
     return content.getvalue()
+
+
+def test_few_uploads_are_decoded_at_once(searcher, monkeypatch):
+    decode, lock, now, most = searcher.encoder.decode_image, threading.Lock(), [0], [0]
+
+    def decode_slowly(content):
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        with lock:
+            now[0] -= 1
+        return decode(content)
+
+    monkeypatch.setattr(searcher.encoder, "decode_image", decode_slowly)
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda size: upload.add_image(searcher, png((size, 60))), range(20, 28)))
+    assert len({image.path for image in added}) == 8 and most[0] == 2
 
 
 def test_search_explain_and_images(client, searcher):
