@@ -1,8 +1,9 @@
 """Stage 1 and its metrics at the size of large galleries: time, its growth, and peak memory.
 
 Random embeddings of people: 3 images per person, 2 captions per image, as many captions as
-images, so that half of the people are only in the gallery. What runs is what an evaluation
-runs after encoding: `right_images`, `search` with the published 128 candidates, `summarise`.
+images, so that half of the people are only in the gallery. What is timed is what an evaluation
+runs once it has encoded and knows the `right_images`: `search` with the published 128
+candidates, `summarise`.
 No captions x images matrix is ever whole; its size is printed beside the peak, which holds
 Python, torch and the embeddings too and is measured in a fresh process.
 """
