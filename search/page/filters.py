@@ -50,6 +50,11 @@ class Filters:
         )
         return [*choices, *times, words]
 
+    def choices_of(self, columns: Columns) -> list[gr.Dropdown]:
+        """What may be chosen by now, of what makes one hit and of the choices; what is chosen stays."""
+        values = [columns.get(name, ()) for name in self.choices]
+        return [gr.Dropdown(group_choices(columns)), *(gr.Dropdown([str(one) for one in few]) for few in values)]
+
     def where(self, columns: Columns, values: Sequence[Any]) -> str:
         """The filter for what stands in the fields. Raises UserError for what cannot be compared."""
         *values, words = values
@@ -73,8 +78,12 @@ def build_bound(name: str, end: str, example: Any) -> gr.Textbox:
 
 def build_groups(columns: Columns) -> gr.Dropdown:
     """A choice of what makes several images one hit."""
-    choices = [("each image", ""), ("images that look the same", ALIKE), *((name, name) for name in columns)]
-    return gr.Dropdown(choices, value="", label="One hit for", elem_id="group")
+    return gr.Dropdown(group_choices(columns), value="", label="One hit for", elem_id="group")
+
+
+def group_choices(columns: Columns) -> list[tuple[str, str]]:
+    """What one may choose as what makes one hit, with its value."""
+    return [("each image", ""), ("images that look the same", ALIKE), *((name, name) for name in columns)]
 
 
 # ---- what they mean --------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 import gradio as gr
 
@@ -31,6 +32,7 @@ NOTICE = (
     " profile or identify people without a legal basis."
 )
 DONE = "(hits) => window.personSearch.done(hits)"
+OWN_SETTINGS = 2  # that every gallery has: how many images are shown, and how many candidates are re-ranked
 CHOOSING = "hits.js"  # tells Gradio which hit was chosen
 
 
@@ -60,7 +62,7 @@ def build_page(
         shown = gr.State([])  # paths of the hits, in their order
         moments = gr.State([])  # of each hit: paths of the others of its group
         sentence, found = gr.State(""), gr.State(None)
-        plain(header(len(searcher.gallery.records), root_path, accounts), "header")
+        head = plain(header(len(searcher.gallery.records), root_path, accounts), "header")
         text, button = build_sentence()
         build_history(accounts)
         settings = build_settings(filters, columns)
@@ -88,6 +90,14 @@ def build_page(
         )
         asked.then(None, hits, js=DONE, api_visibility="private")
         hits.select(for_caller(calls.reason), [shown, moments, sentence], reasons, api_visibility="private")
+
+        def as_of_now() -> list[Any]:
+            """The header and the choices: images come and go while a gallery is served."""
+            count, now = len(searcher.gallery.records), searcher.gallery.columns()
+            return [header(count, root_path, accounts), *filters.choices_of(now)]
+
+        of_gallery = [head, *settings[OWN_SETTINGS : OWN_SETTINGS + 1 + len(filters.choices)]]
+        page.load(for_caller(as_of_now), None, of_gallery, api_visibility="private", show_progress="hidden")
         if allow_forget:
             build_erasing(searcher, hits, shown, message)
         if allow_upload:
@@ -106,7 +116,9 @@ def build_sentence() -> tuple[gr.Textbox, gr.Button]:
 
 
 def build_settings(filters: Filters, columns: Columns) -> list[gr.components.Component]:
-    """What a search depends on beside its sentence, in the order of `Callbacks.answer`."""
+    """What a search depends on beside its sentence, in the order of `Callbacks.answer`: `OWN_SETTINGS`, then what
+    depends on the gallery.
+    """
     with gr.Accordion("Filters and settings", open=False, elem_id="settings"):
         fields = filters.build(columns)
         with gr.Row():
