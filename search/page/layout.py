@@ -18,6 +18,7 @@ from search.page.erasing import build_erasing
 from search.page.filters import Filters, build_groups
 from search.page.history import build_history
 from search.searcher import CANDIDATES, Searcher
+from utils.errors import UserError
 from utils.text import counted
 
 TITLE = "Person search by text"
@@ -92,8 +93,11 @@ def build_page(
         hits.select(for_caller(calls.reason), [shown, moments, sentence], reasons, api_visibility="private")
 
         def as_of_now() -> list[Any]:
-            """The header and the choices: images come and go while a gallery is served."""
-            count, now = len(searcher.gallery.records), searcher.gallery.columns()
+            """The header and the choices: images come and go while a gallery is served. Out of reach, they stay."""
+            try:
+                count, now = len(searcher.gallery.records), searcher.gallery.columns()
+            except UserError:
+                return [gr.skip()] * len(of_gallery)
             return [header(count, root_path, accounts), *filters.choices_of(now)]
 
         of_gallery = [head, *settings[OWN_SETTINGS : OWN_SETTINGS + 1 + len(filters.choices)]]

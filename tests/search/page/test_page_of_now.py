@@ -15,6 +15,7 @@ from search.access.addresses import open_sockets
 from search.gallery.indexing import index
 from search.page.filters import Filters
 from search.site import build_site
+from utils.errors import Unavailable
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -61,4 +62,25 @@ def test_a_page_that_is_opened_later_has_new_cameras(searcher, address):
         page.click("#search")
         page.locator("#hits li button").first.wait_for()
         assert page.locator("#hits img").first.get_attribute("alt").count("camera c9") == 1
+        browser.close()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium on the PATH")
+def test_a_page_stays_as_it_is_while_its_gallery_is_out_of_reach(searcher, address, monkeypatch):
+    asked = threading.Event()
+
+    def fail():
+        asked.set()
+        raise Unavailable("the server of the index does not answer")
+
+    monkeypatch.setattr(searcher.gallery, "columns", fail)
+    with playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        assert asked.wait(60)
+        page.wait_for_timeout(1000)  # in which a failure would be shown
+        page.wait_for_selector(f"#header p:has-text('{len(searcher.gallery.records)} images.')")
+        assert not page.get_by_text("Error", exact=True).count()
         browser.close()
