@@ -299,3 +299,10 @@ def run_length_bmp() -> bytes:
 def good_pictures() -> dict[str, Picture]:
     """Name -> a file that must be shown."""
     return {**png_pictures(), **tiff_pictures(), **jpeg_pictures(), **other_pictures()}
+
+
+def red_png(size=(30, 60), **more):
+    """The content of a red PNG."""
+    content = io.BytesIO()
+    Image.new("RGB", size, "red").save(content, "PNG", **more)
+    return content.getvalue()
